@@ -1,0 +1,190 @@
+//! Collate: samples to one batch, by three verbs: stack, pad, concat. The verb is declared by the field; its name has no
+//! say. The functions here are the plain form; the engine writes stacked fields in place and must give the same bytes.
+
+use crate::error::{Error, Result};
+use crate::sample::{Array, BatchField, Collate, Element, FieldSpec, Sample};
+
+/// Collates whole samples into named fields.
+///
+/// # Errors
+/// Names the field and the two shapes that do not go together.
+pub fn collate(specs: &[FieldSpec], samples: &[Sample]) -> Result<Vec<(String, BatchField)>> {
+    specs
+        .iter()
+        .enumerate()
+        .map(|(at, spec)| {
+            let arrays: Vec<&Array> = samples.iter().map(|sample| &sample.fields[at]).collect();
+            Ok((spec.name.clone(), collate_field(spec, &arrays)?))
+        })
+        .collect()
+}
+
+/// Collates one field.
+pub(crate) fn collate_field(spec: &FieldSpec, arrays: &[&Array]) -> Result<BatchField> {
+    let named = |error: Error| match error {
+        Error::Config { problem, remedy } => {
+            Error::Config { problem: format!("field {:?}: {problem}", spec.name), remedy }
+        }
+        other => other,
+    };
+    match spec.collate {
+        Collate::Stack => stack(arrays).map(BatchField::Stack).map_err(named),
+        Collate::Pad { value } => {
+            pad(arrays, value).map(|(values, counts)| BatchField::Pad { values, counts }).map_err(named)
+        }
+        Collate::Concat => {
+            concat(arrays).map(|(values, offsets)| BatchField::Concat { values, offsets }).map_err(named)
+        }
+        Collate::List => Ok(BatchField::List(arrays.iter().map(|array| array.as_bytes().to_vec()).collect())),
+    }
+}
+
+fn mismatch(verb: &str, what: &str, at: usize, expect: &Array, got: &Array) -> Error {
+    Error::config(
+        format!(
+            "cannot {verb} arrays of different {what}: sample 0 of the batch has {:?} {:?}, sample {at} has {:?} {:?}",
+            expect.dtype(),
+            expect.shape(),
+            got.dtype(),
+            got.shape()
+        ),
+        if verb == "stack" {
+            "Give all samples one shape, or declare the field as pad or concat"
+        } else {
+            "Only the first axis may differ"
+        },
+    )
+}
+
+/// Stacks arrays of one shape along a new first axis: (B, ...).
+///
+/// # Errors
+/// If there is none, or shapes or element types differ.
+pub fn stack(arrays: &[&Array]) -> Result<Array> {
+    let first = arrays.first().ok_or_else(|| Error::config("an empty batch cannot be collated", "Give a sample"))?;
+    let mut shape = vec![arrays.len()];
+    shape.extend(first.shape());
+    let mut out = Array::zeros(first.dtype(), shape);
+    let slot_bytes = first.as_bytes().len();
+    for (at, array) in arrays.iter().enumerate() {
+        if (array.shape(), array.dtype()) != (first.shape(), first.dtype()) {
+            return Err(mismatch("stack", "shape", at, first, array));
+        }
+        out.as_bytes_mut()[at * slot_bytes..][..slot_bytes].copy_from_slice(array.as_bytes());
+    }
+    Ok(out)
+}
+
+/// The row shape all arrays share, and how many rows each has.
+fn rows(verb: &str, arrays: &[&Array]) -> Result<Vec<usize>> {
+    let first = arrays.first().ok_or_else(|| Error::config("an empty batch cannot be collated", "Give a sample"))?;
+    for (at, array) in arrays.iter().enumerate() {
+        let fits = !array.shape().is_empty()
+            && !first.shape().is_empty()
+            && array.shape()[1..] == first.shape()[1..]
+            && array.dtype() == first.dtype();
+        if !fits {
+            return Err(mismatch(verb, "row shape", at, first, array));
+        }
+    }
+    Ok(arrays.iter().map(|array| array.shape()[0]).collect())
+}
+
+/// Pads arrays (N, ...) with `value` up to the largest N: values (B, max N, ...) and counts i64 (B,).
+///
+/// # Errors
+/// If there is none, or row shapes or element types differ.
+pub fn pad(arrays: &[&Array], value: f64) -> Result<(Array, Array)> {
+    let counts = rows("pad", arrays)?;
+    let first = arrays[0];
+    let most = counts.iter().copied().max().unwrap_or(0);
+    let mut shape = vec![arrays.len(), most];
+    shape.extend(&first.shape()[1..]);
+    let mut out = Array::zeros(first.dtype(), shape);
+    fill(&mut out, value);
+    let slot_bytes = out.as_bytes().len() / arrays.len();
+    for (at, array) in arrays.iter().enumerate() {
+        out.as_bytes_mut()[at * slot_bytes..][..array.as_bytes().len()].copy_from_slice(array.as_bytes());
+    }
+    let counts: Vec<i64> = counts.iter().map(|&n| n as i64).collect();
+    Ok((out, Array::from_slice([arrays.len()], &counts)))
+}
+
+/// Joins arrays (N, ...) along N: values (sum N, ...) and offsets i64 (B + 1,), so sample b is offsets[b]..offsets[b+1].
+///
+/// # Errors
+/// If there is none, or row shapes or element types differ.
+pub fn concat(arrays: &[&Array]) -> Result<(Array, Array)> {
+    let counts = rows("concat", arrays)?;
+    let first = arrays[0];
+    let mut shape = vec![counts.iter().sum()];
+    shape.extend(&first.shape()[1..]);
+    let mut out = Array::zeros(first.dtype(), shape);
+    let mut place = out.as_bytes_mut();
+    for array in arrays {
+        let (here, rest) = place.split_at_mut(array.as_bytes().len());
+        here.copy_from_slice(array.as_bytes());
+        place = rest;
+    }
+    let mut offsets = vec![0i64];
+    for n in counts {
+        offsets.push(offsets[offsets.len() - 1] + n as i64);
+    }
+    Ok((out, Array::from_slice([offsets.len()], &offsets)))
+}
+
+fn fill(array: &mut Array, value: f64) {
+    fn typed<T: Element>(array: &mut Array, value: f64) {
+        array.as_mut_slice::<T>().fill(T::from_f64(value));
+    }
+    use crate::sample::DType::{F32, F64, I32, I64, U8, U16};
+    match array.dtype() {
+        U8 => typed::<u8>(array, value),
+        U16 => typed::<u16>(array, value),
+        I32 => typed::<i32>(array, value),
+        I64 => typed::<i64>(array, value),
+        F32 => typed::<f32>(array, value),
+        F64 => typed::<f64>(array, value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stack_adds_an_axis_in_front() {
+        let (a, b) = (Array::from_slice([2], &[1f32, 2.0]), Array::from_slice([2], &[3f32, 4.0]));
+        assert_eq!(stack(&[&a, &b]).unwrap(), Array::from_slice([2, 2], &[1f32, 2.0, 3.0, 4.0]));
+    }
+
+    #[test]
+    fn pad_fills_up_to_the_longest_and_keeps_the_counts() {
+        let (a, b) = (Array::from_slice([1, 2], &[1i32, 2]), Array::from_slice([2, 2], &[3i32, 4, 5, 6]));
+        let none = Array::zeros(crate::DType::I32, [0, 2]);
+        let (values, counts) = pad(&[&a, &none, &b], -1.0).unwrap();
+        assert_eq!(values, Array::from_slice([3, 2, 2], &[1i32, 2, -1, -1, -1, -1, -1, -1, 3, 4, 5, 6]));
+        assert_eq!(counts.as_slice::<i64>(), [1, 0, 2]);
+    }
+
+    #[test]
+    fn concat_joins_and_says_where_each_begins() {
+        let (a, b) = (Array::from_slice([2, 1], &[7u8, 8]), Array::from_slice([1, 1], &[9u8]));
+        let none = Array::zeros(crate::DType::U8, [0, 1]);
+        let (values, offsets) = concat(&[&a, &none, &b]).unwrap();
+        assert_eq!(values, Array::from_slice([3, 1], &[7u8, 8, 9]));
+        assert_eq!(offsets.as_slice::<i64>(), [0, 2, 2, 3]);
+    }
+
+    #[test]
+    fn a_mismatch_names_field_sample_and_shapes() {
+        let (a, b) = (Array::from_slice([2], &[1f32, 2.0]), Array::from_slice([3], &[3f32, 4.0, 5.0]));
+        let spec = FieldSpec::stack("image", crate::DType::F32, [2]);
+        let error = collate_field(&spec, &[&a, &b]).unwrap_err().to_string();
+        for part in ["\"image\"", "[2]", "[3]", "sample 1", "pad or concat"] {
+            assert!(error.contains(part), "{error}");
+        }
+        let flat = Array::from_slice([1], &[1f64]);
+        assert!(pad(&[&a, &flat], 0.0).is_err() && concat(&[&flat, &a]).is_err() && stack(&[]).is_err());
+    }
+}

@@ -1,0 +1,177 @@
+//! Batch memory: aligned buffers that return to their pool, and buffers whose slots several threads fill at once.
+//! The only file of this crate with `unsafe`; it must not know what the bytes mean.
+#![expect(unsafe_code, reason = "disjoint slots of one buffer are written by several threads")]
+
+use std::cell::UnsafeCell;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// One cache line; its alignment is the alignment of every buffer.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+// SAFETY: 64 bytes at alignment 64 have no padding, and every bit pattern of bytes is valid, zero included.
+unsafe impl bytemuck::Zeroable for Line {}
+// SAFETY: as above.
+unsafe impl bytemuck::Pod for Line {}
+
+/// Bytes of a fixed length, 64-byte aligned. Dropped, they go back to the pool they came from.
+pub(crate) struct Buffer {
+    lines: Vec<Line>,
+    len_bytes: usize,
+    pool: Option<Arc<BufferPool>>,
+}
+
+impl Buffer {
+    pub(crate) fn zeroed(len_bytes: usize) -> Buffer {
+        Buffer { lines: vec![Line([0; 64]); len_bytes.div_ceil(64)], len_bytes, pool: None }
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &bytemuck::cast_slice(&self.lines)[..self.len_bytes]
+    }
+
+    pub(crate) fn as_bytes_mut(&mut self) -> &mut [u8] {
+        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len_bytes]
+    }
+}
+
+impl Clone for Buffer {
+    /// A copy that belongs to no pool.
+    fn clone(&self) -> Buffer {
+        Buffer { lines: self.lines.clone(), len_bytes: self.len_bytes, pool: None }
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Buffer({} bytes)", self.len_bytes)
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if let Some(pool) = &self.pool {
+            pool.give(std::mem::take(&mut self.lines));
+        }
+    }
+}
+
+/// Keeps storage that consumers have dropped, for the next batch: after the first few batches nothing is allocated.
+#[derive(Default)]
+pub(crate) struct BufferPool {
+    free: Mutex<Vec<Vec<Line>>>,
+}
+
+/// Storage kept for reuse at most; more than this is in flight only while a consumer hoards batches.
+const MAX_FREE_BUFFERS: usize = 64;
+
+impl BufferPool {
+    /// A buffer of `len_bytes` with unspecified content.
+    pub(crate) fn take(self: &Arc<Self>, len_bytes: usize) -> Buffer {
+        let lines_needed = len_bytes.div_ceil(64);
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = free.iter().rposition(|lines| lines.len() == lines_needed).map(|at| free.swap_remove(at));
+        drop(free);
+        let lines = found.unwrap_or_else(|| vec![Line([0; 64]); lines_needed]);
+        Buffer { lines, len_bytes, pool: Some(Arc::clone(self)) }
+    }
+
+    fn give(&self, lines: Vec<Line>) {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        if free.len() < MAX_FREE_BUFFERS {
+            free.push(lines);
+        }
+    }
+}
+
+impl fmt::Debug for BufferPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BufferPool")
+    }
+}
+
+/// A buffer cut into equal slots, each written by the one thread that claimed it.
+pub(crate) struct SlotBuffer {
+    start: *mut u8,
+    slot_bytes: usize,
+    claimed: Vec<AtomicBool>,
+    /// Keeps the storage alive; not touched while slots are out (`start` points into it).
+    buffer: UnsafeCell<Buffer>,
+}
+
+// SAFETY: the storage is only reached through `slot`, which hands out each disjoint range at most once, and through
+// `into_buffer`, which needs the value itself and so ends all sharing.
+unsafe impl Send for SlotBuffer {}
+// SAFETY: as above.
+unsafe impl Sync for SlotBuffer {}
+
+impl SlotBuffer {
+    /// Cuts `buffer` into `slots` slots of `slot_bytes`.
+    ///
+    /// # Panics
+    /// If the buffer is not exactly that long.
+    pub(crate) fn new(mut buffer: Buffer, slots: usize, slot_bytes: usize) -> SlotBuffer {
+        assert_eq!(buffer.len_bytes, slots * slot_bytes);
+        let start = buffer.as_bytes_mut().as_mut_ptr();
+        let claimed = (0..slots).map(|_| AtomicBool::new(false)).collect();
+        SlotBuffer { start, slot_bytes, claimed, buffer: UnsafeCell::new(buffer) }
+    }
+
+    /// The bytes of slot `at`, for the caller alone.
+    ///
+    /// # Panics
+    /// If there is no such slot, or it was handed out before.
+    #[expect(clippy::mut_from_ref, reason = "each slot is handed out once")]
+    pub(crate) fn slot(&self, at: usize) -> &mut [u8] {
+        assert!(!self.claimed[at].swap(true, Ordering::AcqRel), "slot {at} is handed out twice");
+        // SAFETY: `at` is below the number of slots (the index above panics otherwise), so the range lies inside the
+        // buffer; the flag makes sure that no other reference to this range exists; `self` keeps the storage alive
+        // and does not move it (a Vec's heap storage stays where it is when the Vec moves).
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(at * self.slot_bytes), self.slot_bytes) }
+    }
+
+    /// The whole buffer, once nobody shares it any more.
+    pub(crate) fn into_buffer(self) -> Buffer {
+        self.buffer.into_inner()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn storage_returns_to_its_pool_and_is_used_again() {
+        let pool = Arc::new(BufferPool::default());
+        let first = pool.take(1000).as_bytes().as_ptr();
+        let again = pool.take(1000);
+        assert_eq!(first, again.as_bytes().as_ptr());
+        assert_eq!(again.as_bytes().len(), 1000);
+        assert_ne!(pool.take(1000).as_bytes().as_ptr(), again.as_bytes().as_ptr());
+    }
+
+    #[test]
+    fn slots_are_disjoint_and_land_in_order() {
+        let slots = SlotBuffer::new(Buffer::zeroed(300), 3, 100);
+        std::thread::scope(|scope| {
+            for at in [2usize, 0, 1] {
+                let slots = &slots;
+                scope.spawn(move || slots.slot(at).fill(at as u8 + 1));
+            }
+        });
+        let buffer = slots.into_buffer();
+        let expect: Vec<u8> = (0..300).map(|i| (i / 100) as u8 + 1).collect();
+        assert_eq!(buffer.as_bytes(), expect);
+    }
+
+    #[test]
+    #[should_panic(expected = "slot 1 is handed out twice")]
+    fn a_slot_is_handed_out_once() {
+        let slots = SlotBuffer::new(Buffer::zeroed(8), 2, 4);
+        slots.slot(1);
+        slots.slot(1);
+    }
+}

@@ -1,0 +1,368 @@
+//! Deliver: batches in plan order to the consumer. The loader owns the epoch counter, the cursor and the worker pool; it
+//! knows nothing of what a sample is.
+//!
+//! What is delivered is a pure function of (data set, seed, epoch, position). The number of workers, their timing and
+//! the size of the window change only the speed; `num_workers: 0` makes every batch in the caller's thread by the
+//! plain code and is the oracle of the pool.
+
+pub(crate) mod buffer;
+mod fill;
+mod pool;
+mod stats;
+mod walk;
+
+pub use stats::{Clock, StageCount, StatsSnapshot};
+
+use crate::collate::collate;
+use crate::error::{Error, Result};
+use crate::event::{Event, Sink, Warnings};
+use crate::pipeline::{Pipeline, make_sample};
+use crate::plan::{Cursor, Plan};
+use crate::sample::{Batch, BatchField, Replaced, Sample};
+use pool::Pool;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::time::Instant;
+use walk::{BatchPlan, Walk};
+
+/// What to do with a sample that cannot be read or decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnBadSample {
+    /// Stop with an error that names it.
+    Fail,
+    /// Deliver another sample in its place, chosen from (seed, epoch, position): every rank keeps its step count and a
+    /// replay gives the same.
+    Replace,
+}
+
+/// How a loader delivers. None of these but `rank`, `batch_size` and `drop_last` changes what is delivered, as long as
+/// no sample is bad.
+#[derive(Clone)]
+pub struct LoaderOptions {
+    /// Name of the split, for messages: "train", "test".
+    pub split: String,
+    /// Samples a step on this rank, at least 1.
+    pub batch_size: u64,
+    /// This rank, below the plan's `num_replicas`.
+    pub rank: u64,
+    /// Leaves out a last batch that is not full.
+    pub drop_last: bool,
+    /// Threads; 0 makes every batch in the caller's thread when it is asked for.
+    pub num_workers: usize,
+    /// Bytes of batches in flight; at least two batches are always allowed.
+    pub memory_budget_bytes: u64,
+    /// Prefetching stops before this epoch; `None` never stops.
+    pub end_epoch: Option<u64>,
+    /// What to do with bad samples.
+    pub on_bad_sample: OnBadSample,
+    /// Bad samples tolerated over the whole run under [`OnBadSample::Replace`].
+    pub max_bad_samples: u64,
+    /// Who hears warnings.
+    pub sink: Arc<dyn Sink>,
+}
+
+impl Default for LoaderOptions {
+    fn default() -> LoaderOptions {
+        LoaderOptions {
+            split: "data".into(),
+            batch_size: 1,
+            rank: 0,
+            drop_last: false,
+            num_workers: std::thread::available_parallelism().map_or(1, usize::from),
+            memory_budget_bytes: 256 << 20,
+            end_epoch: None,
+            on_bad_sample: OnBadSample::Fail,
+            max_bad_samples: 100,
+            sink: Arc::new(Warnings),
+        }
+    }
+}
+
+/// Delivers the batches of one rank, epoch after epoch.
+pub struct Loader {
+    pipeline: Arc<dyn Pipeline>,
+    walk: Walk,
+    options: LoaderOptions,
+    stats: Arc<stats::Stats>,
+    pool: Option<Pool>,
+    /// The serial path's place; unused with a pool.
+    serial: Option<Walk>,
+    epoch: u64,
+    /// Global position delivered so far in `epoch`.
+    position: u64,
+    /// Batches of the pass still to come; `None` between passes.
+    left: Option<u64>,
+    bad_samples: u64,
+    /// Whether the source of batches (pool or serial walk) stands at (epoch, position).
+    aligned: bool,
+    last_begun: Option<u64>,
+    warned: bool,
+}
+
+impl Loader {
+    /// A loader at the beginning of epoch 0.
+    ///
+    /// # Errors
+    /// A data set that is not the plan's, a rank out of range, a batch size of 0, or with `drop_last` a split that has
+    /// fewer samples than one batch on every rank.
+    pub fn new(pipeline: Arc<dyn Pipeline>, plan: Plan, options: LoaderOptions) -> Result<Loader> {
+        plan.check_rank(options.rank)?;
+        if options.batch_size == 0 {
+            return Err(Error::config(
+                "batch_size should be a positive integer value, but got batch_size=0",
+                "A global batch smaller than the number of ranks gives this too",
+            ));
+        }
+        if pipeline.len() != plan.len() {
+            return Err(Error::config(
+                format!("the plan is made for {} samples, the data set has {}", plan.len(), pipeline.len()),
+                "Make the plan from the data set's own length",
+            ));
+        }
+        let LoaderOptions { rank, batch_size, drop_last, end_epoch, .. } = options;
+        let walk = Walk::new(plan, rank, batch_size, drop_last, end_epoch);
+        if drop_last && walk.batches_in_epoch() == 0 {
+            return Err(Error::SplitTooSmall {
+                split: options.split,
+                samples: walk.plan.len(),
+                batch_size: batch_size * walk.plan.num_replicas(),
+            });
+        }
+        let stats = Arc::new(stats::Stats::default());
+        let pool = if options.num_workers == 0 {
+            None
+        } else {
+            let batch_bytes: usize = pipeline.fields().iter().map(|spec| spec.slot_bytes()).sum();
+            let budget = options.memory_budget_bytes / (batch_bytes as u64 * batch_size).max(1);
+            // Two batches keep the workers busy while one is consumed; a few more level out uneven samples.
+            let window = budget.clamp(2, 2 + 2 * options.num_workers as u64) as usize;
+            let pool = Pool::new(
+                Arc::clone(&pipeline),
+                options.on_bad_sample,
+                options.num_workers,
+                window,
+                Arc::clone(&stats),
+            );
+            Some(pool.map_err(|e| {
+                Error::config(format!("cannot start {} worker threads: {e}", options.num_workers), "Lower num_workers")
+            })?)
+        };
+        Ok(Loader {
+            pipeline,
+            walk,
+            options,
+            stats,
+            pool,
+            serial: None,
+            epoch: 0,
+            position: 0,
+            left: None,
+            bad_samples: 0,
+            aligned: false,
+            last_begun: None,
+            warned: false,
+        })
+    }
+
+    /// Batches of a whole epoch on this rank.
+    #[expect(clippy::len_without_is_empty, reason = "torch's word; an epoch may well be empty on a rank")]
+    pub fn len(&self) -> u64 {
+        self.batches_from(0)
+    }
+
+    /// The plan it follows.
+    pub fn plan(&self) -> &Plan {
+        &self.walk.plan
+    }
+
+    /// The epoch that is being delivered, or will be next.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Goes to the beginning of an epoch. Nobody has to call this: a loader counts its epochs itself.
+    pub fn set_epoch(&mut self, epoch: u64) {
+        self.go(epoch, 0);
+    }
+
+    /// Where the run stands: after the last batch that was delivered, whatever is prefetched. Valid at any time.
+    pub fn state_dict(&self) -> Cursor {
+        Cursor::new(self.pipeline.fingerprint(), &self.walk.plan, self.epoch, self.position, self.bad_samples)
+    }
+
+    /// Goes to where another loader stood: the next batch is exactly its next one. A cursor taken after an epoch's last
+    /// batch, before the end was reported, gives that epoch's empty rest first.
+    ///
+    /// # Errors
+    /// [`Error::Resume`] if the cursor belongs to other data or another plan; nothing is changed then.
+    pub fn load_state_dict(&mut self, cursor: &Cursor) -> Result<()> {
+        cursor.check(self.pipeline.fingerprint(), &self.walk.plan)?;
+        self.bad_samples = cursor.bad_samples;
+        self.last_begun = None;
+        self.go(cursor.epoch, cursor.position);
+        Ok(())
+    }
+
+    /// The figures of the stages since the loader was made.
+    pub fn stats(&self) -> StatsSnapshot {
+        self.stats.snapshot()
+    }
+
+    /// A pass over the rest of the current epoch if it was set or loaded, else over the next one. Leaving a pass early
+    /// is fine; the next one is then the next epoch, as if it had been finished.
+    pub fn iter(&mut self) -> impl Iterator<Item = Result<Batch>> + '_ {
+        if self.left.is_some() {
+            self.go(self.epoch + 1, 0);
+        }
+        let mut over = false;
+        std::iter::from_fn(move || {
+            if over {
+                return None;
+            }
+            let next = self.next_batch().transpose();
+            over = !matches!(next, Some(Ok(_)));
+            next
+        })
+    }
+
+    /// The next batch; `None` once at the end of each epoch, after which the next epoch follows.
+    ///
+    /// # Errors
+    /// A bad sample under [`OnBadSample::Fail`], or too many of them. The cursor stays before the failed batch.
+    pub fn next_batch(&mut self) -> Result<Option<Batch>> {
+        if self.left.is_none() {
+            self.begin()?;
+        }
+        if self.left == Some(0) {
+            self.left = None;
+            self.epoch += 1;
+            self.position = 0;
+            return Ok(None);
+        }
+        let batch = match self.make_next() {
+            Some(Ok(batch)) => batch,
+            Some(Err(error)) => {
+                self.aligned = false; // the failed batch is gone from the pool; a retry makes it anew
+                return Err(error);
+            }
+            None => {
+                return Err(Error::config("the loader was asked for an epoch past its end_epoch", "Raise end_epoch"));
+            }
+        };
+        self.take_note(&batch.replaced)?;
+        self.position = batch.next_position;
+        self.left = self.left.map(|left| left - 1);
+        Ok(Some(batch))
+    }
+
+    fn go(&mut self, epoch: u64, position: u64) {
+        (self.epoch, self.position) = (epoch, position);
+        self.left = None;
+        self.aligned = false;
+    }
+
+    /// Starts a pass at (epoch, position).
+    fn begin(&mut self) -> Result<()> {
+        if self.last_begun == Some(self.epoch) && self.walk.plan.is_shuffled() && !self.warned {
+            self.warned = true;
+            let message = format!(
+                "epoch {} is delivered a second time, in the same order as before. The loader counts epochs itself: \
+                 leave set_epoch out, or pass it a new number each time",
+                self.epoch
+            );
+            self.options.sink.emit(&Event::Warning { message })?;
+        }
+        self.last_begun = Some(self.epoch);
+        self.left = Some(self.batches_from(self.position));
+        Ok(())
+    }
+
+    fn batches_from(&self, position: u64) -> u64 {
+        self.walk.plan.num_batches(position, self.options.rank, self.options.batch_size, self.options.drop_last)
+    }
+
+    /// Makes the source of batches stand at (epoch, position).
+    fn align(&mut self) {
+        self.walk.seek(self.epoch, self.position);
+        match &self.pool {
+            Some(pool) => pool.seek(self.walk.clone()),
+            None => self.serial = Some(self.walk.clone()),
+        }
+        self.aligned = true;
+    }
+
+    fn make_next(&mut self) -> Option<Result<Batch>> {
+        if !self.aligned {
+            self.align();
+        }
+        match &self.pool {
+            Some(pool) => pool.next(),
+            None => {
+                let asked = Instant::now();
+                let plan = self.serial.as_mut()?.next()?;
+                let batch = make_batch(&*self.pipeline, &plan, self.options.on_bad_sample, &self.stats);
+                self.stats.add_wait(asked.elapsed());
+                Some(batch)
+            }
+        }
+    }
+
+    /// Counts bad samples in the order of delivery, so that the limit is met at the same batch on every run.
+    fn take_note(&mut self, replaced: &[Replaced]) -> Result<()> {
+        for bad in replaced {
+            self.options.sink.emit(&Event::Replaced(bad.clone()))?;
+        }
+        self.bad_samples += replaced.len() as u64;
+        match replaced.last() {
+            Some(last) if self.bad_samples > self.options.max_bad_samples => Err(Error::TooManyBadSamples {
+                found: self.bad_samples,
+                limit: self.options.max_bad_samples,
+                last: Box::new(Error::Sample {
+                    stage: last.stage,
+                    index: last.index,
+                    location: last.location.clone(),
+                    problem: last.problem.clone(),
+                }),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Makes a whole batch in this thread from separate samples: the oracle of the pool.
+fn make_batch(pipeline: &dyn Pipeline, plan: &BatchPlan, policy: OnBadSample, stats: &stats::Stats) -> Result<Batch> {
+    let mut clock = Clock::default();
+    let mut samples: Vec<Sample> = Vec::with_capacity(plan.requests.len());
+    let mut parts = Vec::with_capacity(plan.requests.len());
+    for request in &plan.requests {
+        let made =
+            fill::fill(pipeline, request, policy, &mut clock, |request, clock| make_sample(pipeline, request, clock));
+        stats.add(&mut clock);
+        let made = made?;
+        samples.push(made.value);
+        parts.push((made.index, made.replaced));
+    }
+    Ok(batch(plan, collate(pipeline.fields(), &samples)?, parts.into_iter()))
+}
+
+/// Puts the parts of a batch together.
+fn batch(
+    plan: &BatchPlan,
+    fields: Vec<(String, BatchField)>,
+    parts: impl Iterator<Item = (u64, Vec<Replaced>)>,
+) -> Batch {
+    let (indices, replaced): (Vec<u64>, Vec<Vec<Replaced>>) = parts.unzip();
+    Batch {
+        epoch: plan.epoch,
+        step: plan.step,
+        next_position: plan.next_position,
+        indices,
+        valid: plan.requests.iter().take_while(|request| !request.padded).count(),
+        fields,
+        replaced: replaced.concat(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,282 @@
+//! The worker pool: threads that make samples straight into the batches they belong to, oldest batch first, and the
+//! queue that hands whole batches over in plan order. Owns all locking; knows nothing of epochs' meaning or policies
+//! beyond passing them on.
+
+use super::OnBadSample;
+use super::buffer::{BufferPool, SlotBuffer};
+use super::fill::{Made, fill};
+use super::stats::{Clock, Stats};
+use super::walk::{BatchPlan, Walk};
+use crate::collate::collate_field;
+use crate::error::{Error, Result, Stage};
+use crate::pipeline::{Pipeline, Raw};
+use crate::sample::{Array, Batch, BatchField, Collate, Slot};
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+/// The memory of one batch: a buffer per stacked field, cut into slots.
+struct Memory {
+    plan: BatchPlan,
+    stacked: Vec<SlotBuffer>,
+}
+
+/// One batch under way.
+struct Flight {
+    /// None once a worker has taken it to collate.
+    memory: Option<Arc<Memory>>,
+    size: usize,
+    next_slot: usize,
+    /// One per slot, filled in any order.
+    outcomes: Vec<Option<Result<Made<Vec<Array>>>>>,
+    unfinished: usize,
+    ready: Option<Result<Batch>>,
+}
+
+struct State {
+    /// Oldest first; the front is delivered next.
+    flights: VecDeque<Flight>,
+    /// Number of the front flight since the pool began: lets a worker find its flight again.
+    front: u64,
+    walk: Option<Walk>,
+    exhausted: bool,
+    stopping: bool,
+    /// A worker died outside the code of the pipeline: a bug here, which must not become a hang.
+    broken: bool,
+}
+
+struct Shared {
+    pipeline: Arc<dyn Pipeline>,
+    policy: OnBadSample,
+    window: usize,
+    stats: Arc<Stats>,
+    buffers: Arc<BufferPool>,
+    state: Mutex<State>,
+    work: Condvar,
+    ready: Condvar,
+}
+
+/// Threads that live as long as the loader.
+pub(crate) struct Pool {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Pool {
+    /// Starts `num_workers` threads; they rest until the first [`Pool::seek`]. At most `window` batches are in flight.
+    pub(crate) fn new(
+        pipeline: Arc<dyn Pipeline>,
+        policy: OnBadSample,
+        num_workers: usize,
+        window: usize,
+        stats: Arc<Stats>,
+    ) -> std::io::Result<Pool> {
+        let state =
+            State { flights: VecDeque::new(), front: 0, walk: None, exhausted: false, stopping: false, broken: false };
+        let shared = Arc::new(Shared {
+            pipeline,
+            policy,
+            window,
+            stats,
+            buffers: Arc::new(BufferPool::default()),
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            ready: Condvar::new(),
+        });
+        let mut pool = Pool { shared, threads: Vec::with_capacity(num_workers) };
+        for worker in 0..num_workers {
+            let shared = Arc::clone(&pool.shared);
+            let thread = std::thread::Builder::new().name(format!("feedline:{worker}")).spawn(move || {
+                if catch_unwind(AssertUnwindSafe(|| shared.run())).is_err() {
+                    shared.lock().broken = true;
+                    shared.ready.notify_all();
+                }
+            });
+            pool.threads.push(thread?); // on failure the drop below stops those that started
+        }
+        Ok(pool)
+    }
+
+    /// Forgets what is in flight and goes on from `walk`.
+    pub(crate) fn seek(&self, walk: Walk) {
+        let mut state = self.shared.lock();
+        state.front += state.flights.len() as u64;
+        state.flights.clear();
+        state.walk = Some(walk);
+        state.exhausted = false;
+        drop(state);
+        self.shared.work.notify_all();
+    }
+
+    /// The next batch in order; `None` after the last. Blocks until it is ready.
+    pub(crate) fn next(&self) -> Option<Result<Batch>> {
+        let asked = Instant::now();
+        let mut state = self.shared.lock();
+        let batch = loop {
+            if state.flights.front().is_some_and(|flight| flight.ready.is_some()) {
+                state.front += 1;
+                break state.flights.pop_front().and_then(|flight| flight.ready);
+            }
+            if state.flights.is_empty() && state.exhausted {
+                break None;
+            }
+            if state.broken {
+                break Some(Err(Error::config(
+                    "a worker thread of the loader died",
+                    "This is a bug, please report it",
+                )));
+            }
+            state = self.shared.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
+        };
+        drop(state);
+        self.shared.stats.add_wait(asked.elapsed());
+        self.shared.work.notify_all();
+        batch
+    }
+}
+
+impl Drop for Pool {
+    /// Stops the threads; returns as soon as each has finished the one sample in its hands.
+    fn drop(&mut self) {
+        self.shared.lock().stopping = true;
+        self.shared.work.notify_all();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join(); // a worker catches panics of pipelines; there is nothing else to report
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self) {
+        let mut raw = Raw::new();
+        let mut clock = Clock::default();
+        while let Some((number, slot, memory)) = self.claim() {
+            let made = self.make(&memory, slot, &mut raw, &mut clock);
+            drop(memory); // before the slot counts as done: whoever collates must be the only owner
+            self.stats.add(&mut clock); // and so must its times: a delivered batch is a counted one
+            self.finish(number, slot, made, &mut clock);
+        }
+    }
+
+    /// The next slot of the oldest batch that has one left; opens a new batch if the window allows. `None` to stop.
+    fn claim(&self) -> Option<(u64, usize, Arc<Memory>)> {
+        let mut state = self.lock();
+        loop {
+            if state.stopping {
+                return None;
+            }
+            let front = state.front;
+            let open = state.flights.iter_mut().enumerate().find(|(_, flight)| flight.next_slot < flight.size);
+            if let Some((at, Flight { memory: Some(memory), next_slot, .. })) = open {
+                *next_slot += 1;
+                return Some((front + at as u64, *next_slot - 1, Arc::clone(memory)));
+            }
+            if state.flights.len() < self.window
+                && let Some(walk) = &mut state.walk
+            {
+                if let Some(plan) = walk.next() {
+                    state.flights.push_back(self.open(plan));
+                    self.work.notify_all();
+                    continue;
+                }
+                state.walk = None;
+                state.exhausted = true;
+                self.ready.notify_all();
+            }
+            let idle = Instant::now();
+            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            self.stats.add_idle(idle.elapsed());
+        }
+    }
+
+    fn open(&self, plan: BatchPlan) -> Flight {
+        let size = plan.requests.len();
+        let stacked = self
+            .pipeline
+            .fields()
+            .iter()
+            .filter(|spec| spec.collate == Collate::Stack)
+            .map(|spec| SlotBuffer::new(self.buffers.take(size * spec.slot_bytes()), size, spec.slot_bytes()))
+            .collect();
+        Flight {
+            memory: Some(Arc::new(Memory { plan, stacked })),
+            size,
+            next_slot: 0,
+            outcomes: (0..size).map(|_| None).collect(),
+            unfinished: size,
+            ready: None,
+        }
+    }
+
+    fn make(&self, memory: &Memory, at: usize, raw: &mut Raw, clock: &mut Clock) -> Result<Made<Vec<Array>>> {
+        let pipeline = &*self.pipeline;
+        let mut places: Vec<&mut [u8]> = memory.stacked.iter().map(|buffer| buffer.slot(at)).collect();
+        fill(pipeline, &memory.plan.requests[at], self.policy, clock, |request, clock| {
+            clock.enter(Stage::Read);
+            pipeline.read(request, raw, clock)?;
+            let mut slot = Slot::new(pipeline.fields(), places.iter_mut().map(|place| &mut **place));
+            pipeline.make(request, raw, &mut slot, clock)?;
+            Ok(slot.into_owned())
+        })
+    }
+
+    /// Records a finished slot; whoever finishes the last one collates the batch.
+    fn finish(&self, number: u64, slot: usize, made: Result<Made<Vec<Array>>>, clock: &mut Clock) {
+        let mut state = self.lock();
+        let Some(flight) = number.checked_sub(state.front).and_then(|at| state.flights.get_mut(at as usize)) else {
+            return; // forgotten by a seek
+        };
+        flight.outcomes[slot] = Some(made);
+        flight.unfinished -= 1;
+        if flight.unfinished > 0 {
+            return;
+        }
+        let outcomes = std::mem::take(&mut flight.outcomes);
+        let memory = flight.memory.take().and_then(Arc::into_inner);
+        drop(state);
+        let Some(memory) = memory else { unreachable!("every worker gave its share back before it counted") };
+        clock.enter(Stage::Collate);
+        let batch = self.assemble(memory, outcomes.into_iter().flatten().collect());
+        self.stats.add(clock);
+        let mut state = self.lock();
+        let at = number.checked_sub(state.front);
+        if let Some(flight) = at.and_then(|at| state.flights.get_mut(at as usize)) {
+            flight.ready = Some(batch);
+            if at == Some(0) {
+                self.ready.notify_all();
+            }
+        }
+    }
+
+    /// The batch, or the error of its first bad slot.
+    fn assemble(&self, memory: Memory, outcomes: Vec<Result<Made<Vec<Array>>>>) -> Result<Batch> {
+        let mut made = outcomes.into_iter().collect::<Result<Vec<_>>>()?;
+        let (specs, size) = (self.pipeline.fields(), made.len());
+        let mut stacked = memory.stacked.into_iter();
+        let mut owned: Vec<_> = made.iter_mut().map(|m| std::mem::take(&mut m.value).into_iter()).collect();
+        let mut fields = Vec::with_capacity(specs.len());
+        for spec in specs {
+            let field = match (&spec.collate, stacked.as_slice().is_empty()) {
+                (Collate::Stack, false) => {
+                    let mut shape = vec![size];
+                    shape.extend(&spec.shape);
+                    let Some(buffer) = stacked.next() else { unreachable!("checked by the match") };
+                    BatchField::Stack(Array::from_buffer(spec.dtype, shape, buffer.into_buffer()))
+                }
+                _ => {
+                    let arrays: Vec<Array> = owned.iter_mut().filter_map(Iterator::next).collect();
+                    collate_field(spec, &arrays.iter().collect::<Vec<_>>())?
+                }
+            };
+            fields.push((spec.name.clone(), field));
+        }
+        let parts = made.into_iter().map(|m| (m.index, m.replaced));
+        Ok(super::batch(&memory.plan, fields, parts))
+    }
+}

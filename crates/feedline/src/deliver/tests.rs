@@ -1,0 +1,293 @@
+use super::*;
+use crate::error::Stage;
+use crate::pipeline::Raw;
+use crate::plan::{Request, Tail};
+use crate::sample::{Array, DType, FieldSpec, Slot};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// Numbered samples with a field of every kind, whose work takes unequal time, some of which are bad.
+#[derive(Default)]
+struct Numbered {
+    len: u64,
+    fields: Vec<FieldSpec>,
+    unreadable: Vec<u64>,
+    panicking: Vec<u64>,
+    nameless: bool,
+    at_work: AtomicUsize,
+}
+
+impl Numbered {
+    fn new(len: u64) -> Numbered {
+        let fields = vec![
+            FieldSpec::concat("points", DType::F32, [2]),
+            FieldSpec::stack("image", DType::F32, [3]),
+            FieldSpec::pad("boxes", DType::I32, [1], -1.0),
+            FieldSpec::stack("label", DType::I64, []),
+            FieldSpec::bytes("name"),
+        ];
+        Numbered { len, fields, ..Numbered::default() }
+    }
+}
+
+impl Pipeline for Numbered {
+    fn len(&self) -> u64 {
+        self.len
+    }
+    fn fingerprint(&self) -> u64 {
+        self.len
+    }
+    fn fields(&self) -> &[FieldSpec] {
+        &self.fields
+    }
+    fn location(&self, index: u64) -> String {
+        assert!(!self.nameless, "no name for {index}");
+        format!("number {index}")
+    }
+    fn read(&self, request: &Request, raw: &mut Raw, clock: &mut Clock) -> Result<()> {
+        if self.unreadable.contains(&request.index) {
+            let gone = std::io::Error::from(std::io::ErrorKind::NotFound);
+            return Err(Error::io("read", format!("{}.bin", request.index), gone));
+        }
+        raw.clear();
+        raw.push(request.index.to_le_bytes().to_vec());
+        clock.count_bytes(8);
+        Ok(())
+    }
+    fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, clock: &mut Clock) -> Result<()> {
+        self.at_work.fetch_add(1, Ordering::SeqCst);
+        clock.enter(Stage::Augment);
+        let mut rng = request.rng("test");
+        std::thread::sleep(Duration::from_micros(rng.below(300)));
+        assert!(!self.panicking.contains(&request.index), "cannot stand {}", request.index);
+        let index = u64::from_le_bytes(raw[0][..].try_into().expect("eight bytes"));
+        for value in slot.dense::<f32>("image") {
+            *value = index as f32 + rng.unit() as f32;
+        }
+        slot.dense::<i64>("label")[0] = index as i64;
+        let n = (index % 4) as usize;
+        slot.put("points", Array::from_slice([n, 2], &vec![index as f32; n * 2]));
+        slot.put("boxes", Array::from_slice([n, 1], &vec![index as i32; n]));
+        slot.put("name", Array::from_slice([3], b"abc"));
+        self.at_work.fetch_sub(1, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+fn options(num_workers: usize) -> LoaderOptions {
+    LoaderOptions { batch_size: 4, num_workers, ..LoaderOptions::default() }
+}
+
+fn loader(pipeline: Numbered, options: LoaderOptions) -> Loader {
+    let plan = Plan::new(pipeline.len, 1).unwrap().with_seed(5);
+    Loader::new(Arc::new(pipeline), plan, options).unwrap()
+}
+
+fn epochs(loader: &mut Loader, n: usize) -> Vec<Batch> {
+    (0..n).flat_map(|_| loader.iter().collect::<Result<Vec<_>>>().unwrap()).collect()
+}
+
+#[test]
+fn any_number_of_workers_delivers_the_same_bytes() {
+    let expect = epochs(&mut loader(Numbered::new(30), options(0)), 3);
+    assert_eq!(expect.len(), 3 * 8);
+    assert_eq!(expect[7].len(), 2, "the last batch of an epoch is short");
+    assert_ne!(expect[0].indices, expect[8].indices, "epochs differ");
+    for workers in [1, 2, 7] {
+        assert_eq!(epochs(&mut loader(Numbered::new(30), options(workers)), 3), expect, "{workers} workers");
+    }
+    let tight = LoaderOptions { memory_budget_bytes: 1, ..options(3) };
+    assert_eq!(epochs(&mut loader(Numbered::new(30), tight), 3), expect, "smallest budget");
+}
+
+#[test]
+fn a_run_resumed_at_any_step_goes_on_the_same() {
+    let whole = epochs(&mut loader(Numbered::new(22), options(0)), 2);
+    for workers in [0, 2] {
+        for cut in 0..=whole.len() {
+            let mut first = loader(Numbered::new(22), options(2));
+            let mut seen = Vec::new();
+            while seen.len() < cut {
+                seen.extend(first.next_batch().unwrap());
+            }
+            let json = serde_json::to_string(&first.state_dict()).unwrap();
+            drop(first);
+            let mut second = loader(Numbered::new(22), options(workers));
+            second.load_state_dict(&serde_json::from_str(&json).unwrap()).unwrap();
+            while seen.len() < whole.len() {
+                let before = second.state_dict();
+                second.load_state_dict(&before).unwrap(); // a second and third resume on the way
+                seen.extend(second.next_batch().unwrap());
+            }
+            assert_eq!(seen, whole, "cut at {cut}, {workers} workers");
+        }
+    }
+}
+
+#[test]
+fn ranks_share_the_work_and_padding_is_marked() {
+    let dealt = |tail| -> Vec<Batch> {
+        (0..3)
+            .flat_map(|rank| {
+                let plan = Plan::new(10, 3).unwrap().with_tail(tail);
+                let options = LoaderOptions { rank, ..options(2) };
+                epochs(&mut Loader::new(Arc::new(Numbered::new(10)), plan, options).unwrap(), 1)
+            })
+            .collect()
+    };
+    let real = |batches: &[Batch]| {
+        let mut seen: Vec<u64> = batches.iter().flat_map(|b| b.indices[..b.valid].to_vec()).collect();
+        seen.sort_unstable();
+        seen
+    };
+    for tail in [Tail::Pad, Tail::Exact] {
+        assert_eq!(real(&dealt(tail)), (0..10).collect::<Vec<_>>(), "{tail:?}");
+    }
+    assert_eq!(dealt(Tail::Pad).iter().map(Batch::len).sum::<usize>(), 12);
+    assert_eq!(dealt(Tail::Exact).iter().map(Batch::len).sum::<usize>(), 10);
+}
+
+#[test]
+fn the_loader_counts_its_epochs_and_speaks_up_once() {
+    #[derive(Default)]
+    struct Heard(Mutex<Vec<String>>);
+    impl Sink for Heard {
+        fn emit(&self, event: &Event) -> Result<()> {
+            self.0.lock().unwrap().push(format!("{event:?}"));
+            Ok(())
+        }
+    }
+    let heard = Arc::new(Heard::default());
+    let mut loader = loader(Numbered::new(12), LoaderOptions { sink: heard.clone(), ..options(1) });
+    let first = epochs(&mut loader, 1);
+    let cut_short: Vec<Batch> = loader.iter().take(1).map(|b| b.unwrap()).collect();
+    assert_eq!((cut_short[0].epoch, loader.epoch()), (1, 1));
+    assert_eq!(epochs(&mut loader, 1)[0].epoch, 2, "a pass left early is over");
+    assert!(heard.0.lock().unwrap().is_empty());
+    loader.set_epoch(0);
+    assert_eq!(epochs(&mut loader, 1), first);
+    for _ in 0..2 {
+        loader.set_epoch(0);
+        epochs(&mut loader, 1);
+    }
+    let heard = heard.0.lock().unwrap();
+    assert_eq!(heard.len(), 1, "{heard:?}");
+    assert!(heard[0].contains("second time"));
+}
+
+#[test]
+fn a_bad_sample_stops_the_run_and_is_named() {
+    for workers in [0, 3] {
+        let bad = Numbered { unreadable: vec![9], ..Numbered::new(16) };
+        let mut loader = loader(bad, options(workers));
+        let mut before = loader.state_dict();
+        let error = loop {
+            match loader.next_batch() {
+                Ok(_) => before = loader.state_dict(),
+                Err(error) => break error.to_string(),
+            }
+        };
+        for part in ["read", "sample 9", "number 9", "9.bin"] {
+            assert!(error.contains(part), "{error}");
+        }
+        assert_eq!(loader.state_dict(), before, "the cursor stays before the failed batch");
+        assert!(loader.next_batch().is_err(), "asking again meets it again");
+    }
+}
+
+#[test]
+fn a_panic_in_a_pipeline_is_an_error_like_any_other() {
+    for workers in [0, 2] {
+        let mut loader = loader(Numbered { panicking: vec![3], ..Numbered::new(8) }, options(workers));
+        let error = loader.iter().find_map(Result::err).unwrap().to_string();
+        for part in ["augment", "sample 3", "cannot stand 3", "bug"] {
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_worker_that_dies_is_an_error_and_no_hang() {
+    // The name is asked for while an error is being put into words, where nothing catches a panic.
+    let broken = Numbered { unreadable: vec![3], nameless: true, ..Numbered::new(8) };
+    let error = loader(broken, options(1)).iter().find_map(Result::err).unwrap().to_string();
+    assert!(error.contains("worker thread of the loader died"), "{error}");
+}
+
+#[test]
+fn replaced_samples_are_the_same_on_every_run_and_counted() {
+    let replace =
+        |workers, max| LoaderOptions { on_bad_sample: OnBadSample::Replace, max_bad_samples: max, ..options(workers) };
+    let bad = || Numbered { unreadable: vec![1, 2, 3, 4, 5], panicking: vec![6], ..Numbered::new(20) };
+    let expect = epochs(&mut loader(bad(), replace(0, 100)), 2);
+    let replaced: Vec<&Replaced> = expect.iter().flat_map(|b| &b.replaced).collect();
+    assert!(replaced.len() >= 12, "six bad samples, two epochs, and replacements may be bad too");
+    assert!(expect.iter().flat_map(|b| &b.indices).all(|i| !(1..=6).contains(i)));
+    for workers in [1, 5] {
+        let mut parallel = loader(bad(), replace(workers, 100));
+        assert_eq!(epochs(&mut parallel, 2), expect, "{workers} workers");
+        assert_eq!(parallel.state_dict().bad_samples, replaced.len() as u64);
+    }
+    let error = loader(bad(), replace(2, 3)).iter().find_map(Result::err).unwrap().to_string();
+    assert!(error.contains("more than the 3 allowed") && error.contains("number"), "{error}");
+    let all_bad = Numbered { unreadable: (0..20).collect(), ..Numbered::new(20) };
+    assert!(loader(all_bad, replace(2, 10_000)).iter().next().unwrap().is_err(), "gives up in the end");
+}
+
+#[test]
+fn leaving_at_any_moment_stops_all_work() {
+    for taken in [0, 1, 3] {
+        let pipeline = Arc::new(Numbered::new(400));
+        let plan = Plan::new(400, 1).unwrap();
+        let mut loader = Loader::new(pipeline.clone(), plan, options(4)).unwrap();
+        for _ in 0..taken {
+            loader.next_batch().unwrap();
+        }
+        drop(loader);
+        assert_eq!(pipeline.at_work.load(Ordering::SeqCst), 0);
+        assert_eq!(Arc::strong_count(&pipeline), 1, "no thread holds the data any more");
+    }
+}
+
+#[test]
+fn batch_memory_is_used_again_and_survives_the_loader() {
+    let mut loader = loader(Numbered::new(400), LoaderOptions { memory_budget_bytes: 1, ..options(2) });
+    let mut places = std::collections::HashSet::new();
+    for _ in 0..60 {
+        let batch = loader.next_batch().unwrap().unwrap();
+        places.insert(batch.stacked("image").unwrap().as_bytes().as_ptr() as usize);
+    }
+    assert!(places.len() <= 8, "{} different buffers for 60 batches", places.len());
+    let kept = loader.next_batch().unwrap().unwrap();
+    let copy = kept.clone();
+    drop(loader);
+    assert_eq!(kept, copy);
+}
+
+#[test]
+fn impossible_loaders_are_refused() {
+    let make = |plan, options| Loader::new(Arc::new(Numbered::new(10)), plan, options).err().map(|e| e.to_string());
+    let plan = Plan::new(10, 1).unwrap();
+    let error = make(plan.clone(), LoaderOptions { batch_size: 0, ..options(1) }).unwrap();
+    assert!(error.contains("batch_size should be a positive integer value, but got batch_size=0"));
+    assert!(make(Plan::new(11, 1).unwrap(), options(1)).unwrap().contains("11"));
+    assert!(make(plan.clone(), LoaderOptions { rank: 1, ..options(1) }).unwrap().contains("Invalid rank"));
+    let small = LoaderOptions { batch_size: 11, drop_last: true, split: "train".into(), ..options(1) };
+    let error = make(plan, small).unwrap();
+    for part in ["train", "10 samples", "batch of 11", "数据集过小，无法继续进行训练，请扩充数据集。"]
+    {
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn the_counters_add_up() {
+    let mut loader = loader(Numbered::new(40), options(2));
+    epochs(&mut loader, 1);
+    let stats = loader.stats();
+    // The next epoch is being prefetched, so there may be more items than were delivered.
+    assert!(stats.read.items >= 40 && stats.augment.items >= 40 && stats.collate.items >= 10, "{stats:?}");
+    assert_eq!(stats.read.bytes, stats.read.items * 8);
+    assert!(stats.augment.busy_s > 0.0 && stats.wait_s > 0.0);
+}

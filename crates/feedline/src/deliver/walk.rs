@@ -1,0 +1,122 @@
+//! The walk: from the plan to the batches of one rank, epoch after epoch. Pure, like the plan itself.
+
+use crate::plan::{EpochPlan, Plan, Request};
+
+/// One batch to be made.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct BatchPlan {
+    pub(crate) epoch: u64,
+    pub(crate) step: u64,
+    pub(crate) requests: Vec<Request>,
+    /// Global position once this batch is delivered on every rank.
+    pub(crate) next_position: u64,
+}
+
+/// Yields the batches of one rank in order, across epochs, up to but not including `end_epoch`.
+#[derive(Debug, Clone)]
+pub(crate) struct Walk {
+    pub(crate) plan: Plan,
+    pub(crate) rank: u64,
+    pub(crate) batch_size: u64,
+    pub(crate) drop_last: bool,
+    pub(crate) end_epoch: Option<u64>,
+    dealt: EpochPlan,
+    start: u64,
+    step: u64,
+}
+
+impl Walk {
+    /// A walk from the beginning of epoch 0.
+    pub(crate) fn new(plan: Plan, rank: u64, batch_size: u64, drop_last: bool, end_epoch: Option<u64>) -> Walk {
+        let dealt = plan.epoch(0);
+        Walk { plan, rank, batch_size, drop_last, end_epoch, dealt, start: 0, step: 0 }
+    }
+
+    /// Goes to global position `start` of `epoch`.
+    pub(crate) fn seek(&mut self, epoch: u64, start: u64) {
+        if self.dealt.epoch() != epoch || self.start != start {
+            self.dealt = self.plan.epoch_from(epoch, start);
+        }
+        (self.start, self.step) = (start, 0);
+    }
+
+    /// Batches from the last `seek` to the end of its epoch.
+    pub(crate) fn batches_in_epoch(&self) -> u64 {
+        self.dealt.num_batches(self.rank, self.batch_size, self.drop_last)
+    }
+
+    /// Batches already delivered before the last `seek`, if the epoch was dealt the same way then.
+    pub(crate) fn steps_before(&self) -> u64 {
+        self.start / (self.batch_size * self.plan.num_replicas())
+    }
+}
+
+impl Iterator for Walk {
+    type Item = BatchPlan;
+
+    fn next(&mut self) -> Option<BatchPlan> {
+        if self.step >= self.batches_in_epoch() {
+            let epoch = self.dealt.epoch() + 1;
+            if self.end_epoch.is_some_and(|end| epoch >= end) {
+                return None;
+            }
+            self.seek(epoch, 0);
+            if self.batches_in_epoch() == 0 {
+                return None;
+            }
+        }
+        let first = self.step * self.batch_size;
+        let last = (first + self.batch_size).min(self.dealt.num_samples(self.rank));
+        let requests =
+            (first..last).map(|slot| self.dealt.at(self.dealt.position(self.rank, slot))).collect::<Vec<_>>();
+        let step = self.steps_before() + self.step;
+        self.step += 1;
+        let dealt_out = (self.step * self.batch_size * self.plan.num_replicas()).min(self.dealt.total_size());
+        Some(BatchPlan { epoch: self.dealt.epoch(), step, requests, next_position: self.start + dealt_out })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Tail;
+
+    #[test]
+    fn batches_cross_epochs_and_stop_at_the_end() {
+        let walk = Walk::new(Plan::new(10, 2).unwrap(), 1, 2, false, Some(2));
+        let batches: Vec<BatchPlan> = walk.collect();
+        let shape: Vec<_> = batches.iter().map(|b| (b.epoch, b.step, b.requests.len(), b.next_position)).collect();
+        assert_eq!(shape, [(0, 0, 2, 4), (0, 1, 2, 8), (0, 2, 1, 10), (1, 0, 2, 4), (1, 1, 2, 8), (1, 2, 1, 10)]);
+        let indices = |epoch: u64| -> Vec<u64> {
+            batches.iter().filter(|b| b.epoch == epoch).flat_map(|b| b.requests.iter().map(|r| r.index)).collect()
+        };
+        for epoch in 0..2 {
+            let expect: Vec<u64> = Plan::new(10, 2).unwrap().epoch(epoch).rank(1).map(|r| r.index).collect();
+            assert_eq!(indices(epoch), expect);
+        }
+    }
+
+    #[test]
+    fn a_walk_resumed_anywhere_goes_on_the_same() {
+        for (tail, drop_last) in [(Tail::Pad, true), (Tail::Drop, false), (Tail::Exact, false)] {
+            let plan = Plan::new(23, 3).unwrap().with_tail(tail);
+            for rank in 0..3 {
+                let whole: Vec<BatchPlan> = Walk::new(plan.clone(), rank, 2, drop_last, Some(2)).collect();
+                for cut in 0..whole.len() {
+                    let mut walk = Walk::new(plan.clone(), rank, 2, drop_last, Some(2));
+                    let (epoch, position) = cut.checked_sub(1).map_or((0, 0), |at| {
+                        let before = &whole[at];
+                        (before.epoch, before.next_position)
+                    });
+                    walk.seek(epoch, position);
+                    assert_eq!(walk.collect::<Vec<_>>(), whole[cut..], "{tail:?} cut at {cut}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_epoch_without_a_batch_ends_the_walk() {
+        assert_eq!(Walk::new(Plan::new(3, 1).unwrap(), 0, 4, true, None).count(), 0);
+    }
+}

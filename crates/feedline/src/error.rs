@@ -1,0 +1,136 @@
+//! Every way Feedline can fail. Owns the one error enum and its wording; knows nothing of exit codes (the CLI does).
+//!
+//! A message says what failed, where (file, key, index), which limit was broken and what to do about it.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// The seven stages a sample travels through. The same words name folders, metrics, config keys and errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    Plan,
+    Read,
+    Decode,
+    Augment,
+    Collate,
+    Deliver,
+    Train,
+}
+
+impl Stage {
+    /// All stages in travel order.
+    pub const ALL: [Stage; 7] =
+        [Stage::Plan, Stage::Read, Stage::Decode, Stage::Augment, Stage::Collate, Stage::Deliver, Stage::Train];
+
+    /// The stage's lower-case name, as it stands in metrics and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Plan => "plan",
+            Stage::Read => "read",
+            Stage::Decode => "decode",
+            Stage::Augment => "augment",
+            Stage::Collate => "collate",
+            Stage::Deliver => "deliver",
+            Stage::Train => "train",
+        }
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Shorthand for results of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong. `Display` gives one or two complete sentences for a person.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A setting is wrong: an unknown key, a value out of range, two that contradict each other.
+    #[error("configuration: {problem}. {remedy}")]
+    Config { problem: String, remedy: String },
+
+    /// A data set as a whole is unusable: folder missing, nothing in it, a broken list line.
+    #[error("{}: {problem}. {remedy}", location.display())]
+    Dataset { location: PathBuf, problem: String, remedy: String },
+
+    /// A split has fewer samples than one global batch, so an epoch would have no step at all.
+    #[error(
+        "the {split} split has {samples} samples, fewer than one batch of {batch_size}, so an epoch would have no \
+         step. Add images to the {split} split or lower the batch size to {samples} or less.\n\
+         数据集过小，无法继续进行训练，请扩充数据集。（{split} 集只有 {samples} 个样本，不足一个批次 {batch_size}；\
+         请扩充该数据集，或把 batch size 调小到 {samples} 以内。）"
+    )]
+    SplitTooSmall { split: String, samples: u64, batch_size: u64 },
+
+    /// One sample could not be read, decoded, augmented or collated.
+    #[error("failed to {stage} sample {index} ({location}): {problem}")]
+    Sample { stage: Stage, index: u64, location: String, problem: String },
+
+    /// More samples than allowed were bad.
+    #[error(
+        "{found} bad samples, more than the {limit} allowed (max_bad_samples). Look at quarantine.jsonl, repair or \
+         remove the files, or raise the limit. The last one: {last}"
+    )]
+    TooManyBadSamples { found: u64, limit: u64, last: Box<Error> },
+
+    /// An operation on a file or folder failed.
+    #[error("failed to {action} {}: {source}{}", path.display(), io_remedy(source))]
+    Io { action: &'static str, path: PathBuf, source: std::io::Error },
+
+    /// A saved state belongs to other data or another plan.
+    #[error(
+        "the saved state does not fit this run: {field} was {saved} and is now {now}. Resume with the data and \
+         settings the run was started with, or start a new run"
+    )]
+    Resume { field: &'static str, saved: String, now: String },
+
+    /// A checkpoint or state file cannot be understood.
+    #[error("{}: {problem}. {remedy}", path.display())]
+    Checkpoint { path: PathBuf, problem: String, remedy: String },
+
+    /// The request is sensible but this build or back end cannot do it.
+    #[error("{what} is not supported here. {remedy}")]
+    Unsupported { what: String, remedy: String },
+
+    /// The training task failed: the model, the loss or the optimiser.
+    #[error("training: {problem}. {remedy}")]
+    Train { problem: String, remedy: String },
+}
+
+impl Error {
+    /// A configuration error.
+    pub fn config(problem: impl Into<String>, remedy: impl Into<String>) -> Error {
+        Error::Config { problem: problem.into(), remedy: remedy.into() }
+    }
+
+    /// A data set error.
+    pub fn dataset(location: impl Into<PathBuf>, problem: impl Into<String>, remedy: impl Into<String>) -> Error {
+        Error::Dataset { location: location.into(), problem: problem.into(), remedy: remedy.into() }
+    }
+
+    /// A failed file operation; `action` completes "failed to ... PATH".
+    pub fn io(action: &'static str, path: impl AsRef<Path>, source: std::io::Error) -> Error {
+        Error::Io { action, path: path.as_ref().to_path_buf(), source }
+    }
+
+    /// A training error.
+    pub fn train(problem: impl Into<String>, remedy: impl Into<String>) -> Error {
+        Error::Train { problem: problem.into(), remedy: remedy.into() }
+    }
+}
+
+fn io_remedy(source: &std::io::Error) -> &'static str {
+    match source.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded | std::io::ErrorKind::FileTooLarge => {
+            ". Free some space or choose another folder with --out; what was saved before is untouched"
+        }
+        std::io::ErrorKind::PermissionDenied => ". Check who may read and write it",
+        std::io::ErrorKind::NotFound => ". Check the path",
+        _ => "",
+    }
+}

@@ -1,0 +1,91 @@
+//! What leaves the engine: one enum, consumed by the progress bar, the JSON lines, TensorBoard and callers alike.
+
+use crate::deliver::StatsSnapshot;
+use crate::error::Result;
+use crate::sample::Replaced;
+use serde::Serialize;
+use std::sync::Arc;
+
+/// Something worth telling.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Event {
+    /// Something a person should know, that stops nothing.
+    Warning { message: String },
+    /// A sample was replaced by another.
+    Replaced(Replaced),
+    /// A pass over the training split begins. Epochs count from 1 here and in every file a person reads.
+    EpochStart { epoch: u64, epochs: u64, steps: u64, step: u64, frozen: bool, batch_size: u64, lr: f64 },
+    /// One optimiser step is done; means over the running epoch.
+    Step {
+        epoch: u64,
+        step: u64,
+        steps: u64,
+        loss: f64,
+        metrics: Vec<f64>,
+        lr: f64,
+        images_per_second: f64,
+        data_wait_share: f64,
+    },
+    /// Evaluation begins or goes on.
+    Validate { epoch: u64, step: u64, steps: u64 },
+    /// An epoch and its evaluation are done.
+    EpochEnd(EpochRecord),
+    /// A checkpoint was published.
+    Checkpoint { path: String, epoch: u64, step: u64, best: bool },
+    /// The run goes on from a checkpoint. Events after that checkpoint stand above a second time.
+    Resumed { epoch: u64, step: u64 },
+}
+
+/// The figures of one epoch.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, serde::Deserialize)]
+pub struct EpochRecord {
+    /// From 1.
+    pub epoch: u64,
+    pub train_loss: f64,
+    pub val_loss: f64,
+    /// Mean of each metric, in the order of the task's names.
+    pub train_metrics: Vec<f64>,
+    pub val_metrics: Vec<f64>,
+    pub lr: f64,
+    /// Training samples per second of training time (evaluation excluded).
+    pub images_per_second: f64,
+    /// Share of the training time spent waiting for a batch, 0..1.
+    pub data_wait_share: f64,
+    pub train_seconds: f64,
+    pub val_seconds: f64,
+    /// What the loader's stages did in this epoch.
+    pub stages: StatsSnapshot,
+}
+
+/// Whoever wants to hear.
+pub trait Sink: Send + Sync {
+    /// Takes one event. Must not block for long: the engine waits.
+    ///
+    /// # Errors
+    /// What cannot be written down; the run then stops, since it could no longer be told what it did.
+    fn emit(&self, event: &Event) -> Result<()>;
+}
+
+/// Prints warnings to standard error and nothing else: what a loader does when nobody listens.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Warnings;
+
+impl Sink for Warnings {
+    fn emit(&self, event: &Event) -> Result<()> {
+        if let Event::Warning { message } = event {
+            eprintln!("feedline: {message}");
+        }
+        Ok(())
+    }
+}
+
+/// Passes every event to several, in order.
+pub struct Fan(pub Vec<Arc<dyn Sink>>);
+
+impl Sink for Fan {
+    fn emit(&self, event: &Event) -> Result<()> {
+        self.0.iter().try_for_each(|sink| sink.emit(event))
+    }
+}

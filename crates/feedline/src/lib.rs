@@ -1,0 +1,52 @@
+//! Feedline feeds distributed training: every rank gets its share of every epoch, each sample once, in an order that
+//! can be proved; and a run that was stopped goes on with exactly the next sample.
+//!
+//! **A batch is a pure function of (data set, seed, epoch, position).** The number of workers, thread timing, restarts
+//! and, seen globally, the number of ranks change nothing that is delivered.
+//!
+//! A sample travels through seven stages, which are the modules of this crate in that order: [`plan`] says which sample
+//! stands where; [`read`] gets its bytes; [`decode`] makes pixels of them; [`augment`] changes them with a random stream
+//! that belongs to the sample; [`collate`] makes one batch of many samples; [`deliver`] hands batches over in order;
+//! [`train`] is the loop that uses them.
+//!
+//! ```
+//! use feedline::plan::{Plan, Tail};
+//!
+//! // What torch's DistributedSampler(range(10), num_replicas=3, rank=0, seed=0) gives in its first epoch.
+//! let plan = Plan::new(10, 3)?;
+//! let indices: Vec<u64> = plan.epoch(0).rank(0).map(|request| request.index).collect();
+//! assert_eq!(indices, [4, 5, 0, 2]);
+//! // What `set_epoch(1)` changes: the order, for all ranks alike.
+//! let indices: Vec<u64> = plan.epoch(1).rank(0).map(|request| request.index).collect();
+//! assert_eq!(indices, [5, 2, 9, 4]);
+//! // No sample twice, for evaluation.
+//! let exact = Plan::unshuffled(10, 3)?.with_tail(Tail::Exact);
+//! assert_eq!((0..3).map(|rank| exact.epoch(0).num_samples(rank)).collect::<Vec<_>>(), [4, 3, 3]);
+//! # Ok::<(), feedline::Error>(())
+//! ```
+//!
+//! Recipes (crate `feedline-recipes`) put the stages together for one family of work through [`pipeline::Pipeline`].
+#![deny(unsafe_code)]
+
+pub mod plan;
+
+pub mod read;
+
+pub mod decode;
+
+pub mod augment;
+
+pub mod collate;
+
+pub mod deliver;
+
+pub mod train;
+
+pub mod error;
+pub mod event;
+pub mod picture;
+pub mod pipeline;
+pub mod sample;
+
+pub use error::{Error, Result, Stage};
+pub use sample::{Array, Batch, BatchField, Collate, DType, Element, FieldSpec, Sample, Slot};

@@ -1,0 +1,71 @@
+//! The pipeline: what a recipe declares so that the engine can make its samples. Owns the contract and the two ways to
+//! keep it (the naive one here, the parallel one in deliver/); knows no recipe.
+
+use crate::deliver::Clock;
+use crate::error::{Result, Stage};
+use crate::plan::Request;
+use crate::sample::{Array, Collate, FieldSpec, Sample, Slot};
+
+/// The bytes of one sample as read: one part per file or range, in an order the pipeline defines. Reused from sample
+/// to sample, so that reading allocates nothing in the steady state.
+pub type Raw = Vec<Vec<u8>>;
+
+/// One family of samples: how many there are, what they hold and how one is made.
+///
+/// `read` is the only method that touches files; `make` is a pure function of the request and the bytes. Both are
+/// called from many threads at once.
+pub trait Pipeline: Send + Sync {
+    /// Number of samples; must never change.
+    fn len(&self) -> u64;
+
+    /// Whether there is no sample at all.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Hash of what the samples are (names and labels, not settings of the augmentation), so that a cursor is not used
+    /// with other data.
+    fn fingerprint(&self) -> u64;
+
+    /// The fields of a sample.
+    fn fields(&self) -> &[FieldSpec];
+
+    /// The file or key of a sample, for messages.
+    fn location(&self, index: u64) -> String;
+
+    /// Reads the sample's bytes into `raw`, whose old content may be reused as storage.
+    ///
+    /// # Errors
+    /// What the storage reports.
+    fn read(&self, request: &Request, raw: &mut Raw, clock: &mut Clock) -> Result<()>;
+
+    /// Decodes, augments and writes the sample into `slot`. Tells `clock` which stage it is in. Randomness comes from
+    /// [`Request::rng`] only.
+    ///
+    /// # Errors
+    /// [`crate::Error::Sample`] for bytes that cannot be used.
+    fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, clock: &mut Clock) -> Result<()>;
+}
+
+/// Makes one sample on its own, the plain way: what the engine must equal.
+///
+/// # Errors
+/// What the pipeline reports.
+pub fn make_sample(pipeline: &dyn Pipeline, request: &Request, clock: &mut Clock) -> Result<Sample> {
+    let specs = pipeline.fields();
+    let mut raw = Raw::new();
+    clock.enter(Stage::Read);
+    pipeline.read(request, &mut raw, clock)?;
+    let is_stacked = |spec: &&FieldSpec| spec.collate == Collate::Stack;
+    let mut stacked: Vec<Array> =
+        specs.iter().filter(is_stacked).map(|spec| Array::zeros(spec.dtype, spec.shape.clone())).collect();
+    let mut slot = Slot::new(specs, stacked.iter_mut().map(Array::as_bytes_mut));
+    pipeline.make(request, &raw, &mut slot, clock)?;
+    let mut owned = slot.into_owned().into_iter();
+    let mut stacked = stacked.into_iter();
+    let fields = specs
+        .iter()
+        .filter_map(|spec| if spec.collate == Collate::Stack { stacked.next() } else { owned.next() })
+        .collect();
+    Ok(Sample { fields })
+}

@@ -1,0 +1,95 @@
+//! Train: the loop that uses the batches. Knows no tensor framework: a [`Task`] holds the model, this folder holds
+//! the order of events, the learning rate, the checkpoints and the history.
+
+pub mod checkpoint;
+mod fit;
+pub mod history;
+pub mod run;
+pub mod schedule;
+pub mod tensorboard;
+
+pub use fit::{FitOptions, Outcome, Phase, Splits, fit};
+
+use crate::error::Result;
+use crate::sample::{Array, Batch};
+use std::collections::BTreeMap;
+
+/// Named tensors, in a stable order.
+pub type Tensors = BTreeMap<String, Array>;
+
+/// Sums over the real samples of one or more batches. Sums, not means, so that steps and ranks can be added up.
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Tally {
+    /// Samples counted: padding is not.
+    pub samples: u64,
+    /// Sum of the loss over these samples.
+    pub loss_sum: f64,
+    /// Sums of the task's metrics over these samples, in the order of [`Task::metric_names`].
+    pub metric_sums: Vec<f64>,
+}
+
+impl Tally {
+    /// Adds another tally.
+    pub fn add(&mut self, other: &Tally) {
+        self.samples += other.samples;
+        self.loss_sum += other.loss_sum;
+        self.metric_sums.resize(self.metric_sums.len().max(other.metric_sums.len()), 0.0);
+        for (sum, more) in self.metric_sums.iter_mut().zip(&other.metric_sums) {
+            *sum += more;
+        }
+    }
+
+    /// Mean loss; NaN if nothing was counted.
+    pub fn loss(&self) -> f64 {
+        self.loss_sum / self.samples as f64
+    }
+
+    /// Mean of metric `at`; NaN if nothing was counted.
+    pub fn metric(&self, at: usize) -> f64 {
+        self.metric_sums.get(at).copied().unwrap_or(f64::NAN) / self.samples as f64
+    }
+}
+
+/// Everything a task needs to go on after a restart.
+#[derive(Debug, Clone, Default)]
+pub struct TaskState {
+    /// Parameters and running statistics.
+    pub model: Tensors,
+    /// Momenta and the like, empty at the start.
+    pub optimizer: Tensors,
+    /// Small values: loss scale, step counters. A JSON object.
+    pub scalars: serde_json::Map<String, serde_json::Value>,
+}
+
+/// What is trained: a model with its loss and optimiser. The loop calls these methods and nothing else.
+pub trait Task {
+    /// Names of the metrics summed in [`Tally::metric_sums`], e.g. `["accuracy"]`.
+    fn metric_names(&self) -> &'static [&'static str];
+
+    /// Freezes the backbone (its parameters and running statistics stay as they are), or thaws it.
+    fn set_frozen(&mut self, frozen: bool);
+
+    /// One optimiser step on `batch` at learning rate `lr`; the tally counts the `batch.valid` leading samples.
+    ///
+    /// # Errors
+    /// A batch that does not fit the model, or a loss that is not finite (the parameters are then unchanged).
+    fn train_step(&mut self, batch: &Batch, lr: f64) -> Result<Tally>;
+
+    /// Loss and metrics of `batch` in evaluation mode; changes nothing.
+    ///
+    /// # Errors
+    /// A batch that does not fit the model.
+    fn eval_step(&mut self, batch: &Batch) -> Result<Tally>;
+
+    /// A copy of the state that [`Task::load_state`] takes.
+    ///
+    /// # Errors
+    /// Whatever the back end reports.
+    fn state(&self) -> Result<TaskState>;
+
+    /// Takes over a saved state: the task then goes on bit for bit as the one that saved it.
+    ///
+    /// # Errors
+    /// A tensor that is missing or has another shape, by name.
+    fn load_state(&mut self, state: TaskState) -> Result<()>;
+}

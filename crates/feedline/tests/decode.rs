@@ -1,0 +1,161 @@
+//! Decoding against Pillow's results, and against hostile bytes. Fixtures: `testdata/make_images.py`.
+
+use feedline::decode::{Limits, RgbImage, decode_rgb, dimensions};
+use feedline::plan::rng::SampleRng;
+use std::path::{Path, PathBuf};
+
+fn testdata(path: &str) -> PathBuf {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata")).join(path)
+}
+
+fn read(path: &str) -> Vec<u8> {
+    std::fs::read(testdata(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+fn decode(bytes: &[u8]) -> Result<RgbImage, String> {
+    let mut image = RgbImage::default();
+    decode_rgb(bytes, &Limits::default(), &mut image)?;
+    Ok(image)
+}
+
+#[test]
+fn every_kind_of_jpeg_and_png_gives_pillows_pixels() {
+    let cases: serde_json::Value = serde_json::from_slice(&read("images/cases.json")).unwrap();
+    let mut checked = 0;
+    // One image for all: what an earlier, larger picture left behind must not shine through.
+    let mut image = RgbImage { width_px: 300, height_px: 200, pixels: vec![77; 180_000] };
+    for case in cases["cases"].as_array().unwrap().iter().filter(|case| case["op"] == "decode") {
+        let source = case["source"].as_str().unwrap();
+        let expect = case["expect"].as_str().unwrap();
+        let bytes = read(&format!("images/{source}"));
+        decode_rgb(&bytes, &Limits::default(), &mut image).unwrap_or_else(|e| panic!("{source}: {e}"));
+        let size = [image.height_px, image.width_px];
+        assert_eq!(serde_json::json!(size), case["size_px"], "{source}");
+        assert_eq!(dimensions(&bytes), Ok((image.width_px, image.height_px)), "{source}");
+        let expect = read(&format!("images/{expect}"));
+        let expect = if expect.starts_with(b"\x89PNG") { decode(&expect).unwrap().pixels } else { expect };
+        let worst = image.pixels.iter().zip(&expect).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+        assert_eq!((image.pixels.len(), worst), (expect.len(), 0), "{source}: largest difference from Pillow");
+        checked += 1;
+    }
+    assert_eq!(checked, 36);
+}
+
+#[test]
+fn hostile_files_are_refused_in_words() {
+    let refused = [
+        ("zero.jpg", "0 bytes"),
+        ("text.jpg", "not a JPEG or PNG (starts with 'hello, I am ')"),
+        ("truncated.jpg", "truncated JPEG"),
+        ("truncated_header.jpg", "truncated JPEG"),
+        ("truncated_progressive.jpg", "truncated JPEG"),
+        ("magic_only.jpg", "truncated JPEG"),
+        ("huge_header.jpg", "60000 x 60000 px is 3600000000 pixels, more than the 178956970 allowed (max_pixels)"),
+        ("no_height.jpg", "41 x 0 px: there is no pixel"),
+        ("huge_header.png", "60000 x 60000 px is 3600000000 pixels, more than the 178956970 allowed (max_pixels)"),
+        ("no_pixels.png", "damaged PNG"),
+        ("truncated.png", "truncated PNG: the data ends early after row"),
+        ("bad_crc.png", "damaged PNG"),
+        ("bad_last_crc.png", "damaged PNG"),
+        ("no_data.png", "PNG"),
+        ("too_few_rows.png", "PNG after row 2 of 4"),
+    ];
+    let mut image = RgbImage::default();
+    for (name, words) in refused {
+        decode_rgb(&read("images/png/rgb8.png"), &Limits::default(), &mut image).unwrap();
+        let problem = decode_rgb(&read(&format!("hostile/{name}")), &Limits::default(), &mut image).unwrap_err();
+        eprintln!("{name}: {problem}");
+        assert!(problem.contains(words), "{name}: {problem:?} does not contain {words:?}");
+        assert_eq!(image, RgbImage::default(), "{name}: the image must be empty after an error");
+    }
+    let files = std::fs::read_dir(testdata("hostile")).unwrap().count();
+    assert_eq!(files, refused.len(), "every hostile file is tested");
+}
+
+#[test]
+fn the_limit_is_the_callers() {
+    let bytes = read("images/jpeg/ycbcr420.jpg");
+    let mut image = RgbImage::default();
+    assert!(decode_rgb(&bytes, &Limits { max_pixels: 41 * 31 }, &mut image).is_ok());
+    let problem = decode_rgb(&bytes, &Limits { max_pixels: 41 * 31 - 1 }, &mut image).unwrap_err();
+    assert!(problem.contains("41 x 31 px is 1271 pixels, more than the 1270 allowed"), "{problem}");
+}
+
+/// Every prefix of a picture, and pictures with bytes changed, cut out and doubled: an answer, never a panic, and an
+/// image whose parts agree.
+#[test]
+fn damaged_pictures_never_panic() {
+    let sources = [
+        "jpeg/ycbcr420.jpg",
+        "jpeg/ycbcr420_progressive.jpg",
+        "jpeg/ycbcr420_restarts.jpg",
+        "jpeg/cmyk.jpg",
+        "jpeg/ycck.jpg",
+        "jpeg/grey.jpg",
+        "png/rgb8.png",
+        "png/palette4_interlaced.png",
+        "png/rgba16.png",
+        "png/grey1.png",
+    ];
+    // A small limit keeps a damaged size field from costing seconds.
+    let limits = Limits { max_pixels: 1_000_000 };
+    let mut image = RgbImage::default();
+    let (mut tried, mut refused) = (0, 0);
+    let mut check = |bytes: &[u8]| {
+        tried += 1;
+        let _ = dimensions(bytes);
+        match decode_rgb(bytes, &limits, &mut image) {
+            Ok(()) => assert_eq!(image.pixels.len(), 3 * (image.width_px * image.height_px) as usize),
+            Err(problem) => {
+                assert!(!problem.contains("the decoder gave up"), "the decoder panicked: {problem}");
+                assert_eq!(image, RgbImage::default());
+                refused += 1;
+            }
+        }
+    };
+    for (i, source) in sources.into_iter().enumerate() {
+        let bytes = read(&format!("images/{source}"));
+        for end in (0..bytes.len()).step_by(7) {
+            check(&bytes[..end]);
+        }
+        for round in 0..400 {
+            let mut rng = SampleRng::new(1, round, i as u64, "damage");
+            let mut damaged = bytes.clone();
+            for _ in 0..=rng.below(6) {
+                let at = rng.below(damaged.len() as u64) as usize;
+                match rng.below(4) {
+                    0 => damaged[at] = rng.next_u32() as u8,
+                    1 => damaged[at] ^= 1 << rng.below(8),
+                    2 => drop(damaged.drain(at..(at + 1 + rng.below(8) as usize).min(damaged.len() - 1).max(at))),
+                    _ => damaged.insert(at, 0xFF),
+                }
+            }
+            check(&damaged);
+        }
+    }
+    eprintln!("{refused} of {tried} damaged pictures refused");
+    assert!(tried > 4000 && refused > tried / 2, "{refused} of {tried}");
+}
+
+#[test]
+fn a_cut_jpeg_is_never_passed_off_as_whole() {
+    for source in ["ycbcr420.jpg", "ycbcr420_progressive.jpg", "grey.jpg", "cmyk.jpg", "ycbcr420_restarts.jpg"] {
+        let bytes = read(&format!("images/jpeg/{source}"));
+        for kept in [30, 50, 70, 90] {
+            let result = decode(&bytes[..bytes.len() * kept / 100]);
+            assert!(result.is_err(), "{source}: {kept} % of the bytes were enough");
+        }
+    }
+}
+
+#[test]
+fn what_stands_behind_a_picture_does_no_harm() {
+    for source in ["jpeg/ycbcr420.jpg", "jpeg/ycbcr420_progressive.jpg", "png/rgb8.png", "png/rgb8_interlaced.png"] {
+        let bytes = read(&format!("images/{source}"));
+        let whole = decode(&bytes).unwrap();
+        assert_eq!(decode(&[&bytes[..], b"and so on"].concat()).as_ref(), Ok(&whole), "{source}");
+        assert_eq!(decode(&[&bytes[..], &[0; 300]].concat()).as_ref(), Ok(&whole), "{source}");
+    }
+    let bytes = read("images/jpeg/ycbcr420.jpg");
+    assert_eq!(decode(&bytes[..bytes.len() - 2]), decode(&bytes), "only the end marker is missing");
+}

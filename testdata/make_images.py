@@ -1,0 +1,340 @@
+"""Makes testdata/images and testdata/hostile: tiny pictures and what Pillow makes of them.
+
+    python3 -m venv venv && venv/bin/pip install pillow numpy && venv/bin/python testdata/make_images.py
+
+The expected results come from Pillow and NumPy alone (versions in images/cases.json), never from Feedline.
+"""
+
+import io
+import json
+import shutil
+import struct
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import PIL
+from PIL import Image, ImageEnhance, ImageOps, features
+
+HERE = Path(__file__).resolve().parent
+IMAGES = HERE / "images"
+HOSTILE = HERE / "hostile"
+CASES = []
+
+
+def scene(width, height, seed):
+    """A smooth picture with edges, saturated colours and a little grain."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width].astype(float)
+    u, v = x / width, y / height
+    planes = [
+        128 + 100 * np.sin(6.3 * u + seed) * np.cos(4.0 * v),
+        40 + 180 * v + 30 * np.sin(25 * u),
+        200 - 160 * u * v + 20 * np.cos(19 * (u + v)),
+    ]
+    image = np.stack(planes, axis=-1)
+    image[(u - 0.35) ** 2 + (v - 0.4) ** 2 < 0.04] = (230, 30, 40)
+    image[(abs(u - 0.7) < 0.12) & (abs(v - 0.65) < 0.2)] = (20, 60, 210)
+    image[abs(u + v - 1.1) < 0.03] = (250, 250, 245)
+    image[(v > 0.9) & ((x.astype(int) // 3) % 2 == 0)] = (5, 5, 8)
+    image += rng.normal(0, 1.5, image.shape)
+    return Image.fromarray(np.clip(np.round(image), 0, 255).astype(np.uint8))
+
+
+def narrow(image):
+    """The same picture with levels squeezed to 40..200, so that autocontrast and equalize have work to do."""
+    return image.point(lambda v: 40 + v * 160 // 255)
+
+
+def png_bytes(samples, depth, color, palette=None, transparency=None, interlace=False):
+    """A PNG of (H, W, C) integer samples, written by hand: Pillow writes neither interlacing nor every depth."""
+    height, width, channels = samples.shape
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    def rows(part):
+        out, previous = b"", None
+        for at, row in enumerate(part):
+            flat = row.reshape(-1)
+            if depth == 16:
+                packed = flat.astype(">u2").tobytes()
+            elif depth == 8:
+                packed = flat.astype(np.uint8).tobytes()
+            else:
+                bits = ((flat[:, None] >> np.arange(depth)[::-1]) & 1).astype(np.uint8).reshape(-1)
+                packed = np.packbits(bits).tobytes()
+            # Every other row with filter 2 (up), so that filters are covered too.
+            if at % 2 and previous is not None:
+                out += b"\x02" + bytes((a - b) & 255 for a, b in zip(packed, previous))
+            else:
+                out += b"\x00" + packed
+            previous = packed
+        return out
+
+    if interlace:
+        starts = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+        data = b"".join(rows(samples[y::dy, x::dx]) for x, y, dx, dy in starts if samples[y::dy, x::dx].size)
+    else:
+        data = rows(samples)
+    out = b"\x89PNG\r\n\x1a\n"
+    out += chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, int(interlace)))
+    if palette is not None:
+        out += chunk(b"PLTE", palette)
+    if transparency is not None:
+        out += chunk(b"tRNS", transparency)
+    return out + chunk(b"IDAT", zlib.compress(data, 9)) + chunk(b"IEND", b"")
+
+
+def digest(image):
+    """FNV-1a, 64 bits, of the raw pixels."""
+    value = 0xCBF29CE484222325
+    for byte in image.tobytes():
+        value = ((value ^ byte) * 0x100000001B3) & (2**64 - 1)
+    return f"{value:016x}"
+
+
+def save(path, image):
+    image.save(IMAGES / path, optimize=True)
+    return path
+
+
+def case(op, source, expect, **parameters):
+    CASES.append({"op": op, "source": source, "expect": expect, **parameters})
+
+
+def make_png():
+    folder = IMAGES / "png"
+    folder.mkdir()
+    rgb = np.asarray(scene(13, 9, 3)).astype(np.int64)
+    grey = rgb.mean(axis=2, keepdims=True).astype(np.int64)
+    alpha = (np.arange(13 * 9).reshape(9, 13, 1) * 2) % 256
+    deep = rgb * 257 - (rgb % 7) * 11 * (rgb > 40)
+    deep_grey = grey * 256 + 77
+    palette = bytes(np.random.default_rng(5).integers(0, 256, 256 * 3, dtype=np.uint8))
+    kinds = {
+        "grey1": dict(samples=grey >> 7, depth=1, color=0),
+        "grey2": dict(samples=grey >> 6, depth=2, color=0),
+        "grey4": dict(samples=grey >> 4, depth=4, color=0),
+        "grey8": dict(samples=grey, depth=8, color=0),
+        "grey8_transparent": dict(samples=grey, depth=8, color=0, transparency=struct.pack(">H", int(grey[0, 0, 0]))),
+        "grey16": dict(samples=deep_grey, depth=16, color=0),
+        "rgb8": dict(samples=rgb, depth=8, color=2),
+        "rgb8_interlaced": dict(samples=rgb, depth=8, color=2, interlace=True),
+        "rgb16": dict(samples=deep, depth=16, color=2),
+        "palette1": dict(samples=grey >> 7, depth=1, color=3, palette=palette[:6]),
+        "palette2": dict(samples=grey >> 6, depth=2, color=3, palette=palette[:12]),
+        "palette4_interlaced": dict(samples=grey >> 4, depth=4, color=3, palette=palette[:48], interlace=True),
+        "palette8_transparent": dict(samples=grey, depth=8, color=3, palette=palette, transparency=bytes(range(0, 250, 5))),
+        "grey_alpha8": dict(samples=np.concatenate([grey, alpha], 2), depth=8, color=4),
+        "grey_alpha16": dict(samples=np.concatenate([deep_grey, alpha * 256], 2), depth=16, color=4),
+        "rgba8": dict(samples=np.concatenate([rgb, alpha], 2), depth=8, color=6),
+        "rgba8_interlaced": dict(samples=np.concatenate([rgb, alpha], 2), depth=8, color=6, interlace=True),
+        "rgba16": dict(samples=np.concatenate([deep, alpha * 256], 2), depth=16, color=6),
+    }
+    for name, arguments in kinds.items():
+        data = png_bytes(**arguments)
+        (folder / f"{name}.png").write_bytes(data)
+        expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+        if name == "grey16":  # Pillow clips 16-bit grey when it converts; Feedline takes the high byte.
+            expected = np.repeat((deep_grey >> 8).astype(np.uint8), 3, axis=2)
+        # Raw bytes: an expected PNG would go through the decoder under test.
+        (folder / f"{name}.rgb").write_bytes(expected.tobytes())
+        case("decode", f"png/{name}.png", f"png/{name}.rgb", size_px=list(expected.shape[:2]))
+
+
+def make_jpeg():
+    folder = IMAGES / "jpeg"
+    folder.mkdir()
+    image = scene(41, 31, 1)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate by 90 degrees: must be ignored
+    cmyk = image.convert("CMYK")
+    # Pillow's own conversion leaves K at 0; give it something to do.
+    bands = list(cmyk.split())
+    bands[3] = Image.fromarray((np.asarray(bands[0]) // 3).astype(np.uint8))
+    cmyk = Image.merge("CMYK", bands)
+    variants = {
+        "grey": (image.convert("L"), dict(quality=85)),
+        "ycbcr444": (image, dict(quality=90, subsampling=0)),
+        "ycbcr422": (image, dict(quality=90, subsampling=1)),
+        "ycbcr420": (image, dict(quality=90, subsampling=2)),
+        "ycbcr420_coarse": (image, dict(quality=30, subsampling=2)),
+        "ycbcr420_optimized": (image, dict(quality=75, subsampling=2, optimize=True)),
+        "ycbcr420_restarts": (image, dict(quality=75, subsampling=2, restart_marker_blocks=2)),
+        "ycbcr420_progressive": (image, dict(quality=75, subsampling=2, progressive=True)),
+        "ycbcr444_progressive": (image, dict(quality=95, subsampling=0, progressive=True)),
+        "grey_progressive": (image.convert("L"), dict(quality=75, progressive=True)),
+        "rgb": (image, dict(quality=90, keep_rgb=True)),
+        "exif_rotated": (image, dict(quality=75, exif=exif)),
+        "one_pixel": (image.crop((20, 10, 21, 11)), dict(quality=90, subsampling=2)),
+        "narrow": (image.crop((5, 0, 8, 31)), dict(quality=90, subsampling=2)),
+        "cmyk": (cmyk, dict(quality=90)),
+        "cmyk_progressive": (cmyk, dict(quality=90, progressive=True)),
+    }
+    for name, (picture, options) in variants.items():
+        picture.save(folder / f"{name}.jpg", **options)
+    # YCCK is CMYK whose Adobe segment says so: other colours, but a valid file.
+    data = (folder / "cmyk.jpg").read_bytes()
+    at = data.index(b"Adobe") + 11
+    assert data[at] == 0
+    (folder / "ycck.jpg").write_bytes(data[:at] + b"\x02" + data[at + 1:])
+    # The same without the Adobe segment at all.
+    segment = data.index(b"\xff\xee")
+    length = struct.unpack(">H", data[segment + 2 : segment + 4])[0]
+    (folder / "cmyk_plain.jpg").write_bytes(data[:segment] + data[segment + 2 + length:])
+    for path in sorted(folder.glob("*.jpg")):
+        expected = Image.open(path).convert("RGB")
+        save(f"jpeg/{path.stem}.png", expected)
+        case("decode", f"jpeg/{path.name}", f"jpeg/{path.stem}.png", size_px=[expected.height, expected.width])
+
+
+def make_resize():
+    (IMAGES / "resize").mkdir()
+    picture = scene(200, 150, 2)
+    source = save("resize/source.png", picture)
+    small = save("resize/small.png", scene(17, 23, 4))
+    filters = {"bilinear": Image.BILINEAR, "bicubic": Image.BICUBIC}
+
+    def add(name, source, picture, box, size, kind):
+        left, top, width, height = box
+        cut = picture.crop((left, top, left + width, top + height))
+        expect = save(f"resize/{name}_{kind}.png", cut.resize((size[1], size[0]), filters[kind]))
+        case("crop_resize", source, expect, box=box, size_px=size, filter=kind)
+
+    for kind in filters:
+        add("reduce", source, picture, [0, 0, 200, 150], [40, 40], kind)
+        add("crop_reduce", source, picture, [31, 17, 120, 90], [32, 48], kind)
+        add("crop_enlarge", source, picture, [150, 100, 23, 19], [40, 40], kind)
+    add("tall", source, picture, [7, 0, 11, 150], [30, 30], "bilinear")
+    add("same", source, picture, [50, 60, 30, 20], [20, 30], "bilinear")
+    add("enlarge", small, Image.open(IMAGES / small), [0, 0, 17, 23], [48, 48], "bilinear")
+    add("one_pixel", small, Image.open(IMAGES / small), [3, 4, 1, 1], [5, 7], "bilinear")
+
+    # Evaluation: shorter side to n, long side int(n * ratio), then centre crop with i = round((h - th) / 2).
+    for source, shorter, size in [(source, 64, [64, 64]), (source, 50, [40, 32]), (small, 30, [30, 30])]:
+        picture = Image.open(IMAGES / source)
+        w, h = picture.size
+        wide, high = (shorter, int(shorter * h / w)) if w < h else (int(shorter * w / h), shorter)
+        top, left = round((high - size[0]) / 2), round((wide - size[1]) / 2)
+        whole = picture.resize((wide, high), Image.BILINEAR)
+        expect = save(f"resize/centre_{Path(source).stem}_{shorter}.png",
+                      whole.crop((left, top, left + size[1], top + size[0])))
+        case("resize_center_crop", source, expect, shorter_px=shorter, size_px=size)
+
+
+def make_color():
+    (IMAGES / "color").mkdir()
+    sources = {
+        "scene": scene(40, 30, 6),
+        "narrow": narrow(scene(40, 30, 7)),
+        "flat": Image.new("RGB", (6, 5), (90, 90, 200)),
+        "two_rows": scene(9, 2, 8),
+    }
+    for name, picture in sources.items():
+        save(f"color/{name}.png", picture)
+    enhance = {
+        "saturation": ImageEnhance.Color, "contrast": ImageEnhance.Contrast,
+        "brightness": ImageEnhance.Brightness, "sharpness": ImageEnhance.Sharpness,
+    }
+    for name, picture in sources.items():
+        plain = name in ("flat", "two_rows")
+        jobs = [(op, None, getattr(ImageOps, op)) for op in ("invert", "autocontrast", "equalize")]
+        jobs += [("posterize", bits, lambda p, m: ImageOps.posterize(p, m)) for bits in ([5] if plain else [1, 4, 5, 8])]
+        jobs += [("solarize", t, lambda p, m: ImageOps.solarize(p, m))
+                 for t in ([113.77777777777777] if plain else [0.0, 28.444444444444443, 113.77777777777777, 256.0])]
+        jobs += [(op, factor, lambda p, m, kind=kind: kind(p).enhance(m)) for op, kind in enhance.items()
+                 for factor in ([0.3] if plain else [0.0, 0.3, 0.9, 1.0, 1.2, 1.9])]
+        for op, magnitude, run in jobs:
+            result = run(picture) if magnitude is None else run(picture, magnitude)
+            # A picture to look at once per operation, a digest for the rest.
+            CASES.append({"op": op, "source": f"color/{name}.png", "magnitude": magnitude or 0.0, "digest": digest(result)})
+            if name == "scene" and magnitude in (None, 4, 0.3, 113.77777777777777):
+                CASES[-1]["expect"] = save(f"color/scene_{op}.png", result)
+
+
+def make_affine():
+    (IMAGES / "affine").mkdir()
+    grey = (128, 128, 128)
+    sources = {"scene": scene(40, 30, 9), "tall": scene(21, 33, 10), "dot": scene(1, 1, 11), "line": scene(1, 12, 12)}
+
+    def rotate(picture, degrees):
+        turned = picture.convert("RGBA").rotate(degrees)
+        return Image.composite(turned, Image.new("RGBA", turned.size, (128,) * 4), turned).convert("RGB")
+
+    for name, picture in sources.items():
+        source = save(f"affine/{name}.png", picture)
+        w, h = picture.size
+        jobs = [("rotate", d, rotate(picture, d)) for d in [10.0, -10.0, 26.666666666666668, -30.0, 0.5, 90.0, 180.0, 145.0]]
+        for m in [0.03333333333333333, 0.16666666666666666, -0.16666666666666666, 0.3, -0.3]:
+            jobs.append(("shear_x", m, picture.transform((w, h), Image.AFFINE, (1, m, 0, 0, 1, 0), Image.BICUBIC, fillcolor=grey)))
+            jobs.append(("shear_y", m, picture.transform((w, h), Image.AFFINE, (1, 0, 0, m, 1, 0), Image.BICUBIC, fillcolor=grey)))
+        for m in [150 / 331, -150 / 331 * 4 / 9, 0.1, -0.02]:
+            jobs.append(("translate_x", m, picture.transform((w, h), Image.AFFINE, (1, 0, m * w, 0, 1, 0), fillcolor=grey)))
+            jobs.append(("translate_y", m, picture.transform((w, h), Image.AFFINE, (1, 0, 0, 0, 1, m * h), fillcolor=grey)))
+        for op, m, result in jobs:
+            CASES.append({"op": op, "source": source, "magnitude": m, "digest": digest(result)})
+            if name == "scene" and (op, m) in [("rotate", -30.0), ("shear_x", 0.3), ("shear_y", -0.3), ("translate_x", 0.1)]:
+                CASES[-1]["expect"] = save(f"affine/scene_{op}.png", result)
+
+
+def make_normalize():
+    x = np.repeat(np.arange(256, dtype=np.float32)[:, None], 3, axis=1)
+    x /= 255.0
+    x -= np.array([0.485, 0.456, 0.406])
+    x /= np.array([0.229, 0.224, 0.225])
+    assert x.dtype == np.float32
+    (IMAGES / "normalize.f32").write_bytes(x.T.astype("<f4").tobytes())  # (3, 256)
+
+
+def make_hostile():
+    jpeg = (IMAGES / "jpeg/ycbcr420.jpg").read_bytes()
+    progressive = (IMAGES / "jpeg/ycbcr420_progressive.jpg").read_bytes()
+    png = (IMAGES / "png/rgb8.png").read_bytes()
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    def header(width, height):
+        return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+
+    idat = png.index(b"IDAT")
+    sof = jpeg.index(b"\xff\xc0")
+    files = {
+        "zero.jpg": b"",
+        "text.jpg": b"hello, I am a text file with the name of a picture\n",
+        "truncated.jpg": jpeg[: len(jpeg) * 2 // 3],
+        "truncated_header.jpg": jpeg[:100],
+        "truncated_progressive.jpg": progressive[: len(progressive) // 2],
+        "magic_only.jpg": jpeg[:3],
+        "huge_header.jpg": jpeg[: sof + 5] + struct.pack(">HH", 60000, 60000) + jpeg[sof + 9:],
+        "no_height.jpg": jpeg[: sof + 5] + struct.pack(">H", 0) + jpeg[sof + 7:],
+        "huge_header.png": header(60000, 60000) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b""),
+        "no_pixels.png": header(0, 5) + chunk(b"IEND", b""),
+        "truncated.png": png[: len(png) * 2 // 3],
+        "bad_crc.png": png[: idat + 20] + bytes([png[idat + 20] ^ 0x55]) + png[idat + 21:],
+        "bad_last_crc.png": png[:-16] + bytes(b ^ 0xFF for b in png[-16:-12]) + png[-12:],
+        "no_data.png": header(4, 4) + chunk(b"IEND", b""),
+        "too_few_rows.png": header(4, 4) + chunk(b"IDAT", zlib.compress(b"\0" * 13 * 2)) + chunk(b"IEND", b""),
+    }
+    for name, data in files.items():
+        (HOSTILE / name).write_bytes(data)
+
+
+def main():
+    for folder in (IMAGES, HOSTILE):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+    for make in (make_png, make_jpeg, make_resize, make_color, make_affine, make_normalize, make_hostile):
+        make()
+    made_with = {
+        "pillow": PIL.__version__, "numpy": np.__version__, "libjpeg_turbo": features.version_feature("libjpeg_turbo"),
+    }
+    lines = ",\n".join("    " + json.dumps(c) for c in CASES)
+    (IMAGES / "cases.json").write_text(f'{{\n  "made_with": {json.dumps(made_with)},\n  "cases": [\n{lines}\n  ]\n}}\n')
+    total = sum(p.stat().st_size for d in (IMAGES, HOSTILE) for p in d.rglob("*") if p.is_file())
+    print(f"{len(CASES)} cases, {total} bytes", file=sys.stderr)
+
+
+main()
