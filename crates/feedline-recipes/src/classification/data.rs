@@ -1,0 +1,155 @@
+//! The data of the recipe: labelled image files as batches of `image` f32 (B, 3, H, W) and `label` i64 (B,). Composes
+//! the stages read, decode and augment; owns nothing of their insides.
+
+use super::config::Config;
+use feedline::augment::normalize::Normalize;
+use feedline::augment::{Augmentation, ImageOp, apply_all};
+use feedline::decode::{Limits, RgbImage, decode_rgb};
+use feedline::deliver::Clock;
+use feedline::pipeline::{Pipeline, Raw};
+use feedline::plan::Request;
+use feedline::read::{ImageList, read_classes, read_file_into};
+use feedline::{DType, Error, FieldSpec, Result, Slot, Stage};
+use std::cell::RefCell;
+use std::sync::Arc;
+
+/// One split as a pipeline.
+#[derive(Debug)]
+pub struct ImageData {
+    list: ImageList,
+    ops: Vec<ImageOp>,
+    normalize: Normalize,
+    limits: Limits,
+    fields: Vec<FieldSpec>,
+    fingerprint: u64,
+}
+
+impl ImageData {
+    /// The pictures of `list` through `ops`, which must end in pictures of `input_px` x `input_px`.
+    pub fn new(list: ImageList, ops: Vec<ImageOp>, config: &Config) -> ImageData {
+        let side = config.input_px() as usize;
+        ImageData {
+            fingerprint: list.fingerprint(),
+            list,
+            ops,
+            normalize: Normalize::new(config.augment.mean, config.augment.std),
+            limits: Limits { max_pixels: config.data.max_pixels },
+            fields: vec![
+                FieldSpec::stack("image", DType::F32, [3, side, side]),
+                FieldSpec::stack("label", DType::I64, []),
+            ],
+        }
+    }
+
+    /// Names of the classes; a label is a place in this list.
+    pub fn classes(&self) -> &[String] {
+        &self.list.classes
+    }
+
+    /// The picture as the network sees it, before normalisation.
+    ///
+    /// # Errors
+    /// [`Error::Sample`] for a file that cannot be read or decoded.
+    pub fn picture(&self, request: &Request) -> Result<RgbImage> {
+        let (mut raw, mut clock, mut image) = (Raw::new(), Clock::default(), RgbImage::default());
+        self.read(request, &mut raw, &mut clock)?;
+        self.picture_into(request, &raw[0], &mut image, &mut clock)?;
+        Ok(image)
+    }
+
+    /// The label of a sample.
+    pub fn label(&self, index: u64) -> u32 {
+        self.list.entries[index as usize].class
+    }
+
+    fn picture_into(&self, request: &Request, bytes: &[u8], image: &mut RgbImage, clock: &mut Clock) -> Result<()> {
+        clock.enter(Stage::Decode);
+        decode_rgb(bytes, &self.limits, image).map_err(|problem| Error::Sample {
+            stage: Stage::Decode,
+            index: request.index,
+            location: self.location(request.index),
+            problem,
+        })?;
+        clock.count_bytes(image.pixels.len());
+        clock.enter(Stage::Augment);
+        apply_all(&self.ops, image, |stage| request.rng(stage));
+        Ok(())
+    }
+}
+
+impl Pipeline for ImageData {
+    fn len(&self) -> u64 {
+        self.list.entries.len() as u64
+    }
+
+    fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+
+    fn fields(&self) -> &[FieldSpec] {
+        &self.fields
+    }
+
+    fn location(&self, index: u64) -> String {
+        self.list.entries[index as usize].path.display().to_string()
+    }
+
+    fn read(&self, request: &Request, raw: &mut Raw, clock: &mut Clock) -> Result<()> {
+        raw.resize_with(1, Vec::new);
+        let path = &self.list.entries[request.index as usize].path;
+        read_file_into(path, &mut raw[0]).map_err(|e| Error::io("read", path, e))?;
+        clock.count_bytes(raw[0].len());
+        Ok(())
+    }
+
+    fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, clock: &mut Clock) -> Result<()> {
+        thread_local! {
+            /// Reused from sample to sample, so that a worker allocates nothing once it has seen its largest picture.
+            static IMAGE: RefCell<RgbImage> = RefCell::default();
+        }
+        IMAGE.with_borrow_mut(|image| {
+            self.picture_into(request, &raw[0], image, clock)?;
+            let out = slot.dense::<f32>("image");
+            self.normalize.write_chw(image, out);
+            clock.count_bytes(size_of_val(out));
+            slot.dense::<i64>("label")[0] = i64::from(self.label(request.index));
+            Ok(())
+        })
+    }
+}
+
+/// The training and the validation split that `config` names. The training split is augmented by the preset, the
+/// validation split never.
+///
+/// # Errors
+/// What the folders or lists have wrong.
+pub fn open(config: &Config) -> Result<(Arc<ImageData>, Arc<ImageData>)> {
+    let list = if config.data.dir.as_os_str().is_empty() {
+        ImageList::from_list(&config.data.train_list, "train", &read_classes(&config.data.classes)?)?
+    } else {
+        ImageList::train(&config.data.dir)?
+    };
+    let val = open_val(config, &list.classes)?;
+    Ok((Arc::new(ImageData::new(list, config.augment.preset.train_ops(config.input_px()), config)), val))
+}
+
+/// The validation split alone, whose classes must be `classes`: those a network was trained on.
+///
+/// # Errors
+/// As [`open`], and other classes.
+pub fn open_val(config: &Config, classes: &[String]) -> Result<Arc<ImageData>> {
+    let list = if config.data.dir.as_os_str().is_empty() {
+        let named = read_classes(&config.data.classes)?;
+        if named != classes {
+            return Err(Error::dataset(
+                &config.data.classes,
+                format!("its classes are {}, the network's are {}", named.join(", "), classes.join(", ")),
+                "Give the list of classes that the run was started with",
+            ));
+        }
+        ImageList::from_list(&config.data.val_list, "validation", classes)?
+    } else {
+        ImageList::val(&config.data.dir, classes)?
+    };
+    Ok(Arc::new(ImageData::new(list, Augmentation::eval_ops(config.input_px()), config)))
+}

@@ -1,0 +1,154 @@
+//! The optimisers: SGD with Nesterov momentum and Adam, with torch's formulas, on flat f32 vectors. Owns momenta and
+//! their step counts; knows nothing of how a gradient came about.
+
+use crate::classification::model::{Spec, check_tensor};
+use feedline::train::Tensors;
+use feedline::train::schedule::OptimizerKind;
+use feedline::{Array, Result};
+
+/// Adam's decay rate of the second moment and the number added to its root, torch's defaults.
+const BETA2: f64 = 0.999;
+const ADAM_EPSILON: f64 = 1e-8;
+
+/// What the vectors an optimiser keeps are called in a checkpoint.
+fn moment_names(kind: OptimizerKind) -> &'static [&'static str] {
+    match kind {
+        // torch.optim.SGD(momentum, nesterov=True), no dampening.
+        OptimizerKind::Sgd => &["momentum"],
+        // torch.optim.Adam(betas=(momentum, 0.999)); the decay is added to the gradient.
+        OptimizerKind::Adam => &["first_moment", "second_moment"],
+    }
+}
+
+/// An optimiser and what it remembers.
+#[derive(Debug, Clone)]
+pub(crate) struct Optimizer {
+    kind: OptimizerKind,
+    /// SGD's momentum, Adam's beta1.
+    momentum: f64,
+    weight_decay: f64,
+    /// As many vectors as `moment_names`, each as long as the parameters.
+    moments: Vec<Vec<f32>>,
+    /// Steps taken by the backbone and by the head: fewer for a backbone that was frozen.
+    pub(crate) steps: [u64; 2],
+}
+
+impl Optimizer {
+    /// An optimiser for `parameters` values that has taken no step.
+    pub(crate) fn new(kind: OptimizerKind, momentum: f64, weight_decay: f64, parameters: usize) -> Optimizer {
+        let moments = moment_names(kind).iter().map(|_| vec![0.0; parameters]).collect();
+        Optimizer { kind, momentum, weight_decay, moments, steps: [0; 2] }
+    }
+
+    /// Moves `parameters` against `gradient`. While the backbone is frozen its parameters, momenta and step count stay
+    /// as they are. Weight decay reaches the weights of convolutions and of the head only.
+    pub(crate) fn step(
+        &mut self,
+        specs: &[Spec],
+        parameters: &mut [f32],
+        gradient: &[f32],
+        learning_rate: f64,
+        frozen: bool,
+    ) {
+        self.steps[0] += u64::from(!frozen);
+        self.steps[1] += 1;
+        for spec in specs.iter().filter(|spec| !spec.is_buffer() && (spec.is_head() || !frozen)) {
+            let decay = if spec.decays() { self.weight_decay as f32 } else { 0.0 };
+            let (at, steps) = (spec.range.clone(), self.steps[usize::from(spec.is_head())]);
+            let values = parameters[at.clone()].iter_mut().zip(&gradient[at.clone()]);
+            match (self.kind, self.moments.as_mut_slice()) {
+                (OptimizerKind::Sgd, [buffer]) => {
+                    let (momentum, rate) = (self.momentum as f32, learning_rate as f32);
+                    for ((value, gradient), buffer) in values.zip(&mut buffer[at]) {
+                        let gradient = gradient + decay * *value;
+                        *buffer = momentum * *buffer + gradient;
+                        *value -= rate * (gradient + momentum * *buffer);
+                    }
+                }
+                (OptimizerKind::Adam, [first, second]) => {
+                    let exponent = steps.min(i32::MAX as u64) as i32;
+                    let rate = (learning_rate / (1.0 - self.momentum.powi(exponent))) as f32;
+                    let root_correction = (1.0 - BETA2.powi(exponent)).sqrt() as f32;
+                    let (one_minus_beta1, beta2) = ((1.0 - self.momentum) as f32, BETA2 as f32);
+                    let one_minus_beta2 = (1.0 - BETA2) as f32;
+                    let moments = first[at.clone()].iter_mut().zip(&mut second[at]);
+                    for ((value, gradient), (first, second)) in values.zip(moments) {
+                        let gradient = gradient + decay * *value;
+                        *first += one_minus_beta1 * (gradient - *first);
+                        *second = beta2 * *second + one_minus_beta2 * gradient * gradient;
+                        *value -= rate * *first / (second.sqrt() / root_correction + ADAM_EPSILON as f32);
+                    }
+                }
+                _ => unreachable!("`new` makes as many vectors as the kind has"),
+            }
+        }
+    }
+
+    /// What it remembers, by name; empty before the first step.
+    pub(crate) fn tensors(&self, specs: &[Spec]) -> Tensors {
+        if self.steps == [0; 2] {
+            return Tensors::new();
+        }
+        let trained = || specs.iter().filter(|spec| !spec.is_buffer());
+        let named = |(prefix, moment): (&&str, &Vec<f32>)| {
+            trained()
+                .map(|spec| {
+                    let values = Array::from_slice(spec.shape.clone(), &moment[spec.range.clone()]);
+                    (format!("{prefix}/{}", spec.name), values)
+                })
+                .collect::<Vec<_>>()
+        };
+        moment_names(self.kind).iter().zip(&self.moments).flat_map(named).collect()
+    }
+
+    /// Takes over what [`Optimizer::tensors`] gave after `steps` steps; on an error nothing was changed.
+    pub(crate) fn load(&mut self, specs: &[Spec], saved: &Tensors, steps: [u64; 2]) -> Result<()> {
+        let mut loaded = self.moments.clone();
+        for (prefix, moment) in moment_names(self.kind).iter().zip(&mut loaded) {
+            for spec in specs.iter().filter(|spec| !spec.is_buffer()) {
+                let values = &mut moment[spec.range.clone()];
+                if steps == [0; 2] {
+                    values.fill(0.0);
+                } else {
+                    let name = format!("{prefix}/{}", spec.name);
+                    check_tensor(saved, &name, &spec.shape)?;
+                    values.copy_from_slice(saved[&name].as_slice());
+                }
+            }
+        }
+        self.moments = loaded;
+        self.steps = steps;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::classification::model::{Backbone, Model};
+    use crate::classification::tests::{formula_f32, golden, numbers};
+
+    /// Three tensors of four values (testdata/torchvision/make.py), the first without a gradient in the first two
+    /// steps, the last without decay, a learning rate that changes.
+    #[test]
+    fn steps_are_those_of_torch() {
+        let mut specs: Vec<Spec> = Model::new(Backbone::Small, 4, 0).specs;
+        specs.retain(|spec| ["features.0.0.weight", "classifier.weight", "classifier.bias"].contains(&&*spec.name));
+        specs.iter_mut().enumerate().for_each(|(at, spec)| spec.range = 4 * at..4 * at + 4);
+        for kind in [OptimizerKind::Sgd, OptimizerKind::Adam] {
+            let mut optimizer = Optimizer::new(kind, 0.9, 0.01, 12);
+            let mut parameters: Vec<f32> = specs.iter().flat_map(|spec| formula_f32(&spec.name, 4)).collect();
+            for step in 0..5 {
+                let gradient: Vec<f32> =
+                    specs.iter().flat_map(|spec| formula_f32(&format!("{}/{step}", spec.name), 4)).collect();
+                optimizer.step(&specs, &mut parameters, &gradient, 0.1 / f64::from(step + 1), step < 2);
+            }
+            let golden = &golden("optimisers.json")[if kind == OptimizerKind::Sgd { "sgd" } else { "adam" }];
+            for (spec, found) in specs.iter().zip(parameters.chunks(4)) {
+                for (found, expect) in found.iter().zip(numbers(&golden[&spec.name])) {
+                    assert!((f64::from(*found) - expect).abs() < 1e-6, "{kind:?} {}: {found} {expect}", spec.name);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! The classification task: one network, its loss and its optimiser behind `feedline::train::Task`. Owns what one step
+//! is; epochs, learning rates and files belong to the loop.
+
+use crate::classification::device::{self, DeviceKind};
+use crate::classification::loss_scale::LossScale;
+use crate::classification::model::{Dropout, Forward, Half, Model, Pass};
+use crate::classification::optimizer::Optimizer;
+use crate::classification::{Backbone, OptimizerKind};
+use burn::tensor::{DType as BurnDType, Device};
+use feedline::train::{Tally, Task, TaskState, Tensors};
+use feedline::{Batch, DType, Error, Result};
+use serde_json::Value;
+
+/// Share of the batch in a running statistic, torch's default.
+const STATISTICS_MOMENTUM: f32 = 0.1;
+
+/// The number type of the forward and backward pass in training. Parameters, their updates, norms, the loss and
+/// evaluation are always f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32 bits throughout.
+    F32,
+    /// Convolutions and the head in bfloat16.
+    Bf16,
+    /// Convolutions and the head in IEEE half precision, with dynamic loss scaling.
+    F16,
+}
+
+/// What a task is made from.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskOptions {
+    /// The network.
+    pub backbone: Backbone,
+    /// Number of classes: labels are 0..num_classes.
+    pub num_classes: usize,
+    /// How gradients become steps.
+    pub optimizer: OptimizerKind,
+    /// SGD's momentum, Adam's beta1; in [0, 1).
+    pub momentum: f64,
+    /// Pull towards zero on weights of convolutions and of the head; at least 0.
+    pub weight_decay: f64,
+    /// Number type of the training passes.
+    pub precision: Precision,
+    /// Where the passes run.
+    pub device: DeviceKind,
+    /// Decides the initial weights and the units dropped.
+    pub seed: u64,
+}
+
+/// An image classifier in training. Parameters and the optimiser live in main memory; the device computes the passes.
+///
+/// On the CPU a step is a pure function of state, batch and learning rate, bit for bit, on one machine with one thread
+/// count. Nothing of the kind is promised for a GPU.
+#[derive(Debug)]
+pub struct ClassificationTask {
+    options: TaskOptions,
+    device: Device,
+    model: Model,
+    optimizer: Optimizer,
+    /// Only for f16.
+    loss_scale: Option<LossScale>,
+    frozen: bool,
+    /// One value per parameter; those of a frozen backbone are stale.
+    gradient: Vec<f32>,
+}
+
+impl ClassificationTask {
+    /// A task at its first step, with weights that depend on `options.seed` alone.
+    ///
+    /// # Errors
+    /// A value out of range, or a device or precision that is not to be had.
+    pub fn new(options: TaskOptions) -> Result<ClassificationTask> {
+        if options.num_classes == 0 {
+            return Err(Error::config("a classifier needs at least one class", "Name the classes of the data set"));
+        }
+        if !(0.0..1.0).contains(&options.momentum) {
+            return Err(Error::config(
+                format!("momentum is {}, outside [0, 1)", options.momentum),
+                "Use 0.9 if in doubt",
+            ));
+        }
+        if !(options.weight_decay >= 0.0 && options.weight_decay.is_finite()) {
+            return Err(Error::config(
+                format!("weight_decay is {}, not a finite number of at least 0", options.weight_decay),
+                "Use 5e-4 with sgd and 0 with adam if in doubt",
+            ));
+        }
+        let half = match options.precision {
+            Precision::F32 => BurnDType::F32,
+            Precision::Bf16 => BurnDType::BF16,
+            Precision::F16 => BurnDType::F16,
+        };
+        let device = options.device.open()?;
+        if !device.supports_dtype(half) {
+            return Err(Error::Unsupported {
+                what: format!(
+                    "--precision {} on {}",
+                    format!("{:?}", options.precision).to_lowercase(),
+                    device::name(&device)
+                ),
+                remedy: "Use --precision f32".into(),
+            });
+        }
+        let model = Model::new(options.backbone, options.num_classes, options.seed);
+        let parameters = model.parameters.len();
+        Ok(ClassificationTask {
+            optimizer: Optimizer::new(options.optimizer, options.momentum, options.weight_decay, parameters),
+            loss_scale: (options.precision == Precision::F16).then(LossScale::new),
+            frozen: false,
+            gradient: vec![0.0; parameters],
+            device,
+            model,
+            options,
+        })
+    }
+
+    /// What it was made from.
+    pub fn options(&self) -> &TaskOptions {
+        &self.options
+    }
+
+    /// What the device calls itself, `cpu` for the CPU back end.
+    pub fn device_name(&self) -> String {
+        device::name(&self.device)
+    }
+
+    /// Number of trainable values, those of a frozen backbone included.
+    pub fn parameter_count(&self) -> usize {
+        self.model.parameters.len()
+    }
+
+    /// The logits of the whole batch, padding included: (B, classes) row-major, in evaluation mode.
+    ///
+    /// # Errors
+    /// A batch that does not fit the model. Labels are not looked at.
+    pub fn logits(&self, batch: &Batch) -> Result<Vec<f32>> {
+        let (images, shape) = images(batch, batch.len())?;
+        Ok(if shape[0] == 0 {
+            Vec::new()
+        } else {
+            Forward::run(&self.model, &self.device, Pass::Evaluate, images, shape).logits()
+        })
+    }
+
+    /// Takes over saved parameters and running statistics, for evaluation.
+    ///
+    /// # Errors
+    /// A tensor that is missing, unknown or of another shape, by name; nothing is changed then.
+    pub fn load_model(&mut self, model: &Tensors) -> Result<()> {
+        self.model.load(model)
+    }
+
+    /// The network, for the import of weights.
+    pub(crate) fn model_mut(&mut self) -> &mut Model {
+        &mut self.model
+    }
+
+    fn labels<'b>(&self, batch: &'b Batch) -> Result<&'b [i64]> {
+        let array = batch.stacked("label")?;
+        if array.dtype() != DType::I64 || array.shape() != [batch.len()] {
+            return Err(Error::train(
+                format!("field \"label\" is {:?} {:?}, not I64 [{}]", array.dtype(), array.shape(), batch.len()),
+                "Use the classification pipeline",
+            ));
+        }
+        let labels = &array.as_slice::<i64>()[..batch.valid.min(batch.len())];
+        match labels.iter().position(|&label| label < 0 || label >= self.options.num_classes as i64) {
+            None => Ok(labels),
+            Some(at) => Err(Error::train(
+                format!(
+                    "sample {} has label {}, but there are {} classes",
+                    batch.indices[at], labels[at], self.options.num_classes
+                ),
+                "Check the list of classes against the data",
+            )),
+        }
+    }
+}
+
+impl Task for ClassificationTask {
+    fn metric_names(&self) -> &'static [&'static str] {
+        &["accuracy"]
+    }
+
+    fn set_frozen(&mut self, frozen: bool) {
+        self.frozen = frozen;
+    }
+
+    fn train_step(&mut self, batch: &Batch, lr: f64) -> Result<Tally> {
+        let labels = self.labels(batch)?;
+        let (images, shape) = images(batch, labels.len())?;
+        if labels.is_empty() {
+            return Ok(Tally { metric_sums: vec![0.0], ..Tally::default() });
+        }
+        let dropout = Dropout { seed: self.options.seed, epoch: batch.epoch, indices: &batch.indices[..labels.len()] };
+        let half = match self.options.precision {
+            Precision::F32 => None,
+            Precision::Bf16 => Some(Half::Bf16),
+            Precision::F16 => Some(Half::F16),
+        };
+        let pass = Pass::Train { frozen: self.frozen, half, dropout };
+        let mut forward = Forward::run(&self.model, &self.device, pass, images, shape);
+        let (tally, mut slope) = cross_entropy(&forward.logits(), labels, self.options.num_classes);
+        if !tally.loss_sum.is_finite() {
+            return Err(Error::train(
+                format!("the loss of epoch {} step {} is {}", batch.epoch, batch.step, tally.loss()),
+                "Lower the learning rate (init_lr), or look at the data; the weights were left as they were",
+            ));
+        }
+
+        // The mean over the samples, times the loss scale: a power of two, so nothing is rounded by it in f32.
+        let factor = self.loss_scale.map_or(1.0, |scale| scale.factor);
+        slope.iter_mut().for_each(|value| *value *= factor / labels.len() as f64);
+        forward.backward(slope.into_iter().map(|value| value as f32).collect(), &mut self.gradient);
+        let statistics = std::mem::take(&mut forward.statistics);
+        drop(forward);
+
+        let (specs, frozen) = (&self.model.specs, self.frozen);
+        let trained = || specs.iter().filter(move |spec| !spec.is_buffer() && (spec.is_head() || !frozen));
+        let finite = trained().all(|spec| self.gradient[spec.range.clone()].iter().all(|value| value.is_finite()));
+        match &mut self.loss_scale {
+            None if !finite => {
+                return Err(Error::train(
+                    format!("a gradient of epoch {} step {} is not finite", batch.epoch, batch.step),
+                    "Lower the learning rate (init_lr), or look at the data; the weights were left as they were",
+                ));
+            }
+            None => {}
+            Some(scale) => {
+                self.gradient.iter_mut().for_each(|value| *value = (f64::from(*value) / factor) as f32);
+                scale.update(finite)?;
+            }
+        }
+        if finite {
+            self.optimizer.step(&self.model.specs, &mut self.model.parameters, &self.gradient, lr, frozen);
+        }
+        for seen in statistics {
+            for (range, fresh) in [(seen.mean_range, seen.mean), (seen.var_range, seen.var)] {
+                for (running, fresh) in self.model.buffers[range].iter_mut().zip(fresh) {
+                    *running = (1.0 - STATISTICS_MOMENTUM) * *running + STATISTICS_MOMENTUM * fresh;
+                }
+            }
+        }
+        Ok(tally)
+    }
+
+    fn eval_step(&mut self, batch: &Batch) -> Result<Tally> {
+        let labels = self.labels(batch)?;
+        let (images, shape) = images(batch, labels.len())?;
+        if labels.is_empty() {
+            return Ok(Tally { metric_sums: vec![0.0], ..Tally::default() });
+        }
+        let logits = Forward::run(&self.model, &self.device, Pass::Evaluate, images, shape).logits();
+        Ok(cross_entropy(&logits, labels, self.options.num_classes).0)
+    }
+
+    /// Whether the backbone is frozen is not part of it: the loop knows that from the epoch.
+    fn state(&self) -> Result<TaskState> {
+        let mut scalars = serde_json::Map::new();
+        scalars.insert("optimizer_steps".into(), serde_json::json!(self.optimizer.steps));
+        if let Some(scale) = &self.loss_scale {
+            scalars.insert("loss_scale".into(), serde_json::json!(scale));
+        }
+        let optimizer = self.optimizer.tensors(&self.model.specs);
+        Ok(TaskState { model: self.model.tensors(), optimizer, scalars })
+    }
+
+    fn load_state(&mut self, state: TaskState) -> Result<()> {
+        let steps = scalar(&state, "optimizer_steps")?;
+        let loss_scale = self.loss_scale.map(|_| scalar(&state, "loss_scale")).transpose()?;
+        let mut optimizer = self.optimizer.clone();
+        optimizer.load(&self.model.specs, &state.optimizer, steps)?;
+        self.model.load(&state.model)?;
+        self.optimizer = optimizer;
+        self.loss_scale = loss_scale;
+        Ok(())
+    }
+}
+
+/// A small value of a saved state.
+fn scalar<T: serde::de::DeserializeOwned>(state: &TaskState, name: &str) -> Result<T> {
+    let value = state.scalars.get(name).unwrap_or(&Value::Null);
+    T::deserialize(value).map_err(|problem| {
+        Error::train(
+            format!("{name} in the saved state cannot be used: {problem}"),
+            "Resume with the optimiser and precision it was saved with",
+        )
+    })
+}
+
+/// The pictures of the `count` leading samples and their shape (count, 3, H, W).
+fn images(batch: &Batch, count: usize) -> Result<(&[f32], [usize; 4])> {
+    let array = batch.stacked("image")?;
+    match *array.shape() {
+        [samples, 3, height, width]
+            if array.dtype() == DType::F32 && samples == batch.len() && height > 0 && width > 0 =>
+        {
+            let shape = [count, 3, height, width];
+            Ok((&array.as_slice::<f32>()[..shape.iter().product()], shape))
+        }
+        _ => Err(Error::train(
+            format!("field \"image\" is {:?} {:?}, not F32 [{}, 3, H, W]", array.dtype(), array.shape(), batch.len()),
+            "Use the classification pipeline",
+        )),
+    }
+}
+
+/// Softmax cross entropy, in f64: the tally of loss and accuracy, and the derivative of each sample's loss by its
+/// logits (row-major). The first of equal largest logits counts as the answer.
+fn cross_entropy(logits: &[f32], labels: &[i64], classes: usize) -> (Tally, Vec<f64>) {
+    let mut tally = Tally { samples: labels.len() as u64, loss_sum: 0.0, metric_sums: vec![0.0] };
+    let mut slope = Vec::with_capacity(logits.len());
+    for (row, &label) in logits.chunks_exact(classes).zip(labels) {
+        let label = label as usize;
+        let answer = (0..classes).fold(0, |best, class| if row[class] > row[best] { class } else { best });
+        let largest = f64::from(row[answer]);
+        let sum: f64 = row.iter().map(|&logit| (f64::from(logit) - largest).exp()).sum();
+        tally.loss_sum += sum.ln() + largest - f64::from(row[label]);
+        tally.metric_sums[0] += f64::from(u8::from(answer == label));
+        slope.extend(
+            row.iter()
+                .enumerate()
+                .map(|(class, &logit)| (f64::from(logit) - largest).exp() / sum - f64::from(u8::from(class == label))),
+        );
+    }
+    (tally, slope)
+}

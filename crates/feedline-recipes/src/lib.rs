@@ -1,0 +1,5 @@
+//! Feedline recipes: compositions of the library's stages and the models they feed. A recipe uses only the public API
+//! of `feedline`, and the library knows no recipe.
+#![deny(unsafe_code)]
+
+pub mod classification;
