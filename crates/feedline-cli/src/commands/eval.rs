@@ -1,0 +1,125 @@
+//! `feedline eval`: a checkpoint on a data set.
+
+use super::DataArgs;
+use crate::Done;
+use clap::Args as ClapArgs;
+use feedline::event::Warnings;
+use feedline::picture::encode_png;
+use feedline::pipeline::Pipeline;
+use feedline::read::read_classes;
+use feedline::train::checkpoint::load_model;
+use feedline::{Error, Result};
+use feedline_recipes::classification::config::Said;
+use feedline_recipes::classification::train::{CLASSES, evaluate, task_options};
+use feedline_recipes::classification::{ClassificationTask, data};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+#[derive(ClapArgs)]
+pub struct Args {
+    /// A checkpoint, e.g. runs/NAME/checkpoints/best, or a run folder for its last one
+    checkpoint: PathBuf,
+    #[command(flatten)]
+    data: DataArgs,
+    /// Also write `path,label,logit_0,...` for each image, in order
+    #[arg(long, value_name = "FILE")]
+    logits: Option<PathBuf>,
+    /// Folder for the figures and the confusion matrix [default: eval in the run folder]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// cpu or gpu [default: that of the run]
+    #[arg(long)]
+    device: Option<String>,
+}
+
+pub fn run(args: Args) -> Result<Done> {
+    let (checkpoint, run) = locate(&args.checkpoint)?;
+    // The run's own settings, so that the network sees what it was trained on; flags come on top.
+    let mut said = Said::defaults().file(&run.join("config.toml"))?;
+    let trained_on = read_classes(&run.join(CLASSES))?;
+    let named = [&args.data.data, &args.data.train_list, &args.data.val_list, &args.data.classes];
+    if named.iter().any(|path| path.is_some()) {
+        for key in ["data.dir", "data.train_list", "data.val_list", "data.classes"] {
+            said = said.set(key, "")?;
+        }
+    }
+    if let Some(device) = &args.device {
+        said = said.set("model.device", device.as_str())?;
+    }
+    let config = args.data.said(said)?.resolve()?;
+    let val = data::open_val(&config, &trained_on)?;
+    let mut task = ClassificationTask::new(task_options(&config, val.classes().len()))?;
+    task.load_model(&load_model(&checkpoint)?)?;
+
+    let bar = ProgressBar::new(val.len());
+    if let Ok(style) = ProgressStyle::with_template("evaluating [{bar:24}] {pos}/{len} images {per_sec}") {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    let classes = val.classes();
+    let mut logits = format!("path,label,{}\n", joined((0..classes.len()).map(|at| format!("logit_{at}"))));
+    let evaluation = evaluate(&mut task, &val, &config, Arc::new(Warnings), &mut |batch, rows| {
+        bar.inc(batch.len() as u64);
+        for (index, row) in batch.indices.iter().zip(rows.chunks(classes.len())) {
+            let path = val.location(*index).replace('"', "\"\"");
+            let _ = writeln!(logits, "\"{path}\",{},{}", val.label(*index), joined(row.iter().map(f32::to_string)));
+        }
+        Ok(())
+    })?;
+    bar.finish_and_clear();
+    if let Some(file) = &args.logits {
+        super::write(file, logits.as_bytes())?;
+    }
+
+    let (recall, precision) = (evaluation.recall(), evaluation.precision());
+    let mut text = format!("{} images\ntop-1 {:.4}\n", evaluation.samples, evaluation.top1_accuracy());
+    if classes.len() > 5 {
+        let _ = writeln!(text, "top-5 {:.4}", evaluation.top5_accuracy());
+    }
+    let share = |value: Option<f64>| value.map_or("-".to_string(), |value| format!("{value:.4}"));
+    for (at, name) in classes.iter().enumerate() {
+        let samples: u64 = evaluation.confusion[at].iter().sum();
+        let (recall, precision) = (share(recall[at]), share(precision[at]));
+        let _ = writeln!(text, "{name:<20} {samples:>7} images  recall {recall:<6}  precision {precision:<6}");
+    }
+    let out = args.out.unwrap_or_else(|| run.join("eval"));
+    let figures = serde_json::json!({
+        "checkpoint": checkpoint.display().to_string(),
+        "samples": evaluation.samples,
+        "top1": evaluation.top1_accuracy(),
+        "top5": evaluation.top5_accuracy(),
+        "classes": classes.iter().enumerate().map(|(at, name)| serde_json::json!({
+            "name": name, "samples": evaluation.confusion[at].iter().sum::<u64>(),
+            "recall": recall[at], "precision": precision[at],
+        })).collect::<Vec<_>>(),
+    });
+    super::write(&out.join("eval.json"), format!("{figures:#}\n").as_bytes())?;
+    super::write(&out.join("confusion_matrix.csv"), evaluation.confusion_csv(classes).as_bytes())?;
+    super::write(&out.join("confusion_matrix.png"), &encode_png(evaluation.confusion_picture(classes).image())?)?;
+    let _ = writeln!(text, "eval.json, confusion_matrix.csv and confusion_matrix.png are in {}", out.display());
+    super::print(&text)?;
+    Ok(Done::Ok)
+}
+
+fn joined(cells: impl Iterator<Item = String>) -> String {
+    cells.collect::<Vec<_>>().join(",")
+}
+
+/// The checkpoint's folder and the folder of its run.
+fn locate(path: &Path) -> Result<(PathBuf, PathBuf)> {
+    let checkpoint = match path.join("checkpoints/last") {
+        last if last.is_dir() => last,
+        _ => path.to_path_buf(),
+    };
+    let real = checkpoint.canonicalize().map_err(|e| Error::io("find the checkpoint", path, e))?;
+    let run = real.parent().and_then(Path::parent).filter(|run| run.join("config.toml").is_file());
+    match run {
+        Some(run) => Ok((real.clone(), run.to_path_buf())),
+        None => Err(Error::Checkpoint {
+            path: path.to_path_buf(),
+            problem: "it lies in no run folder: there is no config.toml two folders above".into(),
+            remedy: "Name a folder like runs/NAME/checkpoints/best".into(),
+        }),
+    }
+}

@@ -1,0 +1,115 @@
+//! One file per subcommand: its flags and what they call.
+
+pub mod demo_data;
+pub mod eval;
+pub mod plan;
+pub mod show;
+pub mod train;
+
+use clap::Args;
+use feedline::{Error, Result};
+use feedline_recipes::classification::config::Said;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Flags that name the data and how it is augmented, the same for every command.
+#[derive(Args)]
+pub struct DataArgs {
+    /// Folder with {train,test}/<class>/*.{jpg,jpeg,png}
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// List of training images, one `class;path` a line (cls_train.txt)
+    #[arg(long, value_name = "FILE")]
+    pub train_list: Option<PathBuf>,
+    /// List of validation images (cls_test.txt)
+    #[arg(long, value_name = "FILE")]
+    pub val_list: Option<PathBuf>,
+    /// Names of the classes, one a line (cls_classes.txt)
+    #[arg(long, value_name = "FILE")]
+    pub classes: Option<PathBuf>,
+    /// Settings that differ from the defaults (see `feedline train --print-config`)
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Random seed of the run [default: 0]
+    #[arg(long)]
+    pub seed: Option<i64>,
+    /// Side of the square network input in pixels
+    #[arg(long, value_name = "PX")]
+    pub input_px: Option<u32>,
+    /// light, upstream or none [default: light]
+    #[arg(long, value_name = "PRESET")]
+    pub augment: Option<String>,
+    /// Samples a step, over all ranks [default: 32]
+    #[arg(long, value_name = "N")]
+    pub batch_size: Option<u32>,
+    /// Threads that read, decode and augment; 0 does it in the training thread [default: one per core]
+    #[arg(long, value_name = "N")]
+    pub num_workers: Option<u32>,
+    /// fail, or replace by another sample [default: fail]
+    #[arg(long, value_name = "POLICY")]
+    pub on_bad_sample: Option<String>,
+    /// Any other setting, e.g. --set train.weight_decay=1e-4
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+impl DataArgs {
+    /// The settings said so far: defaults, the file, these flags.
+    pub fn said(&self, mut said: Said) -> Result<Said> {
+        if let Some(file) = &self.config {
+            said = said.file(file)?;
+        }
+        for (key, path) in [
+            ("data.dir", &self.data),
+            ("data.train_list", &self.train_list),
+            ("data.val_list", &self.val_list),
+            ("data.classes", &self.classes),
+        ] {
+            if let Some(path) = path {
+                said = said.set(key, text_of(path)?)?;
+            }
+        }
+        let texts = [("augment.preset", &self.augment), ("data.on_bad_sample", &self.on_bad_sample)];
+        for (key, text) in texts {
+            if let Some(text) = text {
+                said = said.set(key, text.as_str())?;
+            }
+        }
+        let numbers = [
+            ("seed", self.seed),
+            ("model.input_px", self.input_px.map(i64::from)),
+            ("train.batch_size", self.batch_size.map(i64::from)),
+            ("data.num_workers", self.num_workers.map(i64::from)),
+        ];
+        for (key, number) in numbers {
+            if let Some(number) = number {
+                said = said.set(key, number)?;
+            }
+        }
+        self.set.iter().try_fold(said, |said, assignment| said.assign(assignment))
+    }
+}
+
+/// An existing path as absolute text, so that a run can be resumed from anywhere.
+pub fn text_of(path: &Path) -> Result<String> {
+    let absolute = path.canonicalize().map_err(|e| Error::dataset(path, e.to_string(), "Check the path"))?;
+    absolute.into_os_string().into_string().map_err(|name| {
+        Error::config(format!("the path {} is not valid UTF-8", name.display()), "Rename it, or go through a link")
+    })
+}
+
+/// Writes to standard output; a reader that has gone away (`| head`) is no error.
+pub fn print(text: &str) -> Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("write to", "standard output", e)),
+        _ => Ok(()),
+    }
+}
+
+/// Writes a file for people.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(|e| Error::io("make the folder", folder, e))?;
+    }
+    std::fs::write(path, bytes).map_err(|e| Error::io("write", path, e))
+}

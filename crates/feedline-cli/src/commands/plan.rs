@@ -1,0 +1,174 @@
+//! `feedline plan`: what `set_epoch` does, and who gets what.
+
+use crate::Done;
+use clap::{Args as ClapArgs, ValueEnum};
+use feedline::Result;
+use feedline::plan::{EpochPlan, Permutation, Plan, Request, Tail};
+use std::fmt::Write;
+
+#[derive(ClapArgs)]
+pub struct Args {
+    /// Number of samples of the data set
+    #[arg(long, value_name = "N")]
+    len: u64,
+    /// Number of ranks
+    #[arg(long, value_name = "W")]
+    num_replicas: u64,
+    /// Show only this rank
+    #[arg(long)]
+    rank: Option<u64>,
+    /// Epoch to show; the table shows the two after it as well
+    #[arg(long, default_value_t = 0)]
+    epoch: u64,
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Samples in their own order
+    #[arg(long)]
+    no_shuffle: bool,
+    /// What happens when the samples do not divide by the ranks
+    #[arg(long, value_enum, default_value_t = TailArg::Pad)]
+    tail: TailArg,
+    /// torch: as torch.randperm; feistel: a keyed bijection without memory, for any length
+    #[arg(long, value_enum, default_value_t = PermutationArg::Torch)]
+    permutation: PermutationArg,
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    format: Format,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum TailArg {
+    Pad,
+    Drop,
+    Exact,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum PermutationArg {
+    Torch,
+    Feistel,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    /// Epochs against ranks, padded positions marked with *
+    Table,
+    /// One index a line, for one rank (0 unless said)
+    Indices,
+    Json,
+}
+
+/// Indices shown per cell of the table.
+const CELL: usize = 8;
+
+pub fn run(args: Args) -> Result<Done> {
+    let plan = Plan::unshuffled(args.len, args.num_replicas)?.with_seed(args.seed).with_tail(match args.tail {
+        TailArg::Pad => Tail::Pad,
+        TailArg::Drop => Tail::Drop,
+        TailArg::Exact => Tail::Exact,
+    });
+    let plan = plan.with_permutation(match (args.no_shuffle, args.permutation) {
+        (true, _) => Permutation::None,
+        (false, PermutationArg::Torch) => Permutation::Torch,
+        (false, PermutationArg::Feistel) => Permutation::Feistel,
+    })?;
+    plan.check_rank(args.rank.unwrap_or(0))?;
+    let text = match args.format {
+        Format::Table => table(&plan, &args),
+        Format::Json => json(&plan, &args),
+        Format::Indices => {
+            let mut text = String::new();
+            for request in plan.epoch(args.epoch).rank(args.rank.unwrap_or(0)) {
+                let _ = writeln!(text, "{}", request.index);
+            }
+            text
+        }
+    };
+    super::print(&text)?;
+    Ok(Done::Ok)
+}
+
+fn ranks(plan: &Plan, args: &Args) -> std::ops::Range<u64> {
+    args.rank.map_or(0..plan.num_replicas(), |rank| rank..rank + 1)
+}
+
+fn table(plan: &Plan, args: &Args) -> String {
+    let first = plan.epoch(args.epoch);
+    let (total, n) = (first.total_size(), plan.len());
+    let tail = match plan.tail() {
+        Tail::Pad if total > n => format!("{} positions padded (*)", total - n),
+        Tail::Drop if total < n => format!("{} samples left out", n - total),
+        Tail::Exact => "each sample exactly once".into(),
+        _ => "no padding needed".into(),
+    };
+    let sizes = match (first.num_samples(plan.num_replicas() - 1), first.num_samples(0)) {
+        (least, most) if least == most => format!("{most} a rank"),
+        (least, most) => format!("{least} or {most} a rank"),
+    };
+    let mut text = format!("{n} samples over {} ranks, seed {}: {sizes}, {tail}\n\n", plan.num_replicas(), plan.seed());
+    let shown: Vec<u64> = ranks(plan, args).take(16).collect();
+    let epochs: Vec<EpochPlan> = (args.epoch..args.epoch.saturating_add(3)).map(|e| plan.epoch(e)).collect();
+    let rows: Vec<Vec<String>> =
+        epochs.iter().map(|epoch| shown.iter().map(|&rank| cell(epoch, rank)).collect()).collect();
+    let widths: Vec<usize> = shown
+        .iter()
+        .enumerate()
+        .map(|(at, rank)| {
+            rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0).max(format!("rank {rank}").len())
+        })
+        .collect();
+    let _ = write!(text, "epoch");
+    for (rank, width) in shown.iter().zip(&widths) {
+        let _ = write!(text, "  {:<width$}", format!("rank {rank}"));
+    }
+    for (epoch, row) in epochs.iter().zip(&rows) {
+        let _ = write!(text, "\n{:<5}", epoch.epoch());
+        for (cell, width) in row.iter().zip(&widths) {
+            let _ = write!(text, "  {cell:<width$}");
+        }
+    }
+    if (shown.len() as u64) < ranks(plan, args).count() as u64 {
+        let _ = write!(text, "\n(the first {} ranks; name another with --rank)", shown.len());
+    }
+    text.push_str("\n\n");
+    text.push_str(if plan.is_shuffled() {
+        "A rank takes every W-th position of one order that all ranks share, so no two ranks meet the same sample\n\
+         (but for the padding).\n\
+         set_epoch(e) picks the row: the order comes from seed + e. Who forgets it trains every epoch on the first row.\n\
+         Feedline's loader counts its epochs itself.\n"
+    } else {
+        "Without shuffling every epoch is the same; set_epoch changes nothing.\n"
+    });
+    let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+    lines.join("\n") + "\n"
+}
+
+fn cell(epoch: &EpochPlan, rank: u64) -> String {
+    let show = |request: Request| format!("{}{}", request.index, if request.padded { "*" } else { "" });
+    let count = epoch.num_samples(rank) as usize;
+    let mut parts: Vec<String> = epoch.rank(rank).take(if count > CELL { CELL - 2 } else { CELL }).map(show).collect();
+    if count > CELL {
+        // The end is where padding shows.
+        parts.push("…".into());
+        parts.push(show(epoch.at(epoch.position(rank, count as u64 - 1))));
+    }
+    parts.join(" ")
+}
+
+fn json(plan: &Plan, args: &Args) -> String {
+    let epoch = plan.epoch(args.epoch);
+    let ranks: Vec<serde_json::Value> = ranks(plan, args)
+        .map(|rank| {
+            let requests: Vec<Request> = epoch.rank(rank).collect();
+            serde_json::json!({
+                "rank": rank,
+                "indices": requests.iter().map(|r| r.index).collect::<Vec<_>>(),
+                "padded_slots": requests.iter().enumerate().filter(|(_, r)| r.padded).map(|(at, _)| at).collect::<Vec<_>>(),
+            })
+        })
+        .collect();
+    let value = serde_json::json!({
+        "len": plan.len(), "num_replicas": plan.num_replicas(), "seed": plan.seed(), "epoch": args.epoch,
+        "shuffle": plan.is_shuffled(), "tail": plan.tail(), "total_size": epoch.total_size(), "ranks": ranks,
+    });
+    value.to_string() + "\n"
+}

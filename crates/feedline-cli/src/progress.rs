@@ -1,0 +1,77 @@
+//! What a person sees while a run goes on: a bar per epoch, a line when it is done. A consumer of events.
+
+use feedline::Result;
+use feedline::event::{Event, Sink};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::sync::{Mutex, PoisonError};
+
+/// Progress on standard error; without a terminal only the lines.
+pub struct Progress {
+    bar: Mutex<ProgressBar>,
+    metric: &'static str,
+}
+
+impl Progress {
+    pub fn new(metric: &'static str) -> Progress {
+        Progress { bar: Mutex::new(ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden())), metric }
+    }
+
+    fn start(&self, bar: &mut ProgressBar, prefix: String, steps: u64, at: u64) {
+        bar.finish_and_clear();
+        *bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr_with_hz(8));
+        let style = ProgressStyle::with_template("{prefix} [{bar:24}] {pos}/{len} {msg} eta {eta}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
+        bar.set_prefix(prefix);
+        bar.set_position(at);
+    }
+}
+
+impl Sink for Progress {
+    fn emit(&self, event: &Event) -> Result<()> {
+        let mut bar = self.bar.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            Event::EpochStart { epoch, epochs, steps, step, frozen, .. } => {
+                let frozen = if *frozen { " (backbone frozen)" } else { "" };
+                self.start(&mut bar, format!("epoch {epoch}/{epochs}{frozen}"), *steps, *step);
+            }
+            Event::Step { step, loss, metrics, lr, images_per_second, data_wait_share, .. } => {
+                bar.set_position(*step);
+                bar.set_message(format!(
+                    "loss {loss:.4} {} {:.3} lr {lr:.1e} {images_per_second:.0} img/s wait {:.0}%",
+                    self.metric,
+                    metrics.first().unwrap_or(&f64::NAN),
+                    data_wait_share * 100.0
+                ));
+            }
+            Event::Validate { epoch, step, steps } => {
+                if *step == 1 {
+                    self.start(&mut bar, format!("epoch {epoch} validation"), *steps, 0);
+                }
+                bar.set_position(*step);
+            }
+            Event::EpochEnd(record) => {
+                bar.finish_and_clear();
+                let first = |metrics: &[f64]| metrics.first().copied().unwrap_or(f64::NAN);
+                eprintln!(
+                    "epoch {:>3}  loss {:.4}  {m} {:.4}  |  val loss {:.4}  val {m} {:.4}  |  lr {:.2e}  {:.0} img/s  data wait {:.1} %  {:.1} s",
+                    record.epoch,
+                    record.train_loss,
+                    first(&record.train_metrics),
+                    record.val_loss,
+                    first(&record.val_metrics),
+                    record.lr,
+                    record.images_per_second,
+                    record.data_wait_share * 100.0,
+                    record.train_seconds + record.val_seconds,
+                    m = self.metric,
+                );
+            }
+            Event::Warning { message } => bar.suspend(|| eprintln!("feedline: {message}")),
+            Event::Replaced(bad) => bar.suspend(|| {
+                eprintln!("feedline: replaced a bad sample: {} ({}: {})", bad.location, bad.stage, bad.problem);
+            }),
+            _ => {}
+        }
+        Ok(())
+    }
+}
