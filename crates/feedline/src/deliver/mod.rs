@@ -250,7 +250,10 @@ impl Loader {
                 return Err(Error::config("the loader was asked for an epoch past its end_epoch", "Raise end_epoch"));
             }
         };
-        self.take_note(&batch.replaced)?;
+        if let Err(error) = self.take_note(&batch.replaced) {
+            self.aligned = false; // as above: the batch was not delivered
+            return Err(error);
+        }
         self.position = batch.next_position;
         self.left = self.left.map(|left| left - 1);
         Ok(Some(batch))
@@ -313,10 +316,10 @@ impl Loader {
         for bad in replaced {
             self.options.sink.emit(&Event::Replaced(bad.clone()))?;
         }
-        self.bad_samples += replaced.len() as u64;
+        let found = self.bad_samples + replaced.len() as u64;
         match replaced.last() {
-            Some(last) if self.bad_samples > self.options.max_bad_samples => Err(Error::TooManyBadSamples {
-                found: self.bad_samples,
+            Some(last) if found > self.options.max_bad_samples => Err(Error::TooManyBadSamples {
+                found,
                 limit: self.options.max_bad_samples,
                 last: Box::new(Error::Sample {
                     stage: last.stage,
@@ -325,7 +328,10 @@ impl Loader {
                     problem: last.problem.clone(),
                 }),
             }),
-            _ => Ok(()),
+            _ => {
+                self.bad_samples = found;
+                Ok(())
+            }
         }
     }
 }

@@ -229,8 +229,19 @@ fn replaced_samples_are_the_same_on_every_run_and_counted() {
         assert_eq!(epochs(&mut parallel, 2), expect, "{workers} workers");
         assert_eq!(parallel.state_dict().bad_samples, replaced.len() as u64);
     }
-    let error = loader(bad(), replace(2, 3)).iter().find_map(Result::err).unwrap().to_string();
-    assert!(error.contains("more than the 3 allowed") && error.contains("number"), "{error}");
+    for workers in [0, 2] {
+        let mut limited = loader(bad(), replace(workers, 3));
+        let mut before = limited.state_dict();
+        let error = loop {
+            match limited.next_batch() {
+                Ok(_) => before = limited.state_dict(),
+                Err(error) => break error.to_string(),
+            }
+        };
+        assert!(error.contains("more than the 3 allowed") && error.contains("number"), "{error}");
+        assert_eq!(limited.state_dict(), before, "the cursor stays before the batch that was not delivered");
+        assert_eq!(limited.next_batch().unwrap_err().to_string(), error, "asking again meets the same batch");
+    }
     let all_bad = Numbered { unreadable: (0..20).collect(), ..Numbered::new(20) };
     assert!(loader(all_bad, replace(2, 10_000)).iter().next().unwrap().is_err(), "gives up in the end");
 }
