@@ -212,16 +212,33 @@ def make_resize():
     add("enlarge", small, Image.open(IMAGES / small), [0, 0, 17, 23], [48, 48], "bilinear")
     add("one_pixel", small, Image.open(IMAGES / small), [3, 4, 1, 1], [5, 7], "bilinear")
 
-    # Evaluation: shorter side to n, long side int(n * ratio), then centre crop with i = round((h - th) / 2).
-    for source, shorter, size in [(source, 64, [64, 64]), (source, 50, [40, 32]), (small, 30, [30, 30])]:
-        picture = Image.open(IMAGES / source)
+    # Parts and sizes of every kind, by digest: tall and flat ones, up to the borders, large and small factors.
+    rng = np.random.default_rng(5)
+    for at in range(60):
+        width, height = (int(2 ** rng.uniform(0, np.log2(side + 1))) for side in picture.size)
+        left, top = picture.width - width, picture.height - height
+        if at % 3:
+            left, top = int(rng.integers(0, left + 1)), int(rng.integers(0, top + 1))
+        size, kind = [int(side) for side in rng.integers(1, 70, 2)], list(filters)[at % 2]
+        cut = picture.crop((left, top, left + width, top + height)).resize((size[1], size[0]), filters[kind])
+        case("crop_resize", source, None, box=[left, top, width, height], size_px=size, filter=kind, digest=digest(cut))
+
+    def centre(picture, shorter, size):
+        """Evaluation: shorter side to n, long side int(n * ratio), then centre crop with i = round((h - th) / 2)."""
         w, h = picture.size
         wide, high = (shorter, int(shorter * h / w)) if w < h else (int(shorter * w / h), shorter)
         top, left = round((high - size[0]) / 2), round((wide - size[1]) / 2)
         whole = picture.resize((wide, high), Image.BILINEAR)
-        expect = save(f"resize/centre_{Path(source).stem}_{shorter}.png",
-                      whole.crop((left, top, left + size[1], top + size[0])))
+        return whole.crop((left, top, left + size[1], top + size[0]))
+
+    for source, shorter, size in [(source, 64, [64, 64]), (source, 50, [40, 32]), (small, 30, [30, 30])]:
+        picture = Image.open(IMAGES / source)
+        expect = save(f"resize/centre_{Path(source).stem}_{shorter}.png", centre(picture, shorter, size))
         case("resize_center_crop", source, expect, shorter_px=shorter, size_px=size)
+        for shorter in sorted(int(side) for side in rng.integers(8, 90, 10))[: 10 if source == small else 5]:
+            size = [int(side) for side in rng.integers(1, shorter + 1, 2)]
+            cut = digest(centre(picture, shorter, size))
+            case("resize_center_crop", source, None, shorter_px=shorter, size_px=size, digest=cut)
 
 
 def make_color():

@@ -3,6 +3,7 @@
 import json
 import random
 
+import numpy as np
 import pytest
 from torch.utils.data import DistributedSampler
 
@@ -53,6 +54,18 @@ def test_json_equals_torch_for_random_arguments(feedline):
 def test_a_long_epoch_equals_torch(feedline):
     args = plan_args(1_000_003, 8, 7, 5, drop_last=False, shuffle=True)
     assert indices_of(feedline, args, 6) == torch_indices(1_000_003, 8, 6, 7, 5, False, True)
+
+
+@pytest.mark.parametrize("n, replicas", [(1, 1), (10, 3), (1_000_003, 1), (1_000_003, 64)])
+def test_the_checksum_of_the_timing_is_that_of_torchs_indices(feedline, n, replicas):
+    args = plan_args(n, replicas, 11, 2, drop_last=False, shuffle=True)
+    for rank in {0, replicas - 1}:
+        timing = json.loads(feedline.ok(*args, "--rank", rank, "--timing").stdout)
+        expected = np.array(torch_indices(n, replicas, rank, 11, 2, False, True), dtype=np.uint64)
+        assert timing["indices"] == len(expected)
+        weighted = expected * np.arange(1, len(expected) + 1, dtype=np.uint64)
+        assert int(timing["checksum"], 16) == int(weighted.sum(dtype=np.uint64))
+        assert timing["start_seconds"] <= timing["first_index_seconds"] <= timing["draw_seconds"]
 
 
 @pytest.mark.parametrize("tail", ["pad", "drop", "exact"])

@@ -32,6 +32,8 @@ enum Command {
     Train(commands::train::Args),
     /// Evaluate a checkpoint: top-1, top-5, per-class figures, confusion matrix
     Eval(commands::eval::Args),
+    /// Measure the data pipeline without a model, and say what limits it
+    Bench(commands::bench::Args),
     /// Write a picture of one augmented batch, without training
     Show(commands::show::Args),
     /// Show which sample goes to which rank in which epoch
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Train(args) => commands::train::run(args),
         Command::Eval(args) => commands::eval::run(args),
+        Command::Bench(args) => commands::bench::run(args),
         Command::Show(args) => commands::show::run(args),
         Command::Plan(args) => commands::plan::run(args),
         Command::DemoData(args) => commands::demo_data::run(args),

@@ -5,15 +5,20 @@ use feedline::event::{Event, Sink};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::sync::{Mutex, PoisonError};
 
+/// Share of the time lost waiting for data from which on the reason is given.
+const WORTH_A_WORD: f64 = 0.05;
+
 /// Progress on standard error; without a terminal only the lines.
 pub struct Progress {
     bar: Mutex<ProgressBar>,
     metric: &'static str,
+    num_workers: usize,
 }
 
 impl Progress {
-    pub fn new(metric: &'static str) -> Progress {
-        Progress { bar: Mutex::new(ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden())), metric }
+    pub fn new(metric: &'static str, num_workers: usize) -> Progress {
+        let bar = Mutex::new(ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()));
+        Progress { bar, metric, num_workers }
     }
 
     fn start(&self, bar: &mut ProgressBar, prefix: String, steps: u64, at: u64) {
@@ -65,6 +70,9 @@ impl Sink for Progress {
                     record.train_seconds + record.val_seconds,
                     m = self.metric,
                 );
+                if record.data_wait_share > WORTH_A_WORD {
+                    eprintln!("           {}", record.stages.verdict(record.train_seconds, self.num_workers));
+                }
             }
             Event::Warning { message } => bar.suspend(|| eprintln!("feedline: {message}")),
             Event::Replaced(bad) => bar.suspend(|| {

@@ -440,6 +440,12 @@ fn plan_prints_torchs_indices_and_marks_padding() {
     let json: serde_json::Value = serde_json::from_str(&plan(&["--format", "json", "--tail", "exact"])).unwrap();
     assert_eq!((&json["total_size"], json["ranks"].as_array().unwrap().len()), (&10.into(), 3));
     expect(&run(&["plan", "--len", "10", "--num-replicas", "3", "--rank", "3"]), 2, &["[0, 2]"]);
+    let json: serde_json::Value = serde_json::from_str(&plan(&["--timing", "--rank", "1"])).unwrap();
+    // Rank 1 has 1, 3, 8, 4: 1*1 + 2*3 + 3*8 + 4*4 = 47.
+    assert_eq!((json["indices"].as_u64(), json["checksum"].as_str()), (Some(4), Some("000000000000002f")));
+    for key in ["start_seconds", "first_index_seconds", "draw_seconds"] {
+        assert!(json[key].is_f64(), "{key}");
+    }
 }
 
 #[test]
@@ -451,4 +457,50 @@ fn a_gpu_without_its_back_end_is_refused_before_anything_is_written() {
     expect(&refused, 7, &["device gpu", "cargo build --release --features wgpu", "--device cpu"]);
     assert!(!out.exists());
     expect(&run(&[&short(data(), &out)[..], &["--device", "tpu"]].concat()), 2, &["tpu", "gpu"]);
+}
+
+#[test]
+fn bench_measures_the_loader_and_says_what_limits_it() {
+    let (dir, data) = (tempfile::tempdir().unwrap(), data().to_str().unwrap());
+    let trace = dir.path().join("trace.json");
+    let flags = ["bench", "--data", data, "--epochs", "3", "--workers", "2", "--json"];
+    let output = run(&[&flags[..], &["--trace", trace.to_str().unwrap(), "--decoded-cache", "100000000"]].concat());
+    expect(&output, 0, &[]);
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let rates = found["images_per_second"].as_array().unwrap();
+    assert_eq!((rates.len(), &found["samples"]), (3, &serde_json::json!(96)));
+    assert!(rates.iter().all(|rate| rate.as_f64().unwrap() > 0.0));
+    assert!(found["first_batch_seconds"].as_f64().unwrap() > 0.0);
+    assert!(found["peak_memory_bytes"].as_u64().unwrap() > 1 << 20);
+    // Decoded once, in the first epoch, which is not counted (but for what was prefetched).
+    assert_eq!(found["stages"]["decode"]["bytes"], 0, "{found}");
+    assert!(found["stages"]["augment"]["items"].as_u64().unwrap() >= 96);
+    let spans: Vec<serde_json::Value> = serde_json::from_slice(&fs::read(&trace).unwrap()).unwrap();
+    assert!(spans.iter().filter(|span| span["name"] == "augment").count() >= 3 * 96);
+
+    let words = run(&["bench", "--data", data, "--epochs", "1", "--workers", "1", "--augment", "none"]);
+    expect(&words, 0, &["epoch 0", "96 samples"]);
+    let words = String::from_utf8_lossy(&words.stdout).into_owned();
+    assert!(words.contains("first batch after") && words.contains("the limit is"), "{words}");
+}
+
+#[test]
+fn one_giant_picture_among_small_ones_stays_within_the_memory_budget() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = copy_of_data(&dir.path().join("d"));
+    // 100 megapixels: 300 MB once decoded.
+    let (width, height) = (12_500, 8_000);
+    let pixels = vec![90; width * height];
+    let giant = libjpeg_turbo_rs::Encoder::new(&pixels, width, height, libjpeg_turbo_rs::PixelFormat::Grayscale);
+    fs::write(data.join("train/circle/giant.jpg"), giant.encode().unwrap()).unwrap();
+    drop(pixels);
+    let peak = |data: &Path| {
+        let flags = ["--epochs", "2", "--workers", "4", "--memory-budget", "50000000", "--json"];
+        let output = run(&[&["bench", "--data", data.to_str().unwrap()], &flags[..]].concat());
+        expect(&output, 0, &[]);
+        let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        found["peak_memory_bytes"].as_u64().unwrap()
+    };
+    let (with, without) = (peak(&data), peak(self::data()));
+    assert!(with < without + 50_000_000, "{with} bytes with the giant, {without} without");
 }

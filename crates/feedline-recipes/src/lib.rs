@@ -2,4 +2,8 @@
 //! of `feedline`, and the library knows no recipe.
 #![deny(unsafe_code)]
 
+pub mod arrays;
+
+pub mod burn_loader;
+
 pub mod classification;

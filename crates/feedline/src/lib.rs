@@ -44,6 +44,7 @@ pub mod train;
 
 pub mod error;
 pub mod event;
+pub mod fused;
 pub mod picture;
 pub mod pipeline;
 pub mod sample;

@@ -223,9 +223,21 @@ impl<'a> Slot<'a> {
     pub fn dense<T: Element>(&mut self, name: &str) -> &mut [T] {
         let at = self.position(name);
         assert_eq!(self.specs[at].dtype, T::DTYPE, "field {name:?} holds another element type");
+        bytemuck::cast_slice_mut(self.place(at))
+    }
+
+    /// As [`Slot::dense`], as bytes: for samples that are stored as they are delivered, whatever their elements.
+    ///
+    /// # Panics
+    /// If the field is not declared as stacked: that is a bug of the pipeline.
+    pub fn dense_bytes(&mut self, name: &str) -> &mut [u8] {
+        self.place(self.position(name))
+    }
+
+    fn place(&mut self, at: usize) -> &mut [u8] {
         match &mut self.fields[at] {
-            SlotField::InPlace(bytes) => bytemuck::cast_slice_mut(bytes),
-            SlotField::Owned(_) => panic!("field {name:?} is not stacked; use put"),
+            SlotField::InPlace(bytes) => bytes,
+            SlotField::Owned(_) => panic!("field {:?} is not stacked; use put", self.specs[at].name),
         }
     }
 

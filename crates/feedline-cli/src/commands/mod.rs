@@ -1,5 +1,6 @@
 //! One file per subcommand: its flags and what they call.
 
+pub mod bench;
 pub mod demo_data;
 pub mod eval;
 pub mod plan;
@@ -43,8 +44,14 @@ pub struct DataArgs {
     #[arg(long, value_name = "N")]
     pub batch_size: Option<u32>,
     /// Threads that read, decode and augment; 0 does it in the training thread [default: one per core]
-    #[arg(long, value_name = "N")]
+    #[arg(long, visible_alias = "workers", value_name = "N")]
     pub num_workers: Option<u32>,
+    /// Keep decoded pictures in so much memory; changes speed only [default: 0]
+    #[arg(long, value_name = "BYTES")]
+    pub decoded_cache: Option<u64>,
+    /// Batches in flight and samples under way take so much memory at most [default: 268435456]
+    #[arg(long, value_name = "BYTES")]
+    pub memory_budget: Option<u64>,
     /// fail, or replace by another sample [default: fail]
     #[arg(long, value_name = "POLICY")]
     pub on_bad_sample: Option<String>,
@@ -75,11 +82,14 @@ impl DataArgs {
                 said = said.set(key, text.as_str())?;
             }
         }
+        let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         let numbers = [
             ("seed", self.seed),
             ("model.input_px", self.input_px.map(i64::from)),
             ("train.batch_size", self.batch_size.map(i64::from)),
             ("data.num_workers", self.num_workers.map(i64::from)),
+            ("data.decoded_cache_bytes", self.decoded_cache.map(bytes)),
+            ("data.memory_budget_bytes", self.memory_budget.map(bytes)),
         ];
         for (key, number) in numbers {
             if let Some(number) = number {

@@ -5,6 +5,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 use feedline::Result;
 use feedline::plan::{EpochPlan, Permutation, Plan, Request, Tail};
 use std::fmt::Write;
+use std::time::Instant;
 
 #[derive(ClapArgs)]
 pub struct Args {
@@ -33,6 +34,9 @@ pub struct Args {
     permutation: PermutationArg,
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
+    /// Draw all indices of one rank (0 unless said) without keeping them, and say what it took, as JSON
+    #[arg(long, conflicts_with = "format")]
+    timing: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -73,6 +77,7 @@ pub fn run(args: Args) -> Result<Done> {
     })?;
     plan.check_rank(args.rank.unwrap_or(0))?;
     let text = match args.format {
+        _ if args.timing => timing(&plan, &args),
         Format::Table => table(&plan, &args),
         Format::Json => json(&plan, &args),
         Format::Indices => {
@@ -171,4 +176,31 @@ fn json(plan: &Plan, args: &Args) -> String {
         "shuffle": plan.is_shuffled(), "tail": plan.tail(), "total_size": epoch.total_size(), "ranks": ranks,
     });
     value.to_string() + "\n"
+}
+
+/// Seconds are counted from the moment the epoch is asked for. The checksum is the sum of (place + 1) * index over the
+/// rank's places, modulo 2^64: `(i * np.arange(1, len(i) + 1, dtype=np.uint64)).sum()` of the indices as np.uint64.
+fn timing(plan: &Plan, args: &Args) -> String {
+    let began = Instant::now();
+    let epoch = plan.epoch(args.epoch);
+    let start_seconds = began.elapsed().as_secs_f64();
+    let (mut first_index_seconds, mut indices, mut checksum) = (None, 0_u64, 0_u64);
+    for request in epoch.rank(args.rank.unwrap_or(0)) {
+        first_index_seconds.get_or_insert_with(|| began.elapsed().as_secs_f64());
+        indices += 1;
+        checksum = checksum.wrapping_add(request.index.wrapping_mul(indices));
+    }
+    let draw_seconds = began.elapsed().as_secs_f64();
+    let value = serde_json::json!({
+        "start_seconds": start_seconds, "first_index_seconds": first_index_seconds, "draw_seconds": draw_seconds,
+        "indices": indices, "peak_memory_bytes": peak_memory_bytes(), "checksum": format!("{checksum:016x}"),
+    });
+    value.to_string() + "\n"
+}
+
+/// The most memory this process ever had resident; known on Linux only.
+fn peak_memory_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
 }

@@ -23,7 +23,8 @@ pub struct Args {
     out: Option<PathBuf>,
     /// Go on with the run in DIR; everything else comes from there
     #[arg(long, value_name = "DIR", conflicts_with_all = ["out", "epochs", "data", "train_list", "val_list", "classes",
-        "config", "seed", "input_px", "augment", "batch_size", "num_workers", "on_bad_sample", "set", "backbone",
+        "config", "seed", "input_px", "augment", "batch_size", "num_workers", "decoded_cache",
+        "memory_budget", "on_bad_sample", "set", "backbone",
         "pretrained", "precision", "device", "optimizer", "init_lr", "freeze_train"])]
     resume: Option<PathBuf>,
     /// small, mobilenetv2, resnet18 or resnet50 [default: small]
@@ -76,7 +77,8 @@ pub fn run(args: Args) -> Result<Done> {
             .and_then(|_| signal_hook::flag::register(number, Arc::clone(&again)))
             .map_err(|e| Error::config(format!("cannot watch for signal {number}: {e}"), "Please report this"))?;
     }
-    let summary = run.train(Arc::new(Progress::new(METRIC_NAMES[0])), &|| signal.load(Ordering::Relaxed) != 0)?;
+    let progress = Progress::new(METRIC_NAMES[0], run.config().num_workers());
+    let summary = run.train(Arc::new(progress), &|| signal.load(Ordering::Relaxed) != 0)?;
     let Some(summary) = summary else {
         let number = signal.load(Ordering::Relaxed) as i32;
         let name = if number == signal_hook::consts::SIGINT { "Ctrl-C" } else { "SIGTERM" };

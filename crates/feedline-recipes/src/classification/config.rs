@@ -4,6 +4,7 @@
 use super::{Backbone, DeviceKind, Precision};
 use feedline::augment::Augmentation;
 use feedline::deliver::OnBadSample;
+use feedline::fused::DecodeMode;
 use feedline::train::schedule::{LrDecay, OptimizerKind};
 use feedline::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,8 @@ pub struct DataConfig {
     pub num_workers: i64,
     pub memory_budget_bytes: u64,
     pub max_pixels: u64,
+    pub decode: DecodeMode,
+    pub decoded_cache_bytes: u64,
     pub on_bad_sample: OnBadSample,
     pub max_bad_samples: u64,
 }

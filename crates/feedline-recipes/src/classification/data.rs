@@ -3,37 +3,41 @@
 
 use super::config::Config;
 use feedline::augment::normalize::Normalize;
-use feedline::augment::{Augmentation, ImageOp, apply_all};
-use feedline::decode::{Limits, RgbImage, decode_rgb};
+use feedline::augment::{Augmentation, ImageOp};
+use feedline::decode::{DecodedCache, Limits, RgbImage};
 use feedline::deliver::Clock;
+use feedline::fused::{Augmented, ImagePath};
 use feedline::pipeline::{Pipeline, Raw};
 use feedline::plan::Request;
 use feedline::read::{ImageList, read_classes, read_file_into};
 use feedline::{DType, Error, FieldSpec, Result, Slot, Stage};
-use std::cell::RefCell;
 use std::sync::Arc;
 
 /// One split as a pipeline.
 #[derive(Debug)]
 pub struct ImageData {
     list: ImageList,
-    ops: Vec<ImageOp>,
+    path: ImagePath,
     normalize: Normalize,
-    limits: Limits,
     fields: Vec<FieldSpec>,
     fingerprint: u64,
 }
 
 impl ImageData {
-    /// The pictures of `list` through `ops`, which must end in pictures of `input_px` x `input_px`.
-    pub fn new(list: ImageList, ops: Vec<ImageOp>, config: &Config) -> ImageData {
+    /// The pictures of `list` through `ops`, which must end in pictures of `input_px` x `input_px`. Decoded pictures
+    /// are kept in `cache`, if there is one.
+    pub fn new(list: ImageList, ops: Vec<ImageOp>, config: &Config, cache: Option<DecodedCache>) -> ImageData {
         let side = config.input_px() as usize;
+        let limits = Limits { max_pixels: config.data.max_pixels };
+        let path = ImagePath::new(ops, limits, config.data.decode);
         ImageData {
             fingerprint: list.fingerprint(),
             list,
-            ops,
+            path: match cache {
+                Some(cache) => path.with_cache(cache),
+                None => path,
+            },
             normalize: Normalize::new(config.augment.mean, config.augment.std),
-            limits: Limits { max_pixels: config.data.max_pixels },
             fields: vec![
                 FieldSpec::stack("image", DType::F32, [3, side, side]),
                 FieldSpec::stack("label", DType::I64, []),
@@ -51,10 +55,9 @@ impl ImageData {
     /// # Errors
     /// [`Error::Sample`] for a file that cannot be read or decoded.
     pub fn picture(&self, request: &Request) -> Result<RgbImage> {
-        let (mut raw, mut clock, mut image) = (Raw::new(), Clock::default(), RgbImage::default());
+        let (mut raw, mut clock) = (Raw::new(), Clock::default());
         self.read(request, &mut raw, &mut clock)?;
-        self.picture_into(request, &raw[0], &mut image, &mut clock)?;
-        Ok(image)
+        self.augmented(request, &raw[0], &mut clock, |picture, _| picture.to_image())
     }
 
     /// The label of a sample.
@@ -62,18 +65,19 @@ impl ImageData {
         self.list.entries[index as usize].class
     }
 
-    fn picture_into(&self, request: &Request, bytes: &[u8], image: &mut RgbImage, clock: &mut Clock) -> Result<()> {
-        clock.enter(Stage::Decode);
-        decode_rgb(bytes, &self.limits, image).map_err(|problem| Error::Sample {
+    fn augmented<T>(
+        &self,
+        request: &Request,
+        bytes: &[u8],
+        clock: &mut Clock,
+        then: impl FnOnce(Augmented<'_>, &mut Clock) -> T,
+    ) -> Result<T> {
+        self.path.run(request, bytes, clock, then).map_err(|problem| Error::Sample {
             stage: Stage::Decode,
             index: request.index,
             location: self.location(request.index),
             problem,
-        })?;
-        clock.count_bytes(image.pixels.len());
-        clock.enter(Stage::Augment);
-        apply_all(&self.ops, image, |stage| request.rng(stage));
-        Ok(())
+        })
     }
 }
 
@@ -96,6 +100,10 @@ impl Pipeline for ImageData {
 
     fn read(&self, request: &Request, raw: &mut Raw, clock: &mut Clock) -> Result<()> {
         raw.resize_with(1, Vec::new);
+        if self.path.is_cached(request) {
+            raw[0].clear();
+            return Ok(());
+        }
         let path = &self.list.entries[request.index as usize].path;
         read_file_into(path, &mut raw[0]).map_err(|e| Error::io("read", path, e))?;
         clock.count_bytes(raw[0].len());
@@ -103,17 +111,11 @@ impl Pipeline for ImageData {
     }
 
     fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, clock: &mut Clock) -> Result<()> {
-        thread_local! {
-            /// Reused from sample to sample, so that a worker allocates nothing once it has seen its largest picture.
-            static IMAGE: RefCell<RgbImage> = RefCell::default();
-        }
-        IMAGE.with_borrow_mut(|image| {
-            self.picture_into(request, &raw[0], image, clock)?;
+        slot.dense::<i64>("label")[0] = i64::from(self.label(request.index));
+        self.augmented(request, &raw[0], clock, |picture, clock| {
             let out = slot.dense::<f32>("image");
-            self.normalize.write_chw(image, out);
+            self.normalize.write_chw(picture.image, picture.mirrored, out);
             clock.count_bytes(size_of_val(out));
-            slot.dense::<i64>("label")[0] = i64::from(self.label(request.index));
-            Ok(())
         })
     }
 }
@@ -124,13 +126,28 @@ impl Pipeline for ImageData {
 /// # Errors
 /// What the folders or lists have wrong.
 pub fn open(config: &Config) -> Result<(Arc<ImageData>, Arc<ImageData>)> {
-    let list = if config.data.dir.as_os_str().is_empty() {
-        ImageList::from_list(&config.data.train_list, "train", &read_classes(&config.data.classes)?)?
+    let list = train_list(config)?;
+    let cache = cache(config);
+    let val_cache = cache.as_ref().map(DecodedCache::sibling);
+    let val = open_val_cached(config, &list.classes, val_cache)?;
+    Ok((Arc::new(ImageData::new(list, config.augment.preset.train_ops(config.input_px()), config, cache)), val))
+}
+
+/// The cache of decoded pictures that `config` asks for.
+pub fn cache(config: &Config) -> Option<DecodedCache> {
+    (config.data.decoded_cache_bytes > 0).then(|| DecodedCache::new(config.data.decoded_cache_bytes))
+}
+
+/// The images of the training split.
+///
+/// # Errors
+/// What the folder or the list has wrong.
+pub fn train_list(config: &Config) -> Result<ImageList> {
+    if config.data.dir.as_os_str().is_empty() {
+        ImageList::from_list(&config.data.train_list, "train", &read_classes(&config.data.classes)?)
     } else {
-        ImageList::train(&config.data.dir)?
-    };
-    let val = open_val(config, &list.classes)?;
-    Ok((Arc::new(ImageData::new(list, config.augment.preset.train_ops(config.input_px()), config)), val))
+        ImageList::train(&config.data.dir)
+    }
 }
 
 /// The validation split alone, whose classes must be `classes`: those a network was trained on.
@@ -138,6 +155,10 @@ pub fn open(config: &Config) -> Result<(Arc<ImageData>, Arc<ImageData>)> {
 /// # Errors
 /// As [`open`], and other classes.
 pub fn open_val(config: &Config, classes: &[String]) -> Result<Arc<ImageData>> {
+    open_val_cached(config, classes, None)
+}
+
+fn open_val_cached(config: &Config, classes: &[String], cache: Option<DecodedCache>) -> Result<Arc<ImageData>> {
     let list = if config.data.dir.as_os_str().is_empty() {
         let named = read_classes(&config.data.classes)?;
         if named != classes {
@@ -151,5 +172,5 @@ pub fn open_val(config: &Config, classes: &[String]) -> Result<Arc<ImageData>> {
     } else {
         ImageList::val(&config.data.dir, classes)?
     };
-    Ok(Arc::new(ImageData::new(list, Augmentation::eval_ops(config.input_px()), config)))
+    Ok(Arc::new(ImageData::new(list, Augmentation::eval_ops(config.input_px()), config, cache)))
 }

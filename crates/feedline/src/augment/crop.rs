@@ -1,7 +1,8 @@
 //! Where to cut: the random resized crop and the centre crop, as pure functions of an image's size. Touches no pixel,
 //! so that a box can be drawn from a header before anything is decoded.
 
-use super::resize::{CropBox, FractionalBox};
+use super::resize::FractionalBox;
+use crate::decode::CropBox;
 use crate::plan::rng::SampleRng;
 
 /// Draws the box of a random resized crop of an image of `width_px` x `height_px`.

@@ -10,12 +10,14 @@ pub mod color;
 pub mod crop;
 pub mod normalize;
 pub mod resize;
+mod view;
 
-use crate::decode::RgbImage;
+use crate::decode::{CropBox, RgbImage};
 use crate::error::{Error, Result};
 use crate::plan::rng::SampleRng;
 pub use resize::Filter;
 use std::cell::RefCell;
+pub use view::View;
 
 /// The longest side an operation may produce.
 const MAX_SIDE_PX: u32 = 16_384;
@@ -96,6 +98,11 @@ impl ImageOp {
         }
     }
 
+    /// Name of the random stream of this operation when it is the `place`-th of a list, from 0.
+    pub fn stream(&self, place: usize) -> String {
+        format!("augment.{place}.{}", self.name())
+    }
+
     /// Checks the numbers; an operation that passes never panics on an image of at least one pixel.
     ///
     /// # Errors
@@ -141,6 +148,26 @@ impl ImageOp {
         }
     }
 
+    /// What the operation looks at in a picture of `width_px` x `height_px`, if it is one that resizes a part: rendering
+    /// the view is then all it does. Draws from `rng` what the operation draws.
+    pub fn view(&self, width_px: u32, height_px: u32, rng: &mut SampleRng) -> Option<View> {
+        let picture = (width_px, height_px);
+        match *self {
+            ImageOp::RandomResizedCrop { size_px, scale, ratio, filter } => {
+                let part = crop::random_resized_box(width_px, height_px, scale, ratio, rng);
+                Some(View::cut(part, size_px, filter, picture))
+            }
+            ImageOp::ResizeCenterCrop { shorter_px, size_px, filter } => {
+                Some(View::around(crop::centre_box(width_px, height_px, shorter_px, size_px), size_px, filter, picture))
+            }
+            ImageOp::Resize { size_px, filter } => {
+                let whole = CropBox { left_px: 0, top_px: 0, width_px, height_px };
+                Some(View::cut(whole, size_px, filter, picture))
+            }
+            _ => None,
+        }
+    }
+
     /// Applies the operation in place, drawing from `rng` only. `scratch` is working memory: its content does not
     /// matter before and is unspecified after.
     ///
@@ -148,20 +175,9 @@ impl ImageOp {
     /// If the image has no pixel, or the operation would not pass [`ImageOp::validate`].
     pub fn apply(&self, image: &mut RgbImage, scratch: &mut RgbImage, rng: &mut SampleRng) {
         match *self {
-            ImageOp::RandomResizedCrop { size_px, scale, ratio, filter } => {
-                let part = crop::random_resized_box(image.width_px, image.height_px, scale, ratio, rng);
-                resize::crop_resize(image, part, size_px, filter, scratch);
-                std::mem::swap(image, scratch);
-            }
-            ImageOp::ResizeCenterCrop { shorter_px, size_px, filter } => {
-                let part = crop::centre_box(image.width_px, image.height_px, shorter_px, size_px);
-                resize::resize_within(image, part, size_px, filter, scratch);
-                std::mem::swap(image, scratch);
-            }
-            ImageOp::Resize { size_px, filter } => {
-                let (width_px, height_px) = (image.width_px, image.height_px);
-                let whole = resize::CropBox { left_px: 0, top_px: 0, width_px, height_px };
-                resize::crop_resize(image, whole, size_px, filter, scratch);
+            ImageOp::RandomResizedCrop { .. } | ImageOp::ResizeCenterCrop { .. } | ImageOp::Resize { .. } => {
+                let view = self.view(image.width_px, image.height_px, rng).expect("these three have a view");
+                view.render(image, (0, 0), 1, scratch);
                 std::mem::swap(image, scratch);
             }
             ImageOp::HorizontalFlip { p } => {
@@ -192,23 +208,29 @@ impl ImageOp {
     }
 }
 
-fn flip(image: &mut RgbImage) {
+/// Exchanges left and right.
+pub(crate) fn flip(image: &mut RgbImage) {
     let width = image.width_px as usize;
     image.pixels.as_chunks_mut::<3>().0.chunks_exact_mut(width).for_each(<[[u8; 3]]>::reverse);
 }
 
-/// Applies `ops` in order. Operation i draws from the stream `rng("augment.{i}.{name}")`, so that no operation can
+/// Applies `ops` in order. Operation i draws from its own stream ([`ImageOp::stream`]), so that no operation can
 /// shift what another draws.
 ///
 /// # Panics
 /// As [`ImageOp::apply`].
 pub fn apply_all(ops: &[ImageOp], image: &mut RgbImage, rng: impl Fn(&str) -> SampleRng) {
+    apply_from(ops, 0, image, rng);
+}
+
+/// As [`apply_all`], when the first `done` operations have been applied already.
+pub(crate) fn apply_from(ops: &[ImageOp], done: usize, image: &mut RgbImage, rng: impl Fn(&str) -> SampleRng) {
     thread_local! {
         static SCRATCH: RefCell<RgbImage> = RefCell::default();
     }
     SCRATCH.with_borrow_mut(|scratch| {
-        for (i, op) in ops.iter().enumerate() {
-            op.apply(image, scratch, &mut rng(&format!("augment.{i}.{}", op.name())));
+        for (i, op) in ops.iter().enumerate().skip(done) {
+            op.apply(image, scratch, &mut rng(&op.stream(i)));
         }
     });
 }

@@ -1,14 +1,21 @@
-//! Resizing of a part of an image, with antialiasing. Owns the per-thread resizer; knows nothing of how a box is drawn.
+//! Resizing of a part of an image, with antialiasing. Owns the way from a box to its pixels; knows nothing of how a box
+//! is drawn.
 //!
-//! Bilinear is within one level of Pillow's reducing `resize` for every byte. Bicubic has the same weights, but runs
-//! its vertical pass first and Pillow its horizontal one; where it overshoots at hard edges each clamps between the
-//! passes, so a few bytes there differ by up to four levels.
+//! Every byte is Pillow's `resize`: the weights of `weights.rs`, a pass over the rows, rounded to bytes, then one over
+//! the columns. `portable.rs` is the definition, `avx2.rs` the same for the processors that have it.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod passes;
+mod portable;
+mod weights;
+
+pub use crate::decode::CropBox;
 
 use crate::decode::RgbImage;
-use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
-use fast_image_resize::pixels::U8x3;
-use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
+use passes::{Code, Resizer, Source};
 use std::cell::RefCell;
+use weights::Axis;
 
 /// The interpolation of a resize. Both widen their support when they reduce, as Pillow's do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -22,25 +29,13 @@ pub enum Filter {
 }
 
 impl Filter {
-    fn algorithm(self) -> ResizeAlg {
-        ResizeAlg::Convolution(match self {
-            Filter::Bilinear => FilterType::Bilinear,
-            Filter::Bicubic => FilterType::CatmullRom,
-        })
+    /// Half the width of the filter in pixels of the result, or of the source when it is enlarged.
+    pub(super) fn support(self) -> f64 {
+        match self {
+            Filter::Bilinear => 1.0,
+            Filter::Bicubic => 2.0,
+        }
     }
-}
-
-/// A part of an image in whole pixels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CropBox {
-    /// Columns to its left.
-    pub left_px: u32,
-    /// Rows above it.
-    pub top_px: u32,
-    /// Its columns.
-    pub width_px: u32,
-    /// Its rows.
-    pub height_px: u32,
 }
 
 /// A part of an image in fractions of pixels.
@@ -52,59 +47,74 @@ pub(super) struct FractionalBox {
     pub height_px: f64,
 }
 
+impl From<CropBox> for FractionalBox {
+    fn from(part: CropBox) -> FractionalBox {
+        FractionalBox {
+            left_px: part.left_px.into(),
+            top_px: part.top_px.into(),
+            width_px: part.width_px.into(),
+            height_px: part.height_px.into(),
+        }
+    }
+}
+
 thread_local! {
-    /// Keeps the resizer's intermediate buffers between images.
-    static RESIZER: RefCell<Resizer> = RefCell::new(Resizer::new());
+    /// Keeps weights and intermediate rows between images.
+    static RESIZER: RefCell<Resizer> = RefCell::default();
 }
 
 /// Cuts `part` out of `image` and resizes it to `size_px` (height, width), into `into`. Pixels outside the part have
-/// no influence, so this equals Pillow's `crop(..).resize(..)`; there is no copy in between.
+/// no influence: these are the bytes of Pillow's `crop(..).resize(..)`, without a copy in between.
 ///
 /// # Panics
 /// If `part` is empty or reaches outside the image.
 pub fn crop_resize(image: &RgbImage, part: CropBox, size_px: [u32; 2], filter: Filter, into: &mut RgbImage) {
-    let whole = source(image);
-    let view = TypedCroppedImage::from_ref(&whole, part.left_px, part.top_px, part.width_px, part.height_px)
-        .unwrap_or_else(|e| panic!("{part:?} of {} x {} px: {e}", image.width_px, image.height_px));
-    assert!(part.width_px > 0 && part.height_px > 0, "an empty part has no pixels to resize");
-    run(&view, &ResizeOptions::new().resize_alg(filter.algorithm()), size_px, into);
+    let inside =
+        |from: u32, length: u32, whole: u32| length > 0 && from.checked_add(length).is_some_and(|to| to <= whole);
+    assert!(
+        inside(part.left_px, part.width_px, image.width_px) && inside(part.top_px, part.height_px, image.height_px),
+        "{part:?} is empty or reaches outside of {} x {} px",
+        image.width_px,
+        image.height_px
+    );
+    let sides = FractionalBox::from(part);
+    resize_part(image, (0, 0), part, sides, size_px, filter, into);
 }
 
-/// Resizes the part `part` to `size_px` (height, width); the filter also reads around the part, so this equals
-/// resizing the whole image and then cutting. Clamped to the image.
-pub(super) fn resize_within(
+/// Resizes `part` to `size_px` (height, width). Everything is told in pixels of one picture, of which `image` holds a
+/// piece whose first pixel is `origin` (column, row). The filter reads around the part, up to `bounds`: where those
+/// are the picture, these are the bytes of Pillow's `resize(.., box=part)`; where they are the part, of
+/// `crop(part).resize(..)`. What `image` holds outside of them, or beyond the filter's reach, has no influence.
+///
+/// # Panics
+/// If the piece lacks a pixel that the filter reads.
+pub(super) fn resize_part(
     image: &RgbImage,
+    origin: (u32, u32),
+    bounds: CropBox,
     part: FractionalBox,
     size_px: [u32; 2],
     filter: Filter,
     into: &mut RgbImage,
 ) {
-    let (width, height) = (f64::from(image.width_px), f64::from(image.height_px));
-    let (left, top) = (part.left_px.max(0.0), part.top_px.max(0.0));
-    let options = ResizeOptions::new().resize_alg(filter.algorithm()).crop(
-        left,
-        top,
-        part.width_px.min(width - left),
-        part.height_px.min(height - top),
-    );
-    run(&source(image), &options, size_px, into);
+    let axis = |held_px: u32, origin: u32, (from, length): (u32, u32), (part, part_px): (f64, f64), out_px: u32| {
+        let skipped_px = from.saturating_sub(origin);
+        let axis = Axis::part(length, part - f64::from(from), part_px, out_px, filter);
+        (skipped_px as usize, axis.holding(origin.saturating_sub(from), held_px - skipped_px))
+    };
+    let (columns, rows) = ((bounds.left_px, bounds.width_px), (bounds.top_px, bounds.height_px));
+    let (left, across) = axis(image.width_px, origin.0, columns, (part.left_px, part.width_px), size_px[1]);
+    let (top, down) = axis(image.height_px, origin.1, rows, (part.top_px, part.height_px), size_px[0]);
+    let pitch_bytes = 3 * image.width_px as usize;
+    let source = Source { pixels: &image.pixels[top * pitch_bytes + 3 * left..], pitch_bytes };
+    run(&source, [down, across], size_px, into);
 }
 
-fn source(image: &RgbImage) -> TypedImageRef<'_, U8x3> {
-    TypedImageRef::from_buffer(image.width_px, image.height_px, &image.pixels)
-        .expect("an RgbImage holds 3 bytes per pixel")
-}
-
-fn run(
-    from: &impl fast_image_resize::ImageView<Pixel = U8x3>,
-    options: &ResizeOptions,
-    [height_px, width_px]: [u32; 2],
-    into: &mut RgbImage,
-) {
+fn run(source: &Source, [down, across]: [Axis; 2], [height_px, width_px]: [u32; 2], into: &mut RgbImage) {
     into.reshape(width_px, height_px);
-    let mut target = TypedImage::<U8x3>::from_buffer(width_px, height_px, &mut into.pixels)
-        .expect("reshape made room for every pixel");
-    RESIZER.with_borrow_mut(|resizer| {
-        resizer.resize_typed(from, &mut target, options).expect("the part lies inside the image");
-    });
+    if into.pixels.is_empty() {
+        return;
+    }
+    let code = Code::available().next().expect("portable code is always there");
+    RESIZER.with_borrow_mut(|resizer| resizer.run(code, source, across, down, &mut into.pixels));
 }

@@ -1,7 +1,9 @@
-//! PNG to 8-bit RGB: every colour type, bit depth and interlacing. Owns the reduction to RGB; checksums are verified.
+//! PNG to 8-bit RGB, every colour type, bit depth and interlacing, and 16-bit grey as it is. Owns the reduction to RGB
+//! and every verdict on a file: png_whole.rs only takes ordinary pictures off the careful decoder's hands.
 
-use super::{Limits, RgbImage, allocate, check_size};
-use png::{ColorType, Decoder, DecodingError, Transformations};
+use super::png_whole::{self, Pixels};
+use super::{Format, Limits, RgbImage, allocate, check_size, format, guarded};
+use png::{BitDepth, ColorType, Decoder, DecodingError, Transformations};
 use std::io::Cursor;
 
 fn open(bytes: &[u8]) -> Decoder<Cursor<&[u8]>> {
@@ -25,12 +27,53 @@ fn explain(error: DecodingError, bytes: &[u8], rows: Option<(usize, usize)>) -> 
 }
 
 pub(super) fn dimensions(bytes: &[u8]) -> Result<(u32, u32), String> {
+    if let Some(header) = png_whole::header(bytes) {
+        return Ok((header.width_px, header.height_px));
+    }
     let mut decoder = open(bytes);
     let info = decoder.read_header_info().map_err(|e| explain(e, bytes, None))?;
     Ok((info.width, info.height))
 }
 
 pub(super) fn decode_rgb(bytes: &[u8], limits: &Limits, into: &mut RgbImage) -> Result<(), String> {
+    if let Some(header) = png_whole::header(bytes) {
+        check_size(header.width_px, header.height_px, limits)?;
+        if decode_whole(bytes, header, into).is_some() {
+            return Ok(());
+        }
+    }
+    decode_carefully(bytes, limits, into)
+}
+
+/// An ordinary picture; `None` leaves it to [`decode_carefully`].
+fn decode_whole(bytes: &[u8], header: png_whole::Header, into: &mut RgbImage) -> Option<()> {
+    let width = header.width_px as usize;
+    let mut at = 0;
+    png_whole::rows(bytes, header, |row| {
+        if at == 0 {
+            // Not before the data has shown that there is a picture of this size.
+            into.reshape(header.width_px, header.height_px);
+        }
+        let out = &mut into.pixels[at..at + 3 * width];
+        at += 3 * width;
+        match header.pixels {
+            Pixels::Rgb8 => out.copy_from_slice(row),
+            Pixels::Grey8 => spread::<1>(row, out, |[grey]| [grey; 3]),
+            Pixels::GreyAlpha8 => spread::<2>(row, out, |[grey, _]| [grey; 3]),
+            Pixels::Grey16 => spread::<2>(row, out, |[high, _]| [high; 3]),
+            Pixels::Rgba8 => spread::<4>(row, out, |[r, g, b, _]| [r, g, b]),
+        }
+    })
+}
+
+fn spread<const N: usize>(row: &[u8], out: &mut [u8], rgb: impl Fn([u8; N]) -> [u8; 3]) {
+    for (out, pixel) in out.as_chunks_mut::<3>().0.iter_mut().zip(row.as_chunks::<N>().0) {
+        *out = rgb(*pixel);
+    }
+}
+
+/// Any picture, row by row; and the oracle of the quick way.
+fn decode_carefully(bytes: &[u8], limits: &Limits, into: &mut RgbImage) -> Result<(), String> {
     let mut decoder = open(bytes);
     let info = decoder.read_header_info().map_err(|e| explain(e, bytes, None))?;
     let (width, height) = (info.width, info.height);
@@ -57,6 +100,64 @@ pub(super) fn decode_rgb(bytes: &[u8], limits: &Limits, into: &mut RgbImage) -> 
     Ok(())
 }
 
+/// Decodes a 16-bit grey PNG, as depth cameras' pictures are stored, to its values (H, W), row-major, into `out`.
+///
+/// # Errors
+/// A text that says what is wrong: not a PNG, truncated, damaged, another kind of PNG (whose values are not depths), a
+/// picture that is not `width_px` x `height_px`. What `out` holds is then unspecified. Never panics, whatever the
+/// bytes.
+///
+/// # Panics
+/// If `out` does not hold exactly `width_px * height_px` values.
+pub fn decode_depth_u16(bytes: &[u8], width_px: u32, height_px: u32, out: &mut [u16]) -> Result<(), String> {
+    assert_eq!(Some(out.len()), (width_px as usize).checked_mul(height_px as usize), "{width_px} x {height_px} px");
+    guarded(|| {
+        let Format::Png = format(bytes)? else { return Err("not a PNG; depth is read from 16-bit grey PNG".into()) };
+        if let Some(header) = png_whole::header(bytes) {
+            check_depth(header.width_px, header.height_px, width_px, height_px)?;
+            if header.pixels == Pixels::Grey16 {
+                let mut out = out.chunks_exact_mut(width_px as usize);
+                let decoded = png_whole::rows(bytes, header, |row| {
+                    let values = out.next().unwrap_or_default().iter_mut().zip(row.as_chunks().0);
+                    values.for_each(|(value, bytes)| *value = u16::from_be_bytes(*bytes));
+                });
+                if decoded.is_some() {
+                    return Ok(());
+                }
+            }
+        }
+        decode_depth_carefully(bytes, width_px, height_px, out)
+    })
+}
+
+fn check_depth(width_px: u32, height_px: u32, expect_width_px: u32, expect_height_px: u32) -> Result<(), String> {
+    if (width_px, height_px) != (expect_width_px, expect_height_px) {
+        return Err(format!(
+            "the picture has {width_px} x {height_px} px instead of {expect_width_px} x {expect_height_px}"
+        ));
+    }
+    Ok(())
+}
+
+fn decode_depth_carefully(bytes: &[u8], width_px: u32, height_px: u32, out: &mut [u16]) -> Result<(), String> {
+    let mut decoder = open(bytes);
+    decoder.set_transformations(Transformations::IDENTITY);
+    let mut reader = decoder.read_info().map_err(|e| explain(e, bytes, None))?;
+    let info = reader.info();
+    check_depth(info.width, info.height, width_px, height_px)?;
+    if (info.color_type, info.bit_depth) != (ColorType::Grayscale, BitDepth::Sixteen) {
+        return Err(format!(
+            "its pixels are {:?} of {} bits, not grey of 16; depth is read from 16-bit grey PNG",
+            info.color_type, info.bit_depth as u8
+        ));
+    }
+    let mut filled = vec![0; 2 * out.len()];
+    reader.next_frame(&mut filled).map_err(|e| explain(e, bytes, None))?;
+    reader.finish().map_err(|e| explain(e, bytes, None))?;
+    out.iter_mut().zip(filled.as_chunks().0).for_each(|(value, bytes)| *value = u16::from_be_bytes(*bytes));
+    Ok(())
+}
+
 /// Drops alpha and spreads grey, within the buffer.
 fn reduce_to_rgb(pixels: &mut Vec<u8>, color: ColorType) {
     let count = pixels.len() / color.samples();
@@ -76,6 +177,204 @@ fn reduce_to_rgb(pixels: &mut Vec<u8>, color: ColorType) {
                 let grey = pixels[step * at];
                 pixels[3 * at..3 * at + 3].fill(grey);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::rng::SampleRng;
+    use png::{Compression, Encoder, Filter};
+
+    const LIMITS: Limits = Limits { max_pixels: 1_000_000 };
+
+    /// A picture of noise and slopes; `chunk_bytes` is the size of its data chunks.
+    fn picture(color: ColorType, depth: BitDepth, filter: Filter, chunk_bytes: usize, rng: &mut SampleRng) -> Vec<u8> {
+        let (width, height) = (1 + rng.below(40) as u32, 1 + rng.below(30) as u32);
+        let row_bytes = color.samples() * width as usize * depth as usize / 8;
+        let (slope, noise) = (rng.next_u32() as usize % 7, 1 + rng.below(200));
+        let data: Vec<u8> =
+            (0..row_bytes * height as usize).map(|i| (i * slope / 3 + rng.below(noise) as usize) as u8).collect();
+        let mut bytes = Vec::new();
+        let mut encoder = Encoder::new(&mut bytes, width, height);
+        encoder.set_color(color);
+        encoder.set_depth(depth);
+        encoder.set_filter(filter);
+        encoder.set_compression(if rng.chance(0.5) { Compression::High } else { Compression::Fast });
+        if color == ColorType::Indexed {
+            encoder.set_palette((0..=255).flat_map(|i| [i, 255 - i, i / 2]).collect::<Vec<u8>>());
+        }
+        if rng.chance(0.3) {
+            encoder.add_text_chunk("Title".into(), "a picture".into()).unwrap();
+        }
+        let mut writer = encoder.write_header().unwrap();
+        let mut stream = writer.stream_writer_with_size(chunk_bytes).unwrap();
+        std::io::Write::write_all(&mut stream, &data).unwrap();
+        stream.finish().unwrap();
+        writer.finish().unwrap();
+        bytes
+    }
+
+    fn whole(bytes: &[u8]) -> Option<RgbImage> {
+        let mut image = RgbImage::default();
+        decode_whole(bytes, png_whole::header(bytes)?, &mut image).map(|()| image)
+    }
+
+    fn careful(bytes: &[u8]) -> Result<RgbImage, String> {
+        let mut image = RgbImage::default();
+        decode_carefully(bytes, &LIMITS, &mut image).map(|()| image)
+    }
+
+    /// Depth by both ways; the quick one as it is used, and only if it needed no help.
+    fn depths(bytes: &[u8]) -> Option<[Result<Vec<u16>, String>; 2]> {
+        let header = png_whole::header(bytes).filter(|header| header.pixels == Pixels::Grey16)?;
+        let mut quick = Vec::new();
+        let read = |row: &[u8]| quick.extend(row.as_chunks().0.iter().map(|bytes| u16::from_be_bytes(*bytes)));
+        png_whole::rows(bytes, header, read)?;
+        let mut slow = vec![0; (header.width_px * header.height_px) as usize];
+        let result = decode_depth_carefully(bytes, header.width_px, header.height_px, &mut slow);
+        Some([Ok(quick), result.map(|()| slow)])
+    }
+
+    const FILTERS: [Filter; 6] =
+        [Filter::NoFilter, Filter::Sub, Filter::Up, Filter::Avg, Filter::Paeth, Filter::Adaptive];
+
+    #[test]
+    fn the_quick_way_takes_ordinary_pictures_and_equals_the_careful_one() {
+        use BitDepth::{Eight, Sixteen};
+        use ColorType::{Grayscale, GrayscaleAlpha, Indexed, Rgb, Rgba};
+        let mut rng = SampleRng::new(0, 0, 0, "pictures");
+        for (color, depth, is_ordinary) in [
+            (Grayscale, Eight, true),
+            (GrayscaleAlpha, Eight, true),
+            (Rgb, Eight, true),
+            (Rgba, Eight, true),
+            (Grayscale, Sixteen, true),
+            (Indexed, Eight, false),
+            (Rgb, Sixteen, false),
+            (Rgba, Sixteen, false),
+        ] {
+            for filter in FILTERS {
+                for round in 0..12 {
+                    let chunk_bytes = if round % 3 == 0 { 57 } else { 1 << 15 };
+                    let bytes = picture(color, depth, filter, chunk_bytes, &mut rng);
+                    let quick = whole(&bytes);
+                    assert_eq!(quick.is_some(), is_ordinary, "{color:?} {depth:?} {filter:?}");
+                    let careful = careful(&bytes).unwrap();
+                    assert!(quick.is_none_or(|quick| quick == careful), "{color:?} {depth:?} {filter:?}");
+                    assert_eq!(dimensions(&bytes), Ok((careful.width_px, careful.height_px)));
+                    if (color, depth) == (Grayscale, Sixteen) {
+                        let [quick, slow] = depths(&bytes).unwrap();
+                        assert_eq!(quick, slow);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes the right checksum behind every chunk, so that what was changed gets past the first check.
+    fn mend_checksums(bytes: &mut [u8]) {
+        let mut at = 8;
+        while let Some(length) = bytes.get(at..at + 4) {
+            let length = u32::from_be_bytes([length[0], length[1], length[2], length[3]]) as usize;
+            let Some(end) = at.checked_add(length).map(|end| end + 8).filter(|end| end + 4 <= bytes.len()) else {
+                return;
+            };
+            let checksum = crc32fast::hash(&bytes[at + 4..end]).to_be_bytes();
+            bytes[end..end + 4].copy_from_slice(&checksum);
+            at = end + 4;
+        }
+    }
+
+    #[test]
+    fn the_quick_way_takes_no_damaged_picture_that_the_careful_one_refuses_or_reads_otherwise() {
+        let kinds = [
+            (ColorType::Grayscale, BitDepth::Eight),
+            (ColorType::Rgb, BitDepth::Eight),
+            (ColorType::Rgba, BitDepth::Eight),
+            (ColorType::Grayscale, BitDepth::Sixteen),
+        ];
+        let (mut taken, mut left) = (0, 0);
+        let mut compare = |bytes: &[u8]| match whole(bytes) {
+            Some(quick) => {
+                taken += 1;
+                assert_eq!(Ok(quick), careful(bytes), "{}", bytes.escape_ascii());
+                if let Some([quick, slow]) = depths(bytes) {
+                    assert_eq!(quick, slow);
+                }
+            }
+            None => left += 1,
+        };
+        for round in 0..1500 {
+            let mut rng = SampleRng::new(1, round, 0, "damage");
+            let (color, depth) = kinds[rng.below(4) as usize];
+            let filter = FILTERS[rng.below(6) as usize];
+            let bytes = picture(color, depth, filter, if rng.chance(0.3) { 57 } else { 1 << 15 }, &mut rng);
+            compare(&bytes[..rng.below(bytes.len() as u64) as usize]);
+            compare(&[&bytes[..], b"and so on"].concat());
+            for _ in 0..8 {
+                let mut damaged = bytes.clone();
+                for _ in 0..=rng.below(2) {
+                    let at = rng.below(damaged.len() as u64) as usize;
+                    match rng.below(4) {
+                        0 => damaged[at] ^= 1 << rng.below(8),
+                        1 => damaged[at] = rng.next_u32() as u8,
+                        2 => drop(damaged.remove(at)),
+                        _ => damaged.insert(at, 0),
+                    }
+                }
+                compare(&damaged);
+                mend_checksums(&mut damaged);
+                compare(&damaged);
+            }
+        }
+        eprintln!("{taken} taken, {left} left to the careful decoder");
+        assert!(taken > 1500 && left > 10_000, "{taken} {left}");
+    }
+
+    #[test]
+    fn a_wrong_checksum_of_chunk_or_pixels_is_not_taken() {
+        let mut rng = SampleRng::new(2, 0, 0, "checksums");
+        let good = picture(ColorType::Rgb, BitDepth::Eight, Filter::Paeth, 1 << 15, &mut rng);
+        assert!(whole(&good).is_some());
+        let ends = [4 + 12, 8 + 12]; // the data chunk's checksum, and before it that of the pixels
+        for from_end in ends {
+            let mut bad = good.clone();
+            let at = bad.len() - from_end;
+            bad[at] ^= 1;
+            assert!(whole(&bad).is_none());
+            mend_checksums(&mut bad);
+            assert_eq!(whole(&bad).is_some(), from_end == ends[0], "mended");
+        }
+        // An end that is not an end, and none at all.
+        assert!(whole(&good[..good.len() - 12]).is_none());
+        assert!(careful(&good[..good.len() - 12]).is_err());
+    }
+
+    #[test]
+    fn depth_is_read_from_grey_of_sixteen_bits_alone() {
+        let mut rng = SampleRng::new(3, 0, 0, "depth");
+        let mut out = Vec::new();
+        let mut depth = |bytes: &[u8], (width, height): (u32, u32)| {
+            out.resize((width * height) as usize, 0);
+            decode_depth_u16(bytes, width, height, &mut out)
+        };
+        for color in [ColorType::Grayscale, ColorType::Rgb, ColorType::Indexed] {
+            let bytes = picture(color, BitDepth::Eight, Filter::Sub, 1 << 15, &mut rng);
+            let problem = depth(&bytes, dimensions(&bytes).unwrap()).unwrap_err();
+            assert!(problem.contains("not grey of 16"), "{problem}");
+        }
+        let bytes = picture(ColorType::Grayscale, BitDepth::Sixteen, Filter::Sub, 1 << 15, &mut rng);
+        let (width, height) = dimensions(&bytes).unwrap();
+        assert_eq!(depth(&bytes, (width, height)), Ok(()));
+        let problem = depth(&bytes, (width + 1, height)).unwrap_err();
+        assert!(problem.contains(&format!("{width} x {height} px instead of {} x {height}", width + 1)), "{problem}");
+        for end in 0..bytes.len() {
+            assert!(depth(&bytes[..end], (width, height)).is_err(), "{end} of {} bytes", bytes.len());
+        }
+        for other in [&b""[..], b"\xff\xd8\xff\xe0 a JPEG", b"hello"] {
+            assert!(depth(other, (1, 1)).is_err());
         }
     }
 }

@@ -7,41 +7,44 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// One cache line; its alignment is the alignment of every buffer.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
-
-// SAFETY: 64 bytes at alignment 64 have no padding, and every bit pattern of bytes is valid, zero included.
-unsafe impl bytemuck::Zeroable for Line {}
-// SAFETY: as above.
-unsafe impl bytemuck::Pod for Line {}
+/// Alignment of every buffer: a cache line.
+const ALIGN_BYTES: usize = 64;
 
 /// Bytes of a fixed length, 64-byte aligned. Dropped, they go back to the pool they came from.
 pub(crate) struct Buffer {
-    lines: Vec<Line>,
+    /// A little longer, because the allocator knows nothing of cache lines: asked for an alignment it would write all
+    /// zeros at once, while plain fresh pages are zeroed by the system when they are first touched, by the worker that
+    /// fills them.
+    storage: Vec<u8>,
     len_bytes: usize,
     pool: Option<Arc<BufferPool>>,
 }
 
 impl Buffer {
     pub(crate) fn zeroed(len_bytes: usize) -> Buffer {
-        Buffer { lines: vec![Line([0; 64]); len_bytes.div_ceil(64)], len_bytes, pool: None }
+        Buffer { storage: vec![0; len_bytes + ALIGN_BYTES], len_bytes, pool: None }
+    }
+
+    fn start(&self) -> usize {
+        self.storage.as_ptr().align_offset(ALIGN_BYTES)
     }
 
     pub(crate) fn as_bytes(&self) -> &[u8] {
-        &bytemuck::cast_slice(&self.lines)[..self.len_bytes]
+        &self.storage[self.start()..][..self.len_bytes]
     }
 
     pub(crate) fn as_bytes_mut(&mut self) -> &mut [u8] {
-        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len_bytes]
+        let start = self.start();
+        &mut self.storage[start..][..self.len_bytes]
     }
 }
 
 impl Clone for Buffer {
     /// A copy that belongs to no pool.
     fn clone(&self) -> Buffer {
-        Buffer { lines: self.lines.clone(), len_bytes: self.len_bytes, pool: None }
+        let mut copy = Buffer::zeroed(self.len_bytes);
+        copy.as_bytes_mut().copy_from_slice(self.as_bytes());
+        copy
     }
 }
 
@@ -54,7 +57,7 @@ impl fmt::Debug for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         if let Some(pool) = &self.pool {
-            pool.give(std::mem::take(&mut self.lines));
+            pool.give(std::mem::take(&mut self.storage));
         }
     }
 }
@@ -62,7 +65,7 @@ impl Drop for Buffer {
 /// Keeps storage that consumers have dropped, for the next batch: after the first few batches nothing is allocated.
 #[derive(Default)]
 pub(crate) struct BufferPool {
-    free: Mutex<Vec<Vec<Line>>>,
+    free: Mutex<Vec<Vec<u8>>>,
 }
 
 /// Storage kept for reuse at most; more than this is in flight only while a consumer hoards batches.
@@ -71,21 +74,44 @@ const MAX_FREE_BUFFERS: usize = 64;
 impl BufferPool {
     /// A buffer of `len_bytes` with unspecified content.
     pub(crate) fn take(self: &Arc<Self>, len_bytes: usize) -> Buffer {
-        let lines_needed = len_bytes.div_ceil(64);
+        let needed = len_bytes + ALIGN_BYTES;
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = free.iter().rposition(|lines| lines.len() == lines_needed).map(|at| free.swap_remove(at));
+        let found = free.iter().rposition(|storage| storage.len() == needed).map(|at| free.swap_remove(at));
         drop(free);
-        let lines = found.unwrap_or_else(|| vec![Line([0; 64]); lines_needed]);
-        Buffer { lines, len_bytes, pool: Some(Arc::clone(self)) }
+        let storage = found.unwrap_or_else(|| {
+            let mut storage = vec![0; needed];
+            advise_huge_pages(&mut storage);
+            storage
+        });
+        Buffer { storage, len_bytes, pool: Some(Arc::clone(self)) }
     }
 
-    fn give(&self, lines: Vec<Line>) {
+    fn give(&self, storage: Vec<u8>) {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         if free.len() < MAX_FREE_BUFFERS {
-            free.push(lines);
+            free.push(storage);
         }
     }
 }
+
+/// Asks for large pages where a buffer is worth them: its first touch then costs a page fault for every 2 MiB instead
+/// of every 4 KiB. Whether the system follows or not changes nothing but speed.
+#[cfg(target_os = "linux")]
+fn advise_huge_pages(storage: &mut [u8]) {
+    const HUGE_PAGE_BYTES: usize = 2 << 20;
+    if storage.len() >= 2 * HUGE_PAGE_BYTES {
+        let skip = storage.as_ptr().align_offset(HUGE_PAGE_BYTES);
+        let whole = storage.get_mut(skip..).unwrap_or_default();
+        // SAFETY: the range lies in memory that is borrowed exclusively, and this advice changes no byte of it. A
+        // refusal is of no consequence.
+        unsafe {
+            libc::madvise(whole.as_mut_ptr().cast(), whole.len() & !(HUGE_PAGE_BYTES - 1), libc::MADV_HUGEPAGE);
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn advise_huge_pages(_: &mut [u8]) {}
 
 impl fmt::Debug for BufferPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

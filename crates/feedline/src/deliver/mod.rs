@@ -5,13 +5,14 @@
 //! the size of the window change only the speed; `num_workers: 0` makes every batch in the caller's thread by the
 //! plain code and is the oracle of the pool.
 
+pub mod bench;
 pub(crate) mod buffer;
 mod fill;
 mod pool;
 mod stats;
 mod walk;
 
-pub use stats::{Clock, StageCount, StatsSnapshot};
+pub use stats::{Clock, Span, StageCount, StatsSnapshot};
 
 use crate::collate::collate;
 use crate::error::{Error, Result};
@@ -50,7 +51,8 @@ pub struct LoaderOptions {
     pub drop_last: bool,
     /// Threads; 0 makes every batch in the caller's thread when it is asked for.
     pub num_workers: usize,
-    /// Bytes of batches in flight; at least two batches are always allowed.
+    /// Bytes in flight: batches being filled or waiting to be taken, and the working memory of samples under way. Two
+    /// batches, and one sample alone, are allowed even if they need more.
     pub memory_budget_bytes: u64,
     /// Prefetching stops before this epoch; `None` never stops.
     pub end_epoch: Option<u64>,
@@ -58,6 +60,8 @@ pub struct LoaderOptions {
     pub on_bad_sample: OnBadSample,
     /// Bad samples tolerated over the whole run under [`OnBadSample::Replace`].
     pub max_bad_samples: u64,
+    /// Notes what every worker does when, for [`Loader::take_trace`].
+    pub trace: bool,
     /// Who hears warnings.
     pub sink: Arc<dyn Sink>,
 }
@@ -74,6 +78,7 @@ impl Default for LoaderOptions {
             end_epoch: None,
             on_bad_sample: OnBadSample::Fail,
             max_bad_samples: 100,
+            trace: false,
             sink: Arc::new(Warnings),
         }
     }
@@ -129,19 +134,22 @@ impl Loader {
                 batch_size: batch_size * walk.plan.num_replicas(),
             });
         }
-        let stats = Arc::new(stats::Stats::default());
+        let stats = Arc::new(stats::Stats::new(options.trace));
         let pool = if options.num_workers == 0 {
             None
         } else {
             let batch_bytes: usize = pipeline.fields().iter().map(|spec| spec.slot_bytes()).sum();
-            let budget = options.memory_budget_bytes / (batch_bytes as u64 * batch_size).max(1);
-            // Two batches keep the workers busy while one is consumed; a few more level out uneven samples.
-            let window = budget.clamp(2, 2 + 2 * options.num_workers as u64) as usize;
+            let batch_bytes = (batch_bytes as u64 * batch_size).max(1);
+            let budget_bytes = options.memory_budget_bytes;
+            // Two batches keep the workers busy while one is consumed; a few more level out uneven samples. A quarter
+            // of the budget stays for samples under way.
+            let window = (budget_bytes / 4 * 3 / batch_bytes).clamp(2, 2 + 2 * options.num_workers as u64);
             let pool = Pool::new(
                 Arc::clone(&pipeline),
                 options.on_bad_sample,
                 options.num_workers,
-                window,
+                window as usize,
+                budget_bytes.saturating_sub(window * batch_bytes).max(budget_bytes / 4),
                 Arc::clone(&stats),
             );
             Some(pool.map_err(|e| {
@@ -176,6 +184,11 @@ impl Loader {
         &self.walk.plan
     }
 
+    /// How it delivers.
+    pub fn options(&self) -> &LoaderOptions {
+        &self.options
+    }
+
     /// The epoch that is being delivered, or will be next.
     pub fn epoch(&self) -> u64 {
         self.epoch
@@ -207,6 +220,11 @@ impl Loader {
     /// The figures of the stages since the loader was made.
     pub fn stats(&self) -> StatsSnapshot {
         self.stats.snapshot()
+    }
+
+    /// What the workers did since the last call, if [`LoaderOptions::trace`] was set; two million spans at most.
+    pub fn take_trace(&self) -> Vec<Span> {
+        self.stats.take_trace()
     }
 
     /// A pass over the rest of the current epoch if it was set or loaded, else over the next one. Leaving a pass early
@@ -287,10 +305,12 @@ impl Loader {
 
     /// Makes the source of batches stand at (epoch, position).
     fn align(&mut self) {
-        self.walk.seek(self.epoch, self.position);
+        // A walk of its own: this one keeps no order, which would stay in memory when the other's epoch is over.
+        let mut walk = self.walk.clone();
+        walk.seek(self.epoch, self.position);
         match &self.pool {
-            Some(pool) => pool.seek(self.walk.clone()),
-            None => self.serial = Some(self.walk.clone()),
+            Some(pool) => pool.seek(walk),
+            None => self.serial = Some(walk),
         }
         self.aligned = true;
     }
@@ -305,7 +325,7 @@ impl Loader {
                 let asked = Instant::now();
                 let plan = self.serial.as_mut()?.next()?;
                 let batch = make_batch(&*self.pipeline, &plan, self.options.on_bad_sample, &self.stats);
-                self.stats.add_wait(asked.elapsed());
+                self.stats.add_wait(asked);
                 Some(batch)
             }
         }
@@ -338,27 +358,24 @@ impl Loader {
 
 /// Makes a whole batch in this thread from separate samples: the oracle of the pool.
 fn make_batch(pipeline: &dyn Pipeline, plan: &BatchPlan, policy: OnBadSample, stats: &stats::Stats) -> Result<Batch> {
-    let mut clock = Clock::default();
+    let mut clock = Clock::new(None, stats.is_traced());
     let mut samples: Vec<Sample> = Vec::with_capacity(plan.requests.len());
-    let mut parts = Vec::with_capacity(plan.requests.len());
+    let (mut indices, mut replaced) = (Vec::with_capacity(plan.requests.len()), Vec::new());
     for request in &plan.requests {
+        clock.begin(request.index, true);
         let made =
             fill::fill(pipeline, request, policy, &mut clock, |request, clock| make_sample(pipeline, request, clock));
-        stats.add(&mut clock);
+        stats.add(&mut clock, 0);
         let made = made?;
         samples.push(made.value);
-        parts.push((made.index, made.replaced));
+        indices.push(made.index);
+        replaced.extend(made.replaced);
     }
-    Ok(batch(plan, collate(pipeline.fields(), &samples)?, parts.into_iter()))
+    Ok(batch(plan, collate(pipeline.fields(), &samples)?, indices, replaced))
 }
 
 /// Puts the parts of a batch together.
-fn batch(
-    plan: &BatchPlan,
-    fields: Vec<(String, BatchField)>,
-    parts: impl Iterator<Item = (u64, Vec<Replaced>)>,
-) -> Batch {
-    let (indices, replaced): (Vec<u64>, Vec<Vec<Replaced>>) = parts.unzip();
+fn batch(plan: &BatchPlan, fields: Vec<(String, BatchField)>, indices: Vec<u64>, replaced: Vec<Replaced>) -> Batch {
     Batch {
         epoch: plan.epoch,
         step: plan.step,
@@ -366,7 +383,7 @@ fn batch(
         indices,
         valid: plan.requests.iter().take_while(|request| !request.padded).count(),
         fields,
-        replaced: replaced.concat(),
+        replaced,
     }
 }
 

@@ -5,17 +5,31 @@
 use super::OnBadSample;
 use super::buffer::{BufferPool, SlotBuffer};
 use super::fill::{Made, fill};
-use super::stats::{Clock, Stats};
+use super::stats::{Budget, Clock, Stats};
 use super::walk::{BatchPlan, Walk};
 use crate::collate::collate_field;
 use crate::error::{Error, Result, Stage};
 use crate::pipeline::{Pipeline, Raw};
 use crate::sample::{Array, Batch, BatchField, Collate, Slot};
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// Work that a worker takes at once: long enough that taking it costs nothing, short enough that workers finish
+/// together. Samples that take longer are taken one by one.
+const CLAIM: Duration = Duration::from_micros(50);
+
+/// Storage for the bytes of a sample that a worker keeps for the next one; a rare giant's is given back.
+const MAX_KEPT_BYTES: usize = 16 << 20;
+
+/// Samples taken at once at most.
+const MAX_CLAIM: usize = 256;
+
+/// Claims longer than this are timed at every eighth sample only: reading a clock would cost more than the sample.
+const TIMED_CLAIM: usize = 16;
 
 /// The memory of one batch: a buffer per stacked field, cut into slots.
 struct Memory {
@@ -29,10 +43,21 @@ struct Flight {
     memory: Option<Arc<Memory>>,
     size: usize,
     next_slot: usize,
-    /// One per slot, filled in any order.
-    outcomes: Vec<Option<Result<Made<Vec<Array>>>>>,
+    /// Of the slots that hold more than what was asked for: arrays to collate, a replacement, an error.
+    outcomes: Vec<Outcome>,
     unfinished: usize,
     ready: Option<Result<Batch>>,
+}
+
+/// What became of a slot.
+type Outcome = (usize, Result<Made<Vec<Array>>>);
+
+/// Slots of one batch, taken by one worker.
+struct Claim {
+    /// Number of the batch since the pool began.
+    number: u64,
+    slots: Range<usize>,
+    memory: Arc<Memory>,
 }
 
 struct State {
@@ -51,6 +76,7 @@ struct Shared {
     pipeline: Arc<dyn Pipeline>,
     policy: OnBadSample,
     window: usize,
+    budget: Arc<Budget>,
     stats: Arc<Stats>,
     buffers: Arc<BufferPool>,
     state: Mutex<State>,
@@ -65,12 +91,14 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// Starts `num_workers` threads; they rest until the first [`Pool::seek`]. At most `window` batches are in flight.
+    /// Starts `num_workers` threads; they rest until the first [`Pool::seek`]. At most `window` batches are in flight,
+    /// and samples under way hold at most `sample_bytes` of working memory together.
     pub(crate) fn new(
         pipeline: Arc<dyn Pipeline>,
         policy: OnBadSample,
         num_workers: usize,
         window: usize,
+        sample_bytes: u64,
         stats: Arc<Stats>,
     ) -> std::io::Result<Pool> {
         let state =
@@ -79,6 +107,7 @@ impl Pool {
             pipeline,
             policy,
             window,
+            budget: Arc::new(Budget::new(sample_bytes)),
             stats,
             buffers: Arc::new(BufferPool::default()),
             state: Mutex::new(state),
@@ -89,7 +118,7 @@ impl Pool {
         for worker in 0..num_workers {
             let shared = Arc::clone(&pool.shared);
             let thread = std::thread::Builder::new().name(format!("feedline:{worker}")).spawn(move || {
-                if catch_unwind(AssertUnwindSafe(|| shared.run())).is_err() {
+                if catch_unwind(AssertUnwindSafe(|| shared.run(worker))).is_err() {
                     shared.lock().broken = true;
                     shared.ready.notify_all();
                 }
@@ -131,7 +160,7 @@ impl Pool {
             state = self.shared.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
         };
         drop(state);
-        self.shared.stats.add_wait(asked.elapsed());
+        self.shared.stats.add_wait(asked);
         self.shared.work.notify_all();
         batch
     }
@@ -153,19 +182,33 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn run(&self) {
+    fn run(&self, worker: usize) {
         let mut raw = Raw::new();
-        let mut clock = Clock::default();
-        while let Some((number, slot, memory)) = self.claim() {
-            let made = self.make(&memory, slot, &mut raw, &mut clock);
-            drop(memory); // before the slot counts as done: whoever collates must be the only owner
-            self.stats.add(&mut clock); // and so must its times: a delivered batch is a counted one
-            self.finish(number, slot, made, &mut clock);
+        let mut clock = Clock::new(Some(Arc::clone(&self.budget)), self.stats.is_traced());
+        let mut outcomes = Vec::new();
+        let mut length = 1;
+        while let Some(Claim { number, slots, memory }) = self.claim(length) {
+            let (begun, count) = (Instant::now(), slots.len());
+            for slot in slots {
+                clock.begin(memory.plan.requests[slot].index, count <= TIMED_CLAIM || slot % 8 == 0);
+                let made = self.make(&memory, slot, &mut raw, &mut clock);
+                clock.stop();
+                clock.release();
+                if !matches!(&made, Ok(made) if made.value.is_empty() && made.replaced.is_empty()) {
+                    outcomes.push((slot, made));
+                }
+            }
+            raw.iter_mut().filter(|part| part.capacity() > MAX_KEPT_BYTES).for_each(|part| *part = Vec::new());
+            length = next_length(count, begun.elapsed());
+            drop(memory); // before the slots count as done: whoever collates must be the only owner
+            self.stats.add(&mut clock, worker); // and so must their times: a delivered batch is a counted one
+            self.finish(number, count, &mut outcomes, &mut clock, worker);
         }
     }
 
-    /// The next slot of the oldest batch that has one left; opens a new batch if the window allows. `None` to stop.
-    fn claim(&self) -> Option<(u64, usize, Arc<Memory>)> {
+    /// The next slots, at most `length`, of the oldest batch that has any left; opens a new batch if the window
+    /// allows. `None` to stop.
+    fn claim(&self, length: usize) -> Option<Claim> {
         let mut state = self.lock();
         loop {
             if state.stopping {
@@ -173,9 +216,10 @@ impl Shared {
             }
             let front = state.front;
             let open = state.flights.iter_mut().enumerate().find(|(_, flight)| flight.next_slot < flight.size);
-            if let Some((at, Flight { memory: Some(memory), next_slot, .. })) = open {
-                *next_slot += 1;
-                return Some((front + at as u64, *next_slot - 1, Arc::clone(memory)));
+            if let Some((at, Flight { memory: Some(memory), next_slot, size, .. })) = open {
+                let slots = *next_slot..(*next_slot + length).min(*size);
+                *next_slot = slots.end;
+                return Some(Claim { number: front + at as u64, slots, memory: Arc::clone(memory) });
             }
             if state.flights.len() < self.window
                 && let Some(walk) = &mut state.walk
@@ -208,7 +252,7 @@ impl Shared {
             memory: Some(Arc::new(Memory { plan, stacked })),
             size,
             next_slot: 0,
-            outcomes: (0..size).map(|_| None).collect(),
+            outcomes: Vec::new(),
             unfinished: size,
             ready: None,
         }
@@ -226,24 +270,27 @@ impl Shared {
         })
     }
 
-    /// Records a finished slot; whoever finishes the last one collates the batch.
-    fn finish(&self, number: u64, slot: usize, made: Result<Made<Vec<Array>>>, clock: &mut Clock) {
+    /// Records `count` finished slots; whoever finishes the last one collates the batch.
+    fn finish(&self, number: u64, count: usize, outcomes: &mut Vec<Outcome>, clock: &mut Clock, worker: usize) {
         let mut state = self.lock();
         let Some(flight) = number.checked_sub(state.front).and_then(|at| state.flights.get_mut(at as usize)) else {
-            return; // forgotten by a seek
+            outcomes.clear(); // forgotten by a seek
+            return;
         };
-        flight.outcomes[slot] = Some(made);
-        flight.unfinished -= 1;
+        flight.outcomes.append(outcomes);
+        flight.unfinished -= count;
         if flight.unfinished > 0 {
             return;
         }
-        let outcomes = std::mem::take(&mut flight.outcomes);
+        let mut outcomes = std::mem::take(&mut flight.outcomes);
         let memory = flight.memory.take().and_then(Arc::into_inner);
         drop(state);
         let Some(memory) = memory else { unreachable!("every worker gave its share back before it counted") };
+        clock.begin(number, true);
         clock.enter(Stage::Collate);
-        let batch = self.assemble(memory, outcomes.into_iter().flatten().collect());
-        self.stats.add(clock);
+        outcomes.sort_unstable_by_key(|(slot, _)| *slot);
+        let batch = self.assemble(memory, outcomes);
+        self.stats.add(clock, worker);
         let mut state = self.lock();
         let at = number.checked_sub(state.front);
         if let Some(flight) = at.and_then(|at| state.flights.get_mut(at as usize)) {
@@ -254,17 +301,26 @@ impl Shared {
         }
     }
 
-    /// The batch, or the error of its first bad slot.
-    fn assemble(&self, memory: Memory, outcomes: Vec<Result<Made<Vec<Array>>>>) -> Result<Batch> {
-        let mut made = outcomes.into_iter().collect::<Result<Vec<_>>>()?;
-        let (specs, size) = (self.pipeline.fields(), made.len());
+    /// The batch, or the error of its first bad slot. `outcomes` are in the order of their slots.
+    fn assemble(&self, memory: Memory, outcomes: Vec<Outcome>) -> Result<Batch> {
+        let specs = self.pipeline.fields();
+        let mut indices: Vec<u64> = memory.plan.requests.iter().map(|request| request.index).collect();
+        let mut replaced = Vec::new();
+        let mut owned = Vec::with_capacity(outcomes.len());
+        for (slot, made) in outcomes {
+            let made = made?;
+            indices[slot] = made.index;
+            replaced.extend(made.replaced);
+            if !made.value.is_empty() {
+                owned.push(made.value.into_iter());
+            }
+        }
         let mut stacked = memory.stacked.into_iter();
-        let mut owned: Vec<_> = made.iter_mut().map(|m| std::mem::take(&mut m.value).into_iter()).collect();
         let mut fields = Vec::with_capacity(specs.len());
         for spec in specs {
             let field = match (&spec.collate, stacked.as_slice().is_empty()) {
                 (Collate::Stack, false) => {
-                    let mut shape = vec![size];
+                    let mut shape = vec![indices.len()];
                     shape.extend(&spec.shape);
                     let Some(buffer) = stacked.next() else { unreachable!("checked by the match") };
                     BatchField::Stack(Array::from_buffer(spec.dtype, shape, buffer.into_buffer()))
@@ -276,7 +332,13 @@ impl Shared {
             };
             fields.push((spec.name.clone(), field));
         }
-        let parts = made.into_iter().map(|m| (m.index, m.replaced));
-        Ok(super::batch(&memory.plan, fields, parts))
+        Ok(super::batch(&memory.plan, fields, indices, replaced))
     }
+}
+
+/// How many samples to take next, after `count` took `time`. Grows by at most four times, so that one lucky sample
+/// does not decide.
+fn next_length(count: usize, time: Duration) -> usize {
+    let fit = CLAIM.as_nanos() * count as u128 / time.as_nanos().max(1);
+    (fit as usize).clamp(1, (4 * count).min(MAX_CLAIM))
 }

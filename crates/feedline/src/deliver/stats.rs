@@ -1,67 +1,221 @@
-//! What the stages did: items, bytes, busy time, and time blocked. Counted per sample by each worker on its own and
-//! added to the shared figures once a sample, so that counting costs nothing that can be measured.
+//! What the stages did: items, bytes, busy time, and time blocked. Counted by each worker on its own and added to the
+//! shared figures once a claim, so that counting costs nothing that can be measured. Owns the memory budget of samples
+//! under way too, because it is the same worker that waits.
 
 use crate::error::Stage;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A worker's stop-watch: a pipeline says which stage it enters, the clock adds up.
-#[derive(Debug, Default)]
+const STAGES: usize = Stage::ALL.len();
+
+/// What a worker tells its loader while it makes a sample: which stage it is in, what it put out, and how much memory
+/// it needs. A pipeline calls [`Clock::enter`]; the clock adds up.
+#[derive(Debug)]
 pub struct Clock {
-    running: Option<(Stage, Instant)>,
-    busy_ns: [u64; Stage::ALL.len()],
-    bytes: [u64; Stage::ALL.len()],
+    index: u64,
+    timed: bool,
+    stage: Option<Stage>,
+    since: Option<Instant>,
+    /// Stages the current sample has been in, as bits.
+    entered: u8,
+    sums: [Sum; STAGES],
+    idle: Duration,
+    reserved_bytes: u64,
+    budget: Option<Arc<Budget>>,
+    trace: Option<Vec<Span>>,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Sum {
+    items: u64,
+    timed_items: u64,
+    bytes: u64,
+    busy_ns: u64,
+}
+
+impl Default for Clock {
+    /// A clock without a loader: it counts, and every reservation is granted.
+    fn default() -> Clock {
+        Clock::new(None, false)
+    }
 }
 
 impl Clock {
+    pub(crate) fn new(budget: Option<Arc<Budget>>, traced: bool) -> Clock {
+        Clock {
+            index: 0,
+            timed: true,
+            stage: None,
+            since: None,
+            entered: 0,
+            sums: Default::default(),
+            idle: Duration::ZERO,
+            reserved_bytes: 0,
+            budget,
+            trace: traced.then(Vec::new),
+        }
+    }
+
+    /// The sample `index` begins. One that is not `timed` is counted, and its time taken to be that of the others.
+    pub(crate) fn begin(&mut self, index: u64, timed: bool) {
+        (self.index, self.timed, self.entered) = (index, timed, 0);
+    }
+
     /// From now on time belongs to `stage`.
     pub fn enter(&mut self, stage: Stage) {
         self.stop();
-        self.running = Some((stage, Instant::now()));
+        self.stage = Some(stage);
+        self.since = self.timed.then(Instant::now);
+        let (bit, sum) = (1 << stage as u8, &mut self.sums[stage as usize]);
+        if self.entered & bit == 0 {
+            self.entered |= bit;
+            sum.items += 1;
+            sum.timed_items += u64::from(self.timed);
+        }
     }
 
     /// Counts `bytes` put out by the stage that is running.
     pub fn count_bytes(&mut self, bytes: usize) {
-        if let Some((stage, _)) = self.running {
-            self.bytes[stage as usize] += bytes as u64;
+        if let Some(stage) = self.stage {
+            self.sums[stage as usize].bytes += bytes as u64;
         }
+    }
+
+    /// Says that the sample needs about `bytes` of working memory from now to its end, and waits until the loader's
+    /// memory budget allows it. A need above the whole budget is granted once nobody else holds any. A second call
+    /// for the same sample replaces the first.
+    pub fn reserve(&mut self, bytes: u64) {
+        let Some(budget) = self.budget.clone() else { return };
+        self.release();
+        let waited = budget.take(bytes);
+        self.reserved_bytes = bytes;
+        if let (Some(waited), Some(since)) = (waited, &mut self.since) {
+            *since += waited; // not this stage's work
+            self.idle += waited;
+        }
+    }
+
+    /// Gives back what the sample had reserved.
+    pub(crate) fn release(&mut self) {
+        if let Some(budget) = &self.budget
+            && self.reserved_bytes > 0
+        {
+            budget.give(self.reserved_bytes);
+        }
+        self.reserved_bytes = 0;
     }
 
     /// The stage that is running, or the first.
     pub(crate) fn stage(&self) -> Stage {
-        self.running.map_or(Stage::Read, |(stage, _)| stage)
+        self.stage.unwrap_or(Stage::Read)
     }
 
     pub(crate) fn stop(&mut self) {
-        if let Some((stage, since)) = self.running.take() {
-            self.busy_ns[stage as usize] += since.elapsed().as_nanos() as u64;
+        if let (Some(stage), Some(since)) = (self.stage, self.since.take()) {
+            let busy = since.elapsed();
+            self.sums[stage as usize].busy_ns += busy.as_nanos() as u64;
+            if let Some(spans) = &mut self.trace {
+                spans.push(Span { stage, worker: 0, index: self.index, start: since, busy });
+            }
         }
+        self.stage = None;
+    }
+}
+
+impl Drop for Clock {
+    fn drop(&mut self) {
+        self.release(); // a worker that dies must not keep the others waiting
+    }
+}
+
+/// What one worker did for one sample (or batch, when it collated) without a pause.
+#[derive(Debug, Clone)]
+pub struct Span {
+    pub stage: Stage,
+    /// Number of the worker, from 0; the consumer's own thread is `usize::MAX`.
+    pub worker: usize,
+    /// The sample; for [`Stage::Collate`] the batch, for [`Stage::Deliver`] (the consumer waiting) nothing.
+    pub index: u64,
+    pub start: Instant,
+    pub busy: Duration,
+}
+
+/// Spans kept at most, so that a trace of a long run does not fill the memory: about 200 MB as JSON.
+const MAX_SPANS: usize = 2_000_000;
+
+/// Bytes of working memory that the samples under way may hold together.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    limit_bytes: u64,
+    held_bytes: Mutex<u64>,
+    freed: Condvar,
+}
+
+impl Budget {
+    pub(crate) fn new(limit_bytes: u64) -> Budget {
+        Budget { limit_bytes, held_bytes: Mutex::new(0), freed: Condvar::new() }
+    }
+
+    /// How long it had to wait, if it had to.
+    fn take(&self, bytes: u64) -> Option<Duration> {
+        let mut held = self.held_bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let fits = |held: u64| held == 0 || held.saturating_add(bytes) <= self.limit_bytes;
+        let mut waited = None;
+        if !fits(*held) {
+            let asked = Instant::now();
+            held = self.freed.wait_while(held, |held| !fits(*held)).unwrap_or_else(PoisonError::into_inner);
+            waited = Some(asked.elapsed());
+        }
+        *held += bytes;
+        waited
+    }
+
+    fn give(&self, bytes: u64) {
+        *self.held_bytes.lock().unwrap_or_else(PoisonError::into_inner) -= bytes;
+        self.freed.notify_all();
     }
 }
 
 /// The figures of a loader, shared by its workers.
 #[derive(Debug, Default)]
 pub(crate) struct Stats {
-    items: [AtomicU64; Stage::ALL.len()],
-    bytes: [AtomicU64; Stage::ALL.len()],
-    busy_ns: [AtomicU64; Stage::ALL.len()],
+    items: [AtomicU64; STAGES],
+    bytes: [AtomicU64; STAGES],
+    busy_ns: [AtomicU64; STAGES],
     idle_ns: AtomicU64,
     wait_ns: AtomicU64,
+    trace: Option<Mutex<Vec<Span>>>,
 }
 
 impl Stats {
-    /// Adds one sample's times and sets the clock back.
-    pub(crate) fn add(&self, clock: &mut Clock) {
+    pub(crate) fn new(traced: bool) -> Stats {
+        Stats { trace: traced.then(Mutex::default), ..Stats::default() }
+    }
+
+    pub(crate) fn is_traced(&self) -> bool {
+        self.trace.is_some()
+    }
+
+    /// Adds what `worker` did and sets its clock back.
+    pub(crate) fn add(&self, clock: &mut Clock, worker: usize) {
         clock.stop();
-        for at in 0..Stage::ALL.len() {
-            if clock.busy_ns[at] > 0 {
-                self.items[at].fetch_add(1, Relaxed);
-                self.busy_ns[at].fetch_add(clock.busy_ns[at], Relaxed);
-                self.bytes[at].fetch_add(clock.bytes[at], Relaxed);
-            }
+        for (at, sum) in clock.sums.iter_mut().enumerate().filter(|(_, sum)| sum.items > 0) {
+            let scaled = u128::from(sum.busy_ns) * u128::from(sum.items) / u128::from(sum.timed_items.max(1));
+            self.items[at].fetch_add(sum.items, Relaxed);
+            self.busy_ns[at].fetch_add(scaled as u64, Relaxed);
+            self.bytes[at].fetch_add(sum.bytes, Relaxed);
+            *sum = Sum::default();
         }
-        *clock = Clock::default();
+        if !clock.idle.is_zero() {
+            self.add_idle(std::mem::take(&mut clock.idle));
+        }
+        if let (Some(all), Some(spans)) = (&self.trace, &mut clock.trace) {
+            let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+            let room = MAX_SPANS.saturating_sub(all.len());
+            all.extend(spans.drain(..).take(room).map(|span| Span { worker, ..span }));
+        }
     }
 
     /// A worker had nothing to do: the batches allowed in flight were all taken.
@@ -69,9 +223,23 @@ impl Stats {
         self.idle_ns.fetch_add(time.as_nanos() as u64, Relaxed);
     }
 
-    /// The consumer waited for a batch.
-    pub(crate) fn add_wait(&self, time: Duration) {
-        self.wait_ns.fetch_add(time.as_nanos() as u64, Relaxed);
+    /// The consumer waited for a batch since `asked`.
+    pub(crate) fn add_wait(&self, asked: Instant) {
+        let busy = asked.elapsed();
+        self.wait_ns.fetch_add(busy.as_nanos() as u64, Relaxed);
+        if let Some(all) = &self.trace {
+            let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+            if all.len() < MAX_SPANS {
+                all.push(Span { stage: Stage::Deliver, worker: usize::MAX, index: 0, start: asked, busy });
+            }
+        }
+    }
+
+    /// The spans noted so far, which are then forgotten.
+    pub(crate) fn take_trace(&self) -> Vec<Span> {
+        self.trace
+            .as_ref()
+            .map_or_else(Vec::new, |all| std::mem::take(&mut *all.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
     pub(crate) fn snapshot(&self) -> StatsSnapshot {

@@ -302,3 +302,148 @@ fn the_counters_add_up() {
     assert_eq!(stats.read.bytes, stats.read.items * 8);
     assert!(stats.augment.busy_s > 0.0 && stats.wait_s > 0.0);
 }
+
+/// Samples that reserve memory and note how much is held at once.
+struct Hungry {
+    needs: Vec<u64>,
+    held: AtomicUsize,
+    most: AtomicUsize,
+    fields: Vec<FieldSpec>,
+}
+
+impl Pipeline for Hungry {
+    fn len(&self) -> u64 {
+        self.needs.len() as u64
+    }
+    fn fingerprint(&self) -> u64 {
+        1
+    }
+    fn fields(&self) -> &[FieldSpec] {
+        &self.fields
+    }
+    fn location(&self, index: u64) -> String {
+        index.to_string()
+    }
+    fn read(&self, _: &Request, _: &mut Raw, _: &mut Clock) -> Result<()> {
+        Ok(())
+    }
+    fn make(&self, request: &Request, _: &Raw, slot: &mut Slot<'_>, clock: &mut Clock) -> Result<()> {
+        clock.enter(Stage::Decode);
+        let need = self.needs[request.index as usize];
+        clock.reserve(need);
+        let held = self.held.fetch_add(need as usize, Ordering::SeqCst) + need as usize;
+        self.most.fetch_max(held, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_micros(200));
+        self.held.fetch_sub(need as usize, Ordering::SeqCst);
+        assert!(need != 13, "dies with its reservation");
+        slot.dense::<i64>("x")[0] = request.index as i64;
+        Ok(())
+    }
+}
+
+#[test]
+fn samples_under_way_stay_within_the_memory_budget() {
+    // Batches of 64 bytes: four of them fit in three quarters of the budget, and 144 bytes are left for samples.
+    let options = |workers| LoaderOptions { memory_budget_bytes: 400, batch_size: 8, ..options(workers) };
+    let run = |needs: &[u64], workers| {
+        let fields = vec![FieldSpec::stack("x", DType::I64, [])];
+        let hungry = Hungry { needs: needs.to_vec(), held: 0.into(), most: 0.into(), fields };
+        let hungry = Arc::new(hungry);
+        let plan = Plan::new(hungry.len(), 1).unwrap();
+        let mut loader = Loader::new(hungry.clone(), plan, options(workers)).unwrap();
+        let batches: Vec<_> = loader.iter().collect();
+        drop(loader);
+        (batches, hungry.most.load(Ordering::SeqCst))
+    };
+    let mut needs = vec![30; 60];
+    needs[17] = 140;
+    let (batches, most) = run(&needs, 6);
+    assert_eq!(batches.len(), 8);
+    assert!((60..=144).contains(&most), "{most}: several at once, but never more than the budget");
+    // One that needs more than there is runs alone, and nobody waits for ever.
+    needs[40] = 100_000;
+    assert_eq!(run(&needs, 6).1, 100_000);
+    // Nor does a sample that fails keep what it held.
+    needs[20] = 13;
+    let (batches, _) = run(&needs, 3);
+    assert!(batches.iter().any(|batch| batch.is_err()));
+}
+
+/// Samples that cost next to nothing.
+struct Tiny(Vec<FieldSpec>);
+
+impl Pipeline for Tiny {
+    fn len(&self) -> u64 {
+        10_000
+    }
+    fn fingerprint(&self) -> u64 {
+        1
+    }
+    fn fields(&self) -> &[FieldSpec] {
+        &self.0
+    }
+    fn location(&self, index: u64) -> String {
+        index.to_string()
+    }
+    fn read(&self, _: &Request, _: &mut Raw, clock: &mut Clock) -> Result<()> {
+        clock.count_bytes(8);
+        Ok(())
+    }
+    fn make(&self, request: &Request, _: &Raw, slot: &mut Slot<'_>, clock: &mut Clock) -> Result<()> {
+        clock.enter(Stage::Augment);
+        slot.dense::<i64>("x")[0] = request.index as i64;
+        Ok(())
+    }
+}
+
+#[test]
+fn tiny_samples_are_taken_many_at_once_and_all_counted() {
+    let run = |workers, trace| {
+        let tiny = Arc::new(Tiny(vec![FieldSpec::stack("x", DType::I64, [])]));
+        let plan = Plan::new(10_000, 1).unwrap();
+        let options = LoaderOptions { batch_size: 300, end_epoch: Some(1), trace, ..options(workers) };
+        let mut loader = Loader::new(tiny, plan, options).unwrap();
+        let batches: Vec<Batch> = loader.iter().map(|batch| batch.unwrap()).collect();
+        (batches, loader.stats(), loader.take_trace())
+    };
+    let (expect, _, none) = run(0, false);
+    assert!(none.is_empty());
+    for workers in [1, 3] {
+        let (batches, stats, spans) = run(workers, true);
+        assert!(batches == expect);
+        assert_eq!((stats.read.items, stats.read.bytes, stats.augment.items), (10_000, 80_000, 10_000));
+        assert_eq!(stats.collate.items, 34);
+        assert!(stats.augment.busy_s > 0.0);
+        assert!(spans.iter().all(|span| span.worker < workers || span.stage == Stage::Deliver));
+        let collated = spans.iter().filter(|span| span.stage == Stage::Collate).count();
+        assert_eq!(collated, 34);
+        let mut json = Vec::new();
+        bench::write_chrome_trace(&spans, &mut json).unwrap();
+        let events: Vec<serde_json::Value> = serde_json::from_slice(&json).unwrap();
+        assert_eq!(events.len(), spans.len());
+        assert!(events.iter().all(|event| event["ph"] == "X" && event["dur"].as_f64() >= Some(0.0)));
+    }
+}
+
+#[test]
+fn the_verdict_names_the_stage_and_the_workers_that_would_hide_it() {
+    let count = |items, busy_s| StageCount { items, bytes: 0, busy_s };
+    let stats = StatsSnapshot {
+        read: count(1000, 1.0),
+        decode: count(1000, 6.0),
+        augment: count(1000, 2.0),
+        collate: count(10, 1.0),
+        idle_s: 0.0,
+        wait_s: 6.0,
+    };
+    // 10 s, of which the consumer computes 4: ten seconds of work must be done in four.
+    let text = stats.verdict(10.0, 1);
+    for part in ["decode 60 %", "100 samples/s", "waits 60 %", "mostly for decode", "3 workers would hide it"] {
+        assert!(text.contains(part), "{part:?} is not in: {text}");
+    }
+    let text = StatsSnapshot { wait_s: 9.9, ..stats }.verdict(10.0, 1);
+    assert!(text.contains("the limit is decode: 100 samples/s with 1 worker"), "{text}");
+    let text = StatsSnapshot { wait_s: 0.01, ..stats }.verdict(20.0, 2);
+    assert!(text.contains("room for 200 samples/s"), "{text}");
+    assert!(StatsSnapshot::default().verdict(1.0, 2).contains("nothing was delivered"));
+}

@@ -34,9 +34,7 @@ impl Walk {
 
     /// Goes to global position `start` of `epoch`.
     pub(crate) fn seek(&mut self, epoch: u64, start: u64) {
-        if self.dealt.epoch() != epoch || self.start != start {
-            self.dealt = self.plan.epoch_from(epoch, start);
-        }
+        self.dealt = self.plan.epoch_from(epoch, start);
         (self.start, self.step) = (start, 0);
     }
 
@@ -67,8 +65,7 @@ impl Iterator for Walk {
         }
         let first = self.step * self.batch_size;
         let last = (first + self.batch_size).min(self.dealt.num_samples(self.rank));
-        let requests =
-            (first..last).map(|slot| self.dealt.at(self.dealt.position(self.rank, slot))).collect::<Vec<_>>();
+        let requests = self.dealt.slots(self.rank, first..last).collect();
         let step = self.steps_before() + self.step;
         self.step += 1;
         let dealt_out = (self.step * self.batch_size * self.plan.num_replicas()).min(self.dealt.total_size());

@@ -6,6 +6,7 @@
 
 mod cursor;
 mod feistel;
+mod mt19937;
 pub mod rng;
 mod torch;
 
@@ -16,6 +17,10 @@ use crate::error::{Error, Result};
 use feistel::Feistel;
 use rng::{SampleRng, hash_words};
 use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+use torch::TorchOrder;
 
 /// How the samples of an epoch are put in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,7 +28,9 @@ use serde::{Deserialize, Serialize};
 pub enum Permutation {
     /// 0, 1, 2, ... in every epoch.
     None,
-    /// `torch.randperm` of a generator seeded with seed + epoch; 4 bytes of memory per sample.
+    /// `torch.randperm` of a generator seeded with seed + epoch; 4 bytes of memory per sample. Below 2^32 / 20 (about
+    /// 2.1e8) samples an epoch begins at once and position p costs the p steps before it, each made once; from there on
+    /// torch's order is final only when it is whole, and the first index asked for waits for that.
     Torch,
     /// A keyed bijection evaluated per position: no memory, no start-up, any length; not torch's order.
     Feistel,
@@ -201,26 +208,48 @@ impl Plan {
     }
 
     /// The rest of an epoch of which the first `start` global positions are already consumed, dealt anew to this
-    /// plan's ranks. For the same number of ranks that is simply the continuation.
+    /// plan's ranks. For the same number of ranks that is simply the continuation. Costs nothing yet; with
+    /// [`Permutation::Torch`] the first index asked for waits for the steps of the consumed positions.
     pub fn epoch_from(&self, epoch: u64, start: u64) -> EpochPlan {
         let order = match self.permutation {
             Permutation::None => Order::Identity,
-            Permutation::Torch => Order::Listed(torch_randperm(self.len as u32, self.seed.wrapping_add(epoch))),
+            Permutation::Torch => {
+                let order = TorchOrder::new(self.len as u32, self.seed.wrapping_add(epoch));
+                Order::Torch(Arc::new(Mutex::new(order)))
+            }
             Permutation::Feistel => Order::Keyed(Feistel::new(self.len, hash_words(&[self.seed, epoch]))),
         };
         EpochPlan { plan: self.clone(), epoch, start, order }
     }
 }
 
-#[derive(Debug, Clone)]
+/// Slots of a rank that [`EpochPlan::rank`] works out together.
+const PORTION: u64 = 256;
+
+#[derive(Clone)]
 enum Order {
     Identity,
-    Listed(Vec<u32>),
+    /// Shared by clones and threads: whoever asks first for a position makes the order that far, for all.
+    Torch(Arc<Mutex<TorchOrder>>),
     Keyed(Feistel),
 }
 
-/// The order of one epoch, or of what is left of it.
-#[derive(Debug, Clone)]
+impl Order {
+    /// Replaces positions below the length by the indices that stand there.
+    fn look_up(&self, places: &mut [u64]) {
+        match self {
+            Order::Identity => {}
+            Order::Torch(order) => {
+                let mut order = order.lock().unwrap_or_else(PoisonError::into_inner);
+                places.iter_mut().for_each(|place| *place = order.index(*place as usize).into());
+            }
+            Order::Keyed(bijection) => bijection.look_up(places),
+        }
+    }
+}
+
+/// The order of one epoch, or of what is left of it. A clone shares what is made of torch's order and costs nothing.
+#[derive(Clone)]
 pub struct EpochPlan {
     plan: Plan,
     epoch: u64,
@@ -263,19 +292,45 @@ impl EpochPlan {
     /// What stands at a global position; positions past the data set repeat the order from its beginning, as often as
     /// needed.
     pub fn at(&self, position: u64) -> Request {
-        let wrapped = position % self.plan.len;
-        let index = match &self.order {
-            Order::Identity => wrapped,
-            Order::Listed(list) => u64::from(list[wrapped as usize]),
-            Order::Keyed(bijection) => bijection.index(wrapped),
-        };
-        let padded = position >= self.plan.len;
-        Request { seed: self.plan.seed, epoch: self.epoch, position, index, padded }
+        let mut index = [position % self.plan.len];
+        self.order.look_up(&mut index);
+        self.request(position, index[0])
+    }
+
+    /// What stands at some of a rank's local slots, in order. All are worked out at once, which costs less than asking
+    /// for one position after the other.
+    pub fn slots(&self, rank: u64, slots: Range<u64>) -> impl Iterator<Item = Request> + '_ {
+        let len = self.plan.len;
+        let positions = slots.map(move |slot| self.position(rank, slot));
+        let mut indices: Vec<u64> = positions.clone().map(|p| if p < len { p } else { p % len }).collect();
+        self.order.look_up(&mut indices);
+        positions.zip(indices).map(|(position, index)| self.request(position, index))
+    }
+
+    fn request(&self, position: u64, index: u64) -> Request {
+        Request { seed: self.plan.seed, epoch: self.epoch, position, index, padded: position >= self.plan.len }
     }
 
     /// The requests of one rank in order.
     pub fn rank(&self, rank: u64) -> impl Iterator<Item = Request> + '_ {
-        (0..self.num_samples(rank)).map(move |slot| self.at(self.position(rank, slot)))
+        let count = self.num_samples(rank);
+        // Few at first: whoever wants one index of torch's order must not wait for a portion of them.
+        let portions = std::iter::successors(Some(0..count.min(1)), move |last| {
+            let first = last.end;
+            (first < count).then(|| first..count.min(first + first.min(PORTION)))
+        });
+        portions.flat_map(move |slots| self.slots(rank, slots))
+    }
+}
+
+impl fmt::Debug for EpochPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let EpochPlan { plan, epoch, start, order: _ } = self;
+        f.debug_struct("EpochPlan")
+            .field("plan", plan)
+            .field("epoch", epoch)
+            .field("start", start)
+            .finish_non_exhaustive()
     }
 }
 

@@ -143,6 +143,32 @@ fn the_rest_of_an_epoch_is_its_continuation_on_the_same_ranks() {
     }
 }
 
+/// Ways of asking: one position at a time, a rank's slots, clones that share what is made, threads at once.
+#[test]
+fn whoever_asks_for_an_index_gets_the_same() {
+    let mut rng = SampleRng::new(5, 0, 0, "ask");
+    for _ in 0..100 {
+        let plan = random_plan(&mut rng);
+        let (w, epoch) = (plan.num_replicas(), plan.epoch(2));
+        let expect: Vec<Request> = (0..epoch.total_size()).map(|position| plan.epoch(2).at(position)).collect();
+        let clone = epoch.clone();
+        std::thread::scope(|scope| {
+            for rank in 0..w {
+                let (epoch, clone, expect) = (&epoch, clone.clone(), &expect);
+                scope.spawn(move || {
+                    let mine: Vec<Request> = expect.iter().copied().filter(|r| r.position % w == rank).collect();
+                    assert!(clone.rank(rank).eq(mine.iter().copied()), "{clone:?}, rank {rank}");
+                    let middle = mine.len() as u64 / 2;
+                    assert!(epoch.slots(rank, middle..mine.len() as u64).eq(mine.into_iter().skip(middle as usize)));
+                });
+            }
+        });
+        // Far past the end the order begins again, as often as needed.
+        let far = epoch.at(5 * plan.len() + 3 % plan.len());
+        assert!(far.padded && far.index == epoch.at(3 % plan.len()).index);
+    }
+}
+
 #[test]
 fn wrong_plans_are_refused_with_torchs_words() {
     assert!(Plan::new(0, 1).is_err() && Plan::new(1, 0).is_err());

@@ -1,79 +1,138 @@
-//! torch's own permutation, bit for bit: the Mersenne Twister and the two shuffles of `torch.randperm` on the CPU.
+//! torch's own permutation, bit for bit: the two shuffles of `torch.randperm` on the CPU, the first of them made as far
+//! as it is asked for. Knows nothing of ranks and epochs.
 
-/// MT19937 (Matsumoto and Nishimura, 1998) seeded by `init_genrand`, as torch's CPU generator.
-struct Mt19937 {
-    state: [u32; 624],
-    next: usize,
-}
-
-impl Mt19937 {
-    fn new(seed: u32) -> Mt19937 {
-        let mut state = [seed; 624];
-        for j in 1..624 {
-            let before = state[j - 1];
-            state[j] = 1_812_433_253_u32.wrapping_mul(before ^ (before >> 30)).wrapping_add(j as u32);
-        }
-        Mt19937 { state, next: 624 }
-    }
-
-    fn regenerate(&mut self) {
-        for j in 0..624 {
-            let y = (self.state[j] & 0x8000_0000) | (self.state[(j + 1) % 624] & 0x7FFF_FFFF);
-            let twist = if y & 1 == 1 { 0x9908_B0DF } else { 0 };
-            self.state[j] = self.state[(j + 397) % 624] ^ (y >> 1) ^ twist;
-        }
-        self.next = 0;
-    }
-
-    fn next_u32(&mut self) -> u32 {
-        if self.next == 624 {
-            self.regenerate();
-        }
-        let mut y = self.state[self.next];
-        self.next += 1;
-        y ^= y >> 11;
-        y ^= (y << 7) & 0x9D2C_5680;
-        y ^= (y << 15) & 0xEFC6_0000;
-        y ^ (y >> 18)
-    }
-
-    fn next_u64(&mut self) -> u64 {
-        u64::from(self.next_u32()) << 32 | u64::from(self.next_u32())
-    }
-}
+use super::mt19937::Mt19937;
 
 /// From this length on torch draws 64 bits a step and shuffles inside out (`randperm_cpu` in TensorFactories.cpp).
-const INSIDE_OUT_FROM: u32 = u32::MAX / 20;
+const INSIDE_OUT_FROM: usize = (u32::MAX / 20) as usize;
+
+/// Steps taken together: their places are drawn first and read once, all misses of the cache at the same time, before
+/// they are swapped one after the other.
+const BLOCK: usize = 512;
 
 /// `torch.randperm(n, generator=g)` with `g.manual_seed(seed)`, on the CPU, as of torch 2.x. Only the low 32 bits of
 /// the seed matter, in torch too.
 pub fn torch_randperm(n: u32, seed: u64) -> Vec<u32> {
-    let mut mt = Mt19937::new(seed as u32);
-    if n < INSIDE_OUT_FROM { forward(n, &mut mt) } else { inside_out(n, &mut mt) }
+    let mut order = TorchOrder::new(n, seed);
+    order.extend_to(n as usize);
+    order.slots
 }
 
-fn forward(n: u32, mt: &mut Mt19937) -> Vec<u32> {
-    let mut order: Vec<u32> = (0..n).collect();
-    for i in 0..n.saturating_sub(1) {
-        let z = mt.next_u32() % (n - i);
-        order.swap(i as usize, (i + z) as usize);
-    }
-    order
+/// The same permutation, made as far as it is asked for, in 4 bytes a position.
+///
+/// Below 2^32 / 20 (about 2.1e8) positions torch's shuffle goes forward: step i swaps position i with one that is not
+/// before it, so position i is final after i steps, and the first index costs one step. From there on it goes inside
+/// out, where any step may change any position before it: whoever asks for one index waits for all.
+pub(super) struct TorchOrder {
+    /// Before `made`: the indices. From there on: what a position holds, xor the position, so that the zeros which the
+    /// allocator gives, without touching the memory where the list is long, are the untouched order 0, 1, 2, ...
+    slots: Vec<u32>,
+    made: usize,
+    twister: Mt19937,
 }
 
-fn inside_out(n: u32, mt: &mut Mt19937) -> Vec<u32> {
-    let mut order = vec![0; n as usize];
-    for i in 0..n {
-        let z = mt.next_u64() % u64::from(i + 1);
-        order[i as usize] = order[z as usize];
-        order[z as usize] = i;
+impl TorchOrder {
+    pub(super) fn new(n: u32, seed: u64) -> TorchOrder {
+        TorchOrder { slots: vec![0; n as usize], made: 0, twister: Mt19937::new(seed as u32) }
     }
-    order
+
+    /// The index at `position`.
+    ///
+    /// # Panics
+    /// If the position is not below n.
+    pub(super) fn index(&mut self, position: usize) -> u32 {
+        if position >= self.made {
+            self.extend_to(position + 1);
+        }
+        self.slots[position]
+    }
+
+    fn extend_to(&mut self, end: usize) {
+        if self.slots.len() >= INSIDE_OUT_FROM {
+            if self.made == 0 {
+                inside_out(&mut self.slots, &mut self.twister);
+                self.made = self.slots.len();
+            }
+            return;
+        }
+        while self.made < end {
+            // Few at first: the first touch of a page is dear, and the first index must not wait for a block of them.
+            let count = (self.made / 4).clamp(1, BLOCK).min(self.slots.len() - self.made);
+            self.forward(count);
+        }
+    }
+
+    fn forward(&mut self, count: usize) {
+        let (slots, first) = (&mut self.slots[self.made..], self.made as u32);
+        let mut places = [0; BLOCK];
+        let places = &mut places[..count];
+        self.twister.fill(places);
+        let left = slots.len() as u32;
+        for (step, place) in (0..).zip(&mut *places) {
+            *place = step + *place % (left - step);
+        }
+        touch(slots, places.iter().map(|&place| place as usize));
+        for (step, &place) in (0..).zip(&*places) {
+            let (here, there) = (slots[step as usize] ^ (first + step), slots[place as usize] ^ (first + place));
+            slots[place as usize] = here ^ (first + place);
+            slots[step as usize] = there;
+        }
+        self.made += count;
+    }
+}
+
+/// Reads these places: the processor fetches many of them at a time, which it cannot do while it swaps.
+fn touch(slots: &[u32], places: impl Iterator<Item = usize>) {
+    std::hint::black_box(places.fold(0, |all, place| all ^ slots[place]));
+}
+
+fn inside_out(order: &mut [u32], twister: &mut Mt19937) {
+    let mut words = [0; 2 * BLOCK];
+    let mut places = [0; BLOCK];
+    for first in (0..order.len()).step_by(BLOCK) {
+        let places = &mut places[..BLOCK.min(order.len() - first)];
+        let words = &mut words[..2 * places.len()];
+        twister.fill(words);
+        for ((step, place), pair) in (first as u64..).zip(&mut *places).zip(words.chunks_exact(2)) {
+            *place = ((u64::from(pair[0]) << 32 | u64::from(pair[1])) % (step + 1)) as usize;
+        }
+        touch(order, places.iter().copied());
+        for (step, &place) in (first..).zip(&*places) {
+            order[step] = order[place];
+            order[place] = step as u32;
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::rng::SampleRng;
+
+    /// The forward shuffle as it reads in torch's source: on a list that holds what it stands for, whole, step by step.
+    fn plain_forward(n: usize, seed: u32) -> Vec<u32> {
+        let mut order: Vec<u32> = (0..n as u32).collect();
+        for (i, word) in words(n, seed).into_iter().enumerate() {
+            order.swap(i, i + word as usize % (n - i));
+        }
+        order
+    }
+
+    fn plain_inside_out(n: usize, seed: u32) -> Vec<u32> {
+        let mut order = vec![0; n];
+        for (i, pair) in words(2 * n, seed).chunks(2).enumerate() {
+            let z = ((u64::from(pair[0]) << 32 | u64::from(pair[1])) % (i as u64 + 1)) as usize;
+            order[i] = order[z];
+            order[z] = i as u32;
+        }
+        order
+    }
+
+    fn words(count: usize, seed: u32) -> Vec<u32> {
+        let mut words = vec![0; count];
+        Mt19937::new(seed).fill(&mut words);
+        words
+    }
 
     #[test]
     fn small_permutations_are_torchs() {
@@ -91,11 +150,42 @@ mod tests {
     }
 
     #[test]
-    fn the_inside_out_shuffle_is_a_permutation_drawn_from_64_bits() {
-        let order = inside_out(1000, &mut Mt19937::new(3));
-        let mut sorted = order.clone();
-        sorted.sort_unstable();
-        assert_eq!(sorted, (0..1000).collect::<Vec<_>>());
-        assert_ne!(order, forward(1000, &mut Mt19937::new(3)));
+    fn whole_orders_equal_the_plain_shuffle() {
+        for n in (0..2000).chain([1_000_000]) {
+            assert!(torch_randperm(n, u64::from(n)) == plain_forward(n as usize, n), "n = {n}");
+        }
+    }
+
+    #[test]
+    fn any_order_of_asking_gives_the_plain_shuffle() {
+        let mut rng = SampleRng::new(8, 0, 0, "access");
+        for n in (1..2000).step_by(7).chain([1_000_000]) {
+            let whole = plain_forward(n, 3);
+            let mut order = TorchOrder::new(n as u32, 3);
+            for _ in 0..100 {
+                let position = rng.below(n as u64) as usize;
+                assert_eq!(order.index(position), whole[position], "position {position} of {n}");
+            }
+            assert!((0..n).rev().all(|position| order.index(position) == whole[position]), "{n} backwards");
+        }
+    }
+
+    #[test]
+    fn an_index_costs_the_steps_before_it_and_four_bytes() {
+        let mut order = TorchOrder::new(50_000_000, 0);
+        order.index(0);
+        assert_eq!(order.made, 1);
+        order.index(10_000);
+        assert!((10_001..=10_000 + BLOCK).contains(&order.made), "{}", order.made);
+        assert_eq!((order.slots.len(), order.slots.capacity()), (50_000_000, 50_000_000));
+    }
+
+    #[test]
+    fn the_inside_out_shuffle_equals_the_plain_one() {
+        for n in (0..2000).step_by(11).chain([1_000_000]) {
+            let mut order = vec![0; n];
+            inside_out(&mut order, &mut Mt19937::new(3));
+            assert!(order == plain_inside_out(n, 3), "n = {n}");
+        }
     }
 }

@@ -260,7 +260,7 @@ fn class_folders(folder: &Path) -> Result<Vec<String>> {
 }
 
 /// The names in `folder` that are not hidden, bytewise sorted.
-fn sorted_names(folder: &Path) -> Result<Vec<std::ffi::OsString>> {
+pub(super) fn sorted_names(folder: &Path) -> Result<Vec<std::ffi::OsString>> {
     let failed = |source| Error::io("list the folder", folder, source);
     let mut names = Vec::new();
     for entry in fs::read_dir(folder).map_err(failed)? {

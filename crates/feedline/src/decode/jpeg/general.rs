@@ -1,7 +1,7 @@
-//! JPEG to RGB through a decoder that is bit-equal to libjpeg-turbo with its accurate DCT and smooth chroma
+//! Any kind of JPEG to RGB through a decoder that is bit-equal to libjpeg-turbo with its accurate DCT and smooth chroma
 //! upsampling. Owns the colour conversion of four-channel files; must not repair damaged ones.
 
-use super::{Limits, RgbImage, allocate, check_size};
+use crate::decode::{Limits, RgbImage, allocate, check_size};
 use libjpeg_turbo_rs::{DecodeLimits, Decoder, JpegError, PixelFormat};
 
 /// More scans than any sensible progressive file has; a hostile one makes each scan visit every block again.

@@ -1,0 +1,137 @@
+//! `feedline bench`: the data pipeline alone, as fast as it goes, and a verdict in words.
+
+use super::DataArgs;
+use crate::Done;
+use clap::{Args as ClapArgs, ValueEnum};
+use feedline::augment::{Augmentation, Filter, ImageOp};
+use feedline::deliver::bench::{measure, save_chrome_trace};
+use feedline::deliver::{Loader, LoaderOptions};
+use feedline::pipeline::Pipeline;
+use feedline::plan::Plan;
+use feedline::{Error, Result};
+use feedline_recipes::arrays;
+use feedline_recipes::classification::config::{Config, Said};
+use feedline_recipes::classification::data::{self, ImageData};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+#[derive(ClapArgs)]
+pub struct Args {
+    #[command(flatten)]
+    data: DataArgs,
+    /// Passes over the data; the first one warms up
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    epochs: u64,
+    /// One of the works of bench/README.md instead of your own settings [default: a, unless --augment or --config is
+    /// given; e for a path that is no image data set]
+    #[arg(long, value_enum, ignore_case = true)]
+    work: Option<Work>,
+    /// Shape of one sample of raw files, e.g. 120000,4
+    #[arg(long, value_name = "N,...", value_delimiter = ',')]
+    shape: Option<Vec<usize>>,
+    /// Print one JSON object instead of words
+    #[arg(long)]
+    json: bool,
+    /// Write what every worker did when, for chrome://tracing or Perfetto
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+}
+
+/// The works of the benchmark.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Work {
+    /// Photographs: random resized crop to 224, flip, normalise, batch 64
+    A,
+    /// The same for large photographs
+    B,
+    /// Evaluation: resize to 256, centre crop 224
+    C,
+    /// Small pictures as they are (28 x 28)
+    D,
+    /// Arrays, no decoding: rows of a .npy file
+    E,
+    /// Arrays: a folder of point clouds (.bin, with --shape)
+    F,
+    /// Arrays: a folder of 16-bit depth pictures (.png)
+    G,
+}
+
+pub fn run(args: Args) -> Result<Done> {
+    let is_arrays = |path: &PathBuf| path.exists() && !path.join("train").is_dir();
+    let work = match args.work {
+        None if args.data.data.as_ref().is_some_and(is_arrays) => Some(Work::E),
+        None if args.data.augment.is_none() && args.data.config.is_none() => Some(Work::A),
+        work => work,
+    };
+    let mut said = Said::defaults();
+    if let Some(work) = work {
+        said = said.set("model.input_px", if work == Work::D { 28 } else { 224 })?.set("train.batch_size", 64)?;
+    }
+    said = args.data.said(said)?;
+    if !said.names_data() {
+        let dir = super::demo_data::ensure(super::demo_data::DEFAULT_DIR.as_ref())?;
+        said = said.set("data.dir", super::text_of(&dir)?)?;
+    }
+    let config = said.resolve()?;
+    let pipeline = match work {
+        Some(Work::E | Work::F | Work::G) => arrays::open(&config.data.dir, args.shape.as_deref())?,
+        _ => photos(&config, work)?,
+    };
+    let num_workers = config.num_workers();
+    if !args.json {
+        eprintln!(
+            "{} samples, batch {}, {num_workers} workers; epoch 0 warms up",
+            pipeline.len(),
+            config.train.batch_size
+        );
+    }
+    let make = || {
+        let options = LoaderOptions {
+            split: "bench".into(),
+            batch_size: config.train.batch_size,
+            num_workers,
+            memory_budget_bytes: config.data.memory_budget_bytes,
+            end_epoch: Some(args.epochs.max(1)),
+            on_bad_sample: config.data.on_bad_sample,
+            max_bad_samples: config.data.max_bad_samples,
+            trace: args.trace.is_some(),
+            ..LoaderOptions::default()
+        };
+        Loader::new(Arc::clone(&pipeline), Plan::new(pipeline.len(), 1)?.with_seed(config.seed), options)
+    };
+    let (measured, loader) = measure(make, args.epochs, &mut |epoch, rate| {
+        if !args.json {
+            eprintln!("epoch {epoch}: {rate:.0} samples/s");
+        }
+    })?;
+    if let Some(path) = &args.trace {
+        save_chrome_trace(&loader.take_trace(), path)?;
+    }
+    if args.json {
+        let json = serde_json::to_string(&measured).map_err(|e| Error::config(e.to_string(), "Please report this"))?;
+        super::print(&format!("{json}\n"))?;
+    } else {
+        let memory = measured.peak_memory_bytes.map_or("unknown".to_string(), |b| format!("{} MB", b >> 20));
+        super::print(&format!(
+            "first batch after {:.1} ms, peak memory {memory}\n{}\n",
+            measured.first_batch_seconds * 1e3,
+            measured.verdict
+        ))?;
+    }
+    Ok(Done::Ok)
+}
+
+fn photos(config: &Config, work: Option<Work>) -> Result<Arc<dyn Pipeline>> {
+    let (px, filter) = (config.input_px(), Filter::Bilinear);
+    let size_px = [px; 2];
+    let ops = match work {
+        None => config.augment.preset.train_ops(px),
+        Some(Work::A | Work::B) => vec![
+            ImageOp::RandomResizedCrop { size_px, scale: [0.08, 1.0], ratio: [3.0 / 4.0, 4.0 / 3.0], filter },
+            ImageOp::HorizontalFlip { p: 0.5 },
+        ],
+        Some(Work::C) => vec![ImageOp::ResizeCenterCrop { shorter_px: px * 8 / 7, size_px, filter }],
+        Some(_) => Augmentation::eval_ops(px),
+    };
+    Ok(Arc::new(ImageData::new(data::train_list(config)?, ops, config, data::cache(config))))
+}

@@ -1,0 +1,89 @@
+//! Decoded pictures kept in memory, so that a small data set stops decoding after its first epoch. Owns what is kept
+//! and how much; decodes nothing itself. It changes speed only: what is kept is what decoding would give again.
+
+use super::{CropBox, Header, RgbImage};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// Keeps as many pictures as fit, for good: every sample is used once an epoch, so none is worth more than another.
+#[derive(Debug)]
+pub struct DecodedCache {
+    budget_bytes: u64,
+    /// Shared with [`DecodedCache::sibling`]s.
+    used_bytes: Arc<AtomicU64>,
+    samples: RwLock<HashMap<u64, Known>>,
+}
+
+/// What is known of one sample.
+#[derive(Debug)]
+struct Known {
+    header: Header,
+    pictures: Vec<Kept>,
+}
+
+/// One picture, or part of one, at one scale.
+#[derive(Debug, Clone)]
+pub(crate) struct Kept {
+    pub(crate) shrink: u32,
+    /// In pixels of the shrunk picture.
+    pub(crate) place: CropBox,
+    pub(crate) image: Arc<RgbImage>,
+}
+
+/// What an entry costs besides its pixels, about.
+const ENTRY_BYTES: u64 = 200;
+
+impl DecodedCache {
+    /// A cache of up to `budget_bytes` of pixels.
+    pub fn new(budget_bytes: u64) -> DecodedCache {
+        DecodedCache { budget_bytes, used_bytes: Arc::default(), samples: RwLock::default() }
+    }
+
+    /// An empty cache for other samples that draws on the same budget.
+    #[must_use]
+    pub fn sibling(&self) -> DecodedCache {
+        DecodedCache { used_bytes: Arc::clone(&self.used_bytes), ..DecodedCache::new(self.budget_bytes) }
+    }
+
+    /// Bytes in use, siblings included; never above the budget.
+    pub fn used_bytes(&self) -> u64 {
+        self.used_bytes.load(Relaxed)
+    }
+
+    /// The header of a sample of which something is kept.
+    pub(crate) fn header(&self, index: u64) -> Option<Header> {
+        let samples = self.samples.read().unwrap_or_else(PoisonError::into_inner);
+        samples.get(&index).map(|known| known.header)
+    }
+
+    /// What is kept of the sample at this scale, if it covers `part`, given in pixels of the shrunk picture.
+    pub(crate) fn find(&self, index: u64, shrink: u32, part: CropBox) -> Option<Kept> {
+        let samples = self.samples.read().unwrap_or_else(PoisonError::into_inner);
+        let covers = |kept: &&Kept| kept.shrink == shrink && kept.place.contains(part);
+        samples.get(&index)?.pictures.iter().find(covers).cloned()
+    }
+
+    /// Sets room for `part` aside; what is set aside must be filled by [`DecodedCache::keep`] or given back.
+    pub(crate) fn reserve(&self, part: CropBox) -> bool {
+        let bytes = cost_bytes(part);
+        let fits = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.budget_bytes);
+        self.used_bytes.fetch_update(Relaxed, Relaxed, fits).is_ok()
+    }
+
+    /// Gives back the room for `part`.
+    pub(crate) fn give_back(&self, part: CropBox) {
+        self.used_bytes.fetch_sub(cost_bytes(part), Relaxed);
+    }
+
+    /// Keeps a picture for which room was reserved.
+    pub(crate) fn keep(&self, index: u64, header: Header, kept: Kept) {
+        let mut samples = self.samples.write().unwrap_or_else(PoisonError::into_inner);
+        let known = samples.entry(index).or_insert_with(|| Known { header, pictures: Vec::with_capacity(1) });
+        known.pictures.push(kept);
+    }
+}
+
+fn cost_bytes(part: CropBox) -> u64 {
+    3 * u64::from(part.width_px) * u64::from(part.height_px) + ENTRY_BYTES
+}

@@ -1,0 +1,81 @@
+//! JPEG to RGB, in whole or in part, at full size or reduced. Owns the choice between the decoder of this folder, for
+//! the kind of JPEG that nearly all photographs are (baseline, 8 bits, Huffman codes, one scan; grey or YCbCr 4:4:4,
+//! 4:2:2, 4:2:0), and the general one, for all others and for all that looks damaged. Both give the same pixels: those
+//! of libjpeg-turbo with its accurate DCT and smooth chroma upsampling.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod color;
+mod entropy;
+mod general;
+mod header;
+mod huffman;
+mod idct;
+mod simd;
+mod strips;
+
+#[cfg(test)]
+mod tests;
+
+use super::{CropBox, Header, Limits, RgbImage, allocate, check_size};
+
+pub(super) fn dimensions(bytes: &[u8]) -> Result<(u32, u32), String> {
+    header(bytes).map(|header| (header.width_px, header.height_px))
+}
+
+pub(super) fn header(bytes: &[u8]) -> Result<Header, String> {
+    if let Some(frame) = header::parse(bytes) {
+        return Ok(Header { width_px: frame.width_px as u32, height_px: frame.height_px as u32, max_shrink: 8 });
+    }
+    let (width_px, height_px) = general::dimensions(bytes)?;
+    Ok(Header { width_px, height_px, max_shrink: 1 })
+}
+
+pub(super) fn decode_rgb(bytes: &[u8], limits: &Limits, into: &mut RgbImage) -> Result<(), String> {
+    match own(bytes, limits, None, 1, false, into) {
+        Some(()) => Ok(()),
+        None => general::decode_rgb(bytes, limits, into),
+    }
+}
+
+/// The whole picture, by the general decoder.
+pub(super) fn decode_generally(bytes: &[u8], limits: &Limits, into: &mut RgbImage) -> Result<(), String> {
+    general::decode_rgb(bytes, limits, into)
+}
+
+/// The part of the picture, if the fast decoder can do it. `into` holds anything if not.
+pub(super) fn decode_part(
+    bytes: &[u8],
+    limits: &Limits,
+    part: CropBox,
+    shrink: u32,
+    into: &mut RgbImage,
+) -> Option<()> {
+    own(bytes, limits, Some(part), shrink, false, into)
+}
+
+/// `part`: in pixels of the whole picture; `None`: all of it. `portable`: without code for this processor.
+fn own(
+    bytes: &[u8],
+    limits: &Limits,
+    part: Option<CropBox>,
+    shrink: u32,
+    portable: bool,
+    into: &mut RgbImage,
+) -> Option<()> {
+    let frame = header::parse(bytes)?;
+    let (width_px, height_px) = (frame.width_px as u32, frame.height_px as u32);
+    check_size(width_px, height_px, limits).ok()?;
+    let part = part.unwrap_or(CropBox { left_px: 0, top_px: 0, width_px, height_px });
+    if !part.lies_in(width_px, height_px) {
+        return None;
+    }
+    let part = part.shrunk(shrink);
+    // A header alone must not make us allocate: each block takes two bits at least.
+    let blocks = (frame.width_px / 8) * (frame.height_px / 8);
+    if frame.scan.len() < blocks / 4 {
+        return None;
+    }
+    allocate(into, part.width_px, part.height_px, 3).ok()?;
+    simd::decode(&frame, part, shrink.ilog2() as usize, portable, into)
+}

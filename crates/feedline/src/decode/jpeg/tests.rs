@@ -1,0 +1,273 @@
+//! The fast decoder against the general one, pixel for pixel: sizes, samplings, qualities, parts, scales, damage.
+
+use super::{general, own};
+use crate::decode::{CropBox, Limits, RgbImage, decode_rgb, decode_rgb_part, header};
+use crate::plan::rng::SampleRng;
+use libjpeg_turbo_rs::{Decoder, Encoder, PixelFormat, ScalingFactor, Subsampling};
+
+/// Grain on slopes and edges; `grain` 0 to 255.
+fn scene(width: usize, height: usize, grain: u64, rng: &mut SampleRng) -> Vec<u8> {
+    let mut pixels = Vec::with_capacity(3 * width * height);
+    for y in 0..height {
+        for x in 0..width {
+            let edge = if (x / 13 + y / 9) % 3 == 0 { 90 } else { 0 };
+            let slopes = [x * 255 / width, y * 255 / height, (x + y) * 127 / (width + height) + edge];
+            pixels.extend(slopes.map(|v| (v as u64 + rng.below(grain + 1)).min(255) as u8));
+        }
+    }
+    pixels
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Kind {
+    sampling: Option<Subsampling>,
+    quality: u8,
+    restart_mcus: u16,
+    optimised: bool,
+    grain: u64,
+}
+
+fn encode(width: usize, height: usize, kind: Kind, rng: &mut SampleRng) -> Vec<u8> {
+    let pixels = scene(width, height, kind.grain, rng);
+    let mut encoder = Encoder::new(&pixels, width, height, PixelFormat::Rgb)
+        .quality(kind.quality)
+        .force_baseline(true)
+        .optimize_huffman(kind.optimised)
+        .subsampling(kind.sampling.unwrap_or(Subsampling::S444))
+        .grayscale_from_color(kind.sampling.is_none());
+    if kind.restart_mcus > 0 {
+        encoder = encoder.restart_blocks(kind.restart_mcus);
+    }
+    encoder.encode().unwrap()
+}
+
+fn kinds() -> Vec<Kind> {
+    let mut kinds = Vec::new();
+    for sampling in [None, Some(Subsampling::S444), Some(Subsampling::S422), Some(Subsampling::S420)] {
+        for (quality, restart_mcus, optimised, grain) in
+            [(5, 0, false, 20), (50, 3, true, 60), (90, 0, false, 30), (97, 7, false, 255), (100, 0, true, 255)]
+        {
+            kinds.push(Kind { sampling, quality, restart_mcus, optimised, grain });
+        }
+    }
+    kinds
+}
+
+fn whole(image: &RgbImage) -> CropBox {
+    CropBox { left_px: 0, top_px: 0, width_px: image.width_px, height_px: image.height_px }
+}
+
+fn cut(image: &RgbImage, part: CropBox) -> RgbImage {
+    let mut pixels = Vec::new();
+    for row in part.top_px..part.top_px + part.height_px {
+        let at = 3 * (row * image.width_px + part.left_px) as usize;
+        pixels.extend_from_slice(&image.pixels[at..at + 3 * part.width_px as usize]);
+    }
+    RgbImage { width_px: part.width_px, height_px: part.height_px, pixels }
+}
+
+/// The whole picture at 1/`shrink` by the general decoder's own scaling.
+fn scaled(bytes: &[u8], shrink: u32) -> RgbImage {
+    let mut decoder = Decoder::new(bytes).unwrap();
+    decoder.set_output_format(PixelFormat::Rgb);
+    decoder.set_scale(ScalingFactor::try_new(1, shrink).unwrap());
+    let image = decoder.decode_image().unwrap();
+    RgbImage { width_px: image.width as u32, height_px: image.height as u32, pixels: image.data }
+}
+
+#[track_caller]
+fn same(found: &RgbImage, expected: &RgbImage, what: &dyn std::fmt::Debug) {
+    assert_eq!((found.width_px, found.height_px), (expected.width_px, expected.height_px), "{what:?}");
+    if let Some(at) = found.pixels.iter().zip(&expected.pixels).position(|(a, b)| a != b) {
+        let (x, y) = (at / 3 % found.width_px as usize, at / 3 / found.width_px as usize);
+        panic!("{what:?}: column {x}, row {y}: {} is not {}", found.pixels[at], expected.pixels[at]);
+    }
+    assert_eq!(found.pixels.len(), expected.pixels.len(), "{what:?}");
+}
+
+fn random_part(width: u32, height: u32, rng: &mut SampleRng) -> CropBox {
+    let width_px = 1 + rng.below(width.into()) as u32;
+    let height_px = 1 + rng.below(height.into()) as u32;
+    let left_px = rng.below(u64::from(width - width_px) + 1) as u32;
+    let top_px = rng.below(u64::from(height - height_px) + 1) as u32;
+    CropBox { left_px, top_px, width_px, height_px }
+}
+
+#[test]
+fn any_part_at_any_scale_is_cut_from_the_general_decoders_picture() {
+    let sizes =
+        [(1, 1), (2, 3), (3, 2), (4, 5), (5, 4), (7, 40), (8, 8), (16, 16), (17, 31), (33, 15), (64, 48), (129, 97)];
+    let limits = Limits::default();
+    let mut found = RgbImage::default();
+    for (round, kind) in kinds().into_iter().enumerate() {
+        for (width, height) in sizes {
+            let mut rng = SampleRng::new(7, round as u64, (width * 1000 + height) as u64, "parts");
+            let bytes = encode(width, height, kind, &mut rng);
+            let mut full = RgbImage::default();
+            general::decode_rgb(&bytes, &limits, &mut full).unwrap();
+            assert_eq!(header(&bytes).unwrap().max_shrink, 8, "{kind:?}");
+            for shrink in [1, 2, 4, 8] {
+                let expected = if shrink == 1 { full.clone() } else { scaled(&bytes, shrink) };
+                for turn in 0..6 {
+                    let part =
+                        if turn == 0 { whole(&full) } else { random_part(width as u32, height as u32, &mut rng) };
+                    let what = (kind, width, height, shrink, part);
+                    let expected = cut(&expected, part.shrunk(shrink));
+                    for portable in [false, true] {
+                        assert!(own(&bytes, &limits, Some(part), shrink, portable, &mut found).is_some(), "{what:?}");
+                        same(&found, &expected, &(what, portable));
+                    }
+                    decode_rgb_part(&bytes, &limits, part, shrink, &mut found).unwrap();
+                    same(&found, &expected, &what);
+                }
+            }
+        }
+    }
+}
+
+/// Photographs, and the small fixtures: whole, and in parts.
+#[test]
+fn photographs_and_fixtures_are_the_general_decoders() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut files = Vec::new();
+    for (folder, most) in [("testdata/images/jpeg", 100), ("../shared/data/bccd", 5)] {
+        let mut found = Vec::new();
+        let mut folders = vec![root.join(folder)];
+        while let Some(folder) = folders.pop() {
+            let Ok(entries) = std::fs::read_dir(&folder) else {
+                eprintln!("skipped: {} is not there", folder.display());
+                continue;
+            };
+            for path in entries.map(|entry| entry.unwrap().path()) {
+                match path.extension() {
+                    _ if path.is_dir() => folders.push(path),
+                    Some(end) if end == "jpg" => found.push(path),
+                    _ => {}
+                }
+            }
+        }
+        found.sort();
+        files.extend(found.into_iter().take(most));
+    }
+    assert!(files.len() >= 8);
+    let limits = Limits::default();
+    let (mut found, mut expected) = (RgbImage::default(), RgbImage::default());
+    let mut own_ones = 0;
+    for (number, path) in files.into_iter().enumerate() {
+        let bytes = std::fs::read(&path).unwrap();
+        general::decode_rgb(&bytes, &limits, &mut expected).unwrap();
+        let mut rng = SampleRng::new(9, 0, number as u64, "photographs");
+        for turn in 0..8 {
+            let (w, h) = (expected.width_px, expected.height_px);
+            let part = if turn == 0 { whole(&expected) } else { random_part(w, h, &mut rng) };
+            decode_rgb_part(&bytes, &limits, part, 1, &mut found).unwrap();
+            same(&found, &cut(&expected, part), &(&path, part));
+            own_ones += usize::from(own(&bytes, &limits, Some(part), 1, true, &mut found).is_some());
+        }
+    }
+    assert!(own_ones >= 8, "the fast decoder took {own_ones}");
+}
+
+#[test]
+fn parts_of_other_formats_are_cut_and_averaged() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/images/png/rgb8.png");
+    let bytes = std::fs::read(path).unwrap();
+    let limits = Limits::default();
+    let mut full = RgbImage::default();
+    decode_rgb(&bytes, &limits, &mut full).unwrap();
+    let mut rng = SampleRng::new(10, 0, 0, "other formats");
+    for shrink in [1, 2, 4, 8] {
+        for _ in 0..20 {
+            let part = random_part(full.width_px, full.height_px, &mut rng);
+            let mut found = RgbImage::default();
+            decode_rgb_part(&bytes, &limits, part, shrink, &mut found).unwrap();
+            let small = part.shrunk(shrink);
+            assert_eq!((found.width_px, found.height_px), (small.width_px, small.height_px));
+            for (at, &value) in found.pixels.iter().enumerate() {
+                let (pixel, channel) = (at as u32 / 3, at % 3);
+                let (x, y) = (small.left_px + pixel % small.width_px, small.top_px + pixel / small.width_px);
+                let (mut sum, mut count) = (0, 0);
+                for row in y * shrink..((y + 1) * shrink).min(full.height_px) {
+                    for column in x * shrink..((x + 1) * shrink).min(full.width_px) {
+                        sum += u32::from(full.pixels[3 * (row * full.width_px + column) as usize + channel]);
+                        count += 1;
+                    }
+                }
+                assert_eq!(u32::from(value), (2 * sum + count) / (2 * count), "{part:?} at 1/{shrink}, byte {at}");
+            }
+        }
+    }
+}
+
+#[test]
+fn parts_that_are_none_are_refused() {
+    let mut rng = SampleRng::new(11, 0, 0, "refused");
+    let bytes = encode(40, 30, kinds()[7], &mut rng);
+    let part = |left_px, top_px, width_px, height_px| CropBox { left_px, top_px, width_px, height_px };
+    let parts = [
+        part(0, 0, 0, 5),
+        part(0, 0, 5, 0),
+        part(40, 0, 1, 1),
+        part(0, 29, 1, 2),
+        part(1, 0, 40, 1),
+        part(u32::MAX, 0, u32::MAX, 1),
+        part(5, 5, u32::MAX, u32::MAX),
+    ];
+    for part in parts {
+        for shrink in [1, 8] {
+            let mut image = RgbImage { width_px: 1, height_px: 1, pixels: vec![1; 3] };
+            let problem = decode_rgb_part(&bytes, &Limits::default(), part, shrink, &mut image).unwrap_err();
+            assert!(problem.contains("is no part of 40 x 30 px"), "{problem}");
+            assert_eq!(image, RgbImage::default());
+        }
+    }
+    let problem = decode_rgb_part(&bytes, &Limits::default(), part(0, 0, 1, 1), 3, &mut RgbImage::default());
+    assert!(problem.unwrap_err().contains("1/3"));
+}
+
+/// Bytes changed, lost and doubled: the same verdict and the same pixels as the general decoder's alone.
+#[test]
+fn damage_changes_nothing_but_the_speed() {
+    let limits = Limits { max_pixels: 1_000_000 };
+    let (mut found, mut expected) = (RgbImage::default(), RgbImage::default());
+    let (mut tried, mut refused, mut own_ones) = (0, 0, 0);
+    for (round, kind) in kinds().into_iter().enumerate() {
+        let mut rng = SampleRng::new(8, round as u64, 0, "damage");
+        let bytes = encode(75, 50, kind, &mut rng);
+        for turn in 0..400 {
+            let mut damaged = bytes.clone();
+            match turn % 4 {
+                0 => damaged.truncate(rng.below(damaged.len() as u64) as usize),
+                _ => {
+                    for _ in 0..=rng.below(3) {
+                        let at = rng.below(damaged.len() as u64) as usize;
+                        match rng.below(4) {
+                            0 => damaged[at] = rng.next_u32() as u8,
+                            1 => damaged[at] ^= 1 << rng.below(8),
+                            2 => drop(damaged.remove(at)),
+                            _ => damaged.insert(at, 0xFF),
+                        }
+                    }
+                }
+            }
+            tried += 1;
+            let verdict = decode_rgb(&damaged, &limits, &mut found);
+            let oracle = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                general::decode_rgb(&damaged, &limits, &mut expected)
+            }));
+            let Ok(oracle) = oracle else { continue };
+            if damaged.starts_with(&[0xFF, 0xD8, 0xFF]) {
+                assert_eq!(verdict, oracle, "{kind:?}, turn {turn}");
+            }
+            if oracle.is_err() {
+                refused += 1;
+            } else if verdict.is_ok() {
+                same(&found, &expected, &(kind, turn));
+                own_ones += usize::from(own(&damaged, &limits, None, 1, true, &mut found).is_some());
+                same(&found, &expected, &("portable", kind, turn));
+            }
+        }
+    }
+    eprintln!("{refused} of {tried} refused, {own_ones} decoded by the fast decoder");
+    assert!(refused > tried / 4 && own_ones > tried / 10, "{refused} {own_ones} {tried}");
+}

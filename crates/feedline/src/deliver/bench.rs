@@ -1,0 +1,179 @@
+//! Measuring a loader without a model: samples a second, the first batch, memory, and in words what limits it. Owns the
+//! reading of the figures; changes nothing of what is delivered.
+
+use super::{Loader, Span, StatsSnapshot};
+use crate::error::{Error, Result, Stage};
+use serde::Serialize;
+use std::io::Write;
+use std::time::Instant;
+
+/// What a loader did over some epochs.
+#[derive(Debug, Clone, Serialize)]
+pub struct Measurement {
+    /// Samples a second, one number an epoch. The first epoch warms up caches, buffers and the page cache.
+    pub images_per_second: Vec<f64>,
+    /// From the moment before the loader was made to its first batch.
+    pub first_batch_seconds: f64,
+    /// Most memory the process held at any time, where the system tells (Linux).
+    pub peak_memory_bytes: Option<u64>,
+    /// Samples an epoch.
+    pub samples: u64,
+    /// Samples a step.
+    pub batch_size: u64,
+    /// Threads.
+    pub num_workers: usize,
+    /// Seconds of the epochs in `stages`.
+    pub seconds: f64,
+    /// Counters of all epochs but the first, or of that one if there is no other.
+    pub stages: StatsSnapshot,
+    /// What limits it, in words.
+    pub verdict: String,
+}
+
+/// Makes a loader and takes `epochs` epochs from it as fast as it delivers. `on_epoch` sees each epoch's number and
+/// its samples a second.
+///
+/// # Errors
+/// What the loader reports.
+pub fn measure(
+    make: impl FnOnce() -> Result<Loader>,
+    epochs: u64,
+    on_epoch: &mut dyn FnMut(u64, f64),
+) -> Result<(Measurement, Loader)> {
+    let begun = Instant::now();
+    let mut loader = make()?;
+    let mut first_batch_seconds = 0.0;
+    let mut images_per_second = Vec::new();
+    let (mut warm, mut warm_since) = (StatsSnapshot::default(), begun);
+    let mut samples = 0;
+    for epoch in 0..epochs.max(1) {
+        let since = Instant::now();
+        samples = 0;
+        while let Some(batch) = loader.next_batch()? {
+            if epoch == 0 && samples == 0 {
+                first_batch_seconds = begun.elapsed().as_secs_f64();
+            }
+            samples += batch.valid as u64;
+        }
+        images_per_second.push(samples as f64 / since.elapsed().as_secs_f64());
+        on_epoch(epoch, samples as f64 / since.elapsed().as_secs_f64());
+        if epoch == 0 && epochs > 1 {
+            (warm, warm_since) = (loader.stats(), Instant::now());
+        }
+    }
+    let (seconds, stages) = (warm_since.elapsed().as_secs_f64(), loader.stats().since(&warm));
+    let (batch_size, num_workers) = (loader.options.batch_size, loader.options.num_workers);
+    let measurement = Measurement {
+        images_per_second,
+        first_batch_seconds,
+        peak_memory_bytes: peak_memory_bytes(),
+        samples,
+        batch_size,
+        num_workers,
+        seconds,
+        stages,
+        verdict: stages.verdict(seconds, num_workers),
+    };
+    Ok((measurement, loader))
+}
+
+impl StatsSnapshot {
+    /// What these figures, taken over `seconds` with `num_workers` workers, say about the limit: which stage, how much
+    /// of the consumer's time is lost, and how many workers would hide it.
+    pub fn verdict(&self, seconds: f64, num_workers: usize) -> String {
+        let stages = [
+            (Stage::Read, self.read),
+            (Stage::Decode, self.decode),
+            (Stage::Augment, self.augment),
+            (Stage::Collate, self.collate),
+        ];
+        let busy_s: f64 = stages.iter().map(|(_, count)| count.busy_s).sum();
+        let samples = stages[..3].iter().map(|(_, count)| count.items).max().unwrap_or(0);
+        if samples == 0 || seconds <= 0.0 || busy_s <= 0.0 {
+            return "nothing was delivered, so there is nothing to say".into();
+        }
+        let mut shares: Vec<_> = stages.iter().map(|(stage, count)| (count.busy_s / busy_s, *stage)).collect();
+        shares.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let work = shares
+            .iter()
+            .filter(|(share, _)| *share >= 0.005)
+            .map(|(share, stage)| format!("{stage} {:.0} %", share * 100.0))
+            .collect::<Vec<_>>()
+            .join(", ");
+        // What one worker can do without ever waiting.
+        let per_worker = samples as f64 / busy_s;
+        let limit = per_worker * num_workers.max(1) as f64;
+        let waited = self.wait_s / seconds;
+        let own_s = seconds - self.wait_s;
+        let mut text = format!("a worker's time goes to {work}; one worker makes {per_worker:.0} samples/s. ");
+        text += &match () {
+            _ if num_workers == 0 => format!(
+                "There are no workers: the consumer makes every batch itself, {:.0} % of its time. One worker would \
+                 work while it computes",
+                waited * 100.0
+            ),
+            _ if waited < 0.02 => format!(
+                "The consumer waits {:.1} % of its time: the loader keeps up, and has room for {limit:.0} samples/s",
+                waited * 100.0
+            ),
+            _ if own_s > 0.05 * seconds => format!(
+                "The consumer waits {:.0} % of its time, mostly for {}; {} workers would hide it",
+                waited * 100.0,
+                shares[0].1,
+                (busy_s / own_s).ceil()
+            ),
+            _ => format!(
+                "Without a model the limit is {}: {:.0} samples/s with {num_workers} worker{}. A model that takes \
+                 more than {per_worker:.0} samples/s needs another worker for each as many, as long as there are cores",
+                shares[0].1,
+                samples as f64 / seconds,
+                if num_workers == 1 { "" } else { "s" },
+            ),
+        };
+        text
+    }
+}
+
+/// Most memory the process held so far, in bytes; `None` where the system does not tell.
+pub fn peak_memory_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kilobytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
+/// Writes spans as a Chrome trace (the JSON array format of chrome://tracing and Perfetto): one row a worker, and one
+/// for the consumer's waiting.
+///
+/// # Errors
+/// What `out` reports.
+pub fn write_chrome_trace(spans: &[Span], mut out: impl Write) -> std::io::Result<()> {
+    let zero = spans.iter().map(|span| span.start).min();
+    out.write_all(b"[")?;
+    for (i, span) in spans.iter().enumerate() {
+        let start_us = zero.map_or(0.0, |zero| (span.start - zero).as_secs_f64() * 1e6);
+        let consumer = span.worker == usize::MAX;
+        let event = serde_json::json!({
+            "name": if consumer { "wait" } else { span.stage.name() },
+            "cat": if consumer { "consumer" } else { "worker" },
+            "ph": "X",
+            "ts": start_us,
+            "dur": span.busy.as_secs_f64() * 1e6,
+            "pid": 1,
+            "tid": if consumer { 0 } else { span.worker + 1 },
+            "args": { "index": span.index },
+        });
+        write!(out, "{}\n{event}", if i == 0 { "" } else { "," })?;
+    }
+    out.write_all(b"\n]\n")?;
+    out.flush()
+}
+
+/// As [`write_chrome_trace`], into a new file.
+///
+/// # Errors
+/// [`Error::Io`] with the file's name.
+pub fn save_chrome_trace(spans: &[Span], path: &std::path::Path) -> Result<()> {
+    let file = std::fs::File::create(path).map_err(|e| Error::io("write", path, e))?;
+    write_chrome_trace(spans, std::io::BufWriter::new(file)).map_err(|e| Error::io("write", path, e))
+}

@@ -1,0 +1,55 @@
+//! Stage 7, train: an image classifier from settings to a run folder, stopped in the middle and resumed.
+//!
+//!     cargo run --release -p feedline-recipes --example 7_train [-- EPOCHS]
+
+use feedline::Result;
+use feedline::event::{Event, Sink};
+use feedline_recipes::classification::config::Said;
+use feedline_recipes::classification::demo::{DemoOptions, write_demo_data};
+use feedline_recipes::classification::train::Run;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Prints epochs and counts steps.
+#[derive(Default)]
+struct Printer(AtomicU64);
+
+impl Sink for Printer {
+    fn emit(&self, event: &Event) -> Result<()> {
+        match event {
+            Event::Step { .. } => drop(self.0.fetch_add(1, Ordering::Relaxed)),
+            Event::EpochEnd(end) => println!(
+                "epoch {}: train loss {:.3}, val loss {:.3}, val accuracy {:.1} %, {:.0} images/s, waited {:.1} % for data",
+                end.epoch,
+                end.train_loss,
+                end.val_loss,
+                100.0 * end.val_metrics[0],
+                end.images_per_second,
+                100.0 * end.data_wait_share
+            ),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+fn main() -> Result<()> {
+    let epochs = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(4);
+    let data = "demo-data/classification";
+    write_demo_data(Path::new(data), &DemoOptions::default(), |_, _| {})?;
+    let said = Said::defaults().set("data.dir", data)?.set("model.input_px", 32)?.set("train.epochs", epochs)?;
+    let config = said.resolve()?;
+    let dir = std::env::temp_dir().join(format!("feedline-7_train-{}", std::process::id()));
+
+    // Stopped as by a signal, half an epoch in.
+    let printer = Arc::new(Printer::default());
+    let mut run = Run::create(config, &dir)?;
+    run.train(printer.clone(), &|| printer.0.load(Ordering::Relaxed) >= 30)?;
+    println!("stopped after {} steps; going on from the checkpoint", run.progress().step);
+    // What follows is bit for bit what would have followed without the stop.
+    if let Some(summary) = Run::resume(&dir)?.train(printer, &|| false)? {
+        println!("best val accuracy {:.1} %; run folder {}", 100.0 * summary.best_val_accuracy, dir.display());
+    }
+    Ok(())
+}

@@ -1,0 +1,36 @@
+"""The examples of the README's tour, run as a reader runs them: each ends well and shows what it promises."""
+
+import os
+import subprocess
+
+import pytest
+
+EXAMPLES = {
+    "1_plan": ["pad    4 5 0 2  |  1 3 8 4*  |  7 9 6 1*", "after,  rank 0: [0, 6]", "index 57136044 after"],
+    "2_read": ["2000 files", "label 4: star            333 files", "there is no folder `train` in it"],
+    "3_decode": ["(101, 100)", "truncated JPEG", "the file has 0 bytes", "more than the 1000 allowed"],
+    "4_augment": ["4_augment.png", "random_resized_crop, horizontal_flip, autoaugment_imagenet"],
+    "5_collate": ["pad [3, 4, 2], true counts [2, 4, 1]", "offsets [0, 2, 6, 7]", "cannot stack arrays"],
+    "6_deliver": ["epoch 0 step 2", "position: 12", "epoch 0 step 4"],
+    "7_train": ["stopped after 30 steps", "epoch 1: train loss", "best val accuracy"],
+}
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """Where the examples run; the demo data set is drawn there once."""
+    return tmp_path_factory.mktemp("examples")
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_shows_its_stage(feedline, folder, name):
+    binary = feedline.binary.parent / "examples" / name
+    if not binary.is_file():
+        pytest.skip(f"{binary} is not built: cargo build --release -p feedline-recipes --examples")
+    # What an example writes into the system's temporary folder goes away with the others' files.
+    environment = os.environ | {"TMPDIR": str(folder)}
+    command = [binary, "1"] if name == "7_train" else [binary]
+    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    for part in EXAMPLES[name]:
+        assert part in ended.stdout, ended.stdout
