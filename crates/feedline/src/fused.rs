@@ -115,7 +115,7 @@ impl ImagePath {
             let need = self.need(request, header);
             let done = match (&self.cache, need.view) {
                 (Some(cache), Some(view)) => {
-                    self.through_cache(cache, view, &need, header, request, bytes, clock, image)?
+                    self.through_cache(cache, view, &need, header, request, bytes, clock, image)
                 }
                 _ => false,
             };
@@ -162,7 +162,8 @@ impl ImagePath {
         }
     }
 
-    /// Renders the view from a kept picture, or decodes a picture worth keeping; `false` if there is no room.
+    /// Renders the view from a kept picture, or decodes a picture worth keeping; `false` if there is no room, or the
+    /// picture is not sound enough: what is delivered must not depend on what was kept.
     #[expect(clippy::too_many_arguments, reason = "one step of `run`, cut out to be read alone")]
     fn through_cache(
         &self,
@@ -174,7 +175,7 @@ impl ImagePath {
         bytes: &[u8],
         clock: &mut Clock,
         image: &mut RgbImage,
-    ) -> Result<bool, String> {
+    ) -> bool {
         let shrink = need.shrink;
         let kept = match cache.find(request.index, shrink, need.part.shrunk(shrink)) {
             Some(kept) => kept,
@@ -185,13 +186,13 @@ impl ImagePath {
                 let part = if random { CropBox { left_px: 0, top_px: 0, width_px, height_px } } else { need.part };
                 let place = part.shrunk(shrink);
                 if !cache.reserve(place) {
-                    return Ok(false);
+                    return false;
                 }
                 clock.reserve(bytes.len() as u64 + working_bytes(header, place));
                 let mut picture = RgbImage::default();
-                if let Err(problem) = decode::decode_rgb_part(bytes, &self.limits, part, shrink, &mut picture) {
+                if !decode::decode_rgb_to_keep(bytes, &self.limits, part, shrink, &mut picture) {
                     cache.give_back(place);
-                    return Err(problem);
+                    return false;
                 }
                 clock.count_bytes(picture.pixels.len());
                 picture.pixels.shrink_to_fit();
@@ -202,7 +203,7 @@ impl ImagePath {
         };
         clock.enter(Stage::Augment);
         view.render(&kept.image, (kept.place.left_px, kept.place.top_px), shrink, image);
-        Ok(true)
+        true
     }
 
     /// Applies the operations from the `done`-th on. A flip that comes last is left to the caller: `true`.

@@ -181,3 +181,38 @@ fn crops_drawn_from_the_header_follow_the_plan() {
     };
     assert!(of(1) == of(3) && of(3) == of(5));
 }
+
+#[test]
+fn a_cache_does_not_change_what_becomes_of_damaged_pictures() {
+    let small = jpeg(300, 400, 90, Subsampling::S420, 5);
+    let large = jpeg(1600, 1200, 90, Subsampling::S420, 6);
+    let mut pictures = vec![];
+    for whole in [&small, &large] {
+        // Cut short, without its end marker, and with one byte of the lower half changed.
+        pictures.extend([whole[..whole.len() * 2 / 3].to_vec(), whole[..whole.len() - 2].to_vec()]);
+        pictures.extend((0..6).map(|i| {
+            let mut bytes = whole.clone();
+            let at = bytes.len() / 2 + i * bytes.len() / 14;
+            bytes[at] ^= 0x5A;
+            bytes
+        }));
+    }
+    let mut noticed = [0, 0];
+    for mode in [DecodeMode::Fused, DecodeMode::Region] {
+        let ops = lists().swap_remove(0);
+        let plain = ImagePath::new(ops.clone(), Limits::default(), mode);
+        let cached = ImagePath::new(ops, Limits::default(), mode).with_cache(DecodedCache::new(1 << 30));
+        for epoch in 0..8 {
+            for (index, bytes) in (0..).zip(&pictures) {
+                let request = request(index, epoch);
+                let of = |path: &ImagePath| {
+                    path.run(&request, bytes, &mut Clock::default(), |picture, _| picture.to_image())
+                };
+                let (expect, got) = (of(&plain), of(&cached));
+                noticed[usize::from(expect.is_ok())] += 1;
+                assert!(got == expect, "{mode:?}, picture {index}, epoch {epoch}: {:?}", got.err());
+            }
+        }
+    }
+    assert!(noticed.iter().all(|count| *count > 10), "damage noticed and not: {noticed:?}");
+}

@@ -203,6 +203,22 @@ pub fn decode_rgb_part(
     result
 }
 
+/// As [`decode_rgb_part`], for a picture from which parts are to be cut later: whether a cut is certain to be what
+/// decoding that part alone gives. It is not where there is damage, which lies outside of some parts, and where a
+/// reduced picture is made by the decoder that is not ours, as it may be for the whole and not for a part.
+pub(crate) fn decode_rgb_to_keep(
+    bytes: &[u8],
+    limits: &Limits,
+    part: CropBox,
+    shrink: u32,
+    into: &mut RgbImage,
+) -> bool {
+    if shrink == 1 {
+        return decode_rgb_part(bytes, limits, part, shrink, into).is_ok();
+    }
+    guarded(|| Ok(jpeg::decode_part(bytes, limits, part, shrink, into).is_some())) == Ok(true)
+}
+
 /// Makes `image` the part `part` (of the image at 1/`shrink`) of itself at 1/`shrink`, by rounded means.
 fn cut_in_place(image: &mut RgbImage, part: CropBox, shrink: usize) {
     let (wide, high) = (image.width_px as usize, image.height_px as usize);
