@@ -472,8 +472,10 @@ fn bench_measures_the_loader_and_says_what_limits_it() {
     assert!(rates.iter().all(|rate| rate.as_f64().unwrap() > 0.0));
     assert!(found["first_batch_seconds"].as_f64().unwrap() > 0.0);
     assert!(found["peak_memory_bytes"].as_u64().unwrap() > 1 << 20);
-    // Decoded once, in the first epoch, which is not counted (but for what was prefetched).
-    assert_eq!(found["stages"]["decode"]["bytes"], 0, "{found}");
+    // Decoded once, in the first epoch, which is not counted; but the next one is begun before its last sample is done.
+    let uncached: serde_json::Value = serde_json::from_slice(&run(&flags).stdout).unwrap();
+    let decoded_bytes = |of: &serde_json::Value| of["stages"]["decode"]["bytes"].as_u64().unwrap();
+    assert!(4 * decoded_bytes(&found) < decoded_bytes(&uncached), "{found}\n{uncached}");
     assert!(found["stages"]["augment"]["items"].as_u64().unwrap() >= 96);
     let spans: Vec<serde_json::Value> = serde_json::from_slice(&fs::read(&trace).unwrap()).unwrap();
     assert!(spans.iter().filter(|span| span["name"] == "augment").count() >= 3 * 96);
@@ -481,7 +483,7 @@ fn bench_measures_the_loader_and_says_what_limits_it() {
     let words = run(&["bench", "--data", data, "--epochs", "1", "--workers", "1", "--augment", "none"]);
     expect(&words, 0, &["epoch 0", "96 samples"]);
     let words = String::from_utf8_lossy(&words.stdout).into_owned();
-    assert!(words.contains("first batch after") && words.contains("the limit is"), "{words}");
+    assert!(words.contains("first batch after") && words.contains("one worker makes"), "{words}");
 }
 
 #[test]

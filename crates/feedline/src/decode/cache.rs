@@ -80,7 +80,12 @@ impl DecodedCache {
     pub(crate) fn keep(&self, index: u64, header: Header, kept: Kept) {
         let mut samples = self.samples.write().unwrap_or_else(PoisonError::into_inner);
         let known = samples.entry(index).or_insert_with(|| Known { header, pictures: Vec::with_capacity(1) });
-        known.pictures.push(kept);
+        // Two epochs may overlap, and two workers decode the same sample at the same time.
+        if known.pictures.iter().any(|other| other.shrink == kept.shrink && other.place.contains(kept.place)) {
+            self.give_back(kept.place);
+        } else {
+            known.pictures.push(kept);
+        }
     }
 }
 

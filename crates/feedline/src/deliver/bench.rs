@@ -116,7 +116,7 @@ impl StatsSnapshot {
                 "The consumer waits {:.1} % of its time: the loader keeps up, and has room for {limit:.0} samples/s",
                 waited * 100.0
             ),
-            _ if own_s > 0.05 * seconds => format!(
+            _ if own_s > 0.25 * seconds => format!(
                 "The consumer waits {:.0} % of its time, mostly for {}; {} workers would hide it",
                 waited * 100.0,
                 shares[0].1,
