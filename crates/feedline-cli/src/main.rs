@@ -2,7 +2,7 @@
 //!
 //! Exit codes: 0 done; 1 anything not listed; 2 wrong flags or settings; 3 the data set as a whole is unusable; 4 a
 //! sample is; 5 a file or folder could not be read or written; 6 a checkpoint is damaged or does not fit; 7 not
-//! supported here; 8 training failed; 130 and 143 interrupted by Ctrl-C and SIGTERM, with a checkpoint saved.
+//! supported here; 8 training failed; 9 the ranks cannot go on together; 130 and 143 interrupted by Ctrl-C and SIGTERM, with a checkpoint saved.
 
 mod commands;
 mod progress;
@@ -19,7 +19,7 @@ use std::process::ExitCode;
 )]
 #[command(
     after_help = "Exit codes: 0 done, 2 wrong flags or settings, 3 unusable data set, 4 bad sample, 5 file error, \
-    6 damaged or unfitting checkpoint, 7 not supported, 8 training failed, 130/143 interrupted with a checkpoint saved, 1 anything else."
+    6 damaged or unfitting checkpoint, 7 not supported, 8 training failed, 9 ranks cannot go on together, 130/143 interrupted with a checkpoint saved, 1 anything else."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -77,6 +77,7 @@ fn exit_code(error: &Error) -> u8 {
         Error::Resume { .. } | Error::Checkpoint { .. } => 6,
         Error::Unsupported { .. } => 7,
         Error::Train { .. } => 8,
+        Error::Group { .. } => 9,
         _ => 1,
     }
 }

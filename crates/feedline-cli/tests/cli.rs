@@ -449,6 +449,32 @@ fn plan_prints_torchs_indices_and_marks_padding() {
 }
 
 #[test]
+fn plan_shows_orders_that_are_not_one_pass_an_epoch() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = folder.path().join("weights");
+    std::fs::write(&weights, "1\n0\n 2.5\n0\n").unwrap();
+    let weights = weights.to_str().unwrap();
+    let plan =
+        |args: &[&str]| run(&[&["plan", "--len", "4", "--num-replicas", "1", "--format", "indices"], args].concat());
+    let indices = |args: &[&str]| -> Vec<u64> {
+        let output = plan(args);
+        expect(&output, 0, &[]);
+        String::from_utf8(output.stdout).unwrap().lines().map(|line| line.parse().unwrap()).collect()
+    };
+    let passes = [indices(&[]), indices(&["--epoch", "1"])].concat();
+    assert_eq!(indices(&["--epoch-length", "3", "--epoch", "1"]), passes[3..6]);
+    let mut merged = indices(&["--merge-epochs", "2"]);
+    merged.sort_unstable();
+    assert_eq!(merged, [0, 0, 1, 1, 2, 2, 3, 3]);
+    assert!(indices(&["--weights", weights, "--epoch-length", "50"]).iter().all(|index| index % 2 == 0));
+    assert_eq!(indices(&["--mix", "3:0,1:1"]), [3; 4]);
+    expect(&plan(&["--mix", "3:1"]), 2, &["the sources of the mixture hold 3 samples, the data set 4"]);
+    expect(&plan(&["--weights", weights, "--mix", "4:1"]), 2, &["two of"]);
+    std::fs::write(weights, "1\n2\nx\n").unwrap();
+    expect(&plan(&["--weights", weights]), 2, &["line 3", "no number: x"]);
+}
+
+#[test]
 #[cfg(not(feature = "wgpu"))]
 fn a_gpu_without_its_back_end_is_refused_before_anything_is_written() {
     let dir = tempfile::tempdir().unwrap();

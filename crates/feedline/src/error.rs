@@ -97,6 +97,10 @@ pub enum Error {
     #[error("{what} is not supported here. {remedy}")]
     Unsupported { what: String, remedy: String },
 
+    /// The ranks of a run cannot go on together: one has died, cannot be reached, or differs from the others.
+    #[error("ranks: {problem}. {remedy}")]
+    Group { problem: String, remedy: String },
+
     /// The training task failed: the model, the loss or the optimiser.
     #[error("training: {problem}. {remedy}")]
     Train { problem: String, remedy: String },
@@ -116,6 +120,11 @@ impl Error {
     /// A failed file operation; `action` completes "failed to ... PATH".
     pub fn io(action: &'static str, path: impl AsRef<Path>, source: std::io::Error) -> Error {
         Error::Io { action, path: path.as_ref().to_path_buf(), source }
+    }
+
+    /// An error between ranks.
+    pub fn group(problem: impl Into<String>, remedy: impl Into<String>) -> Error {
+        Error::Group { problem: problem.into(), remedy: remedy.into() }
     }
 
     /// A training error.

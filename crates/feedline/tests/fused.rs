@@ -73,7 +73,7 @@ fn lists() -> Vec<Vec<ImageOp>> {
 }
 
 fn request(index: u64, epoch: u64) -> Request {
-    Request { seed: 7, epoch, position: 0, index, padded: false }
+    Request { seed: 7, epoch, pass: epoch, position: 0, index, padded: false }
 }
 
 /// The picture by the plain code.

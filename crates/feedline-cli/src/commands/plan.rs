@@ -2,9 +2,10 @@
 
 use crate::Done;
 use clap::{Args as ClapArgs, ValueEnum};
-use feedline::Result;
 use feedline::plan::{EpochPlan, Permutation, Plan, Request, Tail};
+use feedline::{Error, Result};
 use std::fmt::Write;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 #[derive(ClapArgs)]
@@ -32,6 +33,18 @@ pub struct Args {
     /// torch: as torch.randperm; feistel: a keyed bijection without memory, for any length
     #[arg(long, value_enum, default_value_t = PermutationArg::Torch)]
     permutation: PermutationArg,
+    /// Positions of an epoch: passes over the data set are laid end to end and cut anew
+    #[arg(long, value_name = "L")]
+    epoch_length: Option<u64>,
+    /// One permutation over E times the data set, as OpenPCDet's merge_all_iters_to_one_epoch
+    #[arg(long, value_name = "E")]
+    merge_epochs: Option<u64>,
+    /// Draw with replacement by weights: a text file with one number a line, one for each sample
+    #[arg(long, value_name = "FILE")]
+    weights: Option<PathBuf>,
+    /// Mix sources that follow each other in the data set: samples and weight of each
+    #[arg(long, value_name = "N1:W1,N2:W2", value_delimiter = ',', value_parser = source)]
+    mix: Option<Vec<(u64, f64)>>,
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
     /// Draw all indices of one rank (0 unless said) without keeping them, and say what it took, as JSON
@@ -64,6 +77,22 @@ enum Format {
 /// Indices shown per cell of the table.
 const CELL: usize = 8;
 
+fn source(text: &str) -> std::result::Result<(u64, f64), String> {
+    let parsed = text.split_once(':').and_then(|(len, weight)| Some((len.parse().ok()?, weight.parse().ok()?)));
+    parsed.ok_or_else(|| "it should be samples:weight, such as 1000:0.5".into())
+}
+
+fn read_weights(path: &Path) -> Result<Vec<f64>> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+    let number = |(at, line): (usize, &str)| {
+        line.trim().parse().map_err(|_| {
+            let problem = format!("line {} of {} is no number: {line}", at + 1, path.display());
+            Error::config(problem, "Write one weight a line, one for each sample")
+        })
+    };
+    text.lines().enumerate().map(number).collect()
+}
+
 pub fn run(args: Args) -> Result<Done> {
     let plan = Plan::unshuffled(args.len, args.num_replicas)?.with_seed(args.seed).with_tail(match args.tail {
         TailArg::Pad => Tail::Pad,
@@ -75,6 +104,13 @@ pub fn run(args: Args) -> Result<Done> {
         (false, PermutationArg::Torch) => Permutation::Torch,
         (false, PermutationArg::Feistel) => Permutation::Feistel,
     })?;
+    let plan = args.merge_epochs.map_or(Ok(plan.clone()), |epochs| plan.with_merged_epochs(epochs))?;
+    let plan = match &args.weights {
+        Some(path) => plan.with_weights(&read_weights(path)?)?,
+        None => plan,
+    };
+    let plan = args.mix.as_deref().map_or(Ok(plan.clone()), |sources| plan.with_mixture(sources))?;
+    let plan = args.epoch_length.map_or(Ok(plan.clone()), |len| plan.with_epoch_length(len))?;
     plan.check_rank(args.rank.unwrap_or(0))?;
     let text = match args.format {
         _ if args.timing => timing(&plan, &args),
@@ -92,17 +128,22 @@ pub fn run(args: Args) -> Result<Done> {
     Ok(Done::Ok)
 }
 
+/// Whether each epoch has each sample once.
+fn plain(args: &Args) -> bool {
+    args.weights.is_none() && args.mix.is_none()
+}
+
 fn ranks(plan: &Plan, args: &Args) -> std::ops::Range<u64> {
     args.rank.map_or(0..plan.num_replicas(), |rank| rank..rank + 1)
 }
 
 fn table(plan: &Plan, args: &Args) -> String {
     let first = plan.epoch(args.epoch);
-    let (total, n) = (first.total_size(), plan.len());
+    let (total, n, length) = (first.total_size(), plan.len(), plan.epoch_len());
     let tail = match plan.tail() {
-        Tail::Pad if total > n => format!("{} positions padded (*)", total - n),
-        Tail::Drop if total < n => format!("{} samples left out", n - total),
-        Tail::Exact => "each sample exactly once".into(),
+        Tail::Pad if total > length => format!("{} positions padded (*)", total - length),
+        Tail::Drop if total < length => format!("{} samples left out", length - total),
+        Tail::Exact if length == n && plain(args) => "each sample exactly once".into(),
         _ => "no padding needed".into(),
     };
     let sizes = match (first.num_samples(plan.num_replicas() - 1), first.num_samples(0)) {
@@ -135,7 +176,9 @@ fn table(plan: &Plan, args: &Args) -> String {
         let _ = write!(text, "\n(the first {} ranks; name another with --rank)", shown.len());
     }
     text.push_str("\n\n");
-    text.push_str(if plan.is_shuffled() {
+    text.push_str(if length != n || !plain(args) {
+        "A rank takes every W-th position of one order that all ranks share. Epochs are not passes over the data here.\n"
+    } else if plan.is_shuffled() {
         "A rank takes every W-th position of one order that all ranks share, so no two ranks meet the same sample\n\
          (but for the padding).\n\
          set_epoch(e) picks the row: the order comes from seed + e. Who forgets it trains every epoch on the first row.\n\

@@ -205,12 +205,13 @@ impl Loader {
     }
 
     /// Goes to where another loader stood: the next batch is exactly its next one. A cursor taken after an epoch's last
-    /// batch, before the end was reported, gives that epoch's empty rest first.
+    /// batch, before the end was reported, gives that epoch's empty rest first. The weights of a mixture may differ; they
+    /// hold from there on.
     ///
     /// # Errors
     /// [`Error::Resume`] if the cursor belongs to other data or another plan; nothing is changed then.
     pub fn load_state_dict(&mut self, cursor: &Cursor) -> Result<()> {
-        cursor.check(self.pipeline.fingerprint(), &self.walk.plan)?;
+        self.walk.set_plan(cursor.resume(self.pipeline.fingerprint(), &self.walk.plan)?);
         self.bad_samples = cursor.bad_samples;
         self.last_begun = None;
         self.go(cursor.epoch, cursor.position);
@@ -387,5 +388,7 @@ fn batch(plan: &BatchPlan, fields: Vec<(String, BatchField)>, indices: Vec<u64>,
     }
 }
 
+#[cfg(test)]
+mod elastic_tests;
 #[cfg(test)]
 mod tests;

@@ -34,8 +34,14 @@ impl Walk {
 
     /// Goes to global position `start` of `epoch`.
     pub(crate) fn seek(&mut self, epoch: u64, start: u64) {
-        self.dealt = self.plan.epoch_from(epoch, start);
+        self.dealt.seek(epoch, start);
         (self.start, self.step) = (start, 0);
+    }
+
+    /// Follows another plan, from a place that is sought next.
+    pub(crate) fn set_plan(&mut self, plan: Plan) {
+        self.dealt = plan.epoch(0);
+        self.plan = plan;
     }
 
     /// Batches from the last `seek` to the end of its epoch.

@@ -1,6 +1,6 @@
 //! The cursor: where a run stands, in a few hundred bytes of JSON that are the same on every rank.
 
-use super::Plan;
+use super::{MixOrigin, Plan};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ const VERSION: u32 = 1;
 
 /// Where a run stands in its plan. Counts delivered samples, never prefetched ones; says nothing of ranks, workers or
 /// batch sizes, so any number of them can go on from it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cursor {
     pub version: u32,
@@ -22,13 +22,24 @@ pub struct Cursor {
     pub position: u64,
     /// Bad samples met so far.
     pub bad_samples: u64,
+    /// Of a mixture: its weights and where they came into force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mix: Option<MixOrigin>,
 }
 
 impl Cursor {
     /// A cursor for this data set and plan.
     pub(crate) fn new(dataset: u64, plan: &Plan, epoch: u64, position: u64, bad_samples: u64) -> Cursor {
         let hex = |word: u64| format!("{word:016x}");
-        Cursor { version: VERSION, dataset: hex(dataset), plan: hex(plan.fingerprint()), epoch, position, bad_samples }
+        Cursor {
+            version: VERSION,
+            dataset: hex(dataset),
+            plan: hex(plan.fingerprint()),
+            epoch,
+            position,
+            bad_samples,
+            mix: plan.mix().cloned(),
+        }
     }
 
     /// Checks that the cursor belongs to this data set and plan.
@@ -36,16 +47,27 @@ impl Cursor {
     /// # Errors
     /// [`Error::Resume`] names what differs.
     pub fn check(&self, dataset: u64, plan: &Plan) -> Result<()> {
-        let now = Cursor::new(dataset, plan, 0, 0, 0);
+        self.resume(dataset, plan).map(drop)
+    }
+
+    /// The plan as it goes on from here. That is `plan` itself, but that a mixture knows what was drawn before; of a
+    /// mixture, and of nothing else, the weights may have changed.
+    ///
+    /// # Errors
+    /// As [`Cursor::check`].
+    pub fn resume(&self, dataset: u64, plan: &Plan) -> Result<Plan> {
+        // As the run was that saved this, if this is the plan.
+        let before = self.mix.as_ref().and_then(|mix| plan.clone().with_mix(mix).ok()).unwrap_or_else(|| plan.clone());
+        let now = Cursor::new(dataset, &before, 0, 0, 0);
         for (field, saved, now) in [
             ("the cursor format", self.version.to_string(), now.version.to_string()),
             ("the data set (its files, labels or classes)", self.dataset.clone(), now.dataset),
-            ("the plan (number of samples, seed, permutation or tail)", self.plan.clone(), now.plan),
+            ("the plan (number of samples, seed, order or tail)", self.plan.clone(), now.plan),
         ] {
             if saved != now {
                 return Err(Error::Resume { field, saved, now });
             }
         }
-        Ok(())
+        plan.clone().after(before, self.epoch, self.position)
     }
 }

@@ -53,15 +53,39 @@ impl Feistel {
         let mask = (1 << self.half_bits) - 1;
         let (mut left, mut right) = (x >> self.half_bits, x & mask);
         for key in self.keys {
-            // One multiply-xorshift round of the key is enough per Feistel round; the network does the rest.
-            let mut f = (right ^ key).wrapping_mul(0xD6E8_FEB8_6659_FD93);
-            f ^= f >> 32;
-            f = f.wrapping_mul(0xD6E8_FEB8_6659_FD93);
-            f ^= f >> 32;
-            (left, right) = (right, left ^ (f & mask));
+            (left, right) = (right, left ^ (round(right, key) & mask));
         }
         left << self.half_bits | right
     }
+
+    /// The position below n at which an index below n stands: the same walk backwards.
+    pub(crate) fn position(&self, index: u64) -> u64 {
+        let mut x = index;
+        loop {
+            x = self.decrypt(x);
+            if x < self.n {
+                return x;
+            }
+        }
+    }
+
+    fn decrypt(&self, x: u64) -> u64 {
+        let mask = (1 << self.half_bits) - 1;
+        let (mut left, mut right) = (x >> self.half_bits, x & mask);
+        for key in self.keys.iter().rev() {
+            (left, right) = (right ^ (round(left, *key) & mask), left);
+        }
+        left << self.half_bits | right
+    }
+}
+
+/// One multiply-xorshift round of the key is enough per Feistel round; the network does the rest.
+#[inline]
+fn round(half: u64, key: u64) -> u64 {
+    let mut f = (half ^ key).wrapping_mul(0xD6E8_FEB8_6659_FD93);
+    f ^= f >> 32;
+    f = f.wrapping_mul(0xD6E8_FEB8_6659_FD93);
+    f ^ f >> 32
 }
 
 #[cfg(test)]
@@ -104,6 +128,7 @@ mod tests {
         for n in [1, 2, 3, 5, 8, 100, 1000, 4097] {
             let f = Feistel::new(n, n * 7);
             let mut all: Vec<u64> = (0..n).map(|p| f.index(p)).collect();
+            assert!(all.iter().zip(0..).all(|(&index, p)| f.position(index) == p), "n = {n}: the way back");
             all.sort_unstable();
             assert_eq!(all, (0..n).collect::<Vec<_>>(), "n = {n}");
         }

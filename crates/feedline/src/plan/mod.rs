@@ -4,23 +4,31 @@
 //! torch's `DistributedSampler` index for index, and it makes any restart simple: after k slots on each of W ranks the
 //! consumed set is the first k*W positions, and the rest can be dealt to any other number of ranks.
 
+mod buckets;
 mod cursor;
+mod draws;
+mod epoch;
 mod feistel;
+mod mixed;
 mod mt19937;
+mod order;
 pub mod rng;
 mod torch;
+mod weighted;
 
 pub use cursor::Cursor;
+pub use epoch::EpochPlan;
+pub use mixed::MixOrigin;
 pub use torch::torch_randperm;
 
 use crate::error::{Error, Result};
-use feistel::Feistel;
+use buckets::Buckets;
+use draws::Draws;
 use rng::{SampleRng, hash_words};
 use serde::{Deserialize, Serialize};
-use std::fmt;
-use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
-use torch::TorchOrder;
+
+/// Above all lengths, so that positions can be added up.
+const MAX_LEN: u64 = 1 << 62;
 
 /// How the samples of an epoch are put in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,14 +56,21 @@ pub enum Tail {
     Exact,
 }
 
-/// The order of a whole run: a pure description, cheap to copy.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The order of a whole run: a pure description, cheap to clone.
+///
+/// Whatever it is made of, the sample at a position depends on the plan, the epoch and the position alone, and positions
+/// are dealt to the ranks by stride; so all of it works on any number of ranks and after any restart.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     len: u64,
     num_replicas: u64,
     seed: u64,
     permutation: Permutation,
     tail: Tail,
+    draws: Draws,
+    /// Positions of an epoch, if not all the draws have in one round.
+    epoch_length: Option<u64>,
+    buckets: Option<Buckets>,
 }
 
 /// One place in the plan: everything that decides what is delivered there.
@@ -64,6 +79,9 @@ pub struct Request {
     /// Seed of the run.
     pub seed: u64,
     pub epoch: u64,
+    /// Which time this sample is met, as far as its randomness is concerned; the epoch, unless samples may come several
+    /// times an epoch. No two positions of a run that are not padding have the same sample and pass.
+    pub pass: u64,
     /// Global position in the epoch's order.
     pub position: u64,
     /// The sample that belongs there.
@@ -73,9 +91,9 @@ pub struct Request {
 }
 
 impl Request {
-    /// The random stream of `stage` for this sample in this epoch; the position has no part in it.
+    /// The random stream of `stage` for this sample in this pass; the position has no part in it.
     pub fn rng(&self, stage: &str) -> SampleRng {
-        SampleRng::new(self.seed, self.epoch, self.index, stage)
+        SampleRng::new(self.seed, self.pass, self.index, stage)
     }
 
     /// The same place filled with another sample; `attempt` counts the replacements tried there, from 0. Depends on
@@ -106,7 +124,7 @@ impl Plan {
     /// # Errors
     /// If `len` or `num_replicas` is 0, or `len` is above 2^62.
     pub fn unshuffled(len: u64, num_replicas: u64) -> Result<Plan> {
-        if len == 0 || len > 1 << 62 {
+        if len == 0 || len > MAX_LEN {
             return Err(Error::config(
                 format!("a plan over {len} samples is not possible"),
                 "The data set must hold between 1 and 2^62 samples",
@@ -118,22 +136,25 @@ impl Plan {
                 "It is the number of ranks and must be at least 1 and below 2^31",
             ));
         }
-        Ok(Plan { len, num_replicas, seed: 0, permutation: Permutation::None, tail: Tail::Pad })
+        Ok(Plan {
+            len,
+            num_replicas,
+            seed: 0,
+            permutation: Permutation::None,
+            tail: Tail::Pad,
+            draws: Draws::Passes { merged: 1 },
+            epoch_length: None,
+            buckets: None,
+        })
     }
 
-    /// With another permutation.
+    /// With another permutation: of the whole data set, or of each source of a mixture.
     ///
     /// # Errors
     /// `Torch` for 2^31 samples or more.
     pub fn with_permutation(mut self, permutation: Permutation) -> Result<Plan> {
-        if permutation == Permutation::Torch && self.len >= 1 << 31 {
-            return Err(Error::config(
-                format!("torch's permutation of {} samples would need {} GiB", self.len, self.len >> 28),
-                "Use the permutation `feistel`, which needs no memory",
-            ));
-        }
         self.permutation = permutation;
-        Ok(self)
+        self.checked()
     }
 
     /// With another seed. As in torch, the `torch` permutation uses only the low 32 bits of seed + epoch.
@@ -166,9 +187,18 @@ impl Plan {
         self.seed
     }
 
+    /// Positions of an epoch, padding not included; the number of samples, unless epochs are merged or their length set.
+    pub fn epoch_len(&self) -> u64 {
+        self.epoch_length.unwrap_or(match self.draws {
+            Draws::Passes { merged } => self.len * merged,
+            _ => self.len,
+        })
+    }
+
     /// Whether epochs differ in their order.
     pub fn is_shuffled(&self) -> bool {
-        self.permutation != Permutation::None
+        let in_order = self.permutation == Permutation::None && matches!(self.draws, Draws::Passes { .. });
+        !in_order || !self.epoch_len().is_multiple_of(self.len) || self.buckets.is_some()
     }
 
     /// What happens at the end.
@@ -190,16 +220,30 @@ impl Plan {
         ))
     }
 
-    /// Hash of what decides the global order: the length, seed, permutation and tail, but not the number of ranks.
+    /// Hash of what decides the global order: the length, the seed, the kind of order with its weights and lengths, and
+    /// the tail, but not the number of ranks.
     pub fn fingerprint(&self) -> u64 {
-        hash_words(&[self.len, self.seed, self.permutation as u64, self.tail as u64])
+        let mut words = vec![self.len, self.seed, self.permutation as u64, self.tail as u64];
+        match &self.draws {
+            Draws::Passes { merged: 1 } => {}
+            Draws::Passes { merged } => words.extend([1, *merged]),
+            Draws::Weighted(table) => words.extend([2, table.hash]),
+            Draws::Mixed(mixture) => words.extend([3, mixture.hash()]),
+        }
+        let plain = Plan { epoch_length: None, ..self.clone() };
+        if self.epoch_len() != plain.epoch_len() {
+            words.extend([4, self.epoch_len()]);
+        }
+        if let Some(buckets) = &self.buckets {
+            words.extend([5, buckets.hash]);
+        }
+        hash_words(&words)
     }
 
     /// Steps of one rank from global position `start` to the end of an epoch, at `batch_size` samples a step. Costs
     /// nothing, unlike making the epoch's order.
     pub fn num_batches(&self, start: u64, rank: u64, batch_size: u64, drop_last: bool) -> u64 {
-        let rest = EpochPlan { plan: self.clone(), epoch: 0, start, order: Order::Identity };
-        rest.num_batches(rank, batch_size, drop_last)
+        self.epoch_from(0, start).num_batches(rank, batch_size, drop_last)
     }
 
     /// The order of one epoch from its beginning.
@@ -211,126 +255,7 @@ impl Plan {
     /// plan's ranks. For the same number of ranks that is simply the continuation. Costs nothing yet; with
     /// [`Permutation::Torch`] the first index asked for waits for the steps of the consumed positions.
     pub fn epoch_from(&self, epoch: u64, start: u64) -> EpochPlan {
-        let order = match self.permutation {
-            Permutation::None => Order::Identity,
-            Permutation::Torch => {
-                let order = TorchOrder::new(self.len as u32, self.seed.wrapping_add(epoch));
-                Order::Torch(Arc::new(Mutex::new(order)))
-            }
-            Permutation::Feistel => Order::Keyed(Feistel::new(self.len, hash_words(&[self.seed, epoch]))),
-        };
-        EpochPlan { plan: self.clone(), epoch, start, order }
-    }
-}
-
-/// Slots of a rank that [`EpochPlan::rank`] works out together.
-const PORTION: u64 = 256;
-
-#[derive(Clone)]
-enum Order {
-    Identity,
-    /// Shared by clones and threads: whoever asks first for a position makes the order that far, for all.
-    Torch(Arc<Mutex<TorchOrder>>),
-    Keyed(Feistel),
-}
-
-impl Order {
-    /// Replaces positions below the length by the indices that stand there.
-    fn look_up(&self, places: &mut [u64]) {
-        match self {
-            Order::Identity => {}
-            Order::Torch(order) => {
-                let mut order = order.lock().unwrap_or_else(PoisonError::into_inner);
-                places.iter_mut().for_each(|place| *place = order.index(*place as usize).into());
-            }
-            Order::Keyed(bijection) => bijection.look_up(places),
-        }
-    }
-}
-
-/// The order of one epoch, or of what is left of it. A clone shares what is made of torch's order and costs nothing.
-#[derive(Clone)]
-pub struct EpochPlan {
-    plan: Plan,
-    epoch: u64,
-    start: u64,
-    order: Order,
-}
-
-impl EpochPlan {
-    /// Which epoch.
-    pub fn epoch(&self) -> u64 {
-        self.epoch
-    }
-
-    /// Global positions dealt out from `start` on, over all ranks, padding included (torch's `total_size`).
-    pub fn total_size(&self) -> u64 {
-        let (left, w) = (self.plan.len.saturating_sub(self.start), self.plan.num_replicas);
-        match self.plan.tail {
-            Tail::Pad => left.div_ceil(w) * w,
-            Tail::Drop => left / w * w,
-            Tail::Exact => left,
-        }
-    }
-
-    /// Samples of one rank (torch's `num_samples`).
-    pub fn num_samples(&self, rank: u64) -> u64 {
-        (self.total_size() + self.plan.num_replicas - 1 - rank.min(self.plan.num_replicas - 1)) / self.plan.num_replicas
-    }
-
-    /// Steps of one rank at `batch_size` samples a step.
-    pub fn num_batches(&self, rank: u64, batch_size: u64, drop_last: bool) -> u64 {
-        let samples = self.num_samples(rank);
-        if drop_last { samples / batch_size } else { samples.div_ceil(batch_size) }
-    }
-
-    /// Global position of a rank's local slot.
-    pub fn position(&self, rank: u64, slot: u64) -> u64 {
-        self.start + slot * self.plan.num_replicas + rank
-    }
-
-    /// What stands at a global position; positions past the data set repeat the order from its beginning, as often as
-    /// needed.
-    pub fn at(&self, position: u64) -> Request {
-        let mut index = [position % self.plan.len];
-        self.order.look_up(&mut index);
-        self.request(position, index[0])
-    }
-
-    /// What stands at some of a rank's local slots, in order. All are worked out at once, which costs less than asking
-    /// for one position after the other.
-    pub fn slots(&self, rank: u64, slots: Range<u64>) -> impl Iterator<Item = Request> + '_ {
-        let len = self.plan.len;
-        let positions = slots.map(move |slot| self.position(rank, slot));
-        let mut indices: Vec<u64> = positions.clone().map(|p| if p < len { p } else { p % len }).collect();
-        self.order.look_up(&mut indices);
-        positions.zip(indices).map(|(position, index)| self.request(position, index))
-    }
-
-    fn request(&self, position: u64, index: u64) -> Request {
-        Request { seed: self.plan.seed, epoch: self.epoch, position, index, padded: position >= self.plan.len }
-    }
-
-    /// The requests of one rank in order.
-    pub fn rank(&self, rank: u64) -> impl Iterator<Item = Request> + '_ {
-        let count = self.num_samples(rank);
-        // Few at first: whoever wants one index of torch's order must not wait for a portion of them.
-        let portions = std::iter::successors(Some(0..count.min(1)), move |last| {
-            let first = last.end;
-            (first < count).then(|| first..count.min(first + first.min(PORTION)))
-        });
-        portions.flat_map(move |slots| self.slots(rank, slots))
-    }
-}
-
-impl fmt::Debug for EpochPlan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let EpochPlan { plan, epoch, start, order: _ } = self;
-        f.debug_struct("EpochPlan")
-            .field("plan", plan)
-            .field("epoch", epoch)
-            .field("start", start)
-            .finish_non_exhaustive()
+        EpochPlan::new(self.clone(), epoch, start)
     }
 }
 

@@ -1,9 +1,9 @@
-//! Randomness of a sample: a counter-based generator keyed by a hash of (run seed, epoch, sample id, stage name).
+//! Randomness of a sample: a counter-based generator keyed by a hash of (run seed, pass, sample id, stage name).
 //! No state outlives a sample, so worker count, order of work and restarts cannot change what is drawn.
 
 /// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC'11): the block of four words at
 /// `counter` under `key`.
-fn philox4x32_10(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
+pub(super) fn philox4x32_10(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     let (mut c, mut k) = (counter, key);
     for round in 0..10 {
         if round > 0 {

@@ -1,5 +1,6 @@
 use super::*;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 fn shared(file: &str) -> Option<serde_json::Value> {
     let path = format!("{}/../../../shared/golden/{file}", env!("CARGO_MANIFEST_DIR"));
@@ -102,29 +103,6 @@ fn the_union_over_ranks_is_the_data_set() {
     }
 }
 
-/// Stop anywhere, go on with any number of ranks, as often as you like: each sample once.
-#[test]
-fn any_chain_of_world_sizes_covers_the_epoch_exactly() {
-    let mut rng = SampleRng::new(2, 0, 0, "elastic");
-    for _ in 0..300 {
-        let plan = random_plan(&mut rng).with_tail(Tail::Exact);
-        let whole: Vec<u64> = (0..plan.len()).map(|p| plan.epoch(3).at(p).index).collect();
-        let (mut start, mut seen) = (0, Vec::new());
-        while start < plan.len() {
-            let world = 1 + rng.below(9);
-            let now = Plan { num_replicas: world, ..plan.clone() };
-            let rest = now.epoch_from(3, start);
-            let slots = 1 + rng.below(10);
-            let mut here: Vec<Request> =
-                (0..world).flat_map(|rank| rest.rank(rank).take(slots as usize).collect::<Vec<_>>()).collect();
-            here.sort_by_key(|r| r.position);
-            start += here.len() as u64;
-            seen.extend(here.iter().map(|r| r.index));
-        }
-        assert_eq!(seen, whole, "{plan:?}");
-    }
-}
-
 #[test]
 fn the_rest_of_an_epoch_is_its_continuation_on_the_same_ranks() {
     let mut rng = SampleRng::new(3, 0, 0, "same world");
@@ -203,4 +181,178 @@ fn a_cursor_knows_whose_it_is() {
 fn sha256_hex(bytes: &[u8]) -> String {
     use sha2::Digest;
     sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn pairs(plan: &Plan, epochs: std::ops::Range<u64>) -> Vec<(u64, u64)> {
+    let requests = epochs.flat_map(|e| (0..plan.epoch_len()).map(move |p| (e, p)));
+    let requests = requests.map(|(e, p)| plan.epoch(e).at(p));
+    requests.map(|request| (request.pass, request.index)).collect()
+}
+
+#[test]
+fn virtual_epochs_cut_the_passes_that_are_laid_end_to_end() {
+    for permutation in [Permutation::None, Permutation::Torch, Permutation::Feistel] {
+        let plain = Plan::unshuffled(30, 2).unwrap().with_seed(3).with_permutation(permutation).unwrap();
+        let passes = pairs(&plain, 0..20);
+        assert!(passes.iter().enumerate().all(|(t, pair)| pair.0 == t as u64 / 30));
+        for length in [1, 7, 29, 30, 31, 60, 100] {
+            let plan = plain.clone().with_epoch_length(length).unwrap();
+            let whole = pairs(&plan, 0..600_u64.div_ceil(length));
+            assert_eq!(whole[..600], passes, "{permutation:?} in epochs of {length}");
+            // Any order of asking, and many at once over the border of a pass.
+            let rank: Vec<(u64, u64)> = plan.epoch(3).rank(1).map(|r| (r.pass, r.index)).collect();
+            let mine = whole[3 * length as usize..].iter().take(length as usize).skip(1).step_by(2);
+            assert!(mine.eq(rank.iter().take(length as usize / 2)));
+            let epoch = plan.epoch(1);
+            assert!((0..length).rev().all(|p| (epoch.at(p).pass, epoch.at(p).index) == whole[(length + p) as usize]));
+        }
+    }
+}
+
+#[test]
+fn merged_epochs_are_one_permutation_of_all_of_them() {
+    let plan = Plan::new(30, 2).unwrap().with_seed(3).with_merged_epochs(4).unwrap();
+    assert_eq!(plan.epoch_len(), 120);
+    // torch.randperm(120) of seed + epoch, index % n as upstream's __getitem__.
+    let upstream = |seed| torch_randperm(120, seed).into_iter().map(u64::from).map(|at| (at / 30, at % 30));
+    assert!(pairs(&plan, 0..1).into_iter().eq(upstream(3)));
+    assert!(pairs(&plan, 1..2).into_iter().eq(upstream(4).map(|(pass, index)| (pass + 4, index))));
+    let cut = plan.clone().with_epoch_length(50).unwrap();
+    assert_eq!(pairs(&cut, 0..5)[..240], pairs(&plan, 0..2));
+}
+
+#[test]
+fn a_mixture_goes_through_its_sources_in_their_own_orders() {
+    for permutation in [Permutation::None, Permutation::Torch, Permutation::Feistel] {
+        let plan = Plan::unshuffled(100, 3).unwrap().with_permutation(permutation).unwrap();
+        let plan = plan.with_mixture(&[(70, 1.0), (30, 3.0)]).unwrap();
+        let met = pairs(&plan, 0..8);
+        for (range, share) in [(0..70, 200), (70..100, 600)] {
+            let mine: Vec<_> = met.iter().filter(|(_, index)| range.contains(index)).collect();
+            assert!(mine.len().abs_diff(share) < 4, "{}", mine.len());
+            let size = range.end - range.start;
+            for (pass, met) in (0..).zip(mine.chunks(size as usize)) {
+                assert!(met.iter().all(|at| at.0 == pass));
+                let once = count(met.iter().map(|at| at.1));
+                assert!(once.len() == met.len(), "{permutation:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn buckets_pad_less_and_lose_nothing() {
+    let mut rng = SampleRng::new(6, 0, 0, "lengths");
+    let lengths: Arc<[u32]> = (0..5000).map(|_| (5.0 + rng.normal()).exp() as u32).collect();
+    let waste = |plan: &Plan| -> u64 {
+        let met: Vec<u64> = pairs(plan, 1..2).iter().map(|at| u64::from(lengths[at.1 as usize])).collect();
+        met.chunks(32).map(|step| step.iter().max().unwrap() * step.len() as u64 - step.iter().sum::<u64>()).sum()
+    };
+    let plain = Plan::new(5000, 4).unwrap();
+    for plain in [plain.clone(), plain.with_permutation(Permutation::Feistel).unwrap()] {
+        let plan = plain.clone().with_buckets(Arc::clone(&lengths), 32 * 32, 32).unwrap();
+        assert!(waste(&plan) * 5 < waste(&plain), "{} and {}", waste(&plan), waste(&plain));
+        let (sorted, order) = (pairs(&plan, 0..2), pairs(&plain, 0..2));
+        assert_ne!(sorted, order);
+        for window in 0..5 {
+            let range = window * 1024..5000.min(window * 1024 + 1024);
+            let same = |all: &[(u64, u64)]| count(all[range.clone()].iter().map(|at| at.1));
+            assert_eq!(same(&sorted), same(&order));
+        }
+    }
+}
+
+#[test]
+fn weighted_draws_are_all_different_meetings() {
+    let weights: Vec<f64> = (0..50).map(f64::from).collect();
+    let plan = Plan::new(50, 2).unwrap().with_weights(&weights).unwrap();
+    let met = pairs(&plan, 0..40);
+    assert!(met.iter().zip(0..).all(|(at, t)| at.0 == t));
+    let counts = count(met.iter().map(|at| at.1));
+    assert!(!counts.contains_key(&0) && counts[&49] > 2 * counts[&5]);
+    // 2000 draws of a mean weight of 24.5.
+    assert!(counts[&49].abs_diff(80) < 40, "{}", counts[&49]);
+}
+
+#[test]
+fn a_fingerprint_tells_every_order_from_the_others_and_old_ones_stay() {
+    let plan = Plan::new(60, 2).unwrap().with_seed(4);
+    assert_eq!(plan.fingerprint(), hash_words(&[60, 4, 1, 0]), "cursors saved by earlier versions stay valid");
+    assert_eq!(plan.clone().with_epoch_length(60).unwrap().fingerprint(), plan.fingerprint());
+    let lengths = |last| (0..60).map(|i| if i == 59 { last } else { i }).collect::<Arc<[u32]>>();
+    let weights = |last| (0..60).map(|i| if i == 59 { last } else { 1.0 }).collect::<Vec<f64>>();
+    let all = [
+        Ok(plan.clone()),
+        plan.clone().with_epoch_length(59),
+        plan.clone().with_epoch_length(120),
+        plan.clone().with_merged_epochs(2),
+        plan.clone().with_weights(&weights(1.0)),
+        plan.clone().with_weights(&weights(2.0)),
+        plan.clone().with_mixture(&[(30, 1.0), (30, 2.0)]),
+        plan.clone().with_mixture(&[(30, 1.0), (30, 1.0)]),
+        plan.clone().with_mixture(&[(29, 1.0), (31, 1.0)]),
+        plan.clone().with_buckets(lengths(1), 20, 5),
+        plan.clone().with_buckets(lengths(2), 20, 5),
+        plan.clone().with_buckets(lengths(2), 20, 10),
+    ];
+    let different: std::collections::HashSet<u64> = all.iter().map(|p| p.as_ref().unwrap().fingerprint()).collect();
+    assert_eq!(different.len(), all.len());
+    assert!(all.iter().all(|p| p.as_ref().unwrap().is_shuffled()));
+}
+
+#[test]
+fn impossible_orders_are_refused() {
+    let plan = Plan::new(60, 2).unwrap();
+    let weighted = plan.clone().with_weights(&[1.0; 60]).unwrap();
+    for refused in [
+        plan.clone().with_epoch_length(0),
+        plan.clone().with_merged_epochs(0),
+        plan.clone().with_merged_epochs(1 << 26),
+        Plan::unshuffled(60, 2).unwrap().with_merged_epochs(1 << 26).unwrap().with_permutation(Permutation::Torch),
+        plan.clone().with_weights(&[1.0; 59]),
+        plan.clone().with_mixture(&[(60, 0.0)]),
+        plan.clone().with_mixture(&[(60, 1.0), (0, 1.0)]),
+        plan.clone().with_mixture(&[(59, 1.0)]),
+        plan.with_buckets(Arc::new([1; 59]), 4, 2),
+        weighted.with_merged_epochs(2),
+    ] {
+        assert!(matches!(refused, Err(Error::Config { .. })), "{refused:?}");
+    }
+}
+
+/// 4,096 ranks and 10^12 samples: who gets what on windows of positions, ranks and samples drawn at random.
+#[test]
+fn four_thousand_ranks_share_a_trillion_samples() {
+    const RANKS: u64 = 4096;
+    const LEN: u64 = 1_000_000_000_000;
+    let plan =
+        Plan::unshuffled(LEN, RANKS).unwrap().with_permutation(Permutation::Feistel).unwrap().with_tail(Tail::Exact);
+    let mut rng = SampleRng::new(9, 0, 0, "simulation");
+    for epoch in 0..3 {
+        // After an elastic restart, at a position that no number of ranks divides.
+        let start = rng.below(LEN / 2) * (epoch.min(1));
+        let dealt = plan.epoch_from(epoch, start);
+        let window = rng.below((LEN - start) / RANKS - 20);
+        let mut seen: Vec<u64> = (0..RANKS)
+            .flat_map(|rank| dealt.slots(rank, window..window + 8).map(|request| request.index).collect::<Vec<_>>())
+            .collect();
+        let mut back: Vec<u64> = seen.iter().map(|&index| dealt.position_of(index).unwrap()).collect();
+        back.sort_unstable();
+        let first = start + window * RANKS;
+        assert!(back.into_iter().eq(first..first + 8 * RANKS), "the window's positions, each once");
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len() as u64, 8 * RANKS, "no two ranks share a sample");
+        let sizes: u64 = (0..RANKS).map(|rank| dealt.num_samples(rank)).sum();
+        assert_eq!(sizes, LEN - start);
+        // Any samples: each stands at one place, and the rank that has it finds it there.
+        let sample = rng.below(LEN - 1000);
+        for index in sample..sample + 1000 {
+            let position = dealt.position_of(index).unwrap();
+            let Some(place) = position.checked_sub(start) else { continue };
+            let (rank, slot) = (place % RANKS, place / RANKS);
+            assert!(slot < dealt.num_samples(rank));
+            assert!(dealt.slots(rank, slot..slot + 1).all(|request| request.index == index));
+        }
+    }
 }

@@ -47,6 +47,12 @@ impl TorchOrder {
         self.slots[position]
     }
 
+    /// How far it is made.
+    #[cfg(test)]
+    pub(super) fn made(&self) -> usize {
+        self.made
+    }
+
     fn extend_to(&mut self, end: usize) {
         if self.slots.len() >= INSIDE_OUT_FROM {
             if self.made == 0 {

@@ -3,6 +3,7 @@
 
 pub mod checkpoint;
 mod fit;
+pub mod group;
 pub mod history;
 pub mod run;
 pub mod schedule;

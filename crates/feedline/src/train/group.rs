@@ -1,0 +1,74 @@
+//! The ranks of a run as one group: what processes that train together say to each other. Owns the contract and the
+//! group of one; knows nothing of models, data or how ranks were started.
+
+use crate::error::Result;
+
+/// Processes that train together. Every method is a meeting: all ranks call the same ones in the same order with the
+/// same lengths, and each waits for the others.
+///
+/// Sums come out bit for bit equal on every rank, and equal again on a repetition with the same number of ranks.
+///
+/// # Errors
+/// Every method fails if another rank has died or cannot be reached; the group is of no use after that.
+pub trait Group: Send + Sync {
+    /// This process, from 0, below the world size.
+    fn rank(&self) -> u64;
+
+    /// Number of processes, at least 1.
+    fn world_size(&self) -> u64;
+
+    /// Replaces every value by its sum over the ranks.
+    fn all_reduce_f32(&self, values: &mut [f32]) -> Result<()>;
+
+    /// As [`Group::all_reduce_f32`].
+    fn all_reduce_f64(&self, values: &mut [f64]) -> Result<()>;
+
+    /// Replaces the bytes of every rank by those of rank 0, whatever their number.
+    fn broadcast(&self, bytes: &mut Vec<u8>) -> Result<()>;
+
+    /// The bytes of all ranks in the order of ranks, on rank 0; nothing on the others.
+    fn gather(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>>;
+
+    /// Returns once every rank has called it.
+    fn barrier(&self) -> Result<()>;
+
+    /// Ends the processes of all ranks at once, this one with `exit_code`: for a rank that cannot go on while the
+    /// others wait for it. A group of one has nobody to end: it returns.
+    fn abort(&self, exit_code: i32);
+}
+
+/// The group of one process.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Alone;
+
+impl Group for Alone {
+    fn rank(&self) -> u64 {
+        0
+    }
+
+    fn world_size(&self) -> u64 {
+        1
+    }
+
+    fn all_reduce_f32(&self, _: &mut [f32]) -> Result<()> {
+        Ok(())
+    }
+
+    fn all_reduce_f64(&self, _: &mut [f64]) -> Result<()> {
+        Ok(())
+    }
+
+    fn broadcast(&self, _: &mut Vec<u8>) -> Result<()> {
+        Ok(())
+    }
+
+    fn gather(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
+        Ok(vec![bytes.to_vec()])
+    }
+
+    fn barrier(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn abort(&self, _: i32) {}
+}
