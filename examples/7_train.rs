@@ -4,6 +4,7 @@
 
 use feedline::Result;
 use feedline::event::{Event, Sink};
+use feedline::train::group::Alone;
 use feedline_recipes::classification::config::Said;
 use feedline_recipes::classification::demo::{DemoOptions, write_demo_data};
 use feedline_recipes::classification::train::Run;
@@ -44,11 +45,11 @@ fn main() -> Result<()> {
 
     // Stopped as by a signal, half an epoch in.
     let printer = Arc::new(Printer::default());
-    let mut run = Run::create(config, &dir)?;
+    let mut run = Run::create(config, &dir, Arc::new(Alone))?;
     run.train(printer.clone(), &|| printer.0.load(Ordering::Relaxed) >= 30)?;
     println!("stopped after {} steps; going on from the checkpoint", run.progress().step);
     // What follows is bit for bit what would have followed without the stop.
-    if let Some(summary) = Run::resume(&dir)?.train(printer, &|| false)? {
+    if let Some(summary) = Run::resume(&dir, Ok, false, Arc::new(Alone))?.train(printer, &|| false)? {
         println!("best val accuracy {:.1} %; run folder {}", 100.0 * summary.best_val_accuracy, dir.display());
     }
     Ok(())

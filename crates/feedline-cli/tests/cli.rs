@@ -1,5 +1,7 @@
 //! The binary as a user meets it: real processes, real files, real signals.
 
+mod ranks;
+
 use feedline_recipes::classification::demo::{DemoOptions, write_demo_data};
 use std::collections::BTreeMap;
 use std::fs;
@@ -391,7 +393,13 @@ fn a_run_is_not_resumed_on_other_data() {
     let out = dir.path().join("run");
     expect(&run(&short(&root, &out)), 0, &[]);
     fs::remove_file(root.join("train/star/0001.jpg")).unwrap();
-    expect(&run(&["train", "--resume", out.to_str().unwrap()]), 6, &["data set", "start a new run"]);
+    fs::copy(root.join("train/star/0002.jpg"), root.join("train/star/new.jpg")).unwrap();
+    let resume = ["train", "--resume", out.to_str().unwrap()];
+    let changed = ["1 added (star/new.jpg)", "1 removed (star/0001.jpg)", "--allow-changed-data"];
+    expect(&run(&resume), 6, &changed);
+    expect(&run(&[&resume[..], &["--allow-changed-data"]].concat()), 0, &["all 3 epochs are done"]);
+    expect(&run(&resume), 0, &["all 3 epochs are done"]);
+    expect(&run(&[&resume[..], &["--seed", "99"]].concat()), 2, &["when the run began and is now 99"]);
     fs::write(out.join("checkpoints/last/checkpoint.toml"), "version = 1\n").unwrap();
     expect(&run(&["train", "--resume", out.to_str().unwrap()]), 6, &["checkpoint.toml"]);
 }

@@ -35,6 +35,12 @@ pub struct Args {
     /// Write what every worker did when, for chrome://tracing or Perfetto
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
+    /// Measure how fast ranks sum up instead: feedline launch --ranks 2 -- bench --all-reduce
+    #[arg(long)]
+    all_reduce: bool,
+    /// With --all-reduce: go on for so long
+    #[arg(long, requires = "all_reduce", default_value_t = 0.0)]
+    seconds: f64,
 }
 
 /// The works of the benchmark.
@@ -57,6 +63,9 @@ enum Work {
 }
 
 pub fn run(args: Args) -> Result<Done> {
+    if args.all_reduce {
+        return super::all_reduce::run(args.seconds);
+    }
     let is_arrays = |path: &PathBuf| path.exists() && !path.join("train").is_dir();
     let work = match args.work {
         None if args.data.data.as_ref().is_some_and(is_arrays) => Some(Work::E),

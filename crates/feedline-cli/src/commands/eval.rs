@@ -8,6 +8,7 @@ use feedline::picture::encode_png;
 use feedline::pipeline::Pipeline;
 use feedline::read::read_classes;
 use feedline::train::checkpoint::load_model;
+use feedline::train::group::Alone;
 use feedline::{Error, Result};
 use feedline_recipes::classification::config::Said;
 use feedline_recipes::classification::train::{CLASSES, evaluate, task_options};
@@ -59,7 +60,7 @@ pub fn run(args: Args) -> Result<Done> {
     }
     let classes = val.classes();
     let mut logits = format!("path,label,{}\n", joined((0..classes.len()).map(|at| format!("logit_{at}"))));
-    let evaluation = evaluate(&mut task, &val, &config, Arc::new(Warnings), &mut |batch, rows| {
+    let evaluation = evaluate(&mut task, &val, &config, &Alone, Arc::new(Warnings), &mut |batch, rows| {
         bar.inc(batch.len() as u64);
         for (index, row) in batch.indices.iter().zip(rows.chunks(classes.len())) {
             let path = val.location(*index).replace('"', "\"\"");

@@ -1,11 +1,14 @@
 //! One file per subcommand: its flags and what they call.
 
+pub mod all_reduce;
 pub mod bench;
 pub mod demo_data;
 pub mod eval;
+pub mod launch;
 pub mod plan;
 pub mod show;
 pub mod train;
+pub mod verify;
 
 use clap::Args;
 use feedline::{Error, Result};

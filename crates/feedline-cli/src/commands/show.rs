@@ -43,7 +43,7 @@ pub fn run(args: Args) -> Result<Done> {
     let config = said.resolve()?;
     let (train_data, val_data) = data::open(&config)?;
     let (data, plan) = match args.split {
-        Split::Train => (train_data.clone(), train::plan(&config, &train_data)?),
+        Split::Train => (train_data.clone(), train::plan(&config, &train_data, 1)?),
         Split::Val => (val_data.clone(), feedline::plan::Plan::unshuffled(val_data.len(), 1)?),
     };
     let batch_size = config.train.batch_size;

@@ -4,12 +4,16 @@ use super::{DataArgs, demo_data};
 use crate::Done;
 use crate::progress::Progress;
 use clap::Args as ClapArgs;
+use feedline::train::group::Group;
+use feedline::train::ranks::join;
 use feedline::{Error, Result};
 use feedline_recipes::classification::config::{Config, DEFAULT_TOML, Said};
 use feedline_recipes::classification::train::{METRIC_NAMES, Run, Summary};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 #[derive(ClapArgs)]
 pub struct Args {
@@ -21,12 +25,20 @@ pub struct Args {
     /// Folder of the run, new or empty [default: runs/<time>-<name>]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Go on with the run in DIR; everything else comes from there
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["out", "epochs", "data", "train_list", "val_list", "classes",
-        "config", "seed", "input_px", "augment", "batch_size", "num_workers", "decoded_cache",
-        "memory_budget", "on_bad_sample", "set", "backbone",
-        "pretrained", "precision", "device", "optimizer", "init_lr", "freeze_train"])]
+    /// Go on with the run in DIR, on any number of ranks. The settings come from there; flags may change where the data
+    /// is, the batch size, workers, memory and how often checkpoints are written. `auto`: the run in --out DIR (without
+    /// it, the last in runs/) if there is one that is not finished, else a new one
+    #[arg(long, value_name = "DIR|auto")]
     resume: Option<PathBuf>,
+    /// Go on though training samples were added or removed: the epoch under way begins anew
+    #[arg(long, requires = "resume")]
+    allow_changed_data: bool,
+    /// Norm layers use the batch over all ranks, not the share of theirs
+    #[arg(long)]
+    sync_bn: bool,
+    /// After Ctrl-C or SIGTERM, give up on saving a checkpoint after so many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
+    grace_seconds: f64,
     /// small, mobilenetv2, resnet18 or resnet50 [default: small]
     #[arg(long)]
     backbone: Option<String>,
@@ -58,31 +70,79 @@ pub fn run(args: Args) -> Result<Done> {
         super::print(DEFAULT_TOML)?;
         return Ok(Done::Ok);
     }
-    let mut run = match &args.resume {
-        Some(dir) => Run::resume(dir)?,
+    let (group, ranks) = join()?;
+    if ranks.world_size > 1 && ranks.rank == 0 {
+        eprintln!("ranks        {}, {}", ranks.world_size, ranks.rule);
+    }
+    // An error of one rank must end the others, which wait for it.
+    train(&args, &group).inspect_err(|error| {
+        if group.world_size() > 1 {
+            eprintln!("error: rank {} of {}: {error}", group.rank(), group.world_size());
+            group.abort(i32::from(crate::exit_code(error)));
+        }
+    })
+}
+
+fn train(args: &Args, group: &Arc<dyn Group>) -> Result<Done> {
+    let mut run = match resumed(args, &**group)? {
+        Some(dir) => {
+            let change = |config: Config| settings(args, Said::defaults().table(config.to_toml()?)?)?.resolve();
+            Run::resume(&dir, change, args.allow_changed_data, Arc::clone(group))?
+        }
         None => {
-            let config = resolve(&args)?;
+            let mut said = settings(args, Said::defaults())?;
+            if !said.names_data() {
+                // One rank makes it, the others find it.
+                if group.rank() == 0 {
+                    demo_data::ensure(Path::new(demo_data::DEFAULT_DIR))?;
+                }
+                group.barrier()?;
+                let dir = demo_data::ensure(Path::new(demo_data::DEFAULT_DIR))?;
+                said = said.set("data.dir", super::text_of(&dir)?)?;
+            }
+            let config = said.resolve()?;
             let dir = args.out.clone().unwrap_or_else(|| default_folder(&config.name));
-            Run::create(config, &dir)?
+            Run::create(config, &dir, Arc::clone(group))?
         }
     };
-    describe(&run);
+    if group.rank() == 0 {
+        describe(&run);
+    }
 
     // The first signal asks the loop to stop after its step; a second one ends the process at once.
     let (signal, again) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-    for number in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+    for number in [SIGINT, SIGTERM, SIGUSR1] {
         let code = 128 + number;
         signal_hook::flag::register_conditional_shutdown(number, code, Arc::clone(&again))
             .and_then(|_| signal_hook::flag::register_usize(number, Arc::clone(&signal), number as usize))
             .and_then(|_| signal_hook::flag::register(number, Arc::clone(&again)))
             .map_err(|e| Error::config(format!("cannot watch for signal {number}: {e}"), "Please report this"))?;
     }
+    let (asked, grace) = (Arc::clone(&signal), Duration::from_secs_f64(args.grace_seconds.clamp(0.0, 1e6)));
+    std::thread::spawn(move || {
+        while asked.load(Ordering::Relaxed) == 0 {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        std::thread::sleep(grace);
+        eprintln!("error: no end after {grace:?} of grace; the last checkpoint is as it was");
+        std::process::exit(128 + asked.load(Ordering::Relaxed) as i32);
+    });
     let progress = Progress::new(METRIC_NAMES[0], run.config().num_workers());
     let summary = run.train(Arc::new(progress), &|| signal.load(Ordering::Relaxed) != 0)?;
     let Some(summary) = summary else {
-        let number = signal.load(Ordering::Relaxed) as i32;
-        let name = if number == signal_hook::consts::SIGINT { "Ctrl-C" } else { "SIGTERM" };
+        let number = match signal.load(Ordering::Relaxed) as i32 {
+            0 => SIGTERM, // another rank got it
+            number => number,
+        };
+        let name = match number {
+            SIGINT => "Ctrl-C",
+            SIGUSR1 => "SIGUSR1",
+            _ => "SIGTERM",
+        };
         let progress = run.progress();
+        if group.rank() > 0 {
+            return Ok(Done::Interrupted(number));
+        }
         eprintln!(
             "{name} in epoch {}, after step {}: a checkpoint is saved. Go on with: feedline train --resume {}",
             progress.epoch + 1,
@@ -91,12 +151,44 @@ pub fn run(args: Args) -> Result<Done> {
         );
         return Ok(Done::Interrupted(number));
     };
-    report(&run, &summary);
+    if group.rank() == 0 {
+        report(&run, &summary);
+    }
     Ok(Done::Ok)
 }
 
-fn resolve(args: &Args) -> Result<Config> {
-    let mut said = args.data.said(Said::defaults())?;
+/// The run to go on with, if that is what is asked for. Rank 0 looks, for all.
+fn resumed(args: &Args, group: &dyn Group) -> Result<Option<PathBuf>> {
+    let Some(resume) = &args.resume else { return Ok(None) };
+    if resume.as_os_str() != "auto" {
+        if args.out.is_some() {
+            return Err(Error::config("both --resume DIR and --out are given", "Use --resume auto --out DIR"));
+        }
+        return Ok(Some(resume.clone()));
+    }
+    let mut found = Vec::new();
+    if group.rank() == 0 {
+        let is_run = |dir: &PathBuf| dir.join("config.toml").is_file();
+        let mut runs: Vec<PathBuf> = match &args.out {
+            Some(out) => vec![out.clone()],
+            None => std::fs::read_dir("runs").into_iter().flatten().flatten().map(|entry| entry.path()).collect(),
+        };
+        runs.retain(is_run);
+        if args.out.is_none() {
+            runs.retain(|dir| !dir.join("summary.json").exists());
+        }
+        runs.sort(); // by their time, which their names begin with
+        found = runs.pop().map_or(vec![], |dir| dir.into_os_string().into_encoded_bytes());
+    }
+    group.broadcast(&mut found)?;
+    let dir = String::from_utf8(found)
+        .map_err(|_| Error::config("the name of the run folder is not valid UTF-8", "Name it: --resume DIR"))?;
+    Ok((!dir.is_empty()).then(|| PathBuf::from(dir)))
+}
+
+/// The settings that the flags say, on top of `said`.
+fn settings(args: &Args, said: Said) -> Result<Said> {
+    let mut said = args.data.said(said)?;
     for (key, text) in [
         ("model.backbone", &args.backbone),
         ("model.precision", &args.precision),
@@ -119,11 +211,10 @@ fn resolve(args: &Args) -> Result<Config> {
     if args.freeze_train {
         said = said.set("train.freeze_train", true)?;
     }
-    if !said.names_data() {
-        let dir = demo_data::ensure(Path::new(demo_data::DEFAULT_DIR))?;
-        said = said.set("data.dir", super::text_of(&dir)?)?;
+    if args.sync_bn {
+        said = said.set("train.sync_bn", true)?;
     }
-    said.resolve()
+    Ok(said)
 }
 
 fn default_folder(name: &str) -> PathBuf {
@@ -148,9 +239,14 @@ fn describe(run: &Run) {
         px = config.input_px()
     );
     eprintln!(
-        "training     {} epochs of batch {}, {}, learning rate up to {} (init_lr {} fitted to the batch), {} data workers",
+        "training     {} epochs of batch {}{}, {}, learning rate up to {} (init_lr {} fitted to the batch), {} data workers",
         config.train.epochs,
         config.train.batch_size,
+        match run.group().world_size() {
+            1 => String::new(),
+            ranks =>
+                format!(" over {ranks} ranks{}", if config.train.sync_bn { " with synchronised norms" } else { "" }),
+        },
         name(&config.train.optimizer),
         run.fitted_lr().0,
         config.train.init_lr,

@@ -5,6 +5,7 @@ use super::{Backbone, DeviceKind, Precision};
 use feedline::augment::Augmentation;
 use feedline::deliver::OnBadSample;
 use feedline::fused::DecodeMode;
+use feedline::train::agree::BatchSplit;
 use feedline::train::schedule::{LrDecay, OptimizerKind};
 use feedline::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -72,6 +73,8 @@ pub struct TrainConfig {
     pub freeze_train: bool,
     pub freeze_epochs: u64,
     pub freeze_batch_size: u64,
+    pub batch_split: BatchSplit,
+    pub sync_bn: bool,
     pub optimizer: OptimizerKind,
     pub init_lr: f64,
     pub min_lr_ratio: f64,
@@ -82,6 +85,25 @@ pub struct TrainConfig {
     pub checkpoint_steps: u64,
     pub checkpoint_seconds: f64,
 }
+
+/// What may be another when a run goes on: where things are and how fast they go, and who gets how much of a step. All
+/// else would make it another run.
+const CHANGEABLE: [&str; 14] = [
+    "name",
+    "data.dir",
+    "data.train_list",
+    "data.val_list",
+    "data.classes",
+    "data.num_workers",
+    "data.memory_budget_bytes",
+    "data.decoded_cache_bytes",
+    "data.max_bad_samples",
+    "train.batch_size",
+    "train.batch_split",
+    "train.save_period",
+    "train.checkpoint_steps",
+    "train.checkpoint_seconds",
+];
 
 /// What was said so far: the defaults, overlaid key by key.
 #[derive(Debug, Clone)]
@@ -94,6 +116,16 @@ impl Said {
             Ok(table) => Said(table),
             Err(e) => unreachable!("the embedded defaults are valid TOML, a test says so: {e}"),
         }
+    }
+
+    /// Overlays the text of a file.
+    ///
+    /// # Errors
+    /// As [`Said::file`].
+    pub fn table(mut self, text: String) -> Result<Said> {
+        let table = text.parse().map_err(|e: toml::de::Error| Error::config(e.to_string(), "Correct the settings"))?;
+        overlay(&mut self.0, table, &mut vec![])?;
+        Ok(self)
     }
 
     /// Overlays a file.
@@ -227,6 +259,55 @@ impl Config {
     /// As [`Said::resolve`].
     pub fn from_resolved(path: &Path) -> Result<Config> {
         Said::defaults().file(path)?.resolve()
+    }
+
+    /// The settings as the text of a file.
+    ///
+    /// # Errors
+    /// None that is known of.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self)
+            .map_err(|e| Error::config(format!("the settings cannot be written as TOML: {e}"), "Please report this"))
+    }
+
+    /// Settings from [`Config::to_toml`].
+    ///
+    /// # Errors
+    /// A text that is none, or of another version.
+    pub fn from_toml(text: &str) -> Result<Config> {
+        toml::from_str(text)
+            .map_err(|e| Error::config(format!("these are no settings: {e}"), "Use one version on all ranks"))
+    }
+
+    /// Every key with its value as text, in order, but those that say where things are and how fast they go.
+    ///
+    /// # Errors
+    /// As [`Config::to_toml`].
+    pub fn facts(&self) -> Result<Vec<(String, String)>> {
+        let table = self.to_toml()?.parse::<Table>().unwrap_or_default();
+        let keys = table.iter().flat_map(|(name, value)| match value {
+            Value::Table(section) => {
+                section.iter().map(|(key, value)| (format!("{name}.{key}"), value.to_string())).collect()
+            }
+            _ => vec![(name.clone(), value.to_string())],
+        });
+        Ok(keys.filter(|(key, _)| !CHANGEABLE.contains(&key.as_str())).collect())
+    }
+
+    /// That a run which was started with `self` may go on with `now`.
+    ///
+    /// # Errors
+    /// The first key that differs and may not.
+    pub fn check_resume(&self, now: &Config) -> Result<()> {
+        for ((key, saved), (_, now)) in self.facts()?.into_iter().zip(now.facts()?) {
+            if saved != now {
+                return Err(Error::config(
+                    format!("{key} was {saved} when the run began and is now {now}"),
+                    format!("A run goes on with its own settings, but for {}", CHANGEABLE[1..].join(", ")),
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// With every path made absolute, so that a run can be resumed from any folder.

@@ -50,6 +50,12 @@ impl ImageData {
         &self.list.classes
     }
 
+    /// A line for each sample in order: its name (see [`ImageList::names`]), a tab, the name of its class.
+    pub fn sample_list(&self) -> String {
+        let lines = self.list.names().into_iter().zip(&self.list.entries);
+        lines.map(|(name, entry)| format!("{name}\t{}\n", self.list.classes[entry.class as usize])).collect()
+    }
+
     /// The picture as the network sees it, before normalisation.
     ///
     /// # Errors

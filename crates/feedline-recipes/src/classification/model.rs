@@ -9,8 +9,10 @@ mod forward;
 mod mobilenetv2;
 mod resnet;
 mod small;
+mod synced;
 
-pub(crate) use forward::{Dropout, Forward, Half, Pass};
+pub(crate) use forward::{BatchStatistics, Dropout, Forward, Half, Pass};
+pub(crate) use synced::Synced;
 
 use feedline::plan::rng::SampleRng;
 use feedline::train::Tensors;

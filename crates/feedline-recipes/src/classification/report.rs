@@ -2,6 +2,7 @@
 //! CSV text and as a picture. Pure functions of logits and labels; writes no file.
 
 use feedline::picture::{Canvas, heat_map};
+use feedline::train::group::Group;
 use feedline::{Error, Result};
 
 /// What has been counted so far.
@@ -43,6 +44,20 @@ impl Evaluation {
         self.confusion[label][predicted] += 1;
         self.top5_hits += u64::from(rank < 5);
         self.samples += 1;
+        Ok(())
+    }
+
+    /// Replaces it by the sum over the ranks.
+    ///
+    /// # Errors
+    /// If another rank cannot be reached.
+    pub fn all_reduce(&mut self, group: &dyn Group) -> Result<()> {
+        let counts = || [self.samples, self.top5_hits].into_iter().chain(self.confusion.iter().flatten().copied());
+        let mut sums: Vec<f64> = counts().map(|count| count as f64).collect();
+        group.all_reduce_f64(&mut sums)?;
+        let mut sums = sums.into_iter().map(|sum| sum as u64); // exact below 2^53
+        let places = [&mut self.samples, &mut self.top5_hits].into_iter().chain(self.confusion.iter_mut().flatten());
+        places.zip(&mut sums).for_each(|(place, sum)| *place = sum);
         Ok(())
     }
 

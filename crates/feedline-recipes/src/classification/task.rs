@@ -3,10 +3,11 @@
 
 use crate::classification::device::{self, DeviceKind};
 use crate::classification::loss_scale::LossScale;
-use crate::classification::model::{Dropout, Forward, Half, Model, Pass};
+use crate::classification::model::{BatchStatistics, Dropout, Forward, Half, Model, Pass, Synced};
 use crate::classification::optimizer::Optimizer;
 use crate::classification::{Backbone, OptimizerKind};
 use burn::tensor::{DType as BurnDType, Device};
+use feedline::train::group::Group;
 use feedline::train::{Tally, Task, TaskState, Tensors};
 use feedline::{Batch, DType, Error, Result};
 use serde_json::Value;
@@ -47,6 +48,8 @@ pub struct TaskOptions {
     pub device: DeviceKind,
     /// Decides the initial weights and the units dropped.
     pub seed: u64,
+    /// Norm layers use the statistics of the batch over all ranks; without it, those of their own rank's share.
+    pub sync_bn: bool,
 }
 
 /// An image classifier in training. Parameters and the optimiser live in main memory; the device computes the passes.
@@ -140,7 +143,7 @@ impl ClassificationTask {
         Ok(if shape[0] == 0 {
             Vec::new()
         } else {
-            Forward::run(&self.model, &self.device, Pass::Evaluate, images, shape).logits()
+            Forward::new(&self.model, &self.device, Pass::Evaluate).through(images, shape).logits()
         })
     }
 
@@ -188,21 +191,34 @@ impl Task for ClassificationTask {
         self.frozen = frozen;
     }
 
-    fn train_step(&mut self, batch: &Batch, lr: f64) -> Result<Tally> {
+    fn train_step(&mut self, batch: &Batch, lr: f64, group: &dyn Group) -> Result<Tally> {
         let labels = self.labels(batch)?;
         let (images, shape) = images(batch, labels.len())?;
-        if labels.is_empty() {
-            return Ok(Tally { metric_sums: vec![0.0], ..Tally::default() });
-        }
         let dropout = Dropout { seed: self.options.seed, epoch: batch.epoch, indices: &batch.indices[..labels.len()] };
         let half = match self.options.precision {
             Precision::F32 => None,
             Precision::Bf16 => Some(Half::Bf16),
             Precision::F16 => Some(Half::F16),
         };
-        let pass = Pass::Train { frozen: self.frozen, half, dropout };
-        let mut forward = Forward::run(&self.model, &self.device, pass, images, shape);
-        let (tally, mut slope) = cross_entropy(&forward.logits(), labels, self.options.num_classes);
+        let pass = Forward::new(&self.model, &self.device, Pass::Train { frozen: self.frozen, half, dropout });
+        let alone = group.world_size() == 1;
+        let synced = self.options.sync_bn && !alone && !self.frozen;
+        let mut pass = match labels.is_empty() {
+            true if synced => {
+                return Err(Error::train(
+                    format!("epoch {} step {}: this rank has no sample for --sync-bn", batch.epoch, batch.step),
+                    "Use the tail `drop`, so that every rank has samples at every step",
+                ));
+            }
+            true => Through::Nothing,
+            false if synced => Through::Synced(Synced::run(pass, group, images, shape)?),
+            false => Through::Forward(pass.through(images, shape)),
+        };
+        let (mut tally, mut slope) = cross_entropy(&pass.logits(), labels, self.options.num_classes);
+        tally.all_reduce(group)?;
+        if tally.samples == 0 {
+            return Ok(tally);
+        }
         if !tally.loss_sum.is_finite() {
             return Err(Error::train(
                 format!("the loss of epoch {} step {} is {}", batch.epoch, batch.step, tally.loss()),
@@ -210,15 +226,21 @@ impl Task for ClassificationTask {
             ));
         }
 
-        // The mean over the samples, times the loss scale: a power of two, so nothing is rounded by it in f32.
+        // The mean over the samples of all ranks, times the loss scale: a power of two, so it rounds nothing in f32.
         let factor = self.loss_scale.map_or(1.0, |scale| scale.factor);
-        slope.iter_mut().for_each(|value| *value *= factor / labels.len() as f64);
-        forward.backward(slope.into_iter().map(|value| value as f32).collect(), &mut self.gradient);
-        let statistics = std::mem::take(&mut forward.statistics);
-        drop(forward);
+        slope.iter_mut().for_each(|value| *value *= factor / tally.samples as f64);
+        let slope = slope.into_iter().map(|value| value as f32).collect();
+        let statistics = pass.take_statistics();
+        pass.backward(slope, &mut self.gradient)?;
 
         let (specs, frozen) = (&self.model.specs, self.frozen);
         let trained = || specs.iter().filter(move |spec| !spec.is_buffer() && (spec.is_head() || !frozen));
+        if frozen {
+            trained().try_for_each(|spec| group.all_reduce_f32(&mut self.gradient[spec.range.clone()]))?;
+        } else {
+            group.all_reduce_f32(&mut self.gradient)?;
+        }
+        // Every rank has the same sums, so every rank decides alike from here on.
         let finite = trained().all(|spec| self.gradient[spec.range.clone()].iter().all(|value| value.is_finite()));
         match &mut self.loss_scale {
             None if !finite => {
@@ -246,13 +268,39 @@ impl Task for ClassificationTask {
         Ok(tally)
     }
 
+    fn broadcast(&mut self, group: &dyn Group) -> Result<()> {
+        if group.world_size() == 1 {
+            return Ok(());
+        }
+        let mut bytes = Vec::new();
+        if group.rank() == 0 {
+            bytes.extend(self.model.parameters.iter().chain(&self.model.buffers).flat_map(|value| value.to_le_bytes()));
+        }
+        group.broadcast(&mut bytes)?;
+        let (parameters, buffers) = (&mut self.model.parameters, &mut self.model.buffers);
+        let values = bytes.chunks_exact(4).map(|value| f32::from_le_bytes([value[0], value[1], value[2], value[3]]));
+        if values.len() != parameters.len() + buffers.len() {
+            return Err(Error::group(
+                format!(
+                    "rank 0 has {} numbers, rank {} {}",
+                    values.len(),
+                    group.rank(),
+                    parameters.len() + buffers.len()
+                ),
+                "Start every rank with the same model",
+            ));
+        }
+        parameters.iter_mut().chain(buffers).zip(values).for_each(|(place, value)| *place = value);
+        Ok(())
+    }
+
     fn eval_step(&mut self, batch: &Batch) -> Result<Tally> {
         let labels = self.labels(batch)?;
         let (images, shape) = images(batch, labels.len())?;
         if labels.is_empty() {
             return Ok(Tally { metric_sums: vec![0.0], ..Tally::default() });
         }
-        let logits = Forward::run(&self.model, &self.device, Pass::Evaluate, images, shape).logits();
+        let logits = Forward::new(&self.model, &self.device, Pass::Evaluate).through(images, shape).logits();
         Ok(cross_entropy(&logits, labels, self.options.num_classes).0)
     }
 
@@ -276,6 +324,41 @@ impl Task for ClassificationTask {
         self.optimizer = optimizer;
         self.loss_scale = loss_scale;
         Ok(())
+    }
+}
+
+/// A training pass, by the way it went.
+enum Through<'a> {
+    /// This rank had no sample.
+    Nothing,
+    Forward(Forward<'a>),
+    Synced(Synced<'a>),
+}
+
+impl Through<'_> {
+    fn logits(&self) -> Vec<f32> {
+        match self {
+            Through::Nothing => Vec::new(),
+            Through::Forward(pass) => pass.logits(),
+            Through::Synced(pass) => pass.forward.logits(),
+        }
+    }
+
+    fn backward(self, slope: Vec<f32>, gradient: &mut [f32]) -> Result<()> {
+        match self {
+            Through::Nothing => gradient.fill(0.0),
+            Through::Forward(mut pass) => pass.backward(slope, gradient),
+            Through::Synced(pass) => pass.backward(slope, gradient)?,
+        }
+        Ok(())
+    }
+
+    fn take_statistics(&mut self) -> Vec<BatchStatistics> {
+        match self {
+            Through::Nothing => Vec::new(),
+            Through::Forward(pass) => std::mem::take(&mut pass.statistics),
+            Through::Synced(pass) => std::mem::take(&mut pass.forward.statistics),
+        }
     }
 }
 

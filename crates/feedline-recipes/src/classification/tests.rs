@@ -51,6 +51,7 @@ fn options(backbone: Backbone) -> TaskOptions {
         precision: Precision::F32,
         device: DeviceKind::Cpu,
         seed: 11,
+        sync_bn: false,
     }
 }
 

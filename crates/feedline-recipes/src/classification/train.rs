@@ -6,16 +6,21 @@ use super::data::{self, ImageData};
 use super::report::Evaluation;
 use super::{Backbone, ClassificationTask, TaskOptions, weights};
 use feedline::deliver::{Loader, LoaderOptions};
-use feedline::event::{EpochRecord, Event, Fan, Sink};
+use feedline::event::{EpochRecord, Event, Fan, Sink, Warnings};
 use feedline::pipeline::Pipeline;
 use feedline::plan::{Plan, Tail};
-use feedline::train::checkpoint::{self, Progress};
+use feedline::train::agree::agree;
+use feedline::train::checkpoint::{self, Checkpoints, Progress};
+use feedline::train::group::Group;
+use feedline::train::proof::LedgerFile;
 use feedline::train::run::RunFolder;
 use feedline::train::schedule::{EpochLr, LrLimits, fit_lr, step_advice};
-use feedline::train::{FitOptions, Outcome, Phase, Splits, Task, fit};
+use feedline::train::{FitOptions, Outcome, Phase, Splits, Task, Together, fit};
 use feedline::{Batch, Error, Result};
 use serde::Serialize;
-use std::path::Path;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Names of the metrics of a classification run.
@@ -24,13 +29,19 @@ pub const METRIC_NAMES: &[&str] = &["accuracy"];
 /// The file of a run folder with the names of its classes, in the order of the network's outputs.
 pub const CLASSES: &str = "classes.txt";
 
-/// A run that is ready to train.
+/// The file of a run folder with a line for each training sample, in order: its name, a tab, its class.
+pub const SAMPLES: &str = "samples.txt";
+
+/// A run that is ready to train, as one rank sees it.
 pub struct Run {
     config: Config,
     task: ClassificationTask,
     train: Arc<ImageData>,
     val: Arc<ImageData>,
-    folder: Arc<RunFolder>,
+    group: Arc<dyn Group>,
+    dir: PathBuf,
+    /// On rank 0: the others write nothing.
+    folder: Option<Arc<RunFolder>>,
     progress: Progress,
     notes: Vec<String>,
 }
@@ -79,6 +90,7 @@ pub fn task_options(config: &Config, num_classes: usize) -> TaskOptions {
         precision: config.model.precision,
         device: config.model.device,
         seed: config.seed,
+        sync_bn: config.train.sync_bn,
     }
 }
 
@@ -127,6 +139,7 @@ pub fn fit_options(config: &Config) -> Result<FitOptions> {
     Ok(FitOptions {
         epochs: train.epochs,
         phases,
+        batch_split: train.batch_split,
         save_period: train.save_period,
         checkpoint_steps: train.checkpoint_steps,
         checkpoint_seconds: train.checkpoint_seconds,
@@ -134,12 +147,12 @@ pub fn fit_options(config: &Config) -> Result<FitOptions> {
 }
 
 impl Run {
-    /// A new run in `dir`, which must be empty or not exist. Nothing is written before data, model and weights are
-    /// known to be good.
+    /// A new run of all ranks in `dir`, which must be empty or not exist on rank 0. Nothing is written before data,
+    /// model and weights are known to be good.
     ///
     /// # Errors
     /// Whatever is wrong with the settings, the data, the weights or the folder.
-    pub fn create(config: Config, dir: &Path) -> Result<Run> {
+    pub fn create(config: Config, dir: &Path, group: Arc<dyn Group>) -> Result<Run> {
         let config = config.absolute()?;
         let (train, val) = data::open(&config)?;
         let mut task = ClassificationTask::new(task_options(&config, train.classes().len()))?;
@@ -151,45 +164,102 @@ impl Run {
         if train.len() < largest {
             return Err(Error::SplitTooSmall { split: "train".into(), samples: train.len(), batch_size: largest });
         }
-        let text = toml::to_string(&config)
-            .map_err(|e| Error::config(format!("the settings cannot be written as TOML: {e}"), "Please report this"))?;
-        let folder = Arc::new(RunFolder::create(dir, &text, METRIC_NAMES)?);
-        folder.write(CLASSES, (train.classes().join("\n") + "\n").as_bytes())?;
+        let folder = match group.rank() {
+            0 => {
+                let folder = RunFolder::create(dir, &config.to_toml()?, METRIC_NAMES)?;
+                folder.write(CLASSES, (train.classes().join("\n") + "\n").as_bytes())?;
+                folder.write(SAMPLES, train.sample_list().as_bytes())?;
+                Some(Arc::new(folder))
+            }
+            _ => None,
+        };
         notes.extend(advice(&config, train.len()));
-        Ok(Run { config, task, train, val, folder, progress: Progress::default(), notes })
+        let (dir, progress) = (dir.to_path_buf(), Progress::default());
+        Ok(Run { config, task, train, val, group, dir, folder, progress, notes })
     }
 
-    /// The run in `dir`, from its last checkpoint, or from its beginning if it has none.
+    /// The run in `dir`, from its last checkpoint, or from its beginning if it has none; only rank 0 needs to see the
+    /// folder. `change` may change the settings as far as a run that goes on allows. The number of ranks may be another
+    /// than before: the epoch goes on with exactly the samples that are left.
+    ///
+    /// With `allow_changed_data` a run goes on though samples were added or removed: the epoch under way begins anew,
+    /// over the data as it is now.
     ///
     /// # Errors
-    /// A folder that is no run, data that has changed, a damaged checkpoint.
-    pub fn resume(dir: &Path) -> Result<Run> {
-        let config = config_of(dir)?;
+    /// A folder that is no run, settings that may not change, data that has changed, a damaged checkpoint.
+    pub fn resume(
+        dir: &Path,
+        change: impl FnOnce(Config) -> Result<Config>,
+        allow_changed_data: bool,
+        group: Arc<dyn Group>,
+    ) -> Result<Run> {
+        let mut text = Vec::new();
+        if group.rank() == 0 {
+            let saved = config_of(dir)?;
+            let config = change(saved.clone())?.absolute()?;
+            saved.check_resume(&config)?;
+            text = config.to_toml()?.into_bytes();
+        }
+        group.broadcast(&mut text)?;
+        let config = Config::from_toml(&String::from_utf8_lossy(&text))?;
         let (train, val) = data::open(&config)?;
         let mut task = ClassificationTask::new(task_options(&config, train.classes().len()))?;
-        let mut progress = Progress::default();
-        match feedline::train::checkpoint::Checkpoints::new(dir.join("checkpoints")).last() {
-            Some(last) => {
-                let (saved, state) = checkpoint::load(&last)?;
-                if let Some(cursor) = &saved.cursor {
-                    cursor.check(train.fingerprint(), &plan(&config, &train)?)?;
-                }
-                task.load_state(state)?;
-                progress = saved;
+        let loaded = match Checkpoints::new(dir.join("checkpoints")).last().filter(|_| group.rank() == 0) {
+            Some(last) => Some(checkpoint::load(&last)?),
+            None => None,
+        };
+        let mut notes = Vec::new();
+        let (mut loaded, mut changed, plan) = (loaded, false, plan(&config, &train, 1)?);
+        if let Some((saved, _)) = &mut loaded
+            && let Some(cursor) = &saved.cursor
+            && let Err(error) = cursor.check(train.fingerprint(), &plan)
+        {
+            let change = difference(&dir.join(SAMPLES), &train);
+            if !allow_changed_data {
+                return Err(change.map_or(error, |change| changed_data(dir, &change)));
             }
-            None if !config.model.pretrained.as_os_str().is_empty() => {
-                weights::load_into(&mut task, &config.model.pretrained)?;
+            if saved.step > 0 && !saved.trained {
+                notes.push(format!("epoch {} begins anew with the data as it is now", saved.epoch + 1));
+                (saved.step, saved.tally) = (0, Default::default());
+                (saved.train_seconds, saved.wait_seconds) = (0.0, 0.0);
             }
-            None => {}
+            let mut loader = Loader::new(train.clone(), plan, LoaderOptions { num_workers: 0, ..Default::default() })?;
+            loader.set_epoch(saved.epoch + u64::from(saved.trained));
+            saved.cursor = Some(loader.state_dict());
+            changed = true;
         }
-        let folder = Arc::new(RunFolder::open(dir, METRIC_NAMES, progress.history.clone())?);
-        folder.emit(&Event::Resumed { epoch: progress.epoch + 1, step: progress.step })?;
-        let note = if progress.epoch >= config.train.epochs {
+        let progress = match checkpoint::broadcast(&*group, loaded)? {
+            Some((progress, state)) => {
+                task.load_state(state)?;
+                progress
+            }
+            None => {
+                if !config.model.pretrained.as_os_str().is_empty() {
+                    weights::load_into(&mut task, &config.model.pretrained)?;
+                }
+                Progress::default()
+            }
+        };
+        let folder = match group.rank() {
+            0 => {
+                let folder = RunFolder::open(dir, METRIC_NAMES, progress.history.clone())?;
+                if changed {
+                    // At once: a checkpoint and the list of samples beside it must be of the same data.
+                    folder.checkpoints().save(&progress, &task.state()?, false, false)?;
+                }
+                folder.write("config.toml", &text)?;
+                folder.write(SAMPLES, train.sample_list().as_bytes())?;
+                folder.emit(&Event::Resumed { epoch: progress.epoch + 1, step: progress.step })?;
+                Some(Arc::new(folder))
+            }
+            _ => None,
+        };
+        notes.push(if progress.epoch >= config.train.epochs {
             format!("all {} epochs are done already", progress.epoch)
         } else {
             format!("resumed at epoch {}, after step {}", progress.epoch + 1, progress.step)
-        };
-        Ok(Run { config, task, train, val, folder, progress, notes: vec![note] })
+        });
+        Ok(Run { config, task, train, val, group, dir: dir.to_path_buf(), folder, progress, notes })
     }
 
     /// The settings.
@@ -209,7 +279,12 @@ impl Run {
 
     /// The folder of the run.
     pub fn dir(&self) -> &Path {
-        self.folder.dir()
+        &self.dir
+    }
+
+    /// The ranks that train it.
+    pub fn group(&self) -> &dyn Group {
+        &*self.group
     }
 
     /// What the device calls itself.
@@ -227,30 +302,41 @@ impl Run {
         &self.progress
     }
 
-    /// Trains to the end and writes `summary.json`, or until `stop` says so: then a checkpoint is saved and there is no
-    /// summary.
+    /// Trains to the end, and rank 0 writes `summary.json`; or until a rank's `stop` says so: then a checkpoint is saved
+    /// and there is no summary. `sink` hears this rank's events.
     ///
     /// # Errors
     /// What the data, the model or the disk report.
     pub fn train(&mut self, sink: Arc<dyn Sink>, stop: &dyn Fn() -> bool) -> Result<Option<Summary>> {
         let options = fit_options(&self.config)?;
-        let fan = Arc::new(Fan(vec![self.folder.clone(), sink])) as Arc<dyn Sink>;
+        let facts = self.config.facts()?;
+        let facts: Vec<(&str, String)> = facts.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+        agree(&*self.group, &facts)?;
+        let sink = match &self.folder {
+            Some(folder) => Arc::new(Fan(vec![folder.clone(), sink])) as Arc<dyn Sink>,
+            None => Arc::new(Warnings),
+        };
         let splits = Splits {
             train: self.train.clone(),
             val: self.val.clone(),
-            loader: loader_options(&self.config, fan.clone()),
-            plan: plan(&self.config, &self.train)?,
+            loader: loader_options(&self.config, sink.clone()),
+            plan: plan(&self.config, &self.train, self.group.world_size())?,
         };
-        let outcome =
-            fit(&mut self.task, &splits, &options, &self.folder.checkpoints(), &mut self.progress, &fan, stop)?;
-        if outcome == Outcome::Interrupted {
+        let checkpoints = self.folder.as_ref().map(|folder| folder.checkpoints());
+        let cursor = self.progress.cursor.as_ref();
+        let ledger = RefCell::new(LedgerFile::begin(&self.dir, &*self.group, &splits.plan, cursor)?);
+        let ledger = Some(&ledger);
+        let together = Together { group: &*self.group, ledger, checkpoints: checkpoints.as_ref(), sink: &sink, stop };
+        if fit(&mut self.task, &splits, &options, &together, &mut self.progress)? == Outcome::Interrupted {
             return Ok(None);
         }
-        let evaluation = evaluate(&mut self.task, &self.val, &self.config, fan, &mut |_, _| Ok(()))?;
+        let evaluation = evaluate(&mut self.task, &self.val, &self.config, &*self.group, sink, &mut |_, _| Ok(()))?;
         let summary = self.summary(&evaluation);
-        let json = serde_json::to_string_pretty(&summary)
-            .map_err(|e| Error::train(format!("the summary is not JSON: {e}"), "Please report this"))?;
-        self.folder.write("summary.json", (json + "\n").as_bytes())?;
+        if let Some(folder) = &self.folder {
+            let json = serde_json::to_string_pretty(&summary)
+                .map_err(|e| Error::train(format!("the summary is not JSON: {e}"), "Please report this"))?;
+            folder.write("summary.json", (json + "\n").as_bytes())?;
+        }
         Ok(Some(summary))
     }
 
@@ -285,9 +371,44 @@ impl Run {
     }
 }
 
-/// Order of the training split.
-pub fn plan(config: &Config, train: &ImageData) -> Result<Plan> {
-    Ok(Plan::new(train.len(), 1)?.with_seed(config.seed).with_tail(Tail::Drop))
+/// What has become of the training samples since `list` (see [`SAMPLES`]) was written, in words; `None` if it cannot be
+/// read or nothing has.
+fn difference(list: &Path, train: &ImageData) -> Option<String> {
+    let (old, new) = (std::fs::read_to_string(list).ok()?, train.sample_list());
+    let classes = |text: &str| -> BTreeMap<String, String> {
+        text.lines()
+            .filter_map(|line| line.rsplit_once('\t'))
+            .map(|(name, class)| (name.into(), class.into()))
+            .collect()
+    };
+    let (old, new) = (classes(&old), classes(&new));
+    let added: Vec<&String> = new.keys().filter(|name| !old.contains_key(*name)).collect();
+    let removed: Vec<&String> = old.keys().filter(|name| !new.contains_key(*name)).collect();
+    let moved: Vec<&String> =
+        old.iter().filter(|(name, class)| new.get(*name).is_some_and(|c| c != *class)).map(|(name, _)| name).collect();
+    let parts = [(added, "added"), (removed, "removed"), (moved, "of another class")];
+    let parts: Vec<String> = parts
+        .iter()
+        .filter_map(|(names, what)| {
+            names
+                .first()
+                .map(|first| format!("{} {what} ({first}{})", names.len(), if names.len() > 1 { ", ..." } else { "" }))
+        })
+        .collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+fn changed_data(dir: &Path, change: &str) -> Error {
+    Error::Checkpoint {
+        path: dir.to_path_buf(),
+        problem: format!("the training samples have changed since the checkpoint: {change}"),
+        remedy: "Restore the data, or add --allow-changed-data: the epoch under way then begins anew with the data as it is now".into(),
+    }
+}
+
+/// Order of the training split over `ranks`.
+pub fn plan(config: &Config, train: &ImageData, ranks: u64) -> Result<Plan> {
+    Ok(Plan::new(train.len(), ranks)?.with_seed(config.seed).with_tail(Tail::Drop))
 }
 
 fn loader_options(config: &Config, sink: Arc<dyn Sink>) -> LoaderOptions {
@@ -301,8 +422,8 @@ fn loader_options(config: &Config, sink: Arc<dyn Sink>) -> LoaderOptions {
     }
 }
 
-/// Evaluates the task on every sample of `data`, each exactly once and in order; `on_batch` sees each batch with its
-/// logits (B, classes).
+/// Evaluates the task on every sample of `data`, each exactly once over all ranks; `on_batch` sees each batch of this
+/// rank with its logits (B, classes), in order. The figures are those of the group.
 ///
 /// # Errors
 /// What the data or the model report.
@@ -310,12 +431,17 @@ pub fn evaluate(
     task: &mut ClassificationTask,
     data: &Arc<ImageData>,
     config: &Config,
+    group: &dyn Group,
     sink: Arc<dyn Sink>,
     on_batch: &mut dyn FnMut(&Batch, &[f32]) -> Result<()>,
 ) -> Result<Evaluation> {
-    let plan = Plan::unshuffled(data.len(), 1)?.with_tail(Tail::Exact);
-    let options =
-        LoaderOptions { batch_size: config.train.batch_size, end_epoch: Some(1), ..loader_options(config, sink) };
+    let plan = Plan::unshuffled(data.len(), group.world_size())?.with_tail(Tail::Exact);
+    let options = LoaderOptions {
+        rank: group.rank(),
+        batch_size: config.train.batch_size.div_ceil(group.world_size()),
+        end_epoch: Some(1),
+        ..loader_options(config, sink)
+    };
     let mut loader = Loader::new(data.clone(), plan, options)?;
     let classes = data.classes().len();
     let mut evaluation = Evaluation::new(classes);
@@ -328,6 +454,7 @@ pub fn evaluate(
         }
         on_batch(&batch, &logits)?;
     }
+    evaluation.all_reduce(group)?;
     Ok(evaluation)
 }
 

@@ -8,6 +8,7 @@
 pub mod bench;
 pub(crate) mod buffer;
 mod fill;
+pub mod ledger;
 mod pool;
 mod stats;
 mod walk;
@@ -20,6 +21,7 @@ use crate::event::{Event, Sink, Warnings};
 use crate::pipeline::{Pipeline, make_sample};
 use crate::plan::{Cursor, Plan};
 use crate::sample::{Batch, BatchField, Replaced, Sample};
+use ledger::{Entry, Ledger};
 use pool::Pool;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -62,6 +64,8 @@ pub struct LoaderOptions {
     pub max_bad_samples: u64,
     /// Notes what every worker does when, for [`Loader::take_trace`].
     pub trace: bool,
+    /// Counts what is delivered, for [`Loader::take_ledger`].
+    pub ledger: bool,
     /// Who hears warnings.
     pub sink: Arc<dyn Sink>,
 }
@@ -79,6 +83,7 @@ impl Default for LoaderOptions {
             on_bad_sample: OnBadSample::Fail,
             max_bad_samples: 100,
             trace: false,
+            ledger: false,
             sink: Arc::new(Warnings),
         }
     }
@@ -103,6 +108,7 @@ pub struct Loader {
     aligned: bool,
     last_begun: Option<u64>,
     warned: bool,
+    ledger: Option<Ledger>,
 }
 
 impl Loader {
@@ -156,6 +162,7 @@ impl Loader {
                 Error::config(format!("cannot start {} worker threads: {e}", options.num_workers), "Lower num_workers")
             })?)
         };
+        let ledger = options.ledger.then(|| Ledger::new(pipeline.len(), rank, batch_size, drop_last));
         Ok(Loader {
             pipeline,
             walk,
@@ -170,6 +177,7 @@ impl Loader {
             aligned: false,
             last_begun: None,
             warned: false,
+            ledger,
         })
     }
 
@@ -196,6 +204,7 @@ impl Loader {
 
     /// Goes to the beginning of an epoch. Nobody has to call this: a loader counts its epochs itself.
     pub fn set_epoch(&mut self, epoch: u64) {
+        self.forget_ledger();
         self.go(epoch, 0);
     }
 
@@ -214,8 +223,31 @@ impl Loader {
         self.walk.set_plan(cursor.resume(self.pipeline.fingerprint(), &self.walk.plan)?);
         self.bad_samples = cursor.bad_samples;
         self.last_begun = None;
+        self.forget_ledger();
         self.go(cursor.epoch, cursor.position);
         Ok(())
+    }
+
+    /// Counts bad samples that other ranks met at the step that was delivered last, so that the limit and the cursor
+    /// are those of all ranks.
+    ///
+    /// # Errors
+    /// If that makes too many of them.
+    pub fn add_bad_samples(&mut self, count: u64) -> Result<()> {
+        self.bad_samples += count;
+        if count > 0 && self.bad_samples > self.options.max_bad_samples {
+            return Err(Error::TooManyBadSamples {
+                found: self.bad_samples,
+                limit: self.options.max_bad_samples,
+                last: Box::new(Error::group("it was on another rank", "Its own message names it")),
+            });
+        }
+        Ok(())
+    }
+
+    /// Batches of this rank still to come in the epoch, from where the cursor stands.
+    pub fn left(&self) -> u64 {
+        self.batches_from(self.position)
     }
 
     /// The figures of the stages since the loader was made.
@@ -226,6 +258,12 @@ impl Loader {
     /// What the workers did since the last call, if [`LoaderOptions::trace`] was set; two million spans at most.
     pub fn take_trace(&self) -> Vec<Span> {
         self.stats.take_trace()
+    }
+
+    /// What was delivered since the last call, if [`LoaderOptions::ledger`] was set: one entry for each epoch touched, in
+    /// order. What was not taken when a cursor is loaded or an epoch set is lost, like the work done with it.
+    pub fn take_ledger(&mut self) -> Vec<Entry> {
+        self.ledger.as_mut().map(Ledger::take).unwrap_or_default()
     }
 
     /// A pass over the rest of the current epoch if it was set or loaded, else over the next one. Leaving a pass early
@@ -254,6 +292,9 @@ impl Loader {
             self.begin()?;
         }
         if self.left == Some(0) {
+            if let Some(ledger) = &mut self.ledger {
+                ledger.end(self.epoch, self.position);
+            }
             self.left = None;
             self.epoch += 1;
             self.position = 0;
@@ -273,9 +314,16 @@ impl Loader {
             self.aligned = false; // as above: the batch was not delivered
             return Err(error);
         }
+        if let Some(ledger) = &mut self.ledger {
+            ledger.add(&batch, self.position);
+        }
         self.position = batch.next_position;
         self.left = self.left.map(|left| left - 1);
         Ok(Some(batch))
+    }
+
+    fn forget_ledger(&mut self) {
+        self.ledger.iter_mut().for_each(Ledger::clear);
     }
 
     fn go(&mut self, epoch: u64, position: u64) {
@@ -306,7 +354,7 @@ impl Loader {
 
     /// Makes the source of batches stand at (epoch, position).
     fn align(&mut self) {
-        // A walk of its own: this one keeps no order, which would stay in memory when the other's epoch is over.
+        // A walk of its own: this one stays at no place, so that it holds no order.
         let mut walk = self.walk.clone();
         walk.seek(self.epoch, self.position);
         match &self.pool {

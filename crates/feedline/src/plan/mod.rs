@@ -6,6 +6,7 @@
 
 mod buckets;
 mod cursor;
+mod described;
 mod draws;
 mod epoch;
 mod feistel;

@@ -178,19 +178,26 @@ impl ImageList {
         Ok(ImageList { split: split.into(), entries, classes: classes.to_vec() })
     }
 
-    /// Hash of the class names, labels and file names in their order. Paths count from the deepest folder common to
-    /// all, so the same data under another root, or on another machine, has the same fingerprint.
-    pub fn fingerprint(&self) -> u64 {
+    /// The file names in their order, from the deepest folder common to all: the same for the same data under another
+    /// root, or on another machine.
+    pub fn names(&self) -> Vec<String> {
         let common = self.entries.iter().map(|entry| folders(&entry.path)).reduce(|common, other| {
             let same = common.iter().zip(&other).take_while(|(a, b)| a == b).count();
             common[..same].to_vec()
         });
         let common = common.map_or(0, |common| common.len());
+        let name = |entry: &ImageEntry| {
+            entry.path.iter().skip(common).map(OsStr::to_string_lossy).collect::<Vec<_>>().join("/")
+        };
+        self.entries.iter().map(name).collect()
+    }
+
+    /// Hash of the class names, labels and [`ImageList::names`].
+    pub fn fingerprint(&self) -> u64 {
         let mut words = vec![self.classes.len() as u64];
         words.extend(self.classes.iter().map(|name| hash_name(name)));
-        for entry in &self.entries {
-            let parts: Vec<_> = entry.path.iter().skip(common).map(OsStr::to_string_lossy).collect();
-            words.extend([u64::from(entry.class), hash_name(&parts.join("/"))]);
+        for (entry, name) in self.entries.iter().zip(self.names()) {
+            words.extend([u64::from(entry.class), hash_name(&name)]);
         }
         hash_words(&words)
     }

@@ -11,6 +11,7 @@
 //! A directory is written under another name, flushed to disk and renamed; the links are replaced by renaming too. So
 //! `last` names a complete checkpoint at every moment, whenever the process is killed.
 
+use super::group::Group;
 use super::{Tally, TaskState, Tensors};
 use crate::error::{Error, Result};
 use crate::event::EpochRecord;
@@ -132,16 +133,56 @@ impl Checkpoints {
     }
 }
 
-fn write_into(dir: &Path, progress: &Progress, state: &TaskState) -> Result<()> {
-    let _ = fs::remove_dir_all(dir);
-    fs::create_dir_all(dir).map_err(|e| Error::io("make the folder", dir, e))?;
-    write_tensors(&dir.join(MODEL), &state.model)?;
-    write_tensors(&dir.join(OPTIMIZER), &state.optimizer)?;
+/// The names of a checkpoint's files and what they hold.
+fn files(progress: &Progress, state: &TaskState) -> Result<[(&'static str, Vec<u8>); 3]> {
     let stored = Stored { version: VERSION, progress: progress.clone(), scalars: state.scalars.clone() };
     let text = toml::to_string(&stored)
         .map_err(|e| Error::train(format!("the checkpoint cannot be written as TOML: {e}"), "Please report this"))?;
-    write_synced(&dir.join(PROGRESS), text.as_bytes())?;
+    Ok([
+        (MODEL, tensor_bytes(&state.model)?),
+        (OPTIMIZER, tensor_bytes(&state.optimizer)?),
+        (PROGRESS, text.into_bytes()),
+    ])
+}
+
+fn write_into(dir: &Path, progress: &Progress, state: &TaskState) -> Result<()> {
+    let _ = fs::remove_dir_all(dir);
+    fs::create_dir_all(dir).map_err(|e| Error::io("make the folder", dir, e))?;
+    for (name, bytes) in files(progress, state)? {
+        write_synced(&dir.join(name), &bytes)?;
+    }
     sync_dir(dir)
+}
+
+/// What rank 0 loaded, if anything, on every rank: the others need not see its disk.
+///
+/// # Errors
+/// If another rank cannot be reached, or has another version.
+pub fn broadcast(group: &dyn Group, loaded: Option<(Progress, TaskState)>) -> Result<Option<(Progress, TaskState)>> {
+    let files = match &loaded {
+        Some((progress, state)) if group.rank() == 0 => files(progress, state)?.map(|(_, bytes)| bytes),
+        _ => Default::default(),
+    };
+    if group.world_size() == 1 {
+        return Ok(loaded);
+    }
+    let mut received = Vec::with_capacity(files.len());
+    for mut bytes in files {
+        group.broadcast(&mut bytes)?;
+        received.push(bytes);
+    }
+    let [model, optimizer, progress] = received.as_slice() else { return Ok(loaded) };
+    if group.rank() == 0 || progress.is_empty() {
+        return Ok(loaded);
+    }
+    let rank0 = Path::new("the checkpoint of rank 0");
+    let stored = parse_progress(&rank0.join(PROGRESS), &String::from_utf8_lossy(progress))?;
+    let state = TaskState {
+        model: parse_tensors(&rank0.join(MODEL), model)?,
+        optimizer: parse_tensors(&rank0.join(OPTIMIZER), optimizer)?,
+        scalars: stored.scalars,
+    };
+    Ok(Some((stored.progress, state)))
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
@@ -166,14 +207,13 @@ const DTYPES: [(DType, Dtype); 6] = [
     (DType::F64, Dtype::F64),
 ];
 
-fn write_tensors(path: &Path, tensors: &Tensors) -> Result<()> {
+fn tensor_bytes(tensors: &Tensors) -> Result<Vec<u8>> {
     let views = tensors.iter().filter_map(|(name, array)| {
         let (_, dtype) = DTYPES.iter().find(|(ours, _)| *ours == array.dtype())?;
         Some((name, TensorView::new(*dtype, array.shape().to_vec(), array.as_bytes()).ok()?))
     });
-    let bytes = safetensors::serialize(views, None)
-        .map_err(|e| Error::train(format!("the tensors cannot be written: {e}"), "Please report this"))?;
-    write_synced(path, &bytes)
+    safetensors::serialize(views, None)
+        .map_err(|e| Error::train(format!("the tensors cannot be written: {e}"), "Please report this"))
 }
 
 /// Reads a safetensors file.
@@ -181,13 +221,16 @@ fn write_tensors(path: &Path, tensors: &Tensors) -> Result<()> {
 /// # Errors
 /// A file that is missing, damaged, or has an element type this crate does not know.
 pub fn read_tensors(path: &Path) -> Result<Tensors> {
+    parse_tensors(path, &fs::read(path).map_err(|e| Error::io("read", path, e))?)
+}
+
+fn parse_tensors(path: &Path, bytes: &[u8]) -> Result<Tensors> {
     let damaged = |problem: String| Error::Checkpoint {
         path: path.to_path_buf(),
         problem,
         remedy: "The file is damaged or not a safetensors file; take another checkpoint".into(),
     };
-    let bytes = fs::read(path).map_err(|e| Error::io("read", path, e))?;
-    let parsed = SafeTensors::deserialize(&bytes).map_err(|e| damaged(e.to_string()))?;
+    let parsed = SafeTensors::deserialize(bytes).map_err(|e| damaged(e.to_string()))?;
     parsed
         .tensors()
         .into_iter()
@@ -217,19 +260,23 @@ pub fn load_model(dir: &Path) -> Result<Tensors> {
 /// A file that is missing or damaged, or a newer format, with its path.
 pub fn load(dir: &Path) -> Result<(Progress, TaskState)> {
     let path = dir.join(PROGRESS);
-    let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
-    let damaged = |problem: String| Error::Checkpoint {
-        path: path.clone(),
-        problem,
-        remedy: "Take another checkpoint, or the version of feedline that wrote this one".into(),
-    };
-    let stored: Stored = toml::from_str(&text).map_err(|e| damaged(e.to_string()))?;
-    if stored.version != VERSION {
-        return Err(damaged(format!("format {} where {VERSION} is known", stored.version)));
-    }
+    let stored = parse_progress(&path, &fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?)?;
     let state =
         TaskState { model: load_model(dir)?, optimizer: read_tensors(&dir.join(OPTIMIZER))?, scalars: stored.scalars };
     Ok((stored.progress, state))
+}
+
+fn parse_progress(path: &Path, text: &str) -> Result<Stored> {
+    let damaged = |problem: String| Error::Checkpoint {
+        path: path.to_path_buf(),
+        problem,
+        remedy: "Take another checkpoint, or the version of feedline that wrote this one".into(),
+    };
+    let stored: Stored = toml::from_str(text).map_err(|e| damaged(e.to_string()))?;
+    match stored.version {
+        VERSION => Ok(stored),
+        other => Err(damaged(format!("format {other} where {VERSION} is known"))),
+    }
 }
 
 #[cfg(test)]

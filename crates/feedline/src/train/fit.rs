@@ -1,12 +1,17 @@
 //! The training loop: one function that reads from top to bottom. Knows the order of events and nothing of the model.
 
+use super::agree::{BatchSplit, agree, split_batch};
 use super::checkpoint::{Checkpoints, Progress};
+use super::group::Group;
+use super::proof::LedgerFile;
 use super::{Tally, Task};
 use crate::deliver::{Loader, LoaderOptions};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event::{EpochRecord, Event, Sink};
 use crate::pipeline::Pipeline;
 use crate::plan::{Plan, Tail};
+use crate::sample::Replaced;
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,9 +19,10 @@ use std::time::Instant;
 pub struct Splits {
     pub train: Arc<dyn Pipeline>,
     pub val: Arc<dyn Pipeline>,
-    /// Workers, budgets and policies of both loaders; the batch size and split name are set by the loop.
+    /// Workers, budgets and policies of both loaders; rank, batch size and split name are set by the loop.
     pub loader: LoaderOptions,
-    /// Order of the training split; the validation split is read in order, each sample once.
+    /// Order of the training split, for as many ranks as the group has; the validation split is read in order, each
+    /// sample once.
     pub plan: Plan,
 }
 
@@ -26,7 +32,7 @@ pub struct Phase {
     pub first_epoch: u64,
     /// Whether the backbone is frozen.
     pub frozen: bool,
-    /// Global batch size.
+    /// Global batch size, over all ranks.
     pub batch_size: u64,
     /// Learning rate of an epoch (from 0).
     pub lr: Box<dyn Fn(u64) -> f64>,
@@ -38,6 +44,8 @@ pub struct FitOptions {
     pub epochs: u64,
     /// In order; the first begins with epoch 0.
     pub phases: Vec<Phase>,
+    /// What becomes of a global batch that does not divide by the ranks.
+    pub batch_split: BatchSplit,
     /// Keeps the checkpoint of every so many epochs; 0 keeps none.
     pub save_period: u64,
     /// A checkpoint at least every so many steps; 0 is never.
@@ -54,26 +62,68 @@ pub enum Outcome {
     Interrupted,
 }
 
-/// Trains from `progress` on until all epochs are done or `stop` says so (it is asked after every step).
+/// Who takes part in a run and who hears of it.
+pub struct Together<'a> {
+    /// The ranks.
+    pub group: &'a dyn Group,
+    /// Where it is written down what was delivered, if anywhere; on every rank or on none.
+    pub ledger: Option<&'a RefCell<LedgerFile>>,
+    /// Where checkpoints go; only rank 0 writes any, and only it needs a place.
+    pub checkpoints: Option<&'a Checkpoints>,
+    /// Who hears of this rank's progress. The figures are those of the group, but for `data_wait_share` and `stages`.
+    pub sink: &'a Arc<dyn Sink>,
+    /// Whether this rank wants to stop; asked after every step. All ranks stop as soon as one wants to.
+    pub stop: &'a dyn Fn() -> bool,
+}
+
+/// Trains from `progress` on, which must be the same on every rank, until all epochs are done or a rank wants to stop.
 ///
 /// Everything that is decided depends on the step alone, so a run that was killed and goes on from its last checkpoint
-/// gives the losses of one that was not, bit for bit, if the task does.
+/// gives the losses of one that was not, bit for bit, if the task does and the number of ranks is the same. The batches
+/// of a step together are the same for any number of ranks.
 ///
 /// # Errors
-/// Whatever the data, the task or the disk report; the last checkpoint stays as it was.
+/// Whatever the data, the task or the disk report, on the rank where it happens: the others wait for it at their next
+/// meeting, until the caller ends them by [`Group::abort`]. Ranks with different data, plans or batches. The last
+/// checkpoint stays as it was.
 pub fn fit(
     task: &mut dyn Task,
     splits: &Splits,
     options: &FitOptions,
-    checkpoints: &Checkpoints,
+    together: &Together<'_>,
     progress: &mut Progress,
-    sink: &Arc<dyn Sink>,
-    stop: &dyn Fn() -> bool,
 ) -> Result<Outcome> {
+    let &Together { group, sink, .. } = together;
+    let ranks = group.world_size();
+    if splits.plan.num_replicas() != ranks {
+        return Err(Error::config(
+            format!("the plan is made for {} ranks, the group has {ranks}", splits.plan.num_replicas()),
+            "Make the plan for the group",
+        ));
+    }
+    let shares: Vec<u64> = options
+        .phases
+        .iter()
+        .map(|phase| split_batch(phase.batch_size, ranks, options.batch_split))
+        .collect::<Result<_>>()?;
+    agree(
+        group,
+        &[
+            ("the training data (files, labels or classes)", format!("{:016x}", splits.train.fingerprint())),
+            ("the validation data", format!("{:016x}", splits.val.fingerprint())),
+            ("the seed", splits.plan.seed().to_string()),
+            ("the plan", format!("{:016x}", splits.plan.fingerprint())),
+            ("the epochs and batch sizes", format!("{} {shares:?}", options.epochs)),
+            ("where the run stands", format!("epoch {} step {}", progress.epoch, progress.step)),
+        ],
+    )?;
+    task.broadcast(group)?;
     let loader = |pipeline: &Arc<dyn Pipeline>, plan: Plan, split: &str, batch_size, end_epoch, drop_last| {
         let end_epoch = Some(end_epoch);
         let options = LoaderOptions {
             split: split.into(),
+            rank: group.rank(),
+            ledger: together.ledger.is_some() && split == "train",
             batch_size,
             drop_last,
             end_epoch,
@@ -85,24 +135,25 @@ pub fn fit(
     let val_plan = Plan::unshuffled(splits.val.len(), splits.plan.num_replicas())?.with_tail(Tail::Exact);
     let mut last_save = Instant::now();
 
-    for phase_at in 0..options.phases.len() {
-        let phase = &options.phases[phase_at];
+    for (phase_at, (phase, &share)) in options.phases.iter().zip(&shares).enumerate() {
         let end = options.phases.get(phase_at + 1).map_or(options.epochs, |next| next.first_epoch).min(options.epochs);
         if progress.epoch >= end {
             continue;
         }
         task.set_frozen(phase.frozen);
-        let mut train = loader(&splits.train, splits.plan.clone(), "train", phase.batch_size, options.epochs, true)?;
-        let mut val = loader(&splits.val, val_plan.clone(), "validation", phase.batch_size, 1, false)?;
+        let mut train = loader(&splits.train, splits.plan.clone(), "train", share, options.epochs, true)?;
+        let mut val = loader(&splits.val, val_plan.clone(), "validation", share, 1, false)?;
         match &progress.cursor {
             Some(cursor) => train.load_state_dict(cursor)?,
             None => train.set_epoch(progress.epoch),
         }
 
         while progress.epoch < end {
-            let (epoch, epochs, steps) = (progress.epoch + 1, options.epochs, train.len());
+            let (epoch, epochs) = (progress.epoch + 1, options.epochs);
+            // Not the loader's length: a resume may have changed the number of ranks or the batch in mid-epoch.
+            let steps = progress.step + if progress.trained { 0 } else { train.left() };
             let lr = (phase.lr)(progress.epoch);
-            let (step, frozen, batch_size) = (progress.step, phase.frozen, phase.batch_size);
+            let (step, frozen, batch_size) = (progress.step, phase.frozen, share * ranks);
             sink.emit(&Event::EpochStart { epoch, epochs, steps, step, frozen, batch_size, lr })?;
 
             let before = train.stats();
@@ -112,7 +163,7 @@ pub fn fit(
                     progress.trained = true;
                     break;
                 };
-                let tally = task.train_step(&batch, lr)?;
+                let tally = task.train_step(&batch, lr, group)?;
                 progress.tally.add(&tally);
                 progress.step += 1;
                 let now = train.stats().wait_s;
@@ -133,10 +184,11 @@ pub fn fit(
                 let due = (options.checkpoint_steps > 0 && progress.step.is_multiple_of(options.checkpoint_steps))
                     || (options.checkpoint_seconds > 0.0
                         && last_save.elapsed().as_secs_f64() >= options.checkpoint_seconds);
-                let stopping = stop();
+                let [stopping, due] = together.decide([(together.stop)(), due && group.rank() == 0])?;
+                together.share_replaced(&batch.replaced, &mut train)?;
                 if due || stopping {
                     progress.cursor = Some(train.state_dict());
-                    save(task, checkpoints, progress, sink, false, false)?;
+                    together.save(task, &mut train, progress, false, false)?;
                     last_save = Instant::now();
                     began = last_save;
                 }
@@ -148,8 +200,9 @@ pub fn fit(
             let stages = train.stats().since(&before);
 
             let began = Instant::now();
-            let Some(val_tally) = evaluate(task, &mut val, epoch, sink, stop)? else {
-                save(task, checkpoints, progress, sink, false, false)?;
+            task.broadcast(group)?;
+            let Some(val_tally) = together.evaluate(task, &mut val, epoch)? else {
+                together.save(task, &mut train, progress, false, false)?;
                 return Ok(Outcome::Interrupted);
             };
             let record = EpochRecord {
@@ -176,9 +229,10 @@ pub fn fit(
             };
             sink.emit(&Event::EpochEnd(record))?;
             let keep = options.save_period > 0 && epoch % options.save_period == 0;
-            save(task, checkpoints, progress, sink, best, keep)?;
+            together.save(task, &mut train, progress, best, keep)?;
             last_save = Instant::now();
-            if stop() && epoch < options.epochs {
+            let [stopping] = together.decide([(together.stop)()])?;
+            if stopping && epoch < options.epochs {
                 return Ok(Outcome::Interrupted);
             }
         }
@@ -186,42 +240,68 @@ pub fn fit(
     Ok(Outcome::Finished)
 }
 
-/// One pass over the validation split; `None` if it was stopped.
-fn evaluate(
-    task: &mut dyn Task,
-    val: &mut Loader,
-    epoch: u64,
-    sink: &Arc<dyn Sink>,
-    stop: &dyn Fn() -> bool,
-) -> Result<Option<Tally>> {
-    let (mut tally, steps) = (Tally::default(), val.len());
-    val.set_epoch(0); // the same pictures every time, whatever random numbers a pipeline draws
-    for batch in val.iter() {
-        let batch = batch?;
-        tally.add(&task.eval_step(&batch)?);
-        sink.emit(&Event::Validate { epoch, step: batch.step + 1, steps })?;
-        if stop() {
-            return Ok(None);
-        }
+impl Together<'_> {
+    /// Whether any rank says yes, to each of some questions.
+    fn decide<const N: usize>(&self, answers: [bool; N]) -> Result<[bool; N]> {
+        let mut votes = answers.map(|yes| f64::from(u8::from(yes)));
+        self.group.all_reduce_f64(&mut votes)?;
+        Ok(votes.map(|votes| votes > 0.0))
     }
-    Ok(Some(tally))
+
+    /// Tells every loader how many bad samples the others met, and rank 0 which they were.
+    fn share_replaced(&self, replaced: &[Replaced], loader: &mut Loader) -> Result<()> {
+        let mut found = [replaced.len() as f64];
+        self.group.all_reduce_f64(&mut found)?;
+        let others = found[0] as u64 - replaced.len() as u64;
+        if found[0] == 0.0 || self.group.world_size() == 1 {
+            return Ok(());
+        }
+        let json = serde_json::to_vec(replaced)
+            .map_err(|e| Error::train(format!("replaced samples are not JSON: {e}"), "Please report this"))?;
+        for (rank, json) in self.group.gather(&json)?.iter().enumerate().skip(1) {
+            let theirs: Vec<Replaced> = serde_json::from_slice(json)
+                .map_err(|e| Error::group(format!("rank {rank} sent no JSON: {e}"), "Use one version on all ranks"))?;
+            theirs.into_iter().try_for_each(|replaced| self.sink.emit(&Event::Replaced(replaced)))?;
+        }
+        loader.add_bad_samples(others)
+    }
+
+    /// One pass over the validation split; `None` if it was stopped. Ranks may differ by one batch: those that are
+    /// through early still answer whether they want to stop.
+    fn evaluate(&self, task: &mut dyn Task, val: &mut Loader, epoch: u64) -> Result<Option<Tally>> {
+        let mut tally = Tally { metric_sums: vec![0.0; task.metric_names().len()], ..Tally::default() };
+        let batch_size = val.options().batch_size;
+        let steps = val.plan().num_batches(0, 0, batch_size, false); // of rank 0, which has the most
+        val.set_epoch(0); // the same pictures every time, whatever random numbers a pipeline draws
+        let mut batches = val.iter();
+        for step in 1..=steps {
+            if let Some(batch) = batches.next() {
+                tally.add(&task.eval_step(&batch?)?);
+            }
+            self.sink.emit(&Event::Validate { epoch, step, steps })?;
+            let [stopping] = self.decide([(self.stop)()])?;
+            if stopping {
+                return Ok(None);
+            }
+        }
+        tally.all_reduce(self.group)?;
+        Ok(Some(tally))
+    }
+
+    /// Writes down what `train` delivered and then saves a checkpoint, on rank 0.
+    fn save(&self, task: &mut dyn Task, train: &mut Loader, progress: &Progress, best: bool, keep: bool) -> Result<()> {
+        if let Some(ledger) = self.ledger {
+            ledger.borrow_mut().append(self.group, train)?;
+        }
+        let Some(checkpoints) = self.checkpoints.filter(|_| self.group.rank() == 0) else { return Ok(()) };
+        let path = checkpoints.save(progress, &task.state()?, best, keep)?;
+        let (epoch, step) = (progress.epoch, progress.step);
+        self.sink.emit(&Event::Checkpoint { path: path.display().to_string(), epoch, step, best })
+    }
 }
 
 fn means(tally: &Tally) -> Vec<f64> {
     (0..tally.metric_sums.len()).map(|at| tally.metric(at)).collect()
-}
-
-fn save(
-    task: &dyn Task,
-    checkpoints: &Checkpoints,
-    progress: &Progress,
-    sink: &Arc<dyn Sink>,
-    best: bool,
-    keep: bool,
-) -> Result<()> {
-    let path = checkpoints.save(progress, &task.state()?, best, keep)?;
-    let (epoch, step) = (progress.epoch, progress.step);
-    sink.emit(&Event::Checkpoint { path: path.display().to_string(), epoch, step, best })
 }
 
 #[cfg(test)]

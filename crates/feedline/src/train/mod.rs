@@ -1,18 +1,25 @@
 //! Train: the loop that uses the batches. Knows no tensor framework: a [`Task`] holds the model, this folder holds
 //! the order of events, the learning rate, the checkpoints and the history.
 
+pub mod agree;
 pub mod checkpoint;
 mod fit;
 pub mod group;
 pub mod history;
+#[cfg(feature = "mpi")]
+pub mod mpi;
+pub mod proof;
+pub mod ranks;
 pub mod run;
 pub mod schedule;
 pub mod tensorboard;
+pub mod threads;
 
-pub use fit::{FitOptions, Outcome, Phase, Splits, fit};
+pub use fit::{FitOptions, Outcome, Phase, Splits, Together, fit};
 
 use crate::error::Result;
 use crate::sample::{Array, Batch};
+use group::Group;
 use std::collections::BTreeMap;
 
 /// Named tensors, in a stable order.
@@ -38,6 +45,22 @@ impl Tally {
         for (sum, more) in self.metric_sums.iter_mut().zip(&other.metric_sums) {
             *sum += more;
         }
+    }
+
+    /// Replaces it by the sum over the ranks. All must have the same number of metrics.
+    ///
+    /// # Errors
+    /// If another rank cannot be reached.
+    pub fn all_reduce(&mut self, group: &dyn Group) -> Result<()> {
+        if group.world_size() == 1 {
+            return Ok(());
+        }
+        let mut sums = vec![self.samples as f64, self.loss_sum];
+        sums.extend(&self.metric_sums);
+        group.all_reduce_f64(&mut sums)?;
+        (self.samples, self.loss_sum) = (sums[0] as u64, sums[1]);
+        self.metric_sums.copy_from_slice(&sums[2..]);
+        Ok(())
     }
 
     /// Mean loss; NaN if nothing was counted.
@@ -70,13 +93,22 @@ pub trait Task {
     /// Freezes the backbone (its parameters and running statistics stay as they are), or thaws it.
     fn set_frozen(&mut self, frozen: bool);
 
-    /// One optimiser step on `batch` at learning rate `lr`; the tally counts the `batch.valid` leading samples.
+    /// One optimiser step of the whole group at learning rate `lr`, on the mean over the samples of all ranks; `batch`
+    /// is this rank's share. The tally counts the `batch.valid` leading samples of every rank: all get the same.
     ///
     /// # Errors
     /// A batch that does not fit the model, or a loss that is not finite (the parameters are then unchanged).
-    fn train_step(&mut self, batch: &Batch, lr: f64) -> Result<Tally>;
+    fn train_step(&mut self, batch: &Batch, lr: f64, group: &dyn Group) -> Result<Tally>;
 
-    /// Loss and metrics of `batch` in evaluation mode; changes nothing.
+    /// Takes over the parameters and running statistics of rank 0; nothing to do in a group of one. Parameters are equal
+    /// anyway after every step, statistics of norm layers need not be.
+    ///
+    /// # Errors
+    /// If another rank cannot be reached.
+    fn broadcast(&mut self, group: &dyn Group) -> Result<()>;
+
+    /// Loss and metrics of `batch`, this rank's share, in evaluation mode; changes nothing. No meeting of the ranks:
+    /// they may have different numbers of batches.
     ///
     /// # Errors
     /// A batch that does not fit the model.

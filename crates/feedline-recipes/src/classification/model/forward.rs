@@ -8,7 +8,7 @@ use feedline::plan::rng::SampleRng;
 use std::ops::Range;
 
 /// Added to the variance before its root, as torch does by default.
-const NORM_EPSILON: f64 = 1e-5;
+pub(super) const NORM_EPSILON: f64 = 1e-5;
 
 /// A floating-point type of 16 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,35 +49,31 @@ pub(crate) struct BatchStatistics {
 
 /// A pass under way, then what can be read from it.
 pub(crate) struct Forward<'a> {
-    model: &'a Model,
+    pub(super) model: &'a Model,
     pass: Pass<'a>,
-    device: Device,
+    pub(super) device: Device,
     /// The next tensor of the model to be used.
     next: usize,
     /// Parameters that want a gradient, flat, with their place in `Model::parameters`.
-    leaves: Vec<(Range<usize>, Tensor<1>)>,
-    logits: Option<Tensor<2>>,
+    pub(super) leaves: Vec<(Range<usize>, Tensor<1>)>,
+    pub(super) logits: Option<Tensor<2>>,
     /// Of every norm layer that used the statistics of the batch.
     pub(crate) statistics: Vec<BatchStatistics>,
 }
 
 impl<'a> Forward<'a> {
-    /// Runs `model` on `images` (B, 3, H, W), on `device`.
-    pub(crate) fn run(
-        model: &'a Model,
-        device: &Device,
-        pass: Pass<'a>,
-        images: &[f32],
-        shape: [usize; 4],
-    ) -> Forward<'a> {
+    /// A pass of `model` on `device` that has not begun.
+    pub(crate) fn new(model: &'a Model, device: &Device, pass: Pass<'a>) -> Forward<'a> {
         let device = device.clone();
-        let mut forward =
-            Forward { model, pass, device, next: 0, leaves: Vec::new(), logits: None, statistics: Vec::new() };
-        let x = Tensor::<4>::from_data(TensorData::new(images.to_vec(), shape), &forward.device);
-        let x = forward.halve(x);
-        let logits = model.backbone.build(&mut forward, x);
-        forward.logits = Some(logits);
-        forward
+        Forward { model, pass, device, next: 0, leaves: Vec::new(), logits: None, statistics: Vec::new() }
+    }
+
+    /// Goes through the model with `images` (B, 3, H, W).
+    pub(crate) fn through(mut self, images: &[f32], shape: [usize; 4]) -> Forward<'a> {
+        let x = self.halve(Tensor::<4>::from_data(TensorData::new(images.to_vec(), shape), &self.device));
+        let logits = self.model.backbone.build(&mut self, x);
+        self.logits = Some(logits);
+        self
     }
 
     /// The logits, (B, classes) row-major.
@@ -108,7 +104,7 @@ impl<'a> Forward<'a> {
     }
 
     /// `x` in the type that convolutions and linear layers are computed in.
-    fn halve<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+    pub(super) fn halve<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         match self.half() {
             Some(half) => x.cast(half),
             None => x,
@@ -116,7 +112,7 @@ impl<'a> Forward<'a> {
     }
 
     /// The next tensor, which the network calls `layer`.`part`.
-    fn take(&mut self, layer: &str, part: &str) -> &'a Spec {
+    pub(super) fn take(&mut self, layer: &str, part: &str) -> &'a Spec {
         let spec = &self.model.specs[self.next];
         debug_assert_eq!(spec.name, format!("{layer}.{part}"), "a network must declare and run alike");
         self.next += 1;
@@ -230,7 +226,7 @@ impl Network for Forward<'_> {
 }
 
 /// The values of a tensor without autodiff, as f32.
-fn read<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+pub(super) fn read<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     // The tensors read here were made or cast to f32 in this file, so the conversion cannot fail.
     tensor.into_data().try_into_vec_as::<f32>().unwrap_or_default()
 }

@@ -6,6 +6,8 @@ use crate::event::Event;
 use crate::pipeline::Raw;
 use crate::plan::Request;
 use crate::sample::{Array, Batch, DType, FieldSpec, Slot};
+use crate::train::group::Alone;
+use crate::train::threads::ThreadGroup;
 use std::cell::Cell;
 use std::path::Path;
 use std::sync::Mutex;
@@ -37,7 +39,7 @@ impl Pipeline for Line {
 }
 
 /// Fits a line by gradient descent with momentum; frozen, only the offset moves.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct LineTask {
     weights: [f64; 2],
     momentum: [f64; 2],
@@ -45,13 +47,14 @@ struct LineTask {
 }
 
 impl LineTask {
+    /// Losses and the sum of the gradients.
     fn losses(&self, batch: &Batch) -> (Tally, [f64; 2]) {
         let (mut tally, mut gradient) = (Tally { metric_sums: vec![0.0], ..Tally::default() }, [0.0; 2]);
         for xy in batch.stacked("xy").unwrap().as_slice::<f32>().chunks(2).take(batch.valid) {
             let error = self.weights[0] * f64::from(xy[0]) + self.weights[1] - f64::from(xy[1]);
             tally.add(&Tally { samples: 1, loss_sum: error * error, metric_sums: vec![error.abs()] });
-            gradient[0] += 2.0 * error * f64::from(xy[0]) / batch.valid as f64;
-            gradient[1] += 2.0 * error / batch.valid as f64;
+            gradient[0] += 2.0 * error * f64::from(xy[0]);
+            gradient[1] += 2.0 * error;
         }
         (tally, gradient)
     }
@@ -64,14 +67,19 @@ impl Task for LineTask {
     fn set_frozen(&mut self, frozen: bool) {
         self.frozen = frozen;
     }
-    fn train_step(&mut self, batch: &Batch, lr: f64) -> Result<Tally> {
-        let (tally, gradient) = self.losses(batch);
+    fn train_step(&mut self, batch: &Batch, lr: f64, group: &dyn Group) -> Result<Tally> {
+        let (mut tally, mut gradient) = self.losses(batch);
+        tally.all_reduce(group)?;
+        group.all_reduce_f64(&mut gradient)?;
         let parts = self.weights.iter_mut().zip(&mut self.momentum).zip(gradient);
         for ((weight, momentum), gradient) in parts.skip(usize::from(self.frozen)) {
-            *momentum = 0.9 * *momentum + gradient;
+            *momentum = 0.9 * *momentum + gradient / tally.samples as f64;
             *weight -= lr * *momentum;
         }
         Ok(tally)
+    }
+    fn broadcast(&mut self, _: &dyn Group) -> Result<()> {
+        Ok(())
     }
     fn eval_step(&mut self, batch: &Batch) -> Result<Tally> {
         Ok(self.losses(batch).0)
@@ -110,7 +118,7 @@ impl Sink for Steps {
     }
 }
 
-fn options() -> FitOptions {
+fn options(batch_sizes: [u64; 2]) -> FitOptions {
     let phase = |first_epoch, frozen, batch_size| Phase {
         first_epoch,
         frozen,
@@ -119,22 +127,31 @@ fn options() -> FitOptions {
     };
     FitOptions {
         epochs: 4,
-        phases: vec![phase(0, true, 5), phase(2, false, 4)],
+        phases: vec![phase(0, true, batch_sizes[0]), phase(2, false, batch_sizes[1])],
+        batch_split: BatchSplit::Exact,
         save_period: 2,
         checkpoint_steps: 3,
         checkpoint_seconds: 0.0,
     }
 }
 
-/// Runs in `dir` from its last checkpoint, asked to stop after `stop_after` looks at the clock.
-fn run(dir: &Path, stop_after: u64, steps: &Arc<Steps>) -> (Outcome, LineTask, Progress) {
-    let split = |n| Arc::new(Line(vec![FieldSpec::stack("xy", DType::F32, [2])], n)) as Arc<dyn Pipeline>;
-    let plan = Plan::new(23, 1).unwrap().with_seed(4);
+fn data(n: u64) -> Arc<dyn Pipeline> {
+    Arc::new(Line(vec![FieldSpec::stack("xy", DType::F32, [2])], n))
+}
+
+/// Runs one rank from the last checkpoint in `dir`, asked to stop after `stop_after` looks at the clock.
+fn run_rank(
+    dir: &Path,
+    group: &dyn Group,
+    options: &FitOptions,
+    stop_after: u64,
+    steps: &Arc<Steps>,
+) -> Result<(Outcome, LineTask, Progress)> {
     let splits = Splits {
-        train: split(23),
-        val: split(7),
+        train: data(23),
+        val: data(7),
         loader: LoaderOptions { num_workers: 2, ..Default::default() },
-        plan,
+        plan: Plan::new(23, group.world_size()).unwrap().with_seed(4).with_tail(Tail::Drop),
     };
     let (mut task, mut progress) = (LineTask::default(), Progress::default());
     let checkpoints = Checkpoints::new(dir);
@@ -143,14 +160,44 @@ fn run(dir: &Path, stop_after: u64, steps: &Arc<Steps>) -> (Outcome, LineTask, P
         progress = saved;
         task.load_state(state).unwrap();
     }
+    group.barrier()?; // nobody writes a checkpoint before all have read theirs
     let asked = Cell::new(0);
     let stop = || {
         asked.set(asked.get() + 1);
         asked.get() > stop_after
     };
-    let sink = steps.clone() as Arc<dyn Sink>;
-    let outcome = fit(&mut task, &splits, &options(), &checkpoints, &mut progress, &sink, &stop).unwrap();
-    (outcome, task, progress)
+    let silent = Arc::new(Steps::default()) as Arc<dyn Sink>;
+    let heard = steps.clone() as Arc<dyn Sink>;
+    let together = Together {
+        group,
+        ledger: None,
+        checkpoints: Some(&checkpoints),
+        sink: if group.rank() == 0 { &heard } else { &silent },
+        stop: &stop,
+    };
+    let outcome = fit(&mut task, &splits, options, &together, &mut progress)?;
+    Ok((outcome, task, progress))
+}
+
+fn run(dir: &Path, stop_after: u64, steps: &Arc<Steps>) -> (Outcome, LineTask, Progress) {
+    run_rank(dir, &Alone, &options([5, 4]), stop_after, steps).unwrap()
+}
+
+/// What the ranks of a group of `world_size` end with.
+fn run_ranks(
+    dir: &Path,
+    world_size: usize,
+    options: &(impl Fn(u64) -> FitOptions + Sync),
+    stop_after: u64,
+    steps: &Arc<Steps>,
+) -> Vec<Result<(Outcome, LineTask, Progress)>> {
+    std::thread::scope(|scope| {
+        let ranks: Vec<_> = ThreadGroup::new(world_size)
+            .into_iter()
+            .map(|group| scope.spawn(move || run_rank(dir, &group, &options(group.rank()), stop_after, steps)))
+            .collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    })
 }
 
 #[test]
@@ -193,4 +240,73 @@ fn the_asked_for_checkpoints_are_kept() {
         .filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().ends_with("-kept"));
     assert_eq!(kept.count(), 2, "epochs 2 and 4");
     assert!(dir.path().join("best/checkpoint.toml").is_file());
+}
+
+/// The numbers of `lines` are those of `expect`, but for the order of sums.
+fn assert_same_curve(lines: &[String], expect: &[String], what: &str) {
+    assert_eq!(lines.len(), expect.len(), "{what}");
+    for (line, expect) in lines.iter().zip(expect) {
+        let (line, expect): (Vec<&str>, Vec<&str>) = (line.split(' ').collect(), expect.split(' ').collect());
+        assert_eq!(line[0], expect[0], "{what}");
+        for (found, expect) in line[1..].iter().zip(&expect[1..]) {
+            let number = |text: &str| match u64::from_str_radix(text, 16) {
+                Ok(bits) if text.len() == 16 => f64::from_bits(bits),
+                _ => text.parse().unwrap(),
+            };
+            let (found, expect) = (number(found), number(expect));
+            assert!((found - expect).abs() <= 1e-9 * expect.abs(), "{what}, {}: {found} {expect}", line[0]);
+        }
+    }
+}
+
+#[test]
+fn any_number_of_ranks_gives_the_same_curve_and_any_other_may_go_on() {
+    let options = |_| options([8, 4]);
+    let steps = |dir: &Path, ranks: usize, patience: u64, lines: &Arc<Steps>| {
+        let ends = run_ranks(dir, ranks, &options, patience, lines);
+        let outcomes: Vec<Outcome> = ends.iter().map(|end| end.as_ref().unwrap().0).collect();
+        assert!(outcomes.iter().all(|outcome| *outcome == outcomes[0]), "{outcomes:?}");
+        let weights: Vec<_> = ends.iter().map(|end| end.as_ref().unwrap().1.weights.map(f64::to_bits)).collect();
+        assert!(weights.iter().all(|mine| *mine == weights[0]), "ranks have different weights");
+        outcomes[0]
+    };
+    let whole = Arc::new(Steps::default());
+    steps(tempfile::tempdir().unwrap().path(), 1, u64::MAX, &whole);
+    let whole = whole.0.lock().unwrap().clone();
+    assert_eq!(whole.len(), 2 * 2 + 2 * 5 + 4);
+    for ranks in [2, 4] {
+        let lines = Arc::new(Steps::default());
+        assert_eq!(steps(tempfile::tempdir().unwrap().path(), ranks, u64::MAX, &lines), Outcome::Finished);
+        assert_same_curve(&lines.0.lock().unwrap(), &whole, &format!("{ranks} ranks"));
+    }
+    // The same number of ranks, stopped again and again, gives the same bits; changing numbers the same curve.
+    for patience in [2, 3, 5] {
+        let dir = tempfile::tempdir().unwrap();
+        let lines = Arc::new(Steps::default());
+        let mut ranks = [2, 4, 1, 4, 2, 1].into_iter().cycle();
+        while steps(dir.path(), ranks.next().unwrap(), patience, &lines) == Outcome::Interrupted {}
+        assert_same_curve(&lines.0.lock().unwrap(), &whole, &format!("patience {patience}"));
+
+        let dir = tempfile::tempdir().unwrap();
+        let (lines, unbroken) = (Arc::new(Steps::default()), Arc::new(Steps::default()));
+        while steps(dir.path(), 4, patience, &lines) == Outcome::Interrupted {}
+        steps(tempfile::tempdir().unwrap().path(), 4, u64::MAX, &unbroken);
+        assert_eq!(*lines.0.lock().unwrap(), *unbroken.0.lock().unwrap(), "patience {patience}");
+    }
+}
+
+#[test]
+fn ranks_that_differ_do_not_begin() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = |rank| options([8, if rank == 1 { 8 } else { 4 }]);
+    for end in run_ranks(dir.path(), 2, &options, u64::MAX, &Arc::default()) {
+        let error = end.unwrap_err().to_string();
+        assert!(error.contains("rank 1 differs from rank 0 in the epochs and batch sizes"), "{error}");
+    }
+    let odd = |_| super::tests::options([8, 5]);
+    for end in run_ranks(dir.path(), 2, &odd, u64::MAX, &Arc::default()) {
+        let error = end.unwrap_err().to_string();
+        assert!(error.contains("batch of 5 does not divide by 2 ranks") && error.contains("4 or 6"), "{error}");
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing was saved");
 }

@@ -1,0 +1,96 @@
+//! A plan in a few words of JSON, for a ledger: from them it can be made again without the data set.
+
+use super::draws::Draws;
+use super::{MixOrigin, Permutation, Plan, Tail};
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// What a plan without weights for each sample is made of.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Described {
+    len: u64,
+    num_replicas: u64,
+    seed: u64,
+    permutation: Permutation,
+    tail: Tail,
+    merged_epochs: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    epoch_length: Option<u64>,
+    /// Sizes of the sources, and their weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mixture: Option<(Vec<u64>, MixOrigin)>,
+}
+
+impl Plan {
+    /// The plan as a value of JSON.
+    ///
+    /// # Errors
+    /// A plan with a weight or a length for each sample: that is data, not a description.
+    pub fn describe(&self) -> Result<serde_json::Value> {
+        let (merged_epochs, mixture) = match &self.draws {
+            Draws::Passes { merged } if self.buckets.is_none() => (*merged, None),
+            Draws::Mixed(mixture) if self.buckets.is_none() => {
+                (1, Some((mixture.sizes().to_vec(), mixture.now().clone())))
+            }
+            _ => {
+                return Err(Error::Unsupported {
+                    what: "a ledger of a plan with a weight or a length for each sample".into(),
+                    remedy: "Train it without a ledger".into(),
+                });
+            }
+        };
+        let &Plan { len, num_replicas, seed, permutation, tail, epoch_length, .. } = self;
+        let described = Described { len, num_replicas, seed, permutation, tail, merged_epochs, epoch_length, mixture };
+        serde_json::to_value(described)
+            .map_err(|e| Error::config(format!("the plan is not JSON: {e}"), "Please report this"))
+    }
+
+    /// The plan that was described.
+    ///
+    /// # Errors
+    /// A value that describes none.
+    pub fn from_description(value: &serde_json::Value) -> Result<Plan> {
+        let described = Described::deserialize(value).map_err(|e| {
+            Error::config(format!("no plan is described: {e}"), "Use the version of feedline that wrote it")
+        })?;
+        let mut plan = Plan::unshuffled(described.len, described.num_replicas)?
+            .with_seed(described.seed)
+            .with_tail(described.tail)
+            .with_permutation(described.permutation)?;
+        plan.epoch_length = described.epoch_length;
+        match described.mixture {
+            Some((sizes, mix)) => {
+                let sources: Vec<(u64, f64)> = sizes.into_iter().zip(mix.weights.iter().copied()).collect();
+                plan.with_mixture(&sources)?.with_mix(&mix)
+            }
+            None => plan.with_merged_epochs(described.merged_epochs),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_comes_back_from_its_description() {
+        let plan = |n| Plan::new(n, 3).unwrap().with_seed(9).with_tail(Tail::Drop);
+        let mixture = [(4, 1.0), (6, 0.25)];
+        let plans = [
+            plan(10),
+            plan(10).with_epoch_length(7).unwrap(),
+            plan(10).with_merged_epochs(3).unwrap(),
+            plan(10).with_permutation(Permutation::Feistel).unwrap().with_mixture(&mixture).unwrap(),
+        ];
+        for plan in plans {
+            let text = plan.describe().unwrap().to_string();
+            let again = Plan::from_description(&serde_json::from_str(&text).unwrap()).unwrap();
+            assert_eq!(again, plan);
+            assert_eq!(again.fingerprint(), plan.fingerprint());
+        }
+        let weighted = plan(2).with_weights(&[1.0, 2.0]).unwrap();
+        assert!(weighted.describe().unwrap_err().to_string().contains("a weight or a length for each sample"));
+        assert!(Plan::from_description(&serde_json::json!({"len": 3})).is_err());
+    }
+}

@@ -1,0 +1,167 @@
+//! The proof of a run: what all ranks delivered, written down at every checkpoint. Owns `ledger.jsonl` of the run
+//! folder; what it proves is worked out in `check.rs`.
+//!
+//! ```text
+//! {"attempt":1,"world_size":2,"epoch":0,"position":0,...}     one line as each attempt (a start, a resume) begins
+//! {"rank":0,"epoch":0,"from":0,"to":64,...}                   then at each checkpoint the entries of all ranks
+//! {"rank":1,"epoch":0,"from":0,"to":64,...}
+//! ```
+//!
+//! Entries are on the disk before their checkpoint is published, so a checkpoint never knows more than the ledger. What
+//! was lost by a kill stands in the ledger and counts for nothing: an attempt counts up to where the next one began.
+
+mod check;
+
+pub use check::{AttemptProof, Difference, EpochProof, Proof, Replacement, verify};
+
+use crate::deliver::Loader;
+use crate::deliver::ledger::Entry;
+use crate::error::{Error, Result};
+use crate::plan::{Cursor, Plan};
+use crate::train::group::Group;
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Name of the file in the run folder.
+pub const LEDGER: &str = "ledger.jsonl";
+
+/// The beginning of an attempt: a start or a resume.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Attempt {
+    /// From 1.
+    pub attempt: u64,
+    /// Number of ranks.
+    pub world_size: u64,
+    /// Where it begins.
+    pub epoch: u64,
+    /// Global position of that epoch.
+    pub position: u64,
+    /// Samples of the data set.
+    pub samples: u64,
+    /// The plan as it serialises, so that a check needs neither settings nor data.
+    plan: serde_json::Value,
+}
+
+impl Attempt {
+    /// The plan it followed.
+    fn plan(&self) -> Result<Plan> {
+        Plan::from_description(&self.plan)
+    }
+}
+
+/// One line of the file.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Line {
+    Attempt(Attempt),
+    Entry(Entry),
+}
+
+/// The ledger of a run that is under way. Rank 0 writes; the others only send it what they have.
+#[derive(Debug)]
+pub struct LedgerFile {
+    path: PathBuf,
+    /// On rank 0.
+    file: Option<File>,
+}
+
+impl LedgerFile {
+    /// Begins an attempt of the run in folder `dir`, from `cursor` or else from the beginning. No meeting: ranks need
+    /// not call it together.
+    ///
+    /// # Errors
+    /// On rank 0 a file that cannot be read or written, or is no ledger.
+    pub fn begin(dir: &Path, group: &dyn Group, plan: &Plan, cursor: Option<&Cursor>) -> Result<LedgerFile> {
+        let path = dir.join(LEDGER);
+        if group.rank() != 0 {
+            return Ok(LedgerFile { path, file: None });
+        }
+        let attempts = if path.exists() { read(&path)? } else { Vec::new() };
+        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(|e| Error::io("open", &path, e))?;
+        let attempt = Attempt {
+            attempt: attempts.len() as u64 + 1,
+            world_size: group.world_size(),
+            epoch: cursor.map_or(0, |cursor| cursor.epoch),
+            position: cursor.map_or(0, |cursor| cursor.position),
+            samples: plan.len(),
+            plan: plan.describe()?,
+        };
+        let mut ledger = LedgerFile { path, file: Some(file) };
+        ledger.cut_torn_line()?;
+        ledger.write(&[Line::Attempt(attempt)])?;
+        let sync = File::open(dir).and_then(|dir| dir.sync_all());
+        sync.map_err(|e| Error::io("flush the folder", dir, e))?;
+        Ok(ledger)
+    }
+
+    /// Appends what the loaders of all ranks delivered since the last call, and returns once it is on the disk. To be
+    /// called right before each checkpoint, on the loader that the checkpoint's cursor comes from. A meeting of all
+    /// ranks; loaders without [`LoaderOptions::ledger`](crate::deliver::LoaderOptions::ledger) add nothing.
+    ///
+    /// # Errors
+    /// What the group reports; on rank 0 a failed write too.
+    pub fn append(&mut self, group: &dyn Group, loader: &mut Loader) -> Result<()> {
+        let entries = serde_json::to_vec(&loader.take_ledger()).map_err(not_json)?;
+        let mut lines = Vec::new();
+        for bytes in group.gather(&entries)? {
+            let entries: Vec<Entry> = serde_json::from_slice(&bytes).map_err(not_json)?;
+            lines.extend(entries.into_iter().map(Line::Entry));
+        }
+        self.write(&lines)
+    }
+
+    fn write(&mut self, lines: &[Line]) -> Result<()> {
+        let Some(file) = self.file.as_mut().filter(|_| !lines.is_empty()) else { return Ok(()) };
+        let mut text = Vec::new();
+        for line in lines {
+            serde_json::to_writer(&mut text, line).map_err(not_json)?;
+            text.push(b'\n');
+        }
+        file.write_all(&text).and_then(|()| file.sync_data()).map_err(|e| Error::io("write", &self.path, e))
+    }
+
+    /// A process killed while it wrote leaves half a line, which belongs to no checkpoint.
+    fn cut_torn_line(&mut self) -> Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let bytes = fs::read(&self.path).map_err(|e| Error::io("read", &self.path, e))?;
+        let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+        if whole < bytes.len() {
+            file.set_len(whole as u64).map_err(|e| Error::io("shorten", &self.path, e))?;
+        }
+        Ok(())
+    }
+}
+
+/// The attempts of a ledger file with their entries, in order. A last line without an end is left out.
+fn read(path: &Path) -> Result<Vec<(Attempt, Vec<Entry>)>> {
+    let damaged = |problem: String| Error::Checkpoint {
+        path: path.to_path_buf(),
+        problem,
+        remedy: "It is damaged or not a ledger; with the file moved away a resumed run begins a new one".into(),
+    };
+    let bytes = fs::read(path).map_err(|e| Error::io("read", path, e))?;
+    let mut attempts: Vec<(Attempt, Vec<Entry>)> = Vec::new();
+    let mut lines = bytes.split(|&byte| byte == b'\n').enumerate().peekable();
+    while let Some((at, line)) = lines.next() {
+        if lines.peek().is_none() {
+            break; // what follows the last end of line: nothing, or half a line
+        }
+        let line = serde_json::from_slice(line)
+            .map_err(|_| damaged(format!("line {} is neither an attempt nor an entry", at + 1)))?;
+        match (line, attempts.last_mut()) {
+            (Line::Attempt(attempt), _) => attempts.push((attempt, Vec::new())),
+            (Line::Entry(entry), Some((_, entries))) => entries.push(entry),
+            (Line::Entry(_), None) => return Err(damaged("there is an entry before the first attempt".into())),
+        }
+    }
+    Ok(attempts)
+}
+
+fn not_json(error: serde_json::Error) -> Error {
+    Error::train(format!("an entry of the ledger is not JSON: {error}"), "Please report this")
+}
+
+#[cfg(test)]
+mod tests;
