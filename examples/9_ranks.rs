@@ -35,6 +35,7 @@ fn simulate() -> feedline::Result<()> {
         let first = start + slot * RANKS;
         let mut places: Vec<u64> = seen.iter().filter_map(|&index| dealt.position_of(index)).collect();
         places.sort_unstable();
+        missing += seen.len() - places.len();
         missing += places.iter().zip(first..).filter(|&(&place, position)| place != position).count();
         // Disjointness: no sample twice.
         seen.sort_unstable();

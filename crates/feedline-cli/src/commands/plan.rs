@@ -20,7 +20,7 @@ pub struct Args {
     #[arg(long)]
     rank: Option<u64>,
     /// Epoch to show; the table shows the two after it as well
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..1 << 62))]
     epoch: u64,
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -99,11 +99,6 @@ pub fn run(args: Args) -> Result<Done> {
         TailArg::Drop => Tail::Drop,
         TailArg::Exact => Tail::Exact,
     });
-    let plan = plan.with_permutation(match (args.no_shuffle, args.permutation) {
-        (true, _) => Permutation::None,
-        (false, PermutationArg::Torch) => Permutation::Torch,
-        (false, PermutationArg::Feistel) => Permutation::Feistel,
-    })?;
     let plan = args.merge_epochs.map_or(Ok(plan.clone()), |epochs| plan.with_merged_epochs(epochs))?;
     let plan = match &args.weights {
         Some(path) => plan.with_weights(&read_weights(path)?)?,
@@ -111,6 +106,12 @@ pub fn run(args: Args) -> Result<Done> {
     };
     let plan = args.mix.as_deref().map_or(Ok(plan.clone()), |sources| plan.with_mixture(sources))?;
     let plan = args.epoch_length.map_or(Ok(plan.clone()), |len| plan.with_epoch_length(len))?;
+    // Last: how many samples torch's order may hold depends on the sources.
+    let plan = plan.with_permutation(match (args.no_shuffle, args.permutation) {
+        (true, _) => Permutation::None,
+        (false, PermutationArg::Torch) => Permutation::Torch,
+        (false, PermutationArg::Feistel) => Permutation::Feistel,
+    })?;
     plan.check_rank(args.rank.unwrap_or(0))?;
     let text = match args.format {
         _ if args.timing => timing(&plan, &args),
@@ -130,7 +131,7 @@ pub fn run(args: Args) -> Result<Done> {
 
 /// Whether each epoch has each sample once.
 fn plain(args: &Args) -> bool {
-    args.weights.is_none() && args.mix.is_none()
+    args.weights.is_none() && args.mix.is_none() && args.merge_epochs.is_none_or(|epochs| epochs == 1)
 }
 
 fn ranks(plan: &Plan, args: &Args) -> std::ops::Range<u64> {

@@ -136,7 +136,7 @@ impl Loader {
         if drop_last && walk.batches_in_epoch() == 0 {
             return Err(Error::SplitTooSmall {
                 split: options.split,
-                samples: walk.plan.len(),
+                samples: walk.plan.epoch_len(),
                 batch_size: batch_size * walk.plan.num_replicas(),
             });
         }
@@ -202,7 +202,8 @@ impl Loader {
         self.epoch
     }
 
-    /// Goes to the beginning of an epoch. Nobody has to call this: a loader counts its epochs itself.
+    /// Goes to the beginning of an epoch. Nobody has to call this: a loader counts its epochs itself. An epoch from before
+    /// the weights of a mixture changed is not what it was then: the weights of now hold in it.
     pub fn set_epoch(&mut self, epoch: u64) {
         self.forget_ledger();
         self.go(epoch, 0);
@@ -354,7 +355,7 @@ impl Loader {
 
     /// Makes the source of batches stand at (epoch, position).
     fn align(&mut self) {
-        // A walk of its own: this one stays at no place, so that it holds no order.
+        // This one stays at no place.
         let mut walk = self.walk.clone();
         walk.seek(self.epoch, self.position);
         match &self.pool {

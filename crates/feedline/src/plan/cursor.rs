@@ -1,4 +1,5 @@
-//! The cursor: where a run stands, in a few hundred bytes of JSON that are the same on every rank.
+//! The cursor: where a run stands, in a few hundred bytes of JSON that are the same on every rank after as many steps.
+//! (With the tail `exact` some ranks have a step more than others; there the end of the epoch is the place to save.)
 
 use super::{MixOrigin, Plan};
 use crate::error::{Error, Result};
@@ -6,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 /// Format of [`Cursor`]; a reader refuses a newer one.
 const VERSION: u32 = 1;
+
+/// No run gets there; beyond, numbers would overflow.
+const MAX_EPOCH: u64 = 1 << 62;
 
 /// Where a run stands in its plan. Counts delivered samples, never prefetched ones; says nothing of ranks, workers or
 /// batch sizes, so any number of them can go on from it.
@@ -56,9 +60,7 @@ impl Cursor {
     /// # Errors
     /// As [`Cursor::check`].
     pub fn resume(&self, dataset: u64, plan: &Plan) -> Result<Plan> {
-        // As the run was that saved this, if this is the plan.
-        let before = self.mix.as_ref().and_then(|mix| plan.clone().with_mix(mix).ok()).unwrap_or_else(|| plan.clone());
-        let now = Cursor::new(dataset, &before, 0, 0, 0);
+        let now = Cursor::new(dataset, &self.before(plan), 0, 0, 0);
         for (field, saved, now) in [
             ("the cursor format", self.version.to_string(), now.version.to_string()),
             ("the data set (its files, labels or classes)", self.dataset.clone(), now.dataset),
@@ -68,6 +70,19 @@ impl Cursor {
                 return Err(Error::Resume { field, saved, now });
             }
         }
-        plan.clone().after(before, self.epoch, self.position)
+        if self.epoch > MAX_EPOCH {
+            let (saved, now) = (self.epoch.to_string(), format!("at most {MAX_EPOCH}"));
+            return Err(Error::Resume { field: "the epoch", saved, now });
+        }
+        self.goes_on(plan)
+    }
+
+    pub(crate) fn goes_on(&self, plan: &Plan) -> Result<Plan> {
+        plan.clone().after(self.before(plan), self.epoch, self.position)
+    }
+
+    /// As the run was that saved this, if this is the plan.
+    fn before(&self, plan: &Plan) -> Plan {
+        self.mix.as_ref().and_then(|mix| plan.clone().with_mix(mix).ok()).unwrap_or_else(|| plan.clone())
     }
 }

@@ -56,16 +56,19 @@ impl Plan {
         })?;
         let mut plan = Plan::unshuffled(described.len, described.num_replicas)?
             .with_seed(described.seed)
-            .with_tail(described.tail)
-            .with_permutation(described.permutation)?;
-        plan.epoch_length = described.epoch_length;
-        match described.mixture {
+            .with_tail(described.tail);
+        if let Some(length) = described.epoch_length {
+            plan = plan.with_epoch_length(length)?;
+        }
+        let plan = match described.mixture {
             Some((sizes, mix)) => {
                 let sources: Vec<(u64, f64)> = sizes.into_iter().zip(mix.weights.iter().copied()).collect();
                 plan.with_mixture(&sources)?.with_mix(&mix)
             }
             None => plan.with_merged_epochs(described.merged_epochs),
-        }
+        }?;
+        // Last: how many samples torch's order may hold depends on the sources.
+        plan.with_permutation(described.permutation)
     }
 }
 

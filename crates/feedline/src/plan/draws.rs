@@ -38,6 +38,10 @@ impl Plan {
     /// and cut into epochs of this length: over the whole run any n consecutive positions that begin at a multiple of n
     /// hold each of the n samples once. With n times E it is E epochs in one.
     ///
+    /// Weighted draws, mixtures and merged epochs are cut the same way. What a tail drops or gives again at the end of an
+    /// epoch is not made up for in the next one: with [`Tail::Drop`](super::Tail::Drop), samples in their own order and
+    /// a length that goes into n, those are the same samples every time.
+    ///
     /// # Errors
     /// 0, or above 2^62.
     pub fn with_epoch_length(mut self, positions: u64) -> Result<Plan> {
@@ -156,7 +160,10 @@ impl Plan {
         }
         let origin = before.place_in_run(epoch, position.min(before.epoch_len()));
         if origin < old.now().origin {
-            return Ok(self);
+            // Before the weights last changed: what was drawn until here is not known any more, so it begins anew.
+            let mix =
+                MixOrigin { origin: 0, counts: vec![0; new.now().counts.len()], weights: new.now().weights.clone() };
+            return self.with_mix(&mix);
         }
         let inside = |buckets: &Buckets| position < self.epoch_len() && !position.is_multiple_of(buckets.window);
         if self.buckets.as_ref().is_some_and(inside) {

@@ -125,8 +125,9 @@ impl Mixture {
         hash_words(&words)
     }
 
-    /// What is drawn at place `t` of the run. Places before the origin are known no more; they are asked for only to
-    /// fill up the ranks, and get what these weights would have given from the run's beginning.
+    /// What is drawn at place `t` of the run. Places before the origin are known no more; they are asked for to
+    /// fill up the ranks, or by who goes back to an epoch from before; they get what these weights would have given from
+    /// the run's beginning.
     pub(super) fn draw(&self, seed: u64, t: u64) -> SourceDraw {
         let (key, since) = (key(seed), t.checked_sub(self.now.origin));
         let (mut low, mut high, mut rank) = (0, self.sizes.len(), since.unwrap_or(t));
@@ -162,10 +163,10 @@ impl Mixture {
 
     /// How many of a node's places before `rank` go left, and whether that one does.
     fn left_before(&self, key: u64, middle: usize, rank: u64) -> (u64, bool) {
-        let whole = |t: u64| ((u128::from(t) * self.splits[middle]) >> 64) as u64;
+        let whole = |t: u128| ((t * self.splits[middle]) >> 64) as u64;
         let (first, offset) = (rank - rank % BLOCK, rank % BLOCK);
-        let mut before = whole(first);
-        let mut lefts = whole(first + BLOCK) - before;
+        let mut before = whole(first.into());
+        let mut lefts = whole(u128::from(first) + u128::from(BLOCK)) - before;
         let coins = hash_words(&[key ^ middle as u64, first]);
         let (mut node, mut half) = (1, BLOCK / 2);
         while half > 0 {

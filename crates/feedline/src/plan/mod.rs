@@ -37,7 +37,8 @@ const MAX_LEN: u64 = 1 << 62;
 pub enum Permutation {
     /// 0, 1, 2, ... in every epoch.
     None,
-    /// `torch.randperm` of a generator seeded with seed + epoch; 4 bytes of memory per sample. Below 2^32 / 20 (about
+    /// `torch.randperm` of a generator seeded with seed + epoch; 4 bytes of memory per sample, for each permutation that
+    /// an epoch touches. Below 2^32 / 20 (about
     /// 2.1e8) samples an epoch begins at once and position p costs the p steps before it, each made once; from there on
     /// torch's order is final only when it is whole, and the first index asked for waits for that.
     Torch,
@@ -134,7 +135,7 @@ impl Plan {
         if num_replicas == 0 || num_replicas > 1 << 31 {
             return Err(Error::config(
                 format!("num_replicas is {num_replicas}"),
-                "It is the number of ranks and must be at least 1 and below 2^31",
+                "It is the number of ranks and must be at least 1 and at most 2^31",
             ));
         }
         Ok(Plan {

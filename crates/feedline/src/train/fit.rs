@@ -101,6 +101,12 @@ pub fn fit(
             "Make the plan for the group",
         ));
     }
+    if ranks > 1 && splits.plan.tail() == Tail::Exact {
+        return Err(Error::config(
+            "a training plan with the tail `exact`, by which ranks take different numbers of steps",
+            "Use the tail `drop` or `pad`",
+        ));
+    }
     let shares: Vec<u64> = options
         .phases
         .iter()

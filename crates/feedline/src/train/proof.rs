@@ -86,7 +86,7 @@ impl LedgerFile {
             epoch: cursor.map_or(0, |cursor| cursor.epoch),
             position: cursor.map_or(0, |cursor| cursor.position),
             samples: plan.len(),
-            plan: plan.describe()?,
+            plan: cursor.map_or(Ok(plan.clone()), |cursor| cursor.goes_on(plan))?.describe()?,
         };
         let mut ledger = LedgerFile { path, file: Some(file) };
         ledger.cut_torn_line()?;

@@ -175,7 +175,7 @@ impl AcTable {
         if symbol == 0 {
             return Some((code_bits, END_OF_BLOCK, 0));
         }
-        let value = extend((bits as u64) << (64 - LOOK_BITS + code_bits), size);
+        let value = extend((bits as u64).checked_shl(64 - LOOK_BITS + code_bits).unwrap_or(0), size);
         Some((code_bits + size, run + 1, value))
     }
 
