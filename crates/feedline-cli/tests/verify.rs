@@ -57,7 +57,7 @@ fn run(dir: &Path, batch_size: u64, batches: usize, bad: Option<u64>) {
         ..LoaderOptions::default()
     };
     let mut loader = Loader::new(Arc::new(data), plan(), options).unwrap();
-    let mut ledger = LedgerFile::begin(dir, &Alone, &plan(), None).unwrap();
+    let mut ledger = LedgerFile::begin(dir, &Alone, &plan(), 1, None).unwrap();
     let mut done = 0;
     while done < batches {
         done += usize::from(loader.next_batch().unwrap().is_some());
@@ -87,8 +87,8 @@ fn a_whole_run_is_proved_in_one_line() {
     let dir = tempfile::tempdir().unwrap();
     run(dir.path(), 5, 7, None);
     let lines = [
-        "epochs 1..3: each of 10 samples exactly once (2 of 12 left out at the end), on 1 rank",
-        "epoch 4, so far: each of 5 samples exactly once (7 of 12 to come), on 1 rank",
+        "epochs 1..3: each of 10 samples exactly once (2 of 12 not in this epoch), on 1 rank",
+        "epoch 4, so far: each of 5 samples exactly once (7 of 12 not yet), on 1 rank",
         "proved",
     ];
     expect(&verify(dir.path(), &[]), 0, &lines);
@@ -110,7 +110,7 @@ fn a_miss_and_a_double_are_named_and_the_exit_code_says_so() {
         "epoch 1: NOT as planned: 12 delivered; of 12 samples 10 exactly once, 1 more often, 1 never, on 1 rank",
         &format!("  missed: sample {lost} (dogs/{lost}.png), delivered 0 times instead of 1"),
         &format!("  doubled: sample {twice} (dogs/{twice}.png), delivered 2 times instead of 1"),
-        "epoch 2, so far: each of 8 samples exactly once (4 of 12 to come)",
+        "epoch 2, so far: each of 8 samples exactly once (4 of 12 not yet)",
         "NOT proved",
     ];
     expect(&verify(dir.path(), &[]), 10, &expected);

@@ -12,7 +12,7 @@ pub struct Args {
     /// Folder of a run, finished or not
     #[arg(value_name = "RUN")]
     run: PathBuf,
-    /// Print one JSON object, with every sample; epochs count from 0 in it
+    /// Print one JSON object, with the first thousand samples of every list; epochs count from 0 in it
     #[arg(long)]
     json: bool,
 }
@@ -48,33 +48,33 @@ fn words(proof: &Proof) -> String {
     }
     let void: usize = proof.attempts.iter().map(|attempt| attempt.void_entries).sum();
     if void > 0 {
-        let _ = writeln!(text, "{void} entries of work that was lost and done again count for nothing");
+        let entries = if void == 1 { "1 entry is" } else { &format!("{void} entries are") };
+        let _ = writeln!(text, "{entries} of work that no checkpoint kept, and counts for nothing");
     }
     text.push_str(match (proof.proved, proof.epochs.is_empty()) {
-        (true, false) => "proved: what was delivered is what the plan asks for\n",
-        (true, true) => "nothing was delivered up to the last checkpoint, so there is nothing to prove\n",
-        (false, _) => "NOT proved\n",
+        (true, _) => "proved up to the last checkpoint: what was delivered is what the plan asks for\n",
+        (false, true) => "NOT proved: nothing was delivered up to a checkpoint\n",
+        (false, false) => "NOT proved\n",
     });
     text
 }
 
 /// What there is to say of an epoch, without its number.
 fn line(epoch: &EpochProof, proof: &Proof) -> String {
-    let EpochProof { once, more, never, delivered, .. } = epoch;
+    let EpochProof { once, more, never, delivered, samples, .. } = epoch;
     let mut text = String::from(if epoch.complete { ": " } else { ", so far: " });
     let plain = epoch.as_planned() && !epoch.wanted_twice && epoch.replaced.is_empty();
     if plain {
         let _ = write!(text, "each of {once} samples exactly once");
-        let reason = if epoch.complete { "left out at the end" } else { "to come" };
+        let reason = if epoch.complete { "not in this epoch" } else { "not yet" };
         if *never > 0 {
-            let _ = write!(text, " ({never} of {} {reason})", proof.samples);
+            let _ = write!(text, " ({never} of {samples} {reason})");
         }
     } else {
         text.push_str(if epoch.as_planned() { "as planned, " } else { "NOT as planned: " });
         let _ = write!(
             text,
-            "{delivered} delivered; of {} samples {once} exactly once, {more} more often, {never} never",
-            proof.samples
+            "{delivered} delivered; of {samples} samples {once} exactly once, {more} more often, {never} never"
         );
     }
     if epoch.padded > 0 {
@@ -83,6 +83,10 @@ fn line(epoch: &EpochProof, proof: &Proof) -> String {
     text.push_str(&attempts(epoch, &proof.attempts));
     list(&mut text, "missed", &epoch.missed);
     list(&mut text, "doubled", &epoch.doubled);
+    let listed = (epoch.missed.len() + epoch.doubled.len()) as u64;
+    if epoch.differing > listed {
+        let _ = write!(text, "\n  {} samples more that came more or less often than planned", epoch.differing - listed);
+    }
     for bad in epoch.replaced.iter().take(NAMED) {
         let _ = write!(
             text,
@@ -107,6 +111,9 @@ fn attempts(epoch: &EpochProof, all: &[AttemptProof]) -> String {
     match &ranks[..] {
         [] => String::new(),
         [one] => format!(", on {one} rank{}", if one == "1" { "" } else { "s" }),
+        [one, rest @ ..] if rest.iter().all(|other| other == one) => {
+            format!(", {} attempts on {one} rank{}", ranks.len(), if one == "1" { "" } else { "s" })
+        }
         [first @ .., last] => format!(", {} attempts on {} and {last} ranks", ranks.len(), first.join(", ")),
     }
 }

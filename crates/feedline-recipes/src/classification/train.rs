@@ -324,7 +324,8 @@ impl Run {
         };
         let checkpoints = self.folder.as_ref().map(|folder| folder.checkpoints());
         let cursor = self.progress.cursor.as_ref();
-        let ledger = RefCell::new(LedgerFile::begin(&self.dir, &*self.group, &splits.plan, cursor)?);
+        let ledger =
+            RefCell::new(LedgerFile::begin(&self.dir, &*self.group, &splits.plan, splits.train.fingerprint(), cursor)?);
         let ledger = Some(&ledger);
         let together = Together { group: &*self.group, ledger, checkpoints: checkpoints.as_ref(), sink: &sink, stop };
         if fit(&mut self.task, &splits, &options, &together, &mut self.progress)? == Outcome::Interrupted {

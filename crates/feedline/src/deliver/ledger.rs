@@ -118,14 +118,23 @@ impl Counts {
     }
 
     /// The samples whose counts are not the same in both, ascending.
-    pub fn differing(&self, other: &Counts) -> impl Iterator<Item = u64> + use<> {
+    pub fn differing(&self, other: &Counts) -> RoaringTreemap {
         let empty = RoaringTreemap::new();
         let planes = 0..self.planes.len().max(other.planes.len());
-        let differing = planes.fold(RoaringTreemap::new(), |differing, at| {
+        planes.fold(RoaringTreemap::new(), |differing, at| {
             let [ours, theirs] = [self, other].map(|counts| counts.planes.get(at).unwrap_or(&empty));
             differing | (ours ^ theirs)
-        });
-        differing.into_iter()
+        })
+    }
+
+    /// The largest sample that was seen.
+    fn max(&self) -> Option<u64> {
+        self.planes.iter().filter_map(RoaringTreemap::max).max()
+    }
+
+    /// All counts added up.
+    fn total(&self) -> u128 {
+        self.planes.iter().zip(0..).map(|(plane, at)| u128::from(plane.len()) << at).sum()
     }
 
     fn to_text(&self) -> Vec<String> {
@@ -234,12 +243,19 @@ impl Counter {
 }
 
 impl Entry {
-    /// How often each sample was delivered.
+    /// How often each sample of a data set of `len` samples was delivered.
     ///
     /// # Errors
     /// A damaged entry, in words.
-    pub fn counts(&self) -> Result<Counts> {
-        Counts::from_text(&self.planes)
+    pub fn counts(&self, len: u64) -> Result<Counts> {
+        let counts = Counts::from_text(&self.planes)?;
+        match counts.max() {
+            Some(index) if index >= len => Err(damaged(format!("it counts sample {index} of {len}"))),
+            _ if counts.total() != u128::from(self.samples) => {
+                Err(damaged(format!("its sets hold {} samples, it says {}", counts.total(), self.samples)))
+            }
+            _ => Ok(counts),
+        }
     }
 
     /// `like`, but for other samples.
@@ -386,11 +402,11 @@ mod tests {
                 *(if naive(index) == 1 { &mut once } else { &mut more }) += 1;
             }
             assert_eq!(counts.once_and_more(), (once, more), "{name}");
-            assert_eq!(counts.differing(&one_by_one).count(), 0, "{name}");
+            assert_eq!(counts.differing(&one_by_one).len(), 0, "{name}");
             let mut other = counts.clone();
             other.insert(7);
             other.insert(70_000);
-            assert_eq!(counts.differing(&other).collect::<Vec<_>>(), [7, 70_000], "{name}");
+            assert_eq!(counts.differing(&other).into_iter().collect::<Vec<_>>(), [7, 70_000], "{name}");
         }
     }
 

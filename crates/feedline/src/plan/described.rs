@@ -23,6 +23,16 @@ struct Described {
 }
 
 impl Plan {
+    /// Whether `other` gives the same order, to another number of ranks perhaps, and perhaps with other weights of a
+    /// mixture from some place on.
+    pub(crate) fn goes_with(&self, other: &Plan) -> bool {
+        let as_other = match other.mix() {
+            Some(mix) => self.clone().with_mix(mix),
+            None => Ok(self.clone()),
+        };
+        as_other.is_ok_and(|plan| plan.fingerprint() == other.fingerprint())
+    }
+
     /// The plan as a value of JSON.
     ///
     /// # Errors

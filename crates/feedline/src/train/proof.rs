@@ -2,7 +2,7 @@
 //! folder; what it proves is worked out in `check.rs`.
 //!
 //! ```text
-//! {"attempt":1,"world_size":2,"epoch":0,"position":0,...}     one line as each attempt (a start, a resume) begins
+//! {"attempt":1,"epoch":0,"position":0,"dataset":...}          one line as each attempt (a start, a resume) begins
 //! {"rank":0,"epoch":0,"from":0,"to":64,...}                   then at each checkpoint the entries of all ranks
 //! {"rank":1,"epoch":0,"from":0,"to":64,...}
 //! ```
@@ -11,6 +11,7 @@
 //! was lost by a kill stands in the ledger and counts for nothing: an attempt counts up to where the next one began.
 
 mod check;
+mod stretch;
 
 pub use check::{AttemptProof, Difference, EpochProof, Proof, Replacement, verify};
 
@@ -21,25 +22,23 @@ use crate::plan::{Cursor, Plan};
 use crate::train::group::Group;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 /// Name of the file in the run folder.
 pub const LEDGER: &str = "ledger.jsonl";
 
-/// The beginning of an attempt: a start or a resume.
+/// The beginning of an attempt: a start or a resume. Its line begins with its number.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Attempt {
     /// From 1.
     pub attempt: u64,
-    /// Number of ranks.
-    pub world_size: u64,
     /// Where it begins.
     pub epoch: u64,
     /// Global position of that epoch.
     pub position: u64,
-    /// Samples of the data set.
-    pub samples: u64,
+    /// Fingerprint of the data set, hexadecimal, as in a cursor.
+    pub dataset: String,
     /// The plan as it serialises, so that a check needs neither settings nor data.
     plan: serde_json::Value,
 }
@@ -50,6 +49,9 @@ impl Attempt {
         Plan::from_description(&self.plan)
     }
 }
+
+/// How the line of an attempt begins.
+const ATTEMPT: &[u8] = b"{\"attempt\":";
 
 /// One line of the file.
 #[derive(Serialize, Deserialize)]
@@ -68,28 +70,33 @@ pub struct LedgerFile {
 }
 
 impl LedgerFile {
-    /// Begins an attempt of the run in folder `dir`, from `cursor` or else from the beginning. No meeting: ranks need
-    /// not call it together.
+    /// Begins an attempt of the run in folder `dir` on the data set with this fingerprint, from `cursor` or else from
+    /// the beginning. No meeting: ranks need not call it together.
     ///
     /// # Errors
-    /// On rank 0 a file that cannot be read or written, or is no ledger.
-    pub fn begin(dir: &Path, group: &dyn Group, plan: &Plan, cursor: Option<&Cursor>) -> Result<LedgerFile> {
+    /// On rank 0 a file that cannot be read or written.
+    pub fn begin(
+        dir: &Path,
+        group: &dyn Group,
+        plan: &Plan,
+        dataset: u64,
+        cursor: Option<&Cursor>,
+    ) -> Result<LedgerFile> {
         let path = dir.join(LEDGER);
         if group.rank() != 0 {
             return Ok(LedgerFile { path, file: None });
         }
-        let attempts = if path.exists() { read(&path)? } else { Vec::new() };
-        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(|e| Error::io("open", &path, e))?;
+        let mut options = OpenOptions::new();
+        let file = options.create(true).append(true).read(true).open(&path).map_err(|e| Error::io("open", &path, e))?;
+        let attempts = count_attempts(&file).map_err(|e| Error::io("read", &path, e))?;
         let attempt = Attempt {
-            attempt: attempts.len() as u64 + 1,
-            world_size: group.world_size(),
+            attempt: attempts + 1,
             epoch: cursor.map_or(0, |cursor| cursor.epoch),
             position: cursor.map_or(0, |cursor| cursor.position),
-            samples: plan.len(),
+            dataset: format!("{dataset:016x}"),
             plan: cursor.map_or(Ok(plan.clone()), |cursor| cursor.goes_on(plan))?.describe()?,
         };
         let mut ledger = LedgerFile { path, file: Some(file) };
-        ledger.cut_torn_line()?;
         ledger.write(&[Line::Attempt(attempt)])?;
         let sync = File::open(dir).and_then(|dir| dir.sync_all());
         sync.map_err(|e| Error::io("flush the folder", dir, e))?;
@@ -121,17 +128,24 @@ impl LedgerFile {
         }
         file.write_all(&text).and_then(|()| file.sync_data()).map_err(|e| Error::io("write", &self.path, e))
     }
+}
 
-    /// A process killed while it wrote leaves half a line, which belongs to no checkpoint.
-    fn cut_torn_line(&mut self) -> Result<()> {
-        let Some(file) = &self.file else { return Ok(()) };
-        let bytes = fs::read(&self.path).map_err(|e| Error::io("read", &self.path, e))?;
-        let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
-        if whole < bytes.len() {
-            file.set_len(whole as u64).map_err(|e| Error::io("shorten", &self.path, e))?;
+/// Counts the attempts of a ledger, and cuts off half a line at its end: a process killed while it wrote leaves one, and
+/// it belongs to no checkpoint. Understands nothing else, so that a resume costs no more than reading the file, and
+/// damage is left for the check to tell of.
+fn count_attempts(file: &File) -> io::Result<u64> {
+    let (mut reader, mut line) = (BufReader::new(file), Vec::new());
+    let (mut attempts, mut whole) = (0, 0);
+    while reader.read_until(b'\n', &mut line)? > 0 {
+        if line.last() != Some(&b'\n') {
+            file.set_len(whole)?;
+            break;
         }
-        Ok(())
+        attempts += u64::from(line.starts_with(ATTEMPT));
+        whole += line.len() as u64;
+        line.clear();
     }
+    Ok(attempts)
 }
 
 /// The attempts of a ledger file with their entries, in order. A last line without an end is left out.

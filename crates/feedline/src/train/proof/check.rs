@@ -1,29 +1,53 @@
 //! The check of a ledger: attempts and ranks merged, and compared with what their plans ask for. Pure but for [`verify`],
 //! which reads the run folder; must not take the loader's word for more than what it delivered.
+//!
+//! It is no seal: who can write the file can make it say anything. It finds what loaders, restarts and people get wrong.
 
+use super::stretch::Stretch;
 use super::{Attempt, LEDGER, read};
 use crate::deliver::ledger::{Counter, Counts, Digest, Entry};
 use crate::error::{Error, Result};
-use crate::plan::Plan;
 use crate::train::checkpoint::{self, Checkpoints};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// A place in the run: (epoch, global position).
-type Place = (u64, u64);
+pub(super) type Place = (u64, u64);
 
-/// Slots worked out at once.
-const PORTION: u64 = 1 << 16;
+/// Samples listed of an epoch, and problems of a ledger; what is beyond is only counted.
+const LISTED: usize = 1000;
+
+/// What is wrong with a ledger, as far as it is worth listing.
+#[derive(Default)]
+pub(super) struct Problems {
+    listed: Vec<String>,
+    more: usize,
+}
+
+impl Problems {
+    pub(super) fn add(&mut self, problem: String) {
+        if self.listed.len() < LISTED {
+            self.listed.push(problem);
+        } else {
+            self.more += 1;
+        }
+    }
+
+    fn into_list(mut self) -> Vec<String> {
+        if self.more > 0 {
+            self.listed.push(format!("and {} problems more", self.more));
+        }
+        self.listed
+    }
+}
 
 /// What the ledger of a run says. Epochs count from 0 here.
 #[derive(Debug, Serialize)]
 pub struct Proof {
-    /// Whether everything that the plan asks for was delivered, and nothing else. Replaced samples are as planned: the
-    /// plan says by what.
+    /// Whether something was delivered up to the last checkpoint, and it is everything that the plan asks for, and nothing
+    /// else. Replaced samples are as planned: the plan says by what.
     pub proved: bool,
-    /// Samples of the data set.
-    pub samples: u64,
     pub attempts: Vec<AttemptProof>,
     /// Every epoch up to the last checkpoint.
     pub epochs: Vec<EpochProof>,
@@ -41,7 +65,7 @@ pub struct AttemptProof {
     pub from: Place,
     /// Where the next one went on, or the last checkpoint stands.
     pub to: Place,
-    /// Entries past that: work that was lost and done again.
+    /// Entries past that: work that no checkpoint kept.
     pub void_entries: usize,
 }
 
@@ -53,6 +77,8 @@ pub struct EpochProof {
     pub complete: bool,
     /// Attempts that had a part in it.
     pub attempts: Vec<u64>,
+    /// Samples of the data set.
+    pub samples: u64,
     /// Samples delivered, padding apart.
     pub delivered: u64,
     /// Padded places delivered besides.
@@ -63,17 +89,22 @@ pub struct EpochProof {
     pub never: u64,
     /// Whether the plan itself (or a replacement) wants a sample more than once.
     pub wanted_twice: bool,
-    /// Samples that should have been delivered (more often), ascending.
+    /// Samples that came more or less often than they should have.
+    pub differing: u64,
+    /// Of the first thousand of those, the ones that should have been delivered (more often), ascending.
     pub missed: Vec<Difference>,
-    /// Samples that were delivered more often than they should have been, ascending.
+    /// And the ones that were delivered more often than they should have been, ascending.
     pub doubled: Vec<Difference>,
     pub replaced: Vec<Replacement>,
+    /// Whether the names of the run folder are those of its data.
+    #[serde(skip)]
+    has_names: bool,
 }
 
 impl EpochProof {
     /// Whether it is exactly what the plan asks for.
     pub fn as_planned(&self) -> bool {
-        self.missed.is_empty() && self.doubled.is_empty()
+        self.differing == 0
     }
 }
 
@@ -128,8 +159,7 @@ pub fn verify(run: &Path) -> Result<Proof> {
 
 /// Checks what counts of these attempts, in a run whose last checkpoint stands at `end`.
 pub(super) fn check(attempts: &[(Attempt, Vec<Entry>)], end: Place) -> Result<Proof> {
-    let mut stretches = Vec::new();
-    let (mut to, mut problems) = (end, Vec::new());
+    let (mut stretches, mut to, mut problems) = (Vec::new(), end, Problems::default());
     // From the last to the first: whatever is past a later attempt's beginning was done again.
     for (attempt, entries) in attempts.iter().rev() {
         let stretch = Stretch::new(attempt, entries, to, &mut problems)?;
@@ -137,123 +167,63 @@ pub(super) fn check(attempts: &[(Attempt, Vec<Entry>)], end: Place) -> Result<Pr
         stretches.push(stretch);
     }
     stretches.reverse();
-    match stretches.first() {
-        None => problems.push("the ledger is empty".into()),
-        Some(first) if to > (0, 0) => problems.push(format!(
-            "the ledger begins with attempt {} at position {} of epoch {}: nothing is known of what was before",
-            first.attempt.attempt,
-            first.from.1,
-            first.from.0 + 1
-        )),
-        Some(_) => {}
-    }
-    for pair in stretches.windows(2) {
-        if pair[0].attempt.samples != pair[1].attempt.samples {
-            problems.push(format!(
-                "attempt {} ran on {} samples, attempt {} on {}",
-                pair[0].attempt.attempt, pair[0].attempt.samples, pair[1].attempt.attempt, pair[1].attempt.samples
-            ));
-        }
+    check_attempts(&stretches, to, &mut problems);
+    let names_of = stretches.last().map(|stretch| stretch.attempt.dataset.clone()).unwrap_or_default();
+    let mut last_epoch = if end.1 > 0 { end.0 + 1 } else { end.0 };
+    let known = stretches.iter().filter_map(Stretch::last_epoch).max().map_or(to.0, |epoch| epoch.saturating_add(1));
+    if last_epoch > known.saturating_add(1) {
+        problems.add(format!("the last checkpoint stands in epoch {last_epoch}, the ledger ends with epoch {known}"));
+        last_epoch = known;
     }
     let mut epochs = Vec::new();
-    let last_epoch = if end.1 > 0 { end.0 + 1 } else { end.0 };
     for epoch in to.0..last_epoch {
-        epochs.push(check_epoch(epoch, epoch < end.0, &stretches, &mut problems)?);
+        epochs.push(check_epoch(epoch, epoch < end.0, &stretches, &names_of, &mut problems)?);
     }
+    let problems = problems.into_list();
     Ok(Proof {
-        proved: problems.is_empty() && epochs.iter().all(EpochProof::as_planned),
-        samples: stretches.last().map_or(0, |stretch| stretch.attempt.samples),
-        attempts: stretches.iter().map(Stretch::summary).collect(),
+        proved: !epochs.is_empty() && problems.is_empty() && epochs.iter().all(EpochProof::as_planned),
+        attempts: stretches.iter().map(summary).collect(),
         epochs,
         problems,
     })
 }
 
-/// What counts of one attempt.
-struct Stretch<'a> {
-    attempt: &'a Attempt,
-    plan: Plan,
-    from: Place,
-    to: Place,
-    entries: Vec<&'a Entry>,
-    void_entries: usize,
+fn summary(stretch: &Stretch<'_>) -> AttemptProof {
+    AttemptProof {
+        attempt: stretch.attempt.attempt,
+        ranks: stretch.plan.num_replicas(),
+        from: stretch.from,
+        to: stretch.to,
+        void_entries: stretch.void_entries,
+    }
 }
 
-impl<'a> Stretch<'a> {
-    fn new(attempt: &'a Attempt, all: &'a [Entry], to: Place, problems: &mut Vec<String>) -> Result<Stretch<'a>> {
-        let (entries, void): (Vec<_>, Vec<_>) = all.iter().partition(|entry| (entry.epoch, entry.to) <= to);
-        for entry in void.iter().filter(|entry| (entry.epoch, entry.from) < to) {
-            problems.push(format!(
-                "attempt {} was left at position {} of epoch {}, in the middle of an entry of rank {} (positions {} to \
-                 {}): which of its samples count is unknown",
-                attempt.attempt,
-                to.1,
-                to.0 + 1,
-                entry.rank,
-                entry.from,
-                entry.to
-            ));
+/// What attempts must have in common. `first` is the first place that the ledger knows.
+fn check_attempts(stretches: &[Stretch<'_>], first: Place, problems: &mut Problems) {
+    match stretches.first() {
+        None => problems.add("the ledger is empty".into()),
+        Some(stretch) if first > (0, 0) => problems.add(format!(
+            "the ledger begins with attempt {} at position {} of epoch {}: nothing is known of what was before",
+            stretch.attempt.attempt,
+            stretch.from.1,
+            stretch.from.0 + 1
+        )),
+        Some(_) => {}
+    }
+    if stretches.iter().zip(1..).any(|(stretch, number)| stretch.attempt.attempt != number) {
+        problems.add("the attempts are not numbered 1, 2, 3, ...: lines are missing, or stand twice".into());
+    }
+    for pair in stretches.windows(2) {
+        // Other data, and another order of them, may begin with an epoch but not within one.
+        if pair[1].from.1 == 0 {
+            continue;
         }
-        let from = (attempt.epoch, attempt.position);
-        Ok(Stretch { attempt, plan: attempt.plan()?, from, to: to.max(from), entries, void_entries: void.len() })
-    }
-
-    fn summary(&self) -> AttemptProof {
-        AttemptProof {
-            attempt: self.attempt.attempt,
-            ranks: self.attempt.world_size,
-            from: self.from,
-            to: self.to,
-            void_entries: self.void_entries,
-        }
-    }
-
-    /// The part of `epoch` that it was to deliver: from a position, up to another or to the epoch's end.
-    fn part(&self, epoch: u64) -> Option<(u64, Option<u64>)> {
-        let from = if epoch == self.from.0 { self.from.1 } else { 0 };
-        let to = (epoch == self.to.0).then_some(self.to.1);
-        let any = (self.from.0..=self.to.0).contains(&epoch) && to.is_none_or(|to| to > from) && self.from < self.to;
-        any.then_some((from, to))
-    }
-
-    fn of(&self, epoch: u64) -> impl Iterator<Item = &'a Entry> {
-        self.entries.iter().copied().filter(move |entry| entry.epoch == epoch)
-    }
-
-    /// By position: the sample that could not be used there, and the one delivered in the end.
-    fn replaced(&self, epoch: u64) -> BTreeMap<u64, (u64, u64)> {
-        let mut replaced: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
-        for bad in self.of(epoch).flat_map(|entry| &entry.replaced) {
-            replaced.entry(bad.position).or_insert((bad.index, 0)).1 = bad.replaced_by;
-        }
-        replaced
-    }
-
-    /// Counts what its plan wants of `epoch`, with replacements in their places, as far as its batches go.
-    fn expect(&self, epoch: u64, expected: &mut Counter) {
-        let Some((from, to)) = self.part(epoch) else { return };
-        // Batches may change from epoch to epoch. Where nothing at all was delivered, all is missed.
-        let (batch_size, drop_last) =
-            self.of(epoch).next().map_or((1, false), |entry| (entry.batch_size.max(1), entry.drop_last));
-        let instead = self.replaced(epoch);
-        let (order, ranks) = (self.plan.epoch_from(epoch, from), self.plan.num_replicas());
-        for rank in 0..ranks {
-            let dealt = self.plan.num_batches(from, rank, batch_size, drop_last).saturating_mul(batch_size);
-            let reached = to.map_or(u64::MAX, |to| to.saturating_sub(from + rank).div_ceil(ranks));
-            let slots = order.num_samples(rank).min(dealt).min(reached);
-            let mut first = 0;
-            while first < slots {
-                let last = slots.min(first + PORTION);
-                let requests = order.slots(rank, first..last).filter(|request| !request.padded);
-                let indices: Vec<u64> = requests
-                    .map(|request| match instead.get(&request.position) {
-                        Some((bad, by)) if *bad == request.index => *by,
-                        _ => request.index,
-                    })
-                    .collect();
-                expected.add(&indices);
-                first = last;
-            }
+        let went_on =
+            format!("attempt {} went on in the middle of epoch {}", pair[1].attempt.attempt, pair[1].from.0 + 1);
+        if pair[0].attempt.dataset != pair[1].attempt.dataset {
+            problems.add(format!("{went_on} with other data than attempt {}", pair[0].attempt.attempt));
+        } else if !pair[0].plan.goes_with(&pair[1].plan) {
+            problems.add(format!("{went_on} with another order than attempt {}", pair[0].attempt.attempt));
         }
     }
 }
@@ -262,60 +232,75 @@ fn check_epoch(
     epoch: u64,
     complete: bool,
     stretches: &[Stretch<'_>],
-    problems: &mut Vec<String>,
+    names_of: &str,
+    problems: &mut Problems,
 ) -> Result<EpochProof> {
-    let samples = stretches.iter().map(|stretch| stretch.attempt.samples).max().unwrap_or(0);
+    let part: Vec<_> = stretches.iter().filter(|stretch| stretch.part(epoch).is_some()).collect();
+    let samples = part.iter().map(|stretch| stretch.plan.len()).max().unwrap_or(0);
     let mut expected = Counter::new(epoch, samples);
-    let (mut counts, mut digest, mut delivered, mut padded) = (Counts::default(), Digest::default(), 0, 0);
-    let (mut attempts, mut replaced) = (Vec::new(), Vec::new());
-    for stretch in stretches {
-        stretch.expect(epoch, &mut expected);
+    let (mut counts, mut digest, mut delivered, mut padded) = (Counts::default(), Digest::default(), 0u64, 0u64);
+    let (mut attempts, mut replaced, mut padding) = (Vec::new(), Vec::new(), Some(0));
+    for stretch in &part {
+        let swaps = stretch.exchanges(epoch, problems);
+        padding = stretch.expect(epoch, &swaps, &mut expected, problems).zip(padding).map(|(more, sum)| sum + more);
         for entry in stretch.of(epoch) {
-            counts.add(&entry.counts()?);
+            counts.add(&entry.counts(stretch.plan.len())?);
             digest.add(Digest::from_hex(&entry.digest)?);
-            delivered += entry.samples;
-            padded += entry.padded;
+            delivered = delivered.saturating_add(entry.samples);
+            padded = padded.saturating_add(entry.padded);
         }
-        if stretch.of(epoch).any(|entry| entry.samples > 0) {
+        if stretch.of(epoch).iter().any(|entry| entry.samples > 0) {
             attempts.push(stretch.attempt.attempt);
         }
         // Padding that was replaced is padding still.
-        let order = stretch.plan.epoch(epoch);
-        replaced.extend(stretch.replaced(epoch).into_iter().filter(|(position, _)| !order.at(*position).padded));
+        replaced.extend(swaps.into_iter().filter(|(_, swap)| !swap.padded));
+    }
+    let problem = |text: &str| format!("{text} of epoch {}", epoch + 1);
+    if complete && delivered == 0 {
+        problems.add(problem("not one sample was delivered"));
+    }
+    if padding.is_some_and(|padding| padding != padded) {
+        problems.add(problem(&format!("the padding is not what the plan asks for, {padded} places,")));
     }
     let planned = expected.counts();
+    let differing = counts.differing(&planned);
+    // Where there was no use in counting, a problem says so.
+    let differing = if padding.is_some() { differing } else { Default::default() };
     let (mut missed, mut doubled) = (Vec::new(), Vec::new());
-    for index in counts.differing(&planned) {
+    for index in differing.iter().take(LISTED) {
         let (planned, delivered) = (planned.count(index), counts.count(index));
         let list = if delivered < planned { &mut missed } else { &mut doubled };
         list.push(Difference { index, name: None, planned, delivered });
     }
-    let same = missed.is_empty() && doubled.is_empty();
-    if same != (digest == expected.digest()) || (same && delivered != expected.samples()) {
-        problems.push(format!(
+    let same = differing.is_empty();
+    if padding.is_some() && (same != (digest == expected.digest()) || (same && delivered != expected.samples())) {
+        problems.add(format!(
             "the sets of samples of epoch {} and their digest contradict each other: the ledger is damaged",
             epoch + 1
         ));
     }
     let (once, more) = counts.once_and_more();
-    let replaced = replaced.into_iter().map(|(position, (index, replaced_by))| {
-        let times = counts.count(replaced_by);
-        Replacement { position, index, name: None, replaced_by, replaced_by_name: None, times }
+    let replaced = replaced.into_iter().map(|(position, swap)| {
+        let times = counts.count(swap.by);
+        Replacement { position, index: swap.index, name: None, replaced_by: swap.by, replaced_by_name: None, times }
     });
     let replaced = replaced.collect();
     Ok(EpochProof {
         epoch,
         complete,
         attempts,
+        samples,
         delivered,
         padded,
         once,
         more,
         never: samples.saturating_sub(once + more),
         wanted_twice: planned.once_and_more().1 > 0,
+        differing: differing.len(),
         missed,
         doubled,
         replaced,
+        has_names: part.iter().all(|stretch| stretch.attempt.dataset == names_of),
     })
 }
 
@@ -323,7 +308,7 @@ impl Proof {
     /// Fills in the names from the file at `path`, if there is anything to name.
     fn add_names(&mut self, path: &Path) -> Result<()> {
         let mut wanted = BTreeSet::new();
-        for epoch in &self.epochs {
+        for epoch in self.epochs.iter().filter(|epoch| epoch.has_names) {
             wanted.extend(epoch.missed.iter().chain(&epoch.doubled).map(|difference| difference.index));
             wanted.extend(epoch.replaced.iter().flat_map(|bad| [bad.index, bad.replaced_by]));
         }
@@ -338,7 +323,7 @@ impl Proof {
             .map(|(index, line)| (index, line.split('\t').next().unwrap_or_default()))
             .collect();
         let name = |index: u64| names.get(&index).map(|name| name.to_string());
-        for epoch in &mut self.epochs {
+        for epoch in self.epochs.iter_mut().filter(|epoch| epoch.has_names) {
             for difference in epoch.missed.iter_mut().chain(&mut epoch.doubled) {
                 difference.name = name(difference.index);
             }

@@ -3,7 +3,7 @@ use super::*;
 use crate::deliver::{Clock, LoaderOptions, OnBadSample};
 use crate::pipeline::{Pipeline, Raw};
 use crate::plan::rng::SampleRng;
-use crate::plan::{Permutation, Request, Tail};
+use crate::plan::{Request, Tail};
 use crate::sample::{DType, FieldSpec, Slot};
 use crate::train::TaskState;
 use crate::train::checkpoint::{self, Checkpoints, Progress};
@@ -120,7 +120,7 @@ impl Simulation {
             })
             .collect();
         let group = Rank0 { world_size, others: Mutex::default() };
-        let mut ledger = LedgerFile::begin(self.dir.path(), &group, &plan, cursor.as_ref()).unwrap();
+        let mut ledger = LedgerFile::begin(self.dir.path(), &group, &plan, plan.len(), cursor.as_ref()).unwrap();
         let mut append = |loaders: &mut Vec<Loader>| {
             let others = loaders[1..].iter_mut().map(|l| serde_json::to_vec(&l.take_ledger()).unwrap());
             *group.others.lock().unwrap() = others.collect();
@@ -162,19 +162,25 @@ impl Simulation {
     }
 }
 
+/// The same plan for another number of ranks.
 fn rescaled(plan: &Plan, world_size: u64) -> Plan {
-    let fresh = Plan::unshuffled(plan.len(), world_size).unwrap().with_seed(plan.seed()).with_tail(plan.tail());
-    fresh.with_permutation(if plan.is_shuffled() { Permutation::Torch } else { Permutation::None }).unwrap()
+    let mut described = plan.describe().unwrap();
+    described["num_replicas"] = world_size.into();
+    Plan::from_description(&described).unwrap()
 }
 
 fn plan(len: u64, tail: Tail) -> Plan {
     Plan::new(len, 1).unwrap().with_seed(3).with_tail(tail)
 }
 
+fn has_problem(proof: &Proof, part: &str) -> bool {
+    !proof.proved && proof.problems.iter().any(|problem| problem.contains(part))
+}
+
 /// An entry's counts with some samples more and others less.
 fn recount(entry: &mut serde_json::Value, more: &[u64], less: &[u64]) {
     let old: Entry = serde_json::from_value(entry.clone()).unwrap();
-    let counts = old.counts().unwrap();
+    let counts = old.counts(1_000).unwrap();
     let mut indices: Vec<u64> =
         (0..1_000).flat_map(|index| std::iter::repeat_n(index, counts.count(index) as usize)).collect();
     for index in less {
@@ -190,17 +196,24 @@ fn any_chain_of_world_sizes_and_kills_is_proved() {
     let mut rng = SampleRng::new(1, 0, 0, "chains");
     for round in 0..60 {
         let tail = [Tail::Pad, Tail::Drop, Tail::Exact][round % 3];
-        let mut run = Simulation::new(plan(20 + rng.below(60), tail));
+        let len = 20 + rng.below(60);
+        let plain = plan(len, tail);
+        let mut run = Simulation::new(match round % 5 {
+            0 => plain.with_epoch_length(1 + rng.below(2 * len)).unwrap(),
+            1 => plain.with_merged_epochs(1 + rng.below(3)).unwrap(),
+            2 => plain.with_mixture(&[(len / 2, 1.0), (len - len / 2, 3.0)]).unwrap(),
+            _ => plain,
+        });
         run.drop_last = rng.chance(0.5);
         for _ in 0..1 + rng.below(5) {
             let (world_size, batch_size) = (1 + rng.below(4), 1 + rng.below(3));
             run.attempt(world_size, batch_size, 1 + rng.below(40), 1 + rng.below(7), rng.chance(0.5));
         }
         let proof = run.verify();
-        assert!(proof.proved, "round {round}: {proof:?}");
+        assert_eq!((proof.proved, proof.problems.len()), (!proof.epochs.is_empty(), 0), "round {round}: {proof:?}");
         let end = run.cursor().map_or((0, 0), |cursor| (cursor.epoch, cursor.position));
         assert_eq!(proof.epochs.len() as u64, end.0 + u64::from(end.1 > 0));
-        for epoch in &proof.epochs {
+        for epoch in proof.epochs.iter().filter(|_| round % 5 > 2) {
             assert_eq!((epoch.more, epoch.wanted_twice, epoch.complete), (0, false, epoch.epoch < end.0));
             assert_eq!(epoch.once, epoch.delivered);
             assert_eq!(epoch.once + epoch.never, run.plan.len());
@@ -293,6 +306,7 @@ fn half_a_line_at_the_end_is_no_harm() {
     assert!(proof.proved && proof.epochs[0].never == 0, "{proof:?}");
     text.extend(b"\n{}\n");
     fs::write(&path, &text).unwrap();
+    run.attempt(1, 5, 1, 1, false); // damage is told by the check, and keeps no run from going on
     let error = verify(run.dir.path()).unwrap_err().to_string();
     assert!(error.contains("ledger.jsonl") && error.contains("line 4"), "{error}");
 }
@@ -314,7 +328,7 @@ fn a_ledger_that_begins_late_or_lacks_a_stretch_proves_nothing_of_it() {
     let mut attempts = read(&path).unwrap();
     attempts[1].0.position = 12;
     let proof = check(&attempts, (1, 5)).unwrap();
-    assert!(proof.problems[0].contains("in the middle of an entry"), "{proof:?}");
+    assert!(has_problem(&proof, "in the middle of an entry"), "{proof:?}");
     let nowhere = tempfile::tempdir().unwrap();
     assert!(verify(nowhere.path()).unwrap_err().to_string().contains("no ledger.jsonl"));
 }
@@ -343,4 +357,121 @@ fn a_small_cost_on_the_disk() {
     run.attempt(2, 50, 10, 5, false);
     let bytes = fs::metadata(run.dir.path().join(LEDGER)).unwrap().len();
     assert!(bytes < 4_000, "{bytes} bytes for 1000 samples, 2 ranks, 2 checkpoints");
+}
+
+#[test]
+fn other_data_may_begin_with_an_epoch_and_not_within_one() {
+    let mut run = Simulation::new(plan(40, Tail::Exact));
+    run.attempt(1, 5, 8, 8, false);
+    // The last checkpoint stands at the end of epoch 0; with the cursor at the beginning of epoch 1 other data may follow.
+    let before = run.cursor().unwrap();
+    let save = |cursor: &Cursor| {
+        let progress = Progress { step: 8, cursor: Some(cursor.clone()), ..Progress::default() };
+        run.checkpoints().save(&progress, &TaskState::default(), false, false).unwrap();
+    };
+    save(&Cursor::new(50, &plan(50, Tail::Exact), before.epoch + u64::from(before.position > 0), 0, 0));
+    run.plan = plan(50, Tail::Exact);
+    run.attempt(2, 5, 5, 5, false);
+    let names = (0..50).map(|index| format!("{index}.jpg\tcat\n")).collect::<String>();
+    fs::write(run.dir.path().join("samples.txt"), names).unwrap();
+    let proof = run.verify();
+    assert!(proof.proved, "{proof:?}");
+    assert_eq!(proof.epochs.iter().map(|epoch| (epoch.samples, epoch.never)).collect::<Vec<_>>(), [(40, 0), (50, 0)]);
+    // What is wrong with the old data is not given names of the new.
+    run.spoil(|lines| recount(&mut lines[1], &[3], &[4]));
+    let missed = &run.verify().epochs[0].missed;
+    assert_eq!((missed[0].index, &missed[0].name), (4, &None));
+    // Within an epoch.
+    let run = Simulation::new(plan(40, Tail::Exact));
+    run.attempt(1, 5, 3, 3, false);
+    run.attempt(1, 5, 3, 3, false);
+    run.spoil(|lines| lines[2]["dataset"] = "another".into());
+    assert!(has_problem(&run.verify(), "attempt 2 went on in the middle of epoch 1 with other data"));
+    run.spoil(|lines| {
+        lines[2]["dataset"] = lines[0]["dataset"].clone();
+        lines[2]["plan"]["seed"] = 77.into();
+    });
+    assert!(has_problem(&run.verify(), "with another order than attempt 1"));
+}
+
+#[test]
+fn weights_of_a_mixture_may_change_at_a_checkpoint() {
+    let mixed = |weight| plan(60, Tail::Pad).with_mixture(&[(30, 1.0), (30, weight)]).unwrap();
+    let mut run = Simulation::new(mixed(1.0));
+    run.attempt(1, 4, 7, 7, false);
+    run.plan = mixed(0.2);
+    run.attempt(2, 4, 7, 7, false);
+    run.attempt(1, 4, 9, 1, false);
+    let proof = run.verify();
+    assert!(proof.proved && proof.epochs.len() == 2, "{proof:?}");
+}
+
+#[test]
+fn an_exchange_must_be_the_one_of_the_plan() {
+    let run = Simulation::new(plan(40, Tail::Exact));
+    run.attempt(1, 5, 8, 8, false);
+    let at = |position| plan(40, Tail::Exact).epoch(0).at(position).index;
+    run.spoil(|lines| {
+        recount(&mut lines[1], &[at(9)], &[at(5)]);
+        lines[1]["replaced"] = serde_json::json!([{"position": 5, "index": at(5), "replaced_by": at(9)}]);
+    });
+    assert!(has_problem(&run.verify(), "at position 5 of epoch 1"));
+}
+
+#[test]
+fn what_an_entry_says_of_itself_is_checked() {
+    let spoilt = |change: fn(&mut Vec<serde_json::Value>)| {
+        let run = Simulation::new(plan(42, Tail::Pad));
+        run.attempt(4, 2, 8, 2, false);
+        run.spoil(change);
+        run.verify()
+    };
+    // An attempt, then four ranks at four checkpoints.
+    assert!(spoilt(|_| ()).proved);
+    assert!(has_problem(&spoilt(|lines| lines[5]["batch_size"] = 8.into()), "do not agree on the batch size"));
+    assert!(has_problem(&spoilt(|lines| lines[5]["rank"] = 9.into()), "there is an entry of rank 9"));
+    assert!(has_problem(&spoilt(|lines| lines[6]["from"] = 20.into()), "an entry of rank 1 in attempt 1 is of"));
+    assert!(has_problem(&spoilt(|lines| lines[2]["padded"] = 5.into()), "the padding is not what the plan asks for"));
+    assert!(has_problem(&spoilt(|lines| lines[0]["attempt"] = 2.into()), "not numbered"));
+    assert!(has_problem(&spoilt(|lines| drop(lines.drain(1..))), "the ledger ends with epoch 0"));
+    let silent = spoilt(|lines| lines.retain(|line| line["rank"] != 2));
+    assert!(has_problem(&silent, "rank 2 wrote nothing of epoch 1 in attempt 1"), "{silent:?}");
+}
+
+#[test]
+fn a_hostile_ledger_is_refused_at_once() {
+    let run = Simulation::new(plan(40, Tail::Exact));
+    run.attempt(1, 5, 8, 8, false);
+    let path = run.dir.path().join(LEDGER);
+    let whole = fs::read_to_string(&path).unwrap();
+    let spoilt = |change: &dyn Fn(&mut Vec<serde_json::Value>)| {
+        fs::write(&path, &whole).unwrap();
+        run.spoil(|lines| change(lines));
+        verify(run.dir.path())
+    };
+    assert!(!spoilt(&|lines| lines[0]["plan"]["num_replicas"] = (1_u64 << 31).into()).unwrap().proved);
+    let endless = spoilt(&|lines| {
+        lines[0]["plan"]["len"] = (1_u64 << 62).into();
+        lines[0]["plan"]["permutation"] = "feistel".into();
+    });
+    assert!(endless.is_err() || !endless.unwrap().proved);
+    let foreign = spoilt(&|lines| {
+        let entry: Entry = serde_json::from_value(lines[1].clone()).unwrap();
+        lines[1] = serde_json::to_value(Entry::counted(&entry, &[3, 999])).unwrap();
+    });
+    assert!(foreign.unwrap_err().to_string().contains("it counts sample 999 of 40"));
+    let miscounted = spoilt(&|lines| lines[1]["samples"] = 7.into());
+    assert!(miscounted.unwrap_err().to_string().contains("its sets hold 40 samples, it says 7"));
+    fs::write(&path, &whole).unwrap();
+    // A checkpoint of an epoch that never was.
+    let proof = check(&read(&path).unwrap(), (1 << 60, 0)).unwrap();
+    assert!(has_problem(&proof, "the ledger ends with epoch 1"), "{proof:?}");
+}
+
+#[test]
+fn nothing_is_proved_of_nothing() {
+    let run = Simulation::new(plan(40, Tail::Exact));
+    run.attempt(1, 5, 3, 9, true); // dies before its first checkpoint
+    let proof = run.verify();
+    assert!(!proof.proved && proof.epochs.is_empty() && proof.problems.is_empty(), "{proof:?}");
 }
