@@ -10,6 +10,7 @@ use feedline::{Error, Result};
 use feedline_recipes::classification::config::{Config, DEFAULT_TOML, Said};
 use feedline_recipes::classification::train::{METRIC_NAMES, Run, Summary};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -72,12 +73,15 @@ pub fn run(args: Args) -> Result<Done> {
     }
     let (group, ranks) = join()?;
     if ranks.world_size > 1 && ranks.rank == 0 {
-        eprintln!("ranks        {}, {}", ranks.world_size, ranks.rule);
+        let line = format!("ranks        {}, {}\n", ranks.world_size, ranks.rule);
+        let _ = std::io::stderr().write_all(line.as_bytes());
     }
     // An error of one rank must end the others, which wait for it.
     train(&args, &group).inspect_err(|error| {
         if group.world_size() > 1 {
-            eprintln!("error: rank {} of {}: {error}", group.rank(), group.world_size());
+            // In one write, or the lines of ranks that fail together are mixed up.
+            let line = format!("error: rank {} of {}: {error}\n", group.rank(), group.world_size());
+            let _ = std::io::stderr().write_all(line.as_bytes());
             group.abort(i32::from(crate::exit_code(error)));
         }
     })
