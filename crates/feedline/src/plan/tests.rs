@@ -356,3 +356,80 @@ fn four_thousand_ranks_share_a_trillion_samples() {
         }
     }
 }
+
+fn mixture(weights: [f64; 2], ranks: u64) -> Plan {
+    let plan = Plan::new(61, ranks).unwrap().with_mixture(&[(30, weights[0]), (31, weights[1])]).unwrap();
+    plan.with_seed(7)
+}
+
+#[test]
+fn a_mixture_survives_json_bit_for_bit() {
+    let mut rng = SampleRng::new(1, 2, 3, "weights");
+    for _ in 0..300 {
+        let plan = mixture([rng.unit(), 10.0 * rng.unit()], 2);
+        let text = serde_json::to_string(&Cursor::new(1, &plan, 0, 10, 0)).unwrap();
+        let cursor: Cursor = serde_json::from_str(&text).unwrap();
+        assert_eq!(cursor.resume(1, &plan).unwrap(), plan, "{text}");
+        let text = plan.describe().unwrap().to_string();
+        assert_eq!(Plan::from_description(&serde_json::from_str(&text).unwrap()).unwrap(), plan, "{text}");
+    }
+}
+
+#[test]
+fn new_weights_begin_at_the_cursor_and_never_past_the_epoch() {
+    let resumed =
+        |epoch, position, old: &Plan| Cursor::new(1, old, epoch, position, 0).resume(1, &mixture([1.0, 5.0], 4));
+    let old = mixture([1.0, 1.0], 4);
+    let new = resumed(0, 40, &old).unwrap();
+    assert_eq!(new.mix().map(|mix| (mix.origin, mix.counts.iter().sum::<u64>())), Some((40, 40)));
+    // The padded end of an epoch of 61 is position 64; the next epoch's first places are not before the origin.
+    assert_eq!(resumed(0, 64, &old).unwrap().mix().unwrap().origin, 61);
+    assert_ne!(new.fingerprint(), mixture([1.0, 5.0], 4).fingerprint(), "where the weights began counts");
+    // Back before the weights last changed: from the run's beginning, whatever the plan at hand knows.
+    let back = Cursor::new(1, &new, 0, 7, 0).resume(1, &mixture([3.0, 1.0], 4)).unwrap();
+    assert_eq!(back.mix().map(|mix| (mix.origin, mix.counts.clone())), Some((0, vec![0, 0])));
+}
+
+#[test]
+fn sources_of_one_size_are_not_in_one_order() {
+    for permutation in [Permutation::Torch, Permutation::Feistel] {
+        let plan = Plan::unshuffled(80, 1).unwrap().with_permutation(permutation).unwrap();
+        let plan = plan.with_mixture(&[(40, 1.0), (40, 1.0)]).unwrap();
+        let first_pass = |source: u64| -> Vec<u64> {
+            let all = indices(&plan, 0, 0).into_iter().filter(|index| index / 40 == source);
+            all.take(30).map(|index| index % 40).collect()
+        };
+        assert_ne!(first_pass(0), first_pass(1), "{permutation:?}");
+    }
+}
+
+#[test]
+fn windows_of_buckets_are_not_in_one_order_and_leave_out_no_length() {
+    let plan = |len: u64| {
+        let lengths = (0..len as u32).map(|i| i % 40).collect();
+        Plan::unshuffled(len, 1).unwrap().with_seed(5).with_buckets(lengths, 40, 8).unwrap()
+    };
+    // Every window holds the lengths 0 to 39 once, in chunks of 8.
+    let order = indices(&plan(400), 0, 0);
+    let windows: Vec<Vec<u64>> = order.chunks(40).map(|window| window.iter().map(|i| i % 40).collect()).collect();
+    assert!(windows.iter().any(|window| window != &windows[0]), "each window has a key of its own");
+    // 36 samples: the last 4 are no whole chunk, and are not always the longest.
+    let last: std::collections::BTreeSet<u64> = (0..30).map(|epoch| indices(&plan(36), epoch, 0)[35]).collect();
+    assert_eq!(last.into_iter().collect::<Vec<_>>(), [3, 11, 19, 27, 35]);
+}
+
+#[test]
+fn a_description_is_checked_like_any_plan() {
+    let mut described = Plan::new(10, 2).unwrap().describe().unwrap();
+    for length in [0, u64::MAX] {
+        described["epoch_length"] = length.into();
+        let error = Plan::from_description(&described).unwrap_err().to_string();
+        assert!(error.contains(&format!("epochs of {length} samples")), "{error}");
+    }
+    // Torch's order of each source is possible, of all together it would not be.
+    let large = Plan::unshuffled(3 << 30, 1).unwrap().with_mixture(&[(3 << 29, 1.0), (3 << 29, 1.0)]).unwrap();
+    let large = large.with_permutation(Permutation::Torch).unwrap();
+    assert_eq!(Plan::from_description(&large.describe().unwrap()).unwrap(), large);
+    let too_large = Plan::new(10, 1).unwrap().with_mixture(&[(3, 1.0), (1 << 31, 1.0)]);
+    assert!(too_large.is_err());
+}

@@ -147,11 +147,22 @@ fn run_rank(
     stop_after: u64,
     steps: &Arc<Steps>,
 ) -> Result<(Outcome, LineTask, Progress)> {
+    run_rank_by(Tail::Drop, dir, group, options, stop_after, steps)
+}
+
+fn run_rank_by(
+    tail: Tail,
+    dir: &Path,
+    group: &dyn Group,
+    options: &FitOptions,
+    stop_after: u64,
+    steps: &Arc<Steps>,
+) -> Result<(Outcome, LineTask, Progress)> {
     let splits = Splits {
         train: data(23),
         val: data(7),
         loader: LoaderOptions { num_workers: 2, ..Default::default() },
-        plan: Plan::new(23, group.world_size()).unwrap().with_seed(4).with_tail(Tail::Drop),
+        plan: Plan::new(23, group.world_size()).unwrap().with_seed(4).with_tail(tail),
     };
     let (mut task, mut progress) = (LineTask::default(), Progress::default());
     let checkpoints = Checkpoints::new(dir);
@@ -309,4 +320,18 @@ fn ranks_that_differ_do_not_begin() {
         assert!(error.contains("batch of 5 does not divide by 2 ranks") && error.contains("4 or 6"), "{error}");
     }
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing was saved");
+}
+
+#[test]
+fn a_plan_by_which_ranks_take_different_steps_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let ends: Vec<_> = std::thread::scope(|scope| {
+        let run =
+            |group: ThreadGroup| run_rank_by(Tail::Exact, dir.path(), &group, &options([8, 4]), 9, &Arc::default());
+        let ranks: Vec<_> = ThreadGroup::new(2).into_iter().map(|group| scope.spawn(move || run(group))).collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    });
+    for end in ends {
+        assert!(end.unwrap_err().to_string().contains("the tail `exact`"));
+    }
 }
