@@ -1,9 +1,10 @@
 //! Feedline recipes: compositions of the library's stages and the models they feed. A recipe uses only the public API
-//! of `feedline`, and the library knows no recipe.
+//! of `feedline`, and the library knows no recipe. The feature `burn`, on unless it is turned off, brings the networks.
 #![deny(unsafe_code)]
 
 pub mod arrays;
 
+#[cfg(feature = "burn")]
 pub mod burn_loader;
 
 pub mod classification;

@@ -71,6 +71,10 @@ pub enum Error {
     #[error("failed to {stage} sample {index} ({location}): {problem}")]
     Sample { stage: Stage, index: u64, location: String, problem: String },
 
+    /// A step of the caller's own failed on a sample; `source` is what it said.
+    #[error("step {name} failed on sample {index} ({location}): {source}")]
+    Step { name: String, index: u64, location: String, source: Box<dyn std::error::Error + Send + Sync> },
+
     /// More samples than allowed were bad.
     #[error(
         "{found} bad samples, more than the {limit} allowed (max_bad_samples). Look at quarantine.jsonl, repair or \

@@ -45,6 +45,7 @@ pub mod train;
 pub mod error;
 pub mod event;
 pub mod fused;
+pub mod images;
 pub mod picture;
 pub mod pipeline;
 pub mod sample;

@@ -11,7 +11,7 @@ use feedline::plan::Plan;
 use feedline::{Error, Result};
 use feedline_recipes::arrays;
 use feedline_recipes::classification::config::{Config, Said};
-use feedline_recipes::classification::data::{self, ImageData};
+use feedline_recipes::classification::data;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -36,9 +36,11 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
     /// Measure how fast ranks sum up instead: feedline launch --ranks 2 -- bench --all-reduce
+    #[cfg(feature = "train")]
     #[arg(long)]
     all_reduce: bool,
     /// With --all-reduce: go on for so long
+    #[cfg(feature = "train")]
     #[arg(long, requires = "all_reduce", default_value_t = 0.0)]
     seconds: f64,
 }
@@ -63,6 +65,7 @@ enum Work {
 }
 
 pub fn run(args: Args) -> Result<Done> {
+    #[cfg(feature = "train")]
     if args.all_reduce {
         return super::all_reduce::run(args.seconds);
     }
@@ -142,5 +145,5 @@ fn photos(config: &Config, work: Option<Work>) -> Result<Arc<dyn Pipeline>> {
         Some(Work::C) => vec![ImageOp::ResizeCenterCrop { shorter_px: px * 8 / 7, size_px, filter }],
         Some(_) => Augmentation::eval_ops(px),
     };
-    Ok(Arc::new(ImageData::new(data::train_list(config)?, ops, config, data::cache(config))))
+    Ok(Arc::new(data::images(data::train_list(config)?, ops, config, data::cache(config))?))
 }

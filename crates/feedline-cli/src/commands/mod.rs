@@ -1,12 +1,16 @@
 //! One file per subcommand: its flags and what they call.
 
+#[cfg(feature = "train")]
 pub mod all_reduce;
 pub mod bench;
 pub mod demo_data;
+#[cfg(feature = "train")]
 pub mod eval;
+#[cfg(feature = "train")]
 pub mod launch;
 pub mod plan;
 pub mod show;
+#[cfg(feature = "train")]
 pub mod train;
 pub mod verify;
 

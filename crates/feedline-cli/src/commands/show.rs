@@ -7,7 +7,7 @@ use feedline::picture::{contact_sheet, encode_png};
 use feedline::pipeline::Pipeline;
 use feedline::{Error, Result};
 use feedline_recipes::classification::config::Said;
-use feedline_recipes::classification::{data, train};
+use feedline_recipes::classification::data;
 use std::path::PathBuf;
 
 #[derive(ClapArgs)]
@@ -43,7 +43,7 @@ pub fn run(args: Args) -> Result<Done> {
     let config = said.resolve()?;
     let (train_data, val_data) = data::open(&config)?;
     let (data, plan) = match args.split {
-        Split::Train => (train_data.clone(), train::plan(&config, &train_data, 1)?),
+        Split::Train => (train_data.clone(), data::plan(&config, &train_data, 1)?),
         Split::Val => (val_data.clone(), feedline::plan::Plan::unshuffled(val_data.len(), 1)?),
     };
     let batch_size = config.train.batch_size;

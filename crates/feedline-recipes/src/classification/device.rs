@@ -1,18 +1,9 @@
 //! Where a network is computed. Owns the choice of Burn's back end and the opening of a GPU; what runs there belongs to
 //! the task.
 
+use super::DeviceKind;
 use burn::tensor::Device;
 use feedline::{Error, Result};
-
-/// Where the passes of a network run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DeviceKind {
-    /// Burn's back end `flex`.
-    Cpu,
-    /// The default adapter of the back end `wgpu`, which may be a software driver: its name is printed.
-    Gpu,
-}
 
 impl DeviceKind {
     /// The device, ready for use.

@@ -1,6 +1,8 @@
 //! The classification recipe: image classifiers trained on batches of `image` f32 (B, 3, H, W) and `label` i64 (B,).
 //! Owns the networks, their optimiser and the import of weights; the order of events in a run belongs to
-//! `feedline::train`.
+//! `feedline::train`. Without the feature `burn` there are the settings and the data, and no network.
+
+mod choices;
 
 pub mod config;
 
@@ -8,27 +10,35 @@ pub mod data;
 
 pub mod demo;
 
+#[cfg(feature = "burn")]
 mod device;
 
+#[cfg(feature = "burn")]
 mod loss_scale;
 
+#[cfg(feature = "burn")]
 pub mod model;
 
+#[cfg(feature = "burn")]
 pub mod optimizer;
 
 pub mod report;
 
+#[cfg(feature = "burn")]
 pub mod task;
 
+#[cfg(feature = "burn")]
 pub mod train;
 
+#[cfg(feature = "burn")]
 pub mod weights;
 
-pub use device::DeviceKind;
+pub use choices::{Backbone, DeviceKind, Precision};
 pub use feedline::train::schedule::OptimizerKind;
-pub use model::Backbone;
-pub use task::{ClassificationTask, Precision, TaskOptions};
+#[cfg(feature = "burn")]
+pub use task::{ClassificationTask, TaskOptions};
+#[cfg(feature = "burn")]
 pub use weights::WeightReport;
 
-#[cfg(test)]
+#[cfg(all(test, feature = "burn"))]
 mod tests;

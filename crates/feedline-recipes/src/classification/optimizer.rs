@@ -125,7 +125,8 @@ impl Optimizer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::classification::model::{Backbone, Model};
+    use crate::classification::Backbone;
+    use crate::classification::model::Model;
     use crate::classification::tests::{formula_f32, golden, numbers};
 
     /// Three tensors of four values (testdata/torchvision/make.py), the first without a gradient in the first two

@@ -1,11 +1,11 @@
 //! The classification task: one network, its loss and its optimiser behind `feedline::train::Task`. Owns what one step
 //! is; epochs, learning rates and files belong to the loop.
 
-use crate::classification::device::{self, DeviceKind};
+use crate::classification::device;
 use crate::classification::loss_scale::LossScale;
 use crate::classification::model::{BatchStatistics, Dropout, Forward, Half, Model, Pass, Synced};
 use crate::classification::optimizer::Optimizer;
-use crate::classification::{Backbone, OptimizerKind};
+use crate::classification::{Backbone, DeviceKind, OptimizerKind, Precision};
 use burn::tensor::{DType as BurnDType, Device};
 use feedline::train::group::Group;
 use feedline::train::{Tally, Task, TaskState, Tensors};
@@ -14,19 +14,6 @@ use serde_json::Value;
 
 /// Share of the batch in a running statistic, torch's default.
 const STATISTICS_MOMENTUM: f32 = 0.1;
-
-/// The number type of the forward and backward pass in training. Parameters, their updates, norms, the loss and
-/// evaluation are always f32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// 32 bits throughout.
-    F32,
-    /// Convolutions and the head in bfloat16.
-    Bf16,
-    /// Convolutions and the head in IEEE half precision, with dynamic loss scaling.
-    F16,
-}
 
 /// What a task is made from.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]

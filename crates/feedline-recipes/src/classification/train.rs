@@ -2,11 +2,12 @@
 //! of any of them.
 
 use super::config::Config;
-use super::data::{self, ImageData};
+use super::data::{self, plan};
 use super::report::Evaluation;
 use super::{Backbone, ClassificationTask, TaskOptions, weights};
 use feedline::deliver::{Loader, LoaderOptions};
 use feedline::event::{EpochRecord, Event, Fan, Sink, Warnings};
+use feedline::images::Images;
 use feedline::pipeline::Pipeline;
 use feedline::plan::{Plan, Tail};
 use feedline::train::agree::agree;
@@ -36,8 +37,8 @@ pub const SAMPLES: &str = "samples.txt";
 pub struct Run {
     config: Config,
     task: ClassificationTask,
-    train: Arc<ImageData>,
-    val: Arc<ImageData>,
+    train: Arc<Images>,
+    val: Arc<Images>,
     group: Arc<dyn Group>,
     dir: PathBuf,
     /// On rank 0: the others write nothing.
@@ -374,7 +375,7 @@ impl Run {
 
 /// What has become of the training samples since `list` (see [`SAMPLES`]) was written, in words; `None` if it cannot be
 /// read or nothing has.
-fn difference(list: &Path, train: &ImageData) -> Option<String> {
+fn difference(list: &Path, train: &Images) -> Option<String> {
     let (old, new) = (std::fs::read_to_string(list).ok()?, train.sample_list());
     let classes = |text: &str| -> BTreeMap<String, String> {
         text.lines()
@@ -407,11 +408,6 @@ fn changed_data(dir: &Path, change: &str) -> Error {
     }
 }
 
-/// Order of the training split over `ranks`.
-pub fn plan(config: &Config, train: &ImageData, ranks: u64) -> Result<Plan> {
-    Ok(Plan::new(train.len(), ranks)?.with_seed(config.seed).with_tail(Tail::Drop))
-}
-
 fn loader_options(config: &Config, sink: Arc<dyn Sink>) -> LoaderOptions {
     LoaderOptions {
         num_workers: config.num_workers(),
@@ -430,7 +426,7 @@ fn loader_options(config: &Config, sink: Arc<dyn Sink>) -> LoaderOptions {
 /// What the data or the model report.
 pub fn evaluate(
     task: &mut ClassificationTask,
-    data: &Arc<ImageData>,
+    data: &Arc<Images>,
     config: &Config,
     group: &dyn Group,
     sink: Arc<dyn Sink>,

@@ -4,6 +4,7 @@
 use super::OnBadSample;
 use super::stats::Clock;
 use crate::error::{Error, Result, Stage};
+use crate::images::Interrupted;
 use crate::pipeline::Pipeline;
 use crate::plan::Request;
 use crate::sample::Replaced;
@@ -44,7 +45,13 @@ pub(crate) fn fill<T>(
                 }
             }
         };
-        let Error::Sample { stage, index, location, problem } = &error else { return Err(error) };
+        let (stage, index, location, problem) = match &error {
+            Error::Sample { stage, index, location, problem } => (*stage, *index, location, problem.clone()),
+            Error::Step { name, index, location, source } if !source.is::<Interrupted>() => {
+                (Stage::Augment, *index, location, format!("step {name}: {source}"))
+            }
+            _ => return Err(error),
+        };
         if policy == OnBadSample::Fail || tried == MAX_ATTEMPTS {
             return Err(error);
         }
@@ -52,10 +59,10 @@ pub(crate) fn fill<T>(
         replaced.push(Replaced {
             epoch: request.epoch,
             position: request.position,
-            index: *index,
+            index,
             location: location.clone(),
-            stage: *stage,
-            problem: problem.clone(),
+            stage,
+            problem,
             replaced_by: next.index,
         });
         now = next;
@@ -66,7 +73,7 @@ pub(crate) fn fill<T>(
 /// Gives an error of a stage its sample and file.
 fn located(error: Error, pipeline: &dyn Pipeline, request: &Request, stage: Stage) -> Error {
     match error {
-        Error::Sample { .. } => error,
+        Error::Sample { .. } | Error::Step { .. } => error,
         other => Error::Sample {
             stage,
             index: request.index,

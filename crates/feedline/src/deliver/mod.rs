@@ -25,7 +25,8 @@ use ledger::{Entry, Ledger};
 use pool::Pool;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use std::time::Instant;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 use walk::{BatchPlan, Walk};
 
 /// What to do with a sample that cannot be read or decoded.
@@ -267,12 +268,17 @@ impl Loader {
         self.ledger.as_mut().map(Ledger::take).unwrap_or_default()
     }
 
-    /// A pass over the rest of the current epoch if it was set or loaded, else over the next one. Leaving a pass early
-    /// is fine; the next one is then the next epoch, as if it had been finished.
-    pub fn iter(&mut self) -> impl Iterator<Item = Result<Batch>> + '_ {
+    /// What [`Loader::iter`] does first: leaves the pass under way, if there is one, for the next epoch.
+    pub fn begin_pass(&mut self) {
         if self.left.is_some() {
             self.go(self.epoch + 1, 0);
         }
+    }
+
+    /// A pass over the rest of the current epoch if it was set or loaded, else over the next one. Leaving a pass early
+    /// is fine; the next one is then the next epoch, as if it had been finished.
+    pub fn iter(&mut self) -> impl Iterator<Item = Result<Batch>> + '_ {
+        self.begin_pass();
         let mut over = false;
         std::iter::from_fn(move || {
             if over {
@@ -289,6 +295,19 @@ impl Loader {
     /// # Errors
     /// A bad sample under [`OnBadSample::Fail`], or too many of them. The cursor stays before the failed batch.
     pub fn next_batch(&mut self) -> Result<Option<Batch>> {
+        match self.poll_batch(None)? {
+            Poll::Ready(batch) => Ok(batch),
+            Poll::Pending => unreachable!("without a limit it waits"),
+        }
+    }
+
+    /// As [`Loader::next_batch`], but waits for `wait_max` at most, so that the caller can look after other things (a
+    /// signal) and ask again: nothing is lost by `Pending`. Without worker threads the batch is made meanwhile, however
+    /// long that takes.
+    ///
+    /// # Errors
+    /// As [`Loader::next_batch`].
+    pub fn poll_batch(&mut self, wait_max: Option<Duration>) -> Result<Poll<Option<Batch>>> {
         if self.left.is_none() {
             self.begin()?;
         }
@@ -299,15 +318,16 @@ impl Loader {
             self.left = None;
             self.epoch += 1;
             self.position = 0;
-            return Ok(None);
+            return Ok(Poll::Ready(None));
         }
-        let batch = match self.make_next() {
-            Some(Ok(batch)) => batch,
-            Some(Err(error)) => {
+        let batch = match self.make_next(wait_max) {
+            Poll::Pending => return Ok(Poll::Pending),
+            Poll::Ready(Some(Ok(batch))) => batch,
+            Poll::Ready(Some(Err(error))) => {
                 self.aligned = false; // the failed batch is gone from the pool; a retry makes it anew
                 return Err(error);
             }
-            None => {
+            Poll::Ready(None) => {
                 return Err(Error::config("the loader was asked for an epoch past its end_epoch", "Raise end_epoch"));
             }
         };
@@ -320,7 +340,7 @@ impl Loader {
         }
         self.position = batch.next_position;
         self.left = self.left.map(|left| left - 1);
-        Ok(Some(batch))
+        Ok(Poll::Ready(Some(batch)))
     }
 
     fn forget_ledger(&mut self) {
@@ -365,18 +385,19 @@ impl Loader {
         self.aligned = true;
     }
 
-    fn make_next(&mut self) -> Option<Result<Batch>> {
+    fn make_next(&mut self, wait_max: Option<Duration>) -> Poll<Option<Result<Batch>>> {
         if !self.aligned {
             self.align();
         }
         match &self.pool {
-            Some(pool) => pool.next(),
+            Some(pool) => pool.next(wait_max),
             None => {
                 let asked = Instant::now();
-                let plan = self.serial.as_mut()?.next()?;
-                let batch = make_batch(&*self.pipeline, &plan, self.options.on_bad_sample, &self.stats);
+                let plan = self.serial.as_mut().and_then(Iterator::next);
+                let batch =
+                    plan.map(|plan| make_batch(&*self.pipeline, &plan, self.options.on_bad_sample, &self.stats));
                 self.stats.add_wait(asked);
-                Some(batch)
+                Poll::Ready(batch)
             }
         }
     }

@@ -15,6 +15,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -139,8 +140,8 @@ impl Pool {
         self.shared.work.notify_all();
     }
 
-    /// The next batch in order; `None` after the last. Blocks until it is ready.
-    pub(crate) fn next(&self) -> Option<Result<Batch>> {
+    /// The next batch in order; `None` after the last. Waits until it is ready, or for so long.
+    pub(crate) fn next(&self, wait_max: Option<Duration>) -> Poll<Option<Result<Batch>>> {
         let asked = Instant::now();
         let mut state = self.shared.lock();
         let batch = loop {
@@ -157,12 +158,20 @@ impl Pool {
                     "This is a bug, please report it",
                 )));
             }
-            state = self.shared.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let ready = &self.shared.ready;
+            state = match wait_max.map(|wait_max| wait_max.saturating_sub(asked.elapsed())) {
+                None => ready.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => {
+                    self.shared.stats.add_wait(asked);
+                    return Poll::Pending;
+                }
+                Some(left) => ready.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
+            };
         };
         drop(state);
         self.shared.stats.add_wait(asked);
         self.shared.work.notify_all();
-        batch
+        Poll::Ready(batch)
     }
 }
 

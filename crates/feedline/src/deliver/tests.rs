@@ -125,6 +125,55 @@ fn a_run_resumed_at_any_step_goes_on_the_same() {
     }
 }
 
+/// Nothing is made before the gate opens.
+struct Gated(Numbered, Mutex<bool>, std::sync::Condvar);
+
+impl Pipeline for Gated {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+    fn fingerprint(&self) -> u64 {
+        self.0.fingerprint()
+    }
+    fn fields(&self) -> &[FieldSpec] {
+        self.0.fields()
+    }
+    fn location(&self, index: u64) -> String {
+        self.0.location(index)
+    }
+    fn read(&self, request: &Request, raw: &mut Raw, clock: &mut Clock) -> Result<()> {
+        drop(self.2.wait_while(self.1.lock().unwrap(), |open| !*open).unwrap());
+        self.0.read(request, raw, clock)
+    }
+    fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, clock: &mut Clock) -> Result<()> {
+        self.0.make(request, raw, slot, clock)
+    }
+}
+
+#[test]
+fn whoever_waits_with_a_limit_misses_nothing() {
+    let expect = epochs(&mut loader(Numbered::new(20), options(0)), 1);
+    let gated = Arc::new(Gated(Numbered::new(20), Mutex::new(false), std::sync::Condvar::new()));
+    let plan = Plan::new(20, 1).unwrap().with_seed(5);
+    let mut loader = Loader::new(gated.clone(), plan, options(2)).unwrap();
+    loader.begin_pass();
+    for _ in 0..3 {
+        assert!(loader.poll_batch(Some(Duration::from_millis(2))).unwrap().is_pending());
+    }
+    assert_eq!(loader.state_dict().position, 0);
+    *gated.1.lock().unwrap() = true;
+    gated.2.notify_all();
+    let mut batches = Vec::new();
+    loop {
+        match loader.poll_batch(Some(Duration::from_micros(100))).unwrap() {
+            Poll::Pending => {}
+            Poll::Ready(Some(batch)) => batches.push(batch),
+            Poll::Ready(None) => break,
+        }
+    }
+    assert_eq!(batches, expect);
+}
+
 #[test]
 fn ranks_share_the_work_and_padding_is_marked() {
     let dealt = |tail| -> Vec<Batch> {

@@ -33,7 +33,7 @@ pub struct Cursor {
 
 impl Cursor {
     /// A cursor for this data set and plan.
-    pub(crate) fn new(dataset: u64, plan: &Plan, epoch: u64, position: u64, bad_samples: u64) -> Cursor {
+    pub fn new(dataset: u64, plan: &Plan, epoch: u64, position: u64, bad_samples: u64) -> Cursor {
         let hex = |word: u64| format!("{word:016x}");
         Cursor {
             version: VERSION,

@@ -46,8 +46,7 @@ impl ImageList {
                 "The layout is DIR/{train,test}/<class>/*.{jpg,jpeg,png}, with one folder per class",
             ));
         }
-        let classes = class_folders(&folder)?;
-        ImageList::from_class_folders(&folder, "train", classes)
+        ImageList::from_folder(&folder, "train", None)
     }
 
     /// The images to validate on: `dir/test`, or else `dir/val` or `dir/valid`, read as by [`ImageList::train`] with
@@ -63,8 +62,17 @@ impl ImageList {
                 "Move some images of each class from DIR/train/<class>/ to DIR/test/<class>/",
             ));
         };
-        let folder = dir.join(split);
-        let found = class_folders(&folder)?;
+        ImageList::from_folder(&dir.join(split), split, Some(classes.to_vec()))
+    }
+
+    /// The images of `folder/<class>/*.{jpg,jpeg,png}`, read as by [`ImageList::train`]; `classes`, if given, decide the
+    /// labels, and one of them may have no folder here.
+    ///
+    /// # Errors
+    /// As [`ImageList::train`], and a class folder that is not one of `classes`.
+    pub fn from_folder(folder: &Path, split: &str, classes: Option<Vec<String>>) -> Result<ImageList> {
+        let found = class_folders(folder)?;
+        let Some(classes) = classes else { return ImageList::from_class_folders(folder, split, found) };
         if let Some(unknown) = found.iter().find(|name| !classes.contains(name)) {
             return Err(Error::dataset(
                 folder.join(unknown),
@@ -72,14 +80,14 @@ impl ImageList {
                 "Remove or rename this folder, or add training images of this class",
             ));
         }
-        let mut list = ImageList::from_class_folders(&folder, split, found)?;
+        let mut list = ImageList::from_class_folders(folder, split, found)?;
         for entry in &mut list.entries {
             let name = &list.classes[entry.class as usize];
             // Present: checked above.
             entry.class = classes.iter().position(|class| class == name).unwrap_or_default() as u32;
         }
         list.entries.sort_by_key(|entry| entry.class); // stable, so files stay in their order
-        list.classes = classes.to_vec();
+        list.classes = classes;
         Ok(list)
     }
 
@@ -176,6 +184,25 @@ impl ImageList {
             return Err(Error::dataset(list_file, "the list is empty", "Add lines of the form `class;path`"));
         }
         Ok(ImageList { split: split.into(), entries, classes: classes.to_vec() })
+    }
+
+    /// Images as they are listed. Without `classes`, they are named by their numbers. No file is looked for.
+    ///
+    /// # Errors
+    /// No entry; a label that is not below the number of classes, by its place.
+    pub fn from_entries(entries: Vec<ImageEntry>, split: &str, classes: Option<Vec<String>>) -> Result<ImageList> {
+        let Some(largest) = entries.iter().map(|entry| entry.class).max() else {
+            return Err(Error::config("the list of images is empty", "Give one path and one label for each image"));
+        };
+        let classes = classes.unwrap_or_else(|| (0..=largest).map(|class| class.to_string()).collect());
+        match entries.iter().find(|entry| entry.class as usize >= classes.len()) {
+            Some(ImageEntry { path, class }) => Err(Error::dataset(
+                path,
+                format!("its label {class} is outside the {} classes", classes.len()),
+                "Labels count from 0; correct it or complete the classes",
+            )),
+            None => Ok(ImageList { split: split.into(), entries, classes }),
+        }
     }
 
     /// The file names in their order, from the deepest folder common to all: the same for the same data under another
@@ -354,6 +381,20 @@ mod tests {
         message(ImageList::train(tree(&["train/a/1.jpg", "train/b/1.gif"]).path()), &["train/b:", "no image"]);
         message(ImageList::val(tree(&["train/a/1.jpg"]).path(), &classes), &["no folder `test`"]);
         message(ImageList::val(tree(&["test/b/1.jpg"]).path(), &classes), &["test/b:", "not one of the 1 classes"]);
+    }
+
+    #[test]
+    fn entries_that_are_given_keep_their_order_and_their_labels() {
+        let entry = |path: &str, class| ImageEntry { path: path.into(), class };
+        let entries = vec![entry("b.jpg", 2), entry("a.jpg", 0)];
+        let list = ImageList::from_entries(entries.clone(), "given", None).unwrap();
+        assert_eq!((&list.entries, &list.classes[..]), (&entries, &["0", "1", "2"].map(String::from)[..]));
+        let classes = ["x", "y"].map(String::from);
+        message(
+            ImageList::from_entries(entries, "given", Some(classes.into())),
+            &["b.jpg", "label 2 is outside the 2 classes", "Labels count from 0"],
+        );
+        message(ImageList::from_entries(Vec::new(), "given", None), &["the list of images is empty"]);
     }
 
     #[cfg(unix)]

@@ -1,0 +1,118 @@
+//! The command line of Feedline: flags in, library calls, words and exit codes out. No logic of its own. The binary
+//! `feedline` and `python -m feedline` are both [`run`]; without the feature `train` there are the commands that need no
+//! network.
+//!
+//! Exit codes: 0 done; 1 anything not listed; 2 wrong flags or settings; 3 the data set as a whole is unusable; 4 a
+//! sample is; 5 a file or folder could not be read or written; 6 a checkpoint is damaged or does not fit; 7 not
+//! supported here; 8 training failed; 9 the ranks cannot go on together; 10 `verify` found no proof; 130, 143 and 138 interrupted by Ctrl-C, SIGTERM and SIGUSR1, with a checkpoint saved.
+
+mod commands;
+#[cfg(feature = "train")]
+mod progress;
+
+use clap::{Parser, Subcommand};
+use feedline::Error;
+use std::ffi::OsString;
+
+#[derive(Parser)]
+#[command(
+    name = "feedline",
+    version,
+    about = "Feeds distributed training: plan, read, decode, augment, collate, deliver, train"
+)]
+#[command(
+    after_help = "Exit codes: 0 done, 2 wrong flags or settings, 3 unusable data set, 4 bad sample, 5 file error, \
+    6 damaged or unfitting checkpoint, 7 not supported, 8 training failed, 9 ranks cannot go on together, 10 not proved (verify), 130/143/138 interrupted with a checkpoint saved, 1 anything else."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train an image classifier; without --data on a demo data set made on the spot
+    #[cfg(feature = "train")]
+    Train(commands::train::Args),
+    /// Run a command, such as train, on several ranks
+    #[cfg(feature = "train")]
+    Launch(commands::launch::Args),
+    /// Evaluate a checkpoint: top-1, top-5, per-class figures, confusion matrix
+    #[cfg(feature = "train")]
+    Eval(commands::eval::Args),
+    /// Measure the data pipeline without a model, and say what limits it
+    Bench(commands::bench::Args),
+    /// Write a picture of one augmented batch, without training
+    Show(commands::show::Args),
+    /// Show which sample goes to which rank in which epoch
+    Plan(commands::plan::Args),
+    /// Check a run's ledger: was every sample of every epoch delivered exactly once, over all ranks and restarts?
+    Verify(commands::verify::Args),
+    /// Write the demo data set
+    DemoData(commands::demo_data::Args),
+}
+
+/// How a command ended well.
+enum Done {
+    Ok,
+    /// By a signal, after saving a checkpoint.
+    #[cfg(feature = "train")]
+    Interrupted(i32),
+    /// With the exit code of another process, which has said why.
+    #[cfg(feature = "train")]
+    Code(i32),
+    /// `verify` did its work and found that not everything was delivered as planned.
+    NotProved,
+}
+
+/// Runs the command line `words`, of which the first is the program's own name, and returns its exit code.
+pub fn run(words: impl IntoIterator<Item = OsString>) -> u8 {
+    let command = match Cli::try_parse_from(words) {
+        Ok(cli) => cli.command,
+        Err(answer) => {
+            // Help is an answer, too. Nothing is left to do where it cannot be written.
+            let _ = answer.print();
+            return u8::try_from(answer.exit_code()).unwrap_or(2);
+        }
+    };
+    let done = match command {
+        #[cfg(feature = "train")]
+        Command::Train(args) => commands::train::run(args),
+        #[cfg(feature = "train")]
+        Command::Launch(args) => commands::launch::run(args),
+        #[cfg(feature = "train")]
+        Command::Eval(args) => commands::eval::run(args),
+        Command::Bench(args) => commands::bench::run(args),
+        Command::Show(args) => commands::show::run(args),
+        Command::Plan(args) => commands::plan::run(args),
+        Command::Verify(args) => commands::verify::run(args),
+        Command::DemoData(args) => commands::demo_data::run(args),
+    };
+    match done {
+        Ok(Done::Ok) => 0,
+        Ok(Done::NotProved) => 10,
+        #[cfg(feature = "train")]
+        Ok(Done::Interrupted(signal)) => 128 + signal as u8,
+        #[cfg(feature = "train")]
+        Ok(Done::Code(code)) => u8::try_from(code).unwrap_or(1),
+        Err(error) => {
+            eprintln!("error: {error}");
+            exit_code(&error)
+        }
+    }
+}
+
+/// The exit code that an error ends the process with.
+fn exit_code(error: &Error) -> u8 {
+    match error {
+        Error::Config { .. } => 2,
+        Error::Dataset { .. } | Error::SplitTooSmall { .. } => 3,
+        Error::Sample { .. } | Error::Step { .. } | Error::TooManyBadSamples { .. } => 4,
+        Error::Io { .. } => 5,
+        Error::Resume { .. } | Error::Checkpoint { .. } => 6,
+        Error::Unsupported { .. } => 7,
+        Error::Train { .. } => 8,
+        Error::Group { .. } => 9,
+        _ => 1,
+    }
+}
