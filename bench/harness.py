@@ -20,19 +20,21 @@ CORES = len(os.sched_getaffinity(0))
 PICTURES = ["torch-pillow", "torch-torchvision", "torch-opencv", "spdl", "dali", "tf.data", "grain", "ffcv", "datago",
             "litdata", "mosaicml-streaming", "webdataset", "burn", "dataloader-rs"]  # fmt: skip
 ARRAYS = ["memcpy-map", "memcpy-ram", "torch-numpy", "torch-in-process", "grain", "tf.data", "burn", "dataloader-rs"]
+OURS = ["feedline", "feedline-python", "feedline-cached"]
+BINARY = ("feedline", "feedline-cached")  # by `feedline bench`; feedline-python is a script, as the rivals are
 WORKS = {  # work: who runs, batch size, Feedline's epochs (warm-up included)
-    "A": (["limit-fast", "limit-accurate", "bare", "feedline", "feedline-cached", *PICTURES], 64, 9),
+    "A": (["limit-fast", "limit-accurate", "bare", *OURS, *PICTURES], 64, 9),
     "B": (["bare", "feedline", "torch-pillow", "torch-torchvision", "torch-opencv", "dali", "tf.data", "ffcv"], 64, 9),
     "C": (["bare", "feedline", *PICTURES], 64, 9),
-    "D": (["feedline", "torch-pillow", "tf.data", "grain"], 64, 30),
-    "E1": (["feedline", *ARRAYS], 64, 20),
-    "E2": (["feedline", *ARRAYS], 256, 30),
+    "D": (["feedline", "feedline-python", "torch-pillow", "tf.data", "grain"], 64, 30),
+    "E1": (["feedline", "feedline-python", *ARRAYS], 64, 20),
+    "E2": (["feedline", "feedline-python", *ARRAYS], 256, 30),
     "F": (["feedline", "torch-numpy"], 4, 20),
     "G": (["feedline", "torch-pillow", "torch-opencv"], 64, 9),
 }
 RUST = ("limit-fast", "limit-accurate", "bare", "memcpy-map", "memcpy-ram", "burn", "dataloader-rs")
-SCRIPT = {"spdl": "spdl_pipeline", "dali": "dali_cpu", "tf.data": "tf_data", "grain": "grain_loader",
-          "ffcv": "ffcv_beton", "datago": "datago_files"}  # fmt: skip
+SCRIPT = {"feedline-python": "feedline_python", "spdl": "spdl_pipeline", "dali": "dali_cpu", "tf.data": "tf_data",
+          "grain": "grain_loader", "ffcv": "ffcv_beton", "datago": "datago_files"}  # fmt: skip
 OWN_FORMAT = ("ffcv", "litdata", "mosaicml-streaming", "webdataset")
 PART = {"dali": "nvidia-dali-cuda130", "tf.data": "tensorflow"}  # the part of install.py that a rival needs
 SAMPLER = [("torch-randperm", n, 1) for n in (10**6, 10**8, 10**9)]
@@ -109,7 +111,7 @@ class Bench:
 
     def missing(self, name, command):
         """Why a rival cannot run at all, or None."""
-        if name.startswith("feedline"):
+        if name in BINARY:
             if self.no_binary:
                 return self.no_binary
             return f"this feedline has no `{command}`" if lacks(self.binary, command.split()) else None
@@ -145,7 +147,7 @@ class Bench:
         if reason is None and name in OWN_FORMAT:
             reason = self.prepare(name, work)
         if reason is None:
-            if name.startswith("feedline"):
+            if name in BINARY:
                 command = feedline(self.binary, name, work, self.data, self.args.quick)
             else:
                 command = rival(name, work, self.data, self.args.quick)

@@ -74,6 +74,16 @@ def rust():
     sh("cargo", "build", "--release", "--locked", cwd=HERE / "rust", env=env)
 
 
+def feedline_python():
+    path = venv("main", *wanted("feedline-python"))
+    wheels = ROOT / "wheels"
+    shutil.rmtree(wheels, ignore_errors=True)
+    manifest = HERE.parent / "crates/feedline-py/Cargo.toml"
+    build = [path / "bin/maturin", "build", "--release", "--locked", "--manifest-path", manifest, "--out", wheels]
+    sh(*build, "--interpreter", path / "bin/python")
+    sh(path / "bin/pip", "install", "-q", "--no-deps", "--force-reinstall", next(wheels.glob("*.whl")))
+
+
 def packages():
     folder = ROOT / "src"
     (folder / "deb").mkdir(parents=True, exist_ok=True)
@@ -95,11 +105,12 @@ def main():
     parts |= {line.split("==")[0]: (lambda line=line: venv("main", line)) for line in wanted("rivals")}
     parts["spdl"] = lambda: spdl(next(line for line in wanted("rivals") if line.startswith("spdl==")))
     parts |= {"tensorflow": lambda: venv("tf", *wanted("tf")), "ffcv": ffcv, "rust": rust, "packages": packages}
+    parts["feedline-python"] = feedline_python
     stamp = (HERE / "requirements.txt").read_text()
     stamped = ROOT / "requirements.done"
     fresh = stamped.exists() and stamped.read_text() == stamp
     for name, install in parts.items():
-        if fresh and name in state and state[name] is None and name != "rust":
+        if fresh and name in state and state[name] is None and name not in ("rust", "feedline-python"):
             continue
         print(f"install: {name}", file=sys.stderr)
         try:

@@ -1,0 +1,48 @@
+"""Feedline feeds distributed training: PyTorch's words, a Rust engine.
+
+    import feedline
+
+    source = feedline.images("data/train").random_resized_crop(224).hflip().normalize()
+    loader = feedline.DataLoader(source, batch_size=64, shuffle=True)
+    for images, labels in loader:
+        ...
+
+This module needs NumPy only; ``feedline.torch`` has what belongs to torch.
+"""
+
+from ._native import __version__
+from .errors import (
+    ConfigError,
+    DatasetError,
+    FeedlineError,
+    FileError,
+    LoaderTimeoutError,
+    RanksError,
+    SampleError,
+    StateError,
+    TooManyBadSamplesError,
+    UnsupportedError,
+)
+from .loader import Batch, DataLoader
+from .source import Images, Source, arrays, dataset, images
+
+__all__ = [
+    "Batch",
+    "ConfigError",
+    "DataLoader",
+    "DatasetError",
+    "FeedlineError",
+    "FileError",
+    "Images",
+    "LoaderTimeoutError",
+    "RanksError",
+    "SampleError",
+    "Source",
+    "StateError",
+    "TooManyBadSamplesError",
+    "UnsupportedError",
+    "__version__",
+    "arrays",
+    "dataset",
+    "images",
+]

@@ -1,0 +1,82 @@
+"""What can go wrong, as exceptions. All of them pickle, so they cross process borders unharmed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class FeedlineError(Exception):
+    """Any failure of Feedline. The message says what failed, where, which limit was broken and what to do.
+
+    The facts of the message are attributes; which ones, the classes below say.
+    """
+
+    def __init__(self, message: str, **facts: Any) -> None:
+        super().__init__(message)
+        self.__dict__.update(facts)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), str(self), self.__dict__)
+
+
+def _rebuild(kind: type[FeedlineError], message: str, facts: dict[str, Any]) -> FeedlineError:
+    return kind(message, **facts)
+
+
+class ConfigError(FeedlineError, ValueError):
+    """An argument is wrong, or two contradict each other."""
+
+
+class DatasetError(FeedlineError):
+    """A data set as a whole cannot be used."""
+
+    path: str
+    """The folder or file."""
+
+
+class SampleError(FeedlineError, RuntimeError):
+    """A sample could not be read, decoded or augmented. A failed step of your own is its ``__cause__``."""
+
+    stage: str
+    """``read``, ``decode``, ``augment`` or ``collate``."""
+    index: int
+    """Number of the sample in the data set."""
+    location: str
+    """Its file or row."""
+    problem: str
+    """What is wrong, without the rest of the message."""
+    step: str
+    """Name of your own step, if it was one."""
+
+
+class TooManyBadSamplesError(FeedlineError, RuntimeError):
+    """More samples were replaced than ``max_bad_samples`` allows."""
+
+    found: int
+    limit: int
+
+
+class FileError(FeedlineError):
+    """A file or folder could not be read or written."""
+
+    path: str
+    errno: int | None
+
+
+class StateError(FeedlineError, ValueError):
+    """A state belongs to other data or another order, or a saved file is damaged."""
+
+    field: str
+    """What differs, if something does; then also ``saved`` and ``now``."""
+
+
+class RanksError(FeedlineError, RuntimeError):
+    """The ranks cannot go on together."""
+
+
+class UnsupportedError(FeedlineError, NotImplementedError):
+    """The request is sensible, but not possible here."""
+
+
+class LoaderTimeoutError(FeedlineError, RuntimeError):
+    """No batch came within ``timeout`` seconds. A RuntimeError, as torch's."""

@@ -1,0 +1,295 @@
+"""Sources: what the samples are and what is done to them, declared once. Nothing is read before a loader is made.
+
+A source never changes: every method returns a new one. What a sample looks like depends on the run's seed, the epoch and
+the sample alone, never on workers, ranks or batches.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from . import _native
+from .errors import ConfigError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Size = int | tuple[int, int]
+Path = str | os.PathLike[str]
+
+
+def _size_px(size: Size) -> tuple[int, int]:
+    """(height, width)."""
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+class Source:
+    """Samples that a :class:`feedline.DataLoader` can deliver. Made by :func:`images`, :func:`arrays`, :func:`dataset`."""
+
+    _opened: _native.Source | None = None
+
+    def _open(self) -> _native.Source:
+        raise NotImplementedError
+
+    @property
+    def native(self) -> _native.Source:
+        """The pipeline; opened when it is asked for first."""
+        if self._opened is None:
+            object.__setattr__(self, "_opened", self._open())
+        assert self._opened is not None
+        return self._opened
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.native)
+
+    @property
+    def fields(self) -> list[str]:
+        """Names of what a batch holds, in order."""
+        return self.native.fields
+
+    def location(self, index: int) -> str:
+        """The file or row of a sample."""
+        return self.native.location(index)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The pipeline is opened anew where it is used.
+        return {key: value for key, value in self.__dict__.items() if key != "_opened"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+
+@dataclass(frozen=True)
+class Images(Source):
+    """Labelled pictures: batches of ``image`` (B, 3, H, W) and ``label`` int64 (B,).
+
+    ``image`` is float32 after :meth:`normalize`, else uint8. Steps are applied in the order they are declared. The first
+    one that resizes is fused with decoding: only the part that it needs is decoded.
+    """
+
+    files: Path | tuple[tuple[str, int], ...]
+    class_names: tuple[str, ...] | None = None
+    steps: tuple[Any, ...] = ()
+    floats: tuple[Any, ...] | None = None
+    size_px: tuple[int, int] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def _open(self) -> _native.Source:
+        if self.steps and self.steps[-1] == "shorter":
+            raise ConfigError("resize(n) keeps the aspect ratio, so pictures would differ in size. Add .center_crop(n)")
+        files = self.files if isinstance(self.files, tuple) else os.fspath(self.files)
+        classes = None if self.class_names is None else list(self.class_names)
+        options: dict[str, Any] = {"max_pixels": None, "decode": "fused", "cache_bytes": 0} | self.options
+        steps = [step for step in self.steps if step != "shorter"]
+        floats = None if self.floats is None else (self.floats[0], self.floats[1], list(self.floats[2:]))
+        return _native.Source.images(
+            list(files) if isinstance(files, tuple) else files, classes, steps, floats, self.size_px, **options
+        )
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes; a label is a place in this list."""
+        return self.native.classes or []
+
+    @property
+    def labels(self) -> list[int]:
+        """The label of each sample."""
+        return self.native.labels or []
+
+    def decode(
+        self,
+        mode: Literal["fused", "region", "whole"] = "fused",
+        *,
+        max_pixels: int | None = None,
+        cache_bytes: int = 0,
+    ) -> Images:
+        """How pictures are decoded; leaving it out is the same as ``decode()``.
+
+        ``fused`` decodes only what the first resizing step needs, at 1/2, 1/4 or 1/8 of the size where that loses
+        nothing; ``region`` gives the pixels of ``whole`` but decodes only the part. A picture of more than ``max_pixels``
+        is an error. ``cache_bytes`` of memory keep decoded pictures; that changes speed only.
+        """
+        return replace(self, options={"decode": mode, "max_pixels": max_pixels, "cache_bytes": cache_bytes})
+
+    def random_resized_crop(
+        self,
+        size: Size,
+        scale: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        interpolation: Literal["bilinear", "bicubic"] = "bilinear",
+    ) -> Images:
+        """A random part, resized to ``size``; torchvision's ``RandomResizedCrop`` with ``antialias=True``."""
+        op = {"op": "random_resized_crop", "scale": scale, "ratio": ratio, "filter": interpolation}
+        return self._sized(op, _size_px(size))
+
+    def resize(self, size: Size, interpolation: Literal["bilinear", "bicubic"] = "bilinear") -> Images:
+        """To (height, width) = ``size``; or, if ``size`` is one number, the shorter side to it, and then
+        :meth:`center_crop` must follow. As torchvision's ``Resize`` and Pillow: antialiased.
+        """
+        if isinstance(size, int):
+            return self._add(("shorter", size, interpolation), "shorter")
+        return self._sized({"op": "resize", "filter": interpolation}, _size_px(size))
+
+    def center_crop(self, size: Size) -> Images:
+        """Cuts ``size`` from the centre, after ``resize(n)``; one pass with it."""
+        if not self.steps or self.steps[-1] != "shorter":
+            raise ConfigError("center_crop has to follow resize(n), for example .resize(256).center_crop(224)")
+        _, shorter_px, interpolation = self.steps[-2]
+        op = {"op": "resize_center_crop", "shorter_px": shorter_px, "filter": interpolation}
+        return replace(self, steps=self.steps[:-2])._sized(op, _size_px(size))
+
+    def hflip(self, p: float = 0.5) -> Images:
+        """Mirrors left and right with probability ``p``."""
+        return self._op({"op": "horizontal_flip", "p": p})
+
+    def autoaugment(self) -> Images:
+        """One of AutoAugment's 25 ImageNet policies."""
+        return self._op({"op": "autoaugment_imagenet"})
+
+    def color_jitter(self, brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0) -> Images:
+        """Multiplies each, in this order, by a factor drawn from 1 - v to 1 + v."""
+        return self._op({"op": "color_jitter", "brightness": brightness, "contrast": contrast, "saturation": saturation})
+
+    def random_affine(self, degrees: float, translate: float = 0.0) -> Images:
+        """Rotates by up to ``degrees`` and shifts by up to ``translate`` of each side, either way."""
+        return self._op({"op": "random_affine", "degrees": degrees, "translate": translate})
+
+    def normalize(
+        self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+    ) -> Images:
+        """float32 of ``(x / 255 - mean) / std``; ImageNet's numbers unless said."""
+        if self.floats is not None:
+            raise ConfigError("normalize() stands twice. Leave one out")
+        return replace(self, floats=(tuple(mean), tuple(std)))
+
+    def map(self, function: Callable[..., Any], *, rng: bool = False, size: Size | None = None) -> Images:
+        """A step of your own, which runs in the workers but under the interpreter's lock.
+
+        Before :meth:`normalize` it gets and returns a uint8 array (H, W, 3) of any size; name ``size`` if no step after
+        it fixes one. After :meth:`normalize` it gets and returns float32 (3, H, W). With ``rng=True`` it also gets
+        ``rng``, a ``numpy.random.Generator`` that belongs to the sample in this epoch: draw from nothing else, or the
+        order of workers decides what you get.
+        """
+        own = (getattr(function, "__name__", type(function).__name__), function, rng)
+        if self.floats is not None:
+            return replace(self, floats=(*self.floats, own))
+        added = self._add(own)
+        return added if size is None else replace(added, size_px=_size_px(size))
+
+    def _op(self, op: dict[str, Any]) -> Images:
+        if self.floats is not None:
+            raise ConfigError(f"{op['op']} comes after normalize(). Steps on pictures come before it")
+        return self._add(json.dumps(op))
+
+    def _sized(self, op: dict[str, Any], size_px: tuple[int, int]) -> Images:
+        return replace(self._op(op | {"size_px": size_px}), size_px=size_px)
+
+    def _add(self, *steps: Any) -> Images:
+        if self.steps and self.steps[-1] == "shorter":
+            raise ConfigError("resize(n) keeps the aspect ratio: .center_crop(n) has to follow it")
+        return replace(self, steps=(*self.steps, *steps))
+
+
+def images(
+    files: Path | Iterable[Path], labels: Iterable[int] | None = None, *, classes: Sequence[str] | Path | None = None
+) -> Images:
+    """Labelled pictures (JPEG, PNG) from
+
+    - a folder with a folder for each class, as torchvision's ``ImageFolder``;
+    - a list file with lines ``label;path``; ``classes`` are the names, or the file with one name a line;
+    - paths and their ``labels``.
+    """
+    names: tuple[str, ...] | None = None
+    if classes is not None:
+        names = tuple(_native.classes_of(os.fspath(classes)) if isinstance(classes, (str, os.PathLike)) else classes)
+    if isinstance(files, (str, os.PathLike)):
+        if labels is not None:
+            raise ConfigError("labels are given for one path. Give a list of paths, or leave labels out")
+        return Images(files, names)
+    paths = [os.fspath(path) for path in files]
+    numbers = [0] * len(paths) if labels is None else [int(label) for label in labels]
+    if len(numbers) != len(paths):
+        raise ConfigError(f"there are {len(paths)} paths and {len(numbers)} labels. Give one label for each path")
+    for path, number in zip(paths, numbers):
+        if not 0 <= number < 2**32:
+            raise ConfigError(f"{path} has the label {number}. Labels are the places of classes, counted from 0")
+    return Images(tuple(zip(paths, numbers)), names)
+
+
+@dataclass(frozen=True)
+class Declared(Source):
+    """Samples of arrays or of a Python dataset; see :func:`arrays` and :func:`dataset`."""
+
+    make: Callable[..., _native.Source]
+    arguments: tuple[Any, ...]
+    steps: tuple[tuple[str, Callable[..., Any], bool], ...] = ()
+
+    def _open(self) -> _native.Source:
+        source = self.make(*self.arguments)
+        for step in self.steps:
+            source = source.map(*step)
+        return source
+
+    def map(self, function: Callable[..., Any], *, rng: bool = False) -> Declared:
+        """A step of your own, which runs in the workers but under the interpreter's lock: it gets the fields of a sample
+        as arrays and returns one value, a tuple, or a dict of names and values. Types and shapes must be the same for
+        all samples; the first sample is made at once to learn them. ``rng`` as in :meth:`Images.map`.
+        """
+        name = getattr(function, "__name__", type(function).__name__)
+        return replace(self, steps=(*self.steps, (name, function, rng)))
+
+
+def arrays(*columns: Any, shape: Sequence[int] | None = None, **named: Any) -> Declared:
+    """Samples that are rows: row i of every array belongs to sample i.
+
+    ``arrays(x, y)`` or ``arrays(image=x, label=y)``: NumPy arrays or memory maps, read where they lie, so do not write
+    to them meanwhile. ``arrays("rows.npy")``: a ``.npy`` file of rows, a ``.bin`` file of float32 with ``shape``, or a
+    folder with a ``.npy``, ``.bin`` or 16-bit grey ``.png`` file a sample.
+    """
+    if len(columns) == 1 and not named and isinstance(columns[0], (str, os.PathLike)):
+        return Declared(_native.Source.array_files, (os.fspath(columns[0]), None if shape is None else list(shape)))
+    if shape is not None:
+        raise ConfigError("shape is for files: arrays have their own. Leave it out")
+    given = {str(at): column for at, column in enumerate(columns)} | named
+    if not given:
+        raise ConfigError("arrays() was given none. Give NumPy arrays, or the path of a file")
+    return Declared(_open_arrays, (tuple((name, np.asarray(column)) for name, column in given.items()),))
+
+
+def _open_arrays(columns: tuple[tuple[str, Any], ...]) -> _native.Source:
+    facts = [(name, column.shape, column.dtype.str) for name, column in columns]
+    return _native.Source.arrays(list(columns), _hash(facts))
+
+
+def dataset(items: Any) -> Declared:
+    """A map-style dataset (``__getitem__`` and ``__len__``), such as a torch ``Dataset``.
+
+    Its items are made in the workers but under the interpreter's lock, so it gains order, resume and delivery, not
+    speed. An item is one value, a tuple or a dict of numbers and arrays; types and shapes must be the same for all.
+    """
+    if not hasattr(items, "__getitem__") or not hasattr(items, "__len__"):
+        raise ConfigError(
+            f"{type(items).__name__} has no __getitem__ and __len__. Feedline delivers by number; a stream has none"
+        )
+    return Declared(_open_items, (items,))
+
+
+def _open_items(items: Any) -> _native.Source:
+    def item(index: Any) -> Any:
+        return items[int(index)]
+
+    name = type(items).__name__
+    return _native.Source.items(len(items), _hash([name, len(items)]), item, name)
+
+
+def _hash(facts: Any) -> int:
+    import hashlib
+
+    return int.from_bytes(hashlib.blake2b(repr(facts).encode(), digest_size=8).digest(), "little")

@@ -1,0 +1,57 @@
+//! The native half of the Python package `feedline`: converts between Python and the library, lets go of the interpreter
+//! while the library works, and turns its errors into exceptions. No logic of its own; what people call is in `python/`.
+#![expect(unsafe_code, reason = "DLPack and the memory of NumPy arrays are raw pointers")]
+
+mod array;
+mod errors;
+mod history;
+mod loader;
+mod memory;
+mod plan;
+mod source;
+mod steps;
+
+use pyo3::prelude::*;
+
+/// The module; free-threaded interpreters may run it without a global lock.
+#[pymodule(gil_used = false)]
+mod _native {
+    use super::*;
+
+    #[pymodule_export]
+    use array::Array;
+    #[pymodule_export]
+    use history::History;
+    #[pymodule_export]
+    use loader::Loader;
+    #[pymodule_export]
+    use plan::Plan;
+    #[pymodule_export]
+    use source::Source;
+    #[pymodule_export]
+    use source::classes_of;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
+
+    /// Runs a command line, its program's name included, and returns the exit code.
+    #[pyfunction]
+    fn main(py: Python<'_>, words: Vec<std::ffi::OsString>) -> u8 {
+        py.detach(|| feedline_cli::run(words))
+    }
+
+    /// (rank, world_size, the rule that told) of this process.
+    #[pyfunction]
+    #[pyo3(signature = (explicit, group))]
+    fn discover(
+        py: Python<'_>,
+        explicit: Option<(u64, u64)>,
+        group: Option<(u64, u64)>,
+    ) -> PyResult<(u64, u64, String)> {
+        let env = |name: &str| std::env::var(name).ok();
+        let found = feedline::train::ranks::discover(explicit, group, &env).map_err(|e| errors::raise(py, e))?;
+        Ok((found.rank, found.world_size, found.rule.to_string()))
+    }
+}

@@ -1,0 +1,277 @@
+//! The loader for Python: one engine, its cursor, and batches as tensors. Owns the waiting (signals are looked after,
+//! the interpreter is let go) and what happens after a fork; order, threads and epochs are the library's.
+
+use crate::array::{Array, capsule};
+use crate::errors::raise;
+use crate::plan::Plan;
+use crate::source::Source;
+use feedline::deliver::{LoaderOptions, OnBadSample};
+use feedline::event::{Event, Sink};
+use feedline::plan::Cursor;
+use feedline::{Batch, BatchField, Error, Result};
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyList, PyTuple};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+/// How long a wait may keep Python's signals waiting.
+const SIGNALS: Duration = Duration::from_millis(50);
+
+/// Reads a cursor.
+pub fn parse_cursor(py: Python<'_>, json: &str) -> PyResult<Cursor> {
+    serde_json::from_str(json).map_err(|e| {
+        let problem = format!("this is no state of a loader or sampler: {e}");
+        raise(py, Error::config(problem, "Give what state_dict() returned, unchanged"))
+    })
+}
+
+/// Warnings and replaced samples go to a function of Python's, as JSON.
+struct Listener(Py<PyAny>);
+
+impl Sink for Listener {
+    fn emit(&self, event: &Event) -> Result<()> {
+        let (kind, text) = match event {
+            Event::Warning { message } => ("warning", message.clone()),
+            Event::Replaced(bad) => ("replaced", serde_json::to_string(bad).unwrap_or_default()),
+            _ => return Ok(()),
+        };
+        let heard = Python::try_attach(|py| self.0.call1(py, (kind, text)).map(drop));
+        match heard {
+            Some(Err(error)) => Err(Error::config(error.to_string(), "Warnings were turned into errors")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What a batch becomes.
+enum Form {
+    /// `torch.utils.dlpack.from_dlpack`.
+    Torch(Py<PyAny>),
+    /// `numpy.asarray`.
+    Numpy(Py<PyAny>),
+    Dlpack,
+}
+
+/// One engine with its threads.
+#[pyclass(frozen, weakref, module = "feedline._native")]
+pub struct Loader {
+    /// `None` once closed.
+    engine: Mutex<Option<feedline::deliver::Loader>>,
+    /// The process it was made in: threads do not survive a fork.
+    process: u32,
+    began: Instant,
+    num_workers: usize,
+    form: Form,
+    /// Called with the fields and the facts of a batch.
+    batch: Py<PyAny>,
+}
+
+#[pymethods]
+impl Loader {
+    #[new]
+    #[pyo3(signature = (source, plan, *, rank, batch_size, drop_last, num_workers, memory_budget_bytes, on_bad_sample,
+                        max_bad_samples, form, batch, listener))]
+    #[expect(clippy::too_many_arguments, reason = "one keyword argument each")]
+    fn new(
+        py: Python<'_>,
+        source: &Source,
+        plan: &Plan,
+        rank: u64,
+        batch_size: u64,
+        drop_last: bool,
+        num_workers: usize,
+        memory_budget_bytes: u64,
+        on_bad_sample: &str,
+        max_bad_samples: u64,
+        form: &str,
+        batch: Py<PyAny>,
+        listener: Py<PyAny>,
+    ) -> PyResult<Loader> {
+        let on_bad_sample = match on_bad_sample {
+            "fail" => OnBadSample::Fail,
+            "replace" => OnBadSample::Replace,
+            _ => {
+                let problem = format!("on_bad_sample is {on_bad_sample:?}");
+                return Err(raise(py, Error::config(problem, "Use \"fail\" or \"replace\"")));
+            }
+        };
+        let form = match form {
+            "torch" => Form::Torch(py.import("torch.utils.dlpack")?.getattr("from_dlpack")?.unbind()),
+            "numpy" => Form::Numpy(py.import("numpy")?.getattr("asarray")?.unbind()),
+            "dlpack" => Form::Dlpack,
+            _ => {
+                let problem = format!("output is {form:?}");
+                return Err(raise(py, Error::config(problem, "Use \"torch\", \"numpy\" or \"dlpack\"")));
+            }
+        };
+        let options = LoaderOptions {
+            batch_size,
+            rank,
+            drop_last,
+            num_workers,
+            memory_budget_bytes,
+            on_bad_sample,
+            max_bad_samples,
+            sink: Arc::new(Listener(listener)),
+            ..LoaderOptions::default()
+        };
+        let pipeline = Arc::clone(&source.pipeline);
+        let plan = plan.0.clone();
+        let engine = py.detach(|| feedline::deliver::Loader::new(pipeline, plan, options));
+        let engine = Mutex::new(Some(engine.map_err(|e| raise(py, e))?));
+        Ok(Loader { engine, process: std::process::id(), began: Instant::now(), num_workers, form, batch })
+    }
+
+    /// Begins a pass: over the rest of the epoch that was set or loaded, else over the next epoch.
+    fn begin(&self, py: Python<'_>) -> PyResult<()> {
+        self.with(py, |engine| {
+            engine.begin_pass();
+            Ok(())
+        })
+    }
+
+    /// The next batch; `None` at the end of the epoch.
+    fn next<'py>(&self, py: Python<'py>, timeout_s: f64) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let asked = Instant::now();
+        loop {
+            match self.with(py, |engine| engine.poll_batch(Some(SIGNALS)))? {
+                Poll::Ready(None) => return Ok(None),
+                Poll::Ready(Some(batch)) => return self.convert(py, batch).map(Some),
+                Poll::Pending => py.check_signals()?,
+            }
+            if timeout_s > 0.0 && asked.elapsed().as_secs_f64() > timeout_s {
+                let class = py.import("feedline.errors")?.getattr("LoaderTimeoutError")?;
+                let message = format!(
+                    "the loader had no batch ready within timeout={timeout_s} seconds. Raise timeout, or 0 to wait for \
+                     ever; slow storage and too few num_workers are the usual reasons"
+                );
+                return Err(PyErr::from_value(class.call1((message,))?));
+            }
+        }
+    }
+
+    /// (epoch, position) that are delivered.
+    fn place(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
+        self.with(py, |engine| {
+            let cursor = engine.state_dict();
+            Ok((cursor.epoch, cursor.position))
+        })
+    }
+
+    /// Batches of a whole epoch.
+    fn length(&self, py: Python<'_>) -> PyResult<u64> {
+        self.with(py, |engine| Ok(engine.len()))
+    }
+
+    /// Batches from the cursor to the end of its epoch.
+    fn left(&self, py: Python<'_>) -> PyResult<u64> {
+        self.with(py, |engine| Ok(engine.left()))
+    }
+
+    fn set_epoch(&self, py: Python<'_>, epoch: u64) -> PyResult<()> {
+        self.with(py, |engine| {
+            engine.set_epoch(epoch);
+            Ok(())
+        })
+    }
+
+    /// The cursor as JSON.
+    fn cursor(&self, py: Python<'_>) -> PyResult<String> {
+        let cursor = self.with(py, |engine| Ok(engine.state_dict()))?;
+        serde_json::to_string(&cursor).map_err(|e| PyRuntimeError::new_err(e.to_string()))
+    }
+
+    fn load_cursor(&self, py: Python<'_>, json: &str) -> PyResult<()> {
+        let cursor = parse_cursor(py, json)?;
+        self.with(py, |engine| engine.load_state_dict(&cursor))
+    }
+
+    /// The counters of the stages as JSON, and the verdict in words.
+    fn stats(&self, py: Python<'_>) -> PyResult<(String, String)> {
+        let stats = self.with(py, |engine| Ok(engine.stats()))?;
+        let json = serde_json::to_string(&stats).map_err(|e| PyRuntimeError::new_err(e.to_string()))?;
+        Ok((json, stats.verdict(self.began.elapsed().as_secs_f64(), self.num_workers)))
+    }
+
+    /// Stops the threads. What was delivered stays valid.
+    fn close(&self, py: Python<'_>) {
+        if self.process == std::process::id() {
+            py.detach(|| drop(self.lock().take()));
+        }
+    }
+}
+
+impl Loader {
+    fn lock(&self) -> MutexGuard<'_, Option<feedline::deliver::Loader>> {
+        self.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Works with the engine while other threads of Python go on.
+    fn with<T: Send>(
+        &self,
+        py: Python<'_>,
+        work: impl FnOnce(&mut feedline::deliver::Loader) -> Result<T> + Send,
+    ) -> PyResult<T> {
+        if self.process != std::process::id() {
+            return Err(PyRuntimeError::new_err(format!(
+                "this DataLoader was made in process {} and is used in process {} after a fork, where its threads do \
+                 not exist. Make a DataLoader in each process; multiprocessing: set_start_method(\"spawn\")",
+                self.process,
+                std::process::id()
+            )));
+        }
+        let done = py.detach(|| self.lock().as_mut().map(work));
+        match done {
+            Some(done) => done.map_err(|e| raise(py, e)),
+            None => Err(PyRuntimeError::new_err("this DataLoader was closed; make a new one")),
+        }
+    }
+
+    fn convert<'py>(&self, py: Python<'py>, batch: Batch) -> PyResult<Bound<'py, PyAny>> {
+        let names = PyList::empty(py);
+        let mut values = Vec::with_capacity(batch.fields.len());
+        for (name, field) in batch.fields {
+            names.append(name)?;
+            values.push(match field {
+                BatchField::Stack(array) => self.array(py, array)?,
+                BatchField::Pad { values, counts: with } | BatchField::Concat { values, offsets: with } => {
+                    PyTuple::new(py, [self.array(py, values)?, self.array(py, with)?])?.into_any()
+                }
+                BatchField::List(bytes) => PyList::new(py, bytes.iter().map(|bytes| &bytes[..]))?.into_any(),
+            });
+        }
+        let facts = Facts { epoch: batch.epoch, step: batch.step, valid: batch.valid, indices: batch.indices };
+        self.batch.bind(py).call1((PyTuple::new(py, values)?, names, facts))
+    }
+
+    fn array<'py>(&self, py: Python<'py>, array: feedline::Array) -> PyResult<Bound<'py, PyAny>> {
+        match &self.form {
+            Form::Torch(from_dlpack) => from_dlpack.bind(py).call1((capsule(py, &Arc::new(array), false)?,)),
+            Form::Numpy(asarray) => asarray.bind(py).call1((Array::new(array),)),
+            Form::Dlpack => Ok(Bound::new(py, Array::new(array))?.into_any()),
+        }
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        let engine = self.engine.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if self.process != std::process::id() {
+            std::mem::forget(engine); // its threads were not copied by the fork, so nothing would ever end a wait for them
+        } else if engine.is_some() {
+            // A worker may be waiting for the interpreter, so this thread must not hold it while it waits for the worker.
+            Python::try_attach(|py| py.detach(|| drop(engine)));
+        }
+    }
+}
+
+/// Where a batch stands.
+#[pyclass(frozen, get_all, module = "feedline._native")]
+pub struct Facts {
+    epoch: u64,
+    step: u64,
+    valid: usize,
+    indices: Vec<u64>,
+}

@@ -1,0 +1,207 @@
+//! Sources: what a declaration in Python becomes. Owns the reading of the declaration and nothing of what it declares.
+
+use crate::errors::raise;
+use crate::memory::Memory;
+use crate::steps::{Mapped, Numbers, PyStep};
+use feedline::augment::normalize::Normalize;
+use feedline::augment::{ImageOp, output_size_px};
+use feedline::decode::{DecodedCache, Limits};
+use feedline::fused::DecodeMode;
+use feedline::images::{Images, ImagesOptions, Step};
+use feedline::pipeline::Pipeline;
+use feedline::read::{ImageEntry, ImageList, read_classes};
+use feedline::{Error, Result};
+use pyo3::prelude::*;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A pipeline for the loader.
+#[pyclass(frozen, module = "feedline._native")]
+pub struct Source {
+    pub pipeline: Arc<dyn Pipeline>,
+    /// Where they are pictures: their list.
+    list: Option<ImageList>,
+}
+
+/// A step as Python declares it: an operation in JSON, or a name, a function and whether it wants a generator.
+#[derive(FromPyObject)]
+pub enum Declared {
+    Op(String),
+    Own(String, Py<PyAny>, bool),
+}
+
+impl Declared {
+    fn step(self) -> Result<Step> {
+        match self {
+            Declared::Op(json) => {
+                let op: ImageOp = serde_json::from_str(&json)
+                    .map_err(|e| Error::config(format!("{json}: {e}"), "See the documentation of the step"))?;
+                op.validate()?;
+                Ok(Step::Op(op))
+            }
+            Declared::Own(name, function, with_rng) => {
+                Ok(Step::Own { name, step: Arc::new(PyStep::new(function, with_rng)) })
+            }
+        }
+    }
+}
+
+/// What `images` can be given.
+#[derive(FromPyObject)]
+pub enum Files {
+    /// Paths and labels.
+    Listed(Vec<(PathBuf, u32)>),
+    /// A folder of class folders, or a list file of `class;path` lines.
+    Path(PathBuf),
+}
+
+/// How finished pictures become numbers: mean, std, and the steps after them.
+type Floats = ([f64; 3], [f64; 3], Vec<Declared>);
+
+#[pymethods]
+impl Source {
+    /// Labelled pictures; `classes` are names, or the file with them.
+    #[staticmethod]
+    #[pyo3(signature = (files, classes, steps, floats, size_px, max_pixels, decode, cache_bytes))]
+    #[expect(clippy::too_many_arguments, reason = "one keyword argument each")]
+    fn images(
+        py: Python<'_>,
+        files: Files,
+        classes: Option<Vec<String>>,
+        steps: Vec<Declared>,
+        floats: Option<Floats>,
+        size_px: Option<[u32; 2]>,
+        max_pixels: Option<u64>,
+        decode: &str,
+        cache_bytes: u64,
+    ) -> PyResult<Source> {
+        let make = || -> Result<Source> {
+            let list = image_list(files, classes)?;
+            let steps = steps.into_iter().map(Declared::step).collect::<Result<Vec<_>>>()?;
+            let ops: Vec<ImageOp> =
+                steps.iter().filter_map(|step| if let Step::Op(op) = step { Some(op.clone()) } else { None }).collect();
+            let Some(size_px) = size_px.or_else(|| output_size_px(&ops)) else {
+                return Err(Error::config(
+                    "the pictures are of any size, so they cannot be put into one batch",
+                    "Add .resize(224), .random_resized_crop(224) or .resize_center_crop(224), or name the size that \
+                     your own step gives: .map(step, size_px=224)",
+                ));
+            };
+            let numbers = match floats {
+                None => feedline::images::Numbers::Bytes,
+                Some((mean, std, after)) => feedline::images::Numbers::Floats {
+                    normalize: Normalize::new(mean, std),
+                    after: after
+                        .into_iter()
+                        .map(|declared| match declared.step()? {
+                            Step::Own { name, step } => Ok((name, step)),
+                            Step::Op(op) => Err(Error::config(
+                                format!("{} comes after normalize()", op.name()),
+                                "Steps on pictures come before normalize()",
+                            )),
+                        })
+                        .collect::<Result<_>>()?,
+                },
+            };
+            let decode = match decode {
+                "fused" => DecodeMode::Fused,
+                "region" => DecodeMode::Region,
+                "whole" => DecodeMode::Whole,
+                _ => {
+                    let problem = format!("decode mode {decode:?} is unknown");
+                    return Err(Error::config(problem, "Use \"fused\", \"region\" or \"whole\""));
+                }
+            };
+            let limits = max_pixels.map_or_else(Limits::default, |max_pixels| Limits { max_pixels });
+            let cache = (cache_bytes > 0).then(|| DecodedCache::new(cache_bytes));
+            let options = ImagesOptions { steps, size_px, numbers, limits, decode, cache };
+            let pipeline = Arc::new(Images::new(list.clone(), options)?);
+            Ok(Source { pipeline, list: Some(list) })
+        };
+        py.detach(make).map_err(|e| raise(py, e))
+    }
+
+    /// Arrays in files; see `feedline_recipes::arrays::open`.
+    #[staticmethod]
+    fn array_files(py: Python<'_>, path: PathBuf, shape: Option<Vec<usize>>) -> PyResult<Source> {
+        let opened = py.detach(|| feedline_recipes::arrays::open(&path, shape.as_deref()));
+        Ok(Source { pipeline: opened.map_err(|e| raise(py, e))?, list: None })
+    }
+
+    /// (name, array) of equal length in memory.
+    #[staticmethod]
+    fn arrays(arrays: Vec<(String, Bound<'_, PyAny>)>, fingerprint: u64) -> PyResult<Source> {
+        Ok(Source { pipeline: Arc::new(Memory::new(arrays, fingerprint)?), list: None })
+    }
+
+    /// Items of a Python dataset: sample i is what `function` returns for i.
+    #[staticmethod]
+    fn items(py: Python<'_>, len: u64, fingerprint: u64, function: Py<PyAny>, name: String) -> PyResult<Source> {
+        let numbers = Arc::new(Numbers::new(len, fingerprint));
+        let mapped = Mapped::new(py, numbers, PyStep::new(function, false), name)?;
+        Ok(Source { pipeline: Arc::new(mapped), list: None })
+    }
+
+    /// The samples of this source through a function of the user's.
+    fn map(&self, py: Python<'_>, name: String, function: Py<PyAny>, with_rng: bool) -> PyResult<Source> {
+        let mapped = Mapped::new(py, Arc::clone(&self.pipeline), PyStep::new(function, with_rng), name)?;
+        Ok(Source { pipeline: Arc::new(mapped), list: None })
+    }
+
+    fn __len__(&self) -> usize {
+        self.pipeline.len() as usize
+    }
+
+    /// Names of the fields.
+    #[getter]
+    fn fields(&self) -> Vec<String> {
+        self.pipeline.fields().iter().map(|field| field.name.clone()).collect()
+    }
+
+    /// Class names of pictures.
+    #[getter]
+    fn classes(&self) -> Option<Vec<String>> {
+        self.list.as_ref().map(|list| list.classes.clone())
+    }
+
+    /// Labels of pictures.
+    #[getter]
+    fn labels(&self) -> Option<Vec<u32>> {
+        self.list.as_ref().map(|list| list.entries.iter().map(|entry| entry.class).collect())
+    }
+
+    /// The file or row of a sample.
+    fn location(&self, index: u64) -> PyResult<String> {
+        if index >= self.pipeline.len() {
+            let problem = format!("sample {index} of {}", self.pipeline.len());
+            return Err(pyo3::exceptions::PyIndexError::new_err(problem));
+        }
+        Ok(self.pipeline.location(index))
+    }
+}
+
+fn image_list(files: Files, classes: Option<Vec<String>>) -> Result<ImageList> {
+    match files {
+        Files::Listed(files) => ImageList::from_entries(
+            files.into_iter().map(|(path, class)| ImageEntry { path, class }).collect(),
+            "given",
+            classes,
+        ),
+        Files::Path(path) if path.is_dir() => ImageList::from_folder(&path, "given", classes),
+        Files::Path(path) => {
+            let Some(classes) = classes else {
+                return Err(Error::config(
+                    format!("the classes of the list {} are not named", path.display()),
+                    "Give classes=[...], in the order of the labels",
+                ));
+            };
+            ImageList::from_list(&path, "given", &classes)
+        }
+    }
+}
+
+/// Names of the classes, one a line of a file.
+#[pyfunction]
+pub fn classes_of(py: Python<'_>, path: PathBuf) -> PyResult<Vec<String>> {
+    py.detach(|| read_classes(&path)).map_err(|e| raise(py, e))
+}

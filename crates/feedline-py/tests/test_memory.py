@@ -1,0 +1,144 @@
+"""Nothing is copied on the way to Python, memory is used again, and stays flat however long it runs."""
+
+import feedline
+import numpy as np
+import pytest
+import torch
+
+
+def rows(length=64, width=32, **options):
+    data = np.arange(length * width, dtype=np.float32).reshape(length, width)
+    return feedline.DataLoader(feedline.arrays(data), **{"batch_size": 4, "num_workers": 2} | options)
+
+
+def address(value):
+    return value.data_ptr() if isinstance(value, torch.Tensor) else value.__array_interface__["data"][0]
+
+
+def test_the_engines_memory_is_what_torch_and_numpy_see():
+    (array,) = next(iter(rows(output="dlpack")))
+    assert array.__dlpack_device__() == (1, 0) and array.shape == (4, 32)
+    views = [torch.from_dlpack(array), np.from_dlpack(array), np.asarray(array), torch.as_tensor(np.asarray(array))]
+    assert {address(view) for view in views} == {array.data_ptr}
+    views[0][0, 0] = -7.0
+    assert all(float(view[0, 0]) == -7.0 for view in views)
+    (image,) = next(iter(rows(output="numpy")))
+    assert type(image.base).__module__ == "feedline._native" and address(image) == image.base.data_ptr
+    assert not image.flags.owndata and image.flags.writeable and image.flags.c_contiguous
+    (tensor,) = next(iter(rows()))
+    assert tensor.is_contiguous() and address(tensor.numpy()) == tensor.data_ptr() == address(tensor.view(-1))
+
+
+def test_an_explicit_copy_is_one():
+    (array,) = next(iter(rows(output="dlpack")))
+    copied = np.from_dlpack(array, copy=True)
+    assert address(copied) != array.data_ptr and np.array_equal(copied, np.asarray(array))
+    with pytest.raises(BufferError, match="main memory"):
+        array.__dlpack__(dl_device=(2, 0))
+
+
+@pytest.mark.parametrize("output", ["torch", "numpy"])
+def test_what_is_kept_stays_as_it_is_and_what_is_dropped_is_used_again(output):
+    ours = rows(length=4000, output=output)
+    batches = iter(ours)
+    kept = [next(batches)[0] for _ in range(3)]
+    kept = [value[1:3] for value in kept]  # a view of a view is enough
+    before = [torch.as_tensor(value).clone() for value in kept]
+    addresses = [address(next(batches)[0]) for _ in range(900)]
+    assert len(set(addresses)) < 20, "dropped batches are used again"
+    assert not {address(value) - 32 * 4 for value in kept} & set(addresses)
+    del batches, ours
+    for value, expect in zip(kept, before):
+        torch.testing.assert_close(torch.as_tensor(value), expect, rtol=0, atol=0)
+
+
+def test_a_program_that_keeps_every_batch_gets_every_batch():
+    ours = rows(length=2000, memory_budget_bytes=1)
+    kept = [batch[0] for batch in ours]
+    assert len({address(value) for value in kept}) == 500
+    np.testing.assert_array_equal(torch.cat(kept).numpy().reshape(-1), np.arange(2000 * 32, dtype=np.float32))
+
+
+def test_writing_into_a_batch_changes_neither_the_data_nor_later_batches():
+    data = np.ones((40, 8), np.float32)
+    ours = feedline.DataLoader(data, batch_size=4)
+    for _ in range(3):
+        for (value,) in ours:
+            assert value.eq(1).all()
+            value.mul_(0).sub_(5)
+    assert (data == 1).all()
+
+
+MEASURE = """
+import gc, os, sys, tracemalloc
+import numpy as np
+import feedline
+
+def rss_bytes():
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+def measure(warm, work):
+    warm()
+    gc.collect()
+    tracemalloc.start()
+    warm()
+    gc.collect()
+    before, python = rss_bytes(), tracemalloc.get_traced_memory()[0]
+    work()
+    gc.collect()
+    print((rss_bytes() - before) >> 10, (tracemalloc.get_traced_memory()[0] - python) >> 10)
+"""
+
+
+def growth_kib(ended):
+    assert ended.code == 0, ended.stderr
+    return [int(number) for number in ended.stdout.split()]
+
+
+@pytest.mark.parametrize("output", ["numpy", "torch"])
+def test_memory_is_flat_over_many_batches_of_nothing(python, output):
+    code = """
+ours = feedline.DataLoader(np.zeros((5000, 1), np.uint8), batch_size=1, shuffle=True, num_workers=1, output=sys.argv[1])
+
+def epochs(n):
+    for _ in range(n):
+        for batch in ours:
+            pass
+
+measure(lambda: epochs(2), lambda: epochs(20))
+"""
+    rss, traced = growth_kib(python(MEASURE + code, output, timeout=120))
+    assert rss < 8 << 10 and traced < 100
+
+
+def test_memory_is_flat_over_epochs_of_pictures_and_states(python, pictures):
+    code = """
+source = feedline.images(sys.argv[1]).random_resized_crop(64).hflip().map(lambda image, rng: image, rng=True).normalize()
+ours = feedline.DataLoader(source, batch_size=8, shuffle=True, num_workers=2, output="numpy")
+
+def epochs(n):
+    for _ in range(n):
+        for batch in ours:
+            ours.load_state_dict(ours.state_dict()) if batch.step == 3 else None
+            ours.stats()
+
+measure(lambda: epochs(5), lambda: epochs(20))
+"""
+    rss, traced = growth_kib(python(MEASURE + code, pictures, timeout=120))
+    assert rss < 12 << 10 and traced < 100
+
+
+def test_capsules_that_nobody_takes_are_freed(python):
+    code = """
+(array,) = next(iter(feedline.DataLoader(np.zeros((64, 1 << 14), np.uint8), batch_size=64, output="dlpack")))
+
+def capsules(n):
+    for turn in range(n):
+        array.__dlpack__(max_version=(1, 0) if turn % 2 else None)
+        array.__dlpack__(copy=True) if turn % 100 == 0 else None
+
+measure(lambda: capsules(200), lambda: capsules(50000))
+"""
+    rss, traced = growth_kib(python(MEASURE + code))
+    assert rss < 4 << 10 and traced < 50

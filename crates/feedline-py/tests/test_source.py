@@ -1,0 +1,210 @@
+"""What can be a source: folders, lists, arrays, datasets; against torchvision and Pillow."""
+
+import copy
+import pickle
+
+import feedline
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, TensorDataset
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+
+def batches(source, **options):
+    options = {"batch_size": 4, "output": "numpy"} | options
+    return [[np.array(value) for value in batch] for batch in feedline.DataLoader(source, **options)]
+
+
+def equal(one, other):
+    return len(one) == len(other) and all(
+        np.array_equal(a, b) for left, right in zip(one, other) for a, b in zip(left, right, strict=True)
+    )
+
+
+def test_a_folder_is_torchvisions_image_folder(pictures):
+    theirs, ours = ImageFolder(pictures), feedline.images(pictures).resize((8, 8))
+    assert ours.classes == theirs.classes and ours.labels == theirs.targets and len(ours) == len(theirs) == 60
+    assert [ours.location(index) for index in range(60)] == [path for path, _ in theirs.samples]
+    assert ours.fields == ["image", "label"]
+    labels = [label for _, label in batches(ours)]
+    assert np.concatenate(labels).tolist() == theirs.targets
+
+
+def test_pixels_are_torchvisions(pictures):
+    """Byte for byte, where they are decoded whole."""
+    theirs = ImageFolder(pictures)
+    shorter = v2.Compose([v2.Resize(24), v2.CenterCrop(20)])
+    both = v2.Resize((18, 30))
+    finish = v2.Compose(
+        [
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        ]
+    )
+    source = feedline.images(pictures).decode("whole")
+    for ours, transform in [(source.resize(24).center_crop(20), shorter), (source.resize((18, 30)), both)]:
+        raw = np.concatenate([image for image, _ in batches(ours)])
+        floats = np.concatenate([image for image, _ in batches(ours.normalize())])
+        for index in range(0, 60, 7):
+            picture = transform(theirs[index][0].convert("RGB"))
+            np.testing.assert_array_equal(raw[index], np.asarray(picture).transpose(2, 0, 1))
+            np.testing.assert_allclose(floats[index], finish(picture).numpy(), atol=2e-6)
+
+
+def test_a_list_file_and_lists_of_paths_are_the_same_data(pictures, tmp_path):
+    paths = sorted(path for path in pictures.rglob("*.jpg"))[::5]
+    labels = [number % 3 for number in range(len(paths))]
+    listed = tmp_path / "cls_train.txt"
+    listed.write_text("".join(f"{label};{path}\n" for path, label in zip(paths, labels)), "utf-8")
+    names = tmp_path / "classes.txt"
+    names.write_text("a\nb\nc\n", "utf-8")
+    sources = [
+        feedline.images(listed, classes=names),
+        feedline.images(str(listed), classes=["a", "b", "c"]),
+        feedline.images(paths, labels, classes=["a", "b", "c"]),
+        feedline.images(map(str, paths), iter(labels), classes=names),
+    ]
+    sources = [source.resize((8, 8)) for source in sources]
+    assert all(source.classes == ["a", "b", "c"] and source.labels == labels for source in sources)
+    assert all(equal(batches(source), batches(sources[0])) for source in sources[1:])
+    # One data set, so a state of one is a state of the others.
+    state = feedline.DataLoader(sources[0]).state_dict()
+    for source in sources[1:]:
+        feedline.DataLoader(source).load_state_dict(state)
+    assert feedline.images(paths).resize((8, 8)).labels == [0] * len(paths)
+
+
+@pytest.mark.parametrize(
+    ("declare", "remedy"),
+    [
+        (lambda folder: feedline.DataLoader(str(folder)), r"feedline\.images\(path\)"),
+        (lambda folder: feedline.DataLoader(folder), r"feedline\.images\(path\)"),
+        (lambda folder: len(feedline.images(folder)), r"Add \.resize\(224\)"),
+        (lambda folder: len(feedline.images(folder).resize(8)), "center_crop"),
+        (lambda folder: feedline.images(folder).resize(8).hflip(), "center_crop"),
+        (lambda folder: feedline.images(folder).center_crop(8), r"\.resize\(256\)\.center_crop\(224\)"),
+        (lambda folder: feedline.images(folder).normalize().hflip(), "before"),
+        (lambda folder: feedline.images(folder).normalize().normalize(), "twice"),
+        (lambda folder: len(feedline.images(folder).hflip(1.5).resize((8, 8))), "1.5"),
+        (lambda folder: len(feedline.images(folder).resize((0, 8))), "0"),
+        (lambda folder: len(feedline.images(folder).decode("half").resize((8, 8))), '"whole"'),
+        (lambda folder: feedline.images(folder, [1]), "labels"),
+        (lambda folder: feedline.images(["a.jpg"], [1, 2]), "one label"),
+        (lambda folder: len(feedline.images([]).resize((8, 8))), "empty"),
+        (lambda folder: feedline.arrays(), "NumPy arrays"),
+        (lambda folder: feedline.arrays(np.zeros(3), shape=(1,)), "shape"),
+        (lambda folder: feedline.dataset(iter([1])), "no __getitem__"),
+        (lambda folder: feedline.DataLoader(iter([1])), "no __getitem__"),
+    ],
+)
+def test_declarations_that_cannot_be_are_refused_with_a_remedy(pictures, declare, remedy):
+    with pytest.raises(feedline.ConfigError, match=remedy):
+        declare(pictures)
+
+
+def test_unusable_data_is_named(pictures, tmp_path):
+    for path in (tmp_path, tmp_path / "none"):
+        with pytest.raises(feedline.FeedlineError) as failed:
+            len(feedline.images(path).resize((8, 8)))
+        assert str(tmp_path) in str(failed.value)
+    with pytest.raises(feedline.DatasetError, match="label 5") as failed:
+        len(feedline.images(["a.jpg"], [5], classes=["x"]).resize((8, 8)))
+    assert str(failed.value.path) == "a.jpg"
+    with pytest.raises(feedline.FeedlineError, match="label"):
+        len(feedline.images(["a.jpg"], [-1]).resize((8, 8)))
+
+
+def test_arrays_are_rows(tmp_path):
+    x, y = np.random.default_rng(0).normal(size=(10, 2, 3)).astype(np.float32), np.arange(10)
+    expect = [[x[i : i + 4], y[i : i + 4]] for i in (0, 4, 8)]
+    assert equal(batches(feedline.arrays(x, y)), expect)
+    assert feedline.arrays(x, y).fields == ["0", "1"] and feedline.arrays(image=x, label=y).fields == ["image", "label"]
+    np.save(tmp_path / "x.npy", x)
+    assert equal(batches(feedline.arrays(tmp_path / "x.npy")), [[part] for part, _ in expect])
+    assert equal(batches(feedline.arrays(np.load(tmp_path / "x.npy", mmap_mode="r"), y)), expect)
+    assert equal(batches(x), [[part] for part, _ in expect]), "an array is a source as it is"
+    for kind in (np.uint8, np.uint16, np.int32, np.int64, np.float32, np.float64):
+        ((value,),) = batches(feedline.arrays(np.arange(4, dtype=kind)))
+        assert value.dtype == kind and value.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("columns", "remedy"),
+    [
+        ([np.zeros((4, 4))[:, ::2]], "ascontiguousarray"),
+        ([np.zeros(4, bool)], r"view\(numpy\.uint8\)"),
+        ([np.zeros(4, np.complex64)], "astype"),
+        ([np.zeros(4, ">f4")], "astype"),
+        ([np.array(["a", "b"])], "astype"),
+        ([np.zeros(4), np.zeros(5)], "equal length"),
+        ([np.float32(1)], "rows"),
+    ],
+)
+def test_arrays_that_cannot_be_rows_are_refused(columns, remedy):
+    with pytest.raises(feedline.ConfigError, match=remedy):
+        len(feedline.arrays(*columns))
+
+
+class Squares(Dataset):
+    def __init__(self, form):
+        self.form = form
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, index):
+        assert type(index) is int
+        value = torch.tensor([float(index), float(index) ** 2])
+        return {"tuple": (value, index), "dict": {"value": value, "index": index}, "one": value}[self.form]
+
+
+@pytest.mark.parametrize(("form", "fields"), [("tuple", ["0", "1"]), ("dict", ["value", "index"]), ("one", ["0"])])
+def test_a_torch_dataset_is_a_source_as_it_is(form, fields):
+    ours = feedline.DataLoader(Squares(form), batch_size=5)
+    theirs = torch.utils.data.DataLoader(Squares(form), batch_size=5)
+    for batch, expect in zip(ours, theirs, strict=True):
+        assert batch.names == fields
+        values = expect.values() if form == "dict" else expect if form == "tuple" else [expect]
+        for value, expected in zip(batch, values, strict=True):
+            torch.testing.assert_close(value, expected)
+    tensors = TensorDataset(torch.arange(6), torch.ones(6, 2))
+    x, ones = next(iter(feedline.DataLoader(tensors, batch_size=6)))
+    assert x.tolist() == list(range(6)) and ones.shape == (6, 2)
+
+
+def test_steps_follow_one_another_on_arrays():
+    source = feedline.arrays(np.arange(8)).map(lambda x: {"half": x / 2}).map(lambda half: (half, half + 1))
+    half = np.arange(0, 4, 0.5)
+    assert equal(batches(source), [[half[:4], half[:4] + 1], [half[4:], half[4:] + 1]])
+
+
+def negative(x):
+    return -x
+
+
+def test_sources_are_values_that_copy_and_pickle(pictures):
+    for source in (
+        feedline.images(pictures).random_resized_crop(16).hflip().normalize(),
+        feedline.arrays(x=np.arange(12.0)).map(negative),
+        feedline.dataset(Squares("dict")),
+    ):
+        expect = batches(source, shuffle=True)
+        assert equal(batches(pickle.loads(pickle.dumps(source)), shuffle=True), expect)
+        assert equal(batches(copy.deepcopy(source), shuffle=True), expect)
+    base = feedline.images(pictures).resize((8, 8))
+    flipped = base.hflip(1.0)
+    assert not equal(batches(base), batches(flipped))
+    assert np.array_equal(batches(base)[0][0][..., ::-1], batches(flipped)[0][0])
+
+
+def test_pictures_of_any_kind_become_rgb(tmp_path):
+    colour = np.random.default_rng(3).integers(0, 255, (12, 12, 3), dtype=np.uint8)
+    for number, mode in enumerate(["RGB", "L", "RGBA", "P", "1"]):
+        Image.fromarray(colour).convert(mode).save(tmp_path / f"{number}.png")
+    paths = sorted(tmp_path.iterdir())
+    for path, (image, _) in zip(paths, batches(feedline.images(paths).resize((12, 12)), batch_size=1)):
+        np.testing.assert_array_equal(image[0].transpose(1, 2, 0), np.asarray(Image.open(path).convert("RGB")))
