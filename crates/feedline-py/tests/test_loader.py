@@ -125,8 +125,11 @@ def test_a_state_of_other_data_or_another_order_is_refused_and_changes_nothing()
             other.load_state_dict(state)
         assert refused.value.field and refused.value.saved != refused.value.now
         assert other.state_dict() == before
-    with pytest.raises(feedline.FeedlineError, match="state_dict"):
-        loader(50).load_state_dict({"nothing": 1})
+    for wrong in ({"nothing": 1}, None, "state", {"tensor": torch.ones(1)}):
+        with pytest.raises(feedline.ConfigError, match=r"no state .* Give what state_dict\(\) returned"):
+            loader(50).load_state_dict(wrong)
+    with pytest.raises(feedline.ConfigError, match="epoch=-1"):
+        loader(50).set_epoch(-1)
 
 
 def test_every_iterator_is_the_next_epoch_and_leaving_early_is_fine():
@@ -248,6 +251,13 @@ def test_output_is_torch_numpy_or_dlpack():
         ({"batch_size": 0}, "batch_size=0"),
         ({"batch_size": True}, "batch_size=True"),
         ({"timeout": -1}, "timeout=-1"),
+        ({"num_workers": -1}, "num_workers=-1"),
+        ({"num_workers": 1.5}, "num_workers=1.5"),
+        ({"memory_budget_bytes": 0}, "memory_budget_bytes=0"),
+        ({"max_bad_samples": -1}, "max_bad_samples=-1"),
+        ({"epoch_length": 0}, "epoch_length=0"),
+        ({"num_replicas": 2, "rank": -1}, "rank=-1"),
+        ({"num_replicas": "2"}, "num_replicas='2'"),
         ({"tail": "wrap"}, '"exact"'),
         ({"permutation": "xor", "shuffle": True}, '"feistel"'),
         ({"num_replicas": 2, "rank": 2}, "rank"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import operator
 from typing import Any
 
 
@@ -80,3 +82,22 @@ class UnsupportedError(FeedlineError, NotImplementedError):
 
 class LoaderTimeoutError(FeedlineError, RuntimeError):
     """No batch came within ``timeout`` seconds. A RuntimeError, as torch's."""
+
+
+def whole_number(name: str, value: Any, least: int, most: int = 2**63 - 1) -> int:
+    """``value`` as an int in these bounds, NumPy's integers too; else a :class:`ConfigError` that names it."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if isinstance(value, bool) or not least <= number <= most:
+        raise ConfigError(f"{name} should be a whole number from {least} to {most}, but got {name}={value!r}")
+    return number
+
+
+def as_json(state_dict: Any) -> str:
+    """A state as JSON, or a :class:`ConfigError` if it is none."""
+    try:
+        return json.dumps(state_dict)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"this is no state of a loader or sampler: {error}. Give what state_dict() returned") from None

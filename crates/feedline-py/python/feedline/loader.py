@@ -10,6 +10,7 @@ import atexit
 import importlib.util
 import json
 import logging
+import operator
 import os
 import threading
 import warnings
@@ -18,7 +19,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from . import _native
-from .errors import ConfigError
+from .errors import ConfigError, as_json, whole_number
 from .ranks import discover_and_tell
 from .source import Source, arrays, dataset
 
@@ -172,10 +173,9 @@ class DataLoader:
                 raise ConfigError(f"{name} is not for Feedline's DataLoader. {_INSTEAD[name]}")
             if name not in _INSTEAD and name not in _HARMLESS:
                 raise TypeError(f"DataLoader() got an unexpected keyword argument {name!r}")
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ConfigError(f"batch_size should be a positive integer value, but got batch_size={batch_size}")
-        if timeout < 0:
-            raise ConfigError(f"timeout option should be non-negative, but got timeout={timeout}")
+        batch_size = whole_number("batch_size", batch_size, 1)
+        if isinstance(timeout, str) or timeout < 0:
+            raise ConfigError(f"timeout option should be non-negative, but got timeout={timeout!r}")
         self.dataset = _as_source(source)
         self.batch_size = batch_size
         self.drop_last = drop_last
@@ -195,13 +195,13 @@ class DataLoader:
                 length,
                 self.num_replicas,
                 permutation=permutation if shuffle else "none",
-                seed=seed,
+                seed=operator.index(seed) % 2**64,
                 tail=tail,
-                merge_epochs=merge_epochs,
-                epoch_length=epoch_length,
+                merge_epochs=None if merge_epochs is None else whole_number("merge_epochs", merge_epochs, 1),
+                epoch_length=None if epoch_length is None else whole_number("epoch_length", epoch_length, 1),
                 weights=None if weights is None else [float(weight) for weight in weights],
             )
-        self.num_workers = _cores() if num_workers is None else num_workers
+        self.num_workers = _cores() if num_workers is None else whole_number("num_workers", num_workers, 0)
         if output is None:
             output = "torch" if _has_torch() else "numpy"
         self.pin_memory = pin_memory and _can_pin(output)
@@ -210,9 +210,9 @@ class DataLoader:
             "batch_size": batch_size,
             "drop_last": drop_last,
             "num_workers": self.num_workers,
-            "memory_budget_bytes": memory_budget_bytes,
+            "memory_budget_bytes": whole_number("memory_budget_bytes", memory_budget_bytes, 1),
             "on_bad_sample": on_bad_sample,
-            "max_bad_samples": max_bad_samples,
+            "max_bad_samples": whole_number("max_bad_samples", max_bad_samples, 0),
             "form": output,
             "batch": _batch,
             "listener": _hear,
@@ -260,6 +260,7 @@ class DataLoader:
         """The next iterator begins this epoch; the loader counts by itself, so nobody has to call this. After
         :meth:`load_state_dict`, the epoch that was loaded goes on where it stood.
         """
+        epoch = whole_number("epoch", epoch, 0)
         if epoch != self._loaded_epoch:
             self._part_from_live_pass()
             self._engine.set_epoch(epoch)
@@ -288,8 +289,9 @@ class DataLoader:
 
         Raises :class:`feedline.StateError` if the state belongs to other data or another order; nothing changes then.
         """
+        cursor = as_json(state_dict)
         self._part_from_live_pass()
-        self._engine.load_cursor(json.dumps(state_dict))
+        self._engine.load_cursor(cursor)
         self._loaded_epoch = self._engine.place()[0]
         self._seen_epoch = getattr(self.sampler, "epoch", None)
 

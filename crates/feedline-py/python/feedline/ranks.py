@@ -6,7 +6,7 @@ import logging
 import sys
 
 from . import _native
-from .errors import ConfigError
+from .errors import ConfigError, whole_number
 
 log = logging.getLogger("feedline")
 
@@ -26,6 +26,8 @@ def discover(num_replicas: int | None = None, rank: int | None = None) -> tuple[
     Raises :class:`feedline.ConfigError` if two of them contradict each other, or only one argument is given and nothing
     else tells the other.
     """
+    num_replicas = None if num_replicas is None else whole_number("num_replicas", num_replicas, 1)
+    rank = None if rank is None else whole_number("rank", rank, 0)
     if num_replicas is not None and rank is not None:
         # As in torch, arguments overrule the group: under tensor parallelism ranks of data are fewer than processes.
         return _native.discover((rank, num_replicas), None)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from . import _native
-from .errors import ConfigError
+from .errors import ConfigError, whole_number
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -26,7 +26,16 @@ Path = str | os.PathLike[str]
 
 def _size_px(size: Size) -> tuple[int, int]:
     """(height, width)."""
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    sides = tuple(size) if isinstance(size, Iterable) else (size, size)
+    if len(sides) != 2:
+        raise ConfigError(f"the size {size!r} is neither a number nor (height, width)")
+    return whole_number("height", sides[0], 1, 2**32 - 1), whole_number("width", sides[1], 1, 2**32 - 1)
+
+
+def _name(function: Callable[..., Any]) -> str:
+    if not callable(function):
+        raise ConfigError(f"map({function!r}): a step is a function")
+    return str(getattr(function, "__name__", type(function).__name__))
 
 
 class Source:
@@ -133,8 +142,8 @@ class Images(Source):
         """To (height, width) = ``size``; or, if ``size`` is one number, the shorter side to it, and then
         :meth:`center_crop` must follow. As torchvision's ``Resize`` and Pillow: antialiased.
         """
-        if isinstance(size, int):
-            return self._add(("shorter", size, interpolation), "shorter")
+        if not isinstance(size, Iterable):
+            return self._add(("shorter", _size_px(size)[0], interpolation), "shorter")
         return self._sized({"op": "resize", "filter": interpolation}, _size_px(size))
 
     def center_crop(self, size: Size) -> Images:
@@ -167,6 +176,8 @@ class Images(Source):
         """float32 of ``(x / 255 - mean) / std``; ImageNet's numbers unless said."""
         if self.floats is not None:
             raise ConfigError("normalize() stands twice. Leave one out")
+        if len(mean) != 3 or len(std) != 3:
+            raise ConfigError(f"normalize(mean={mean}, std={std}): give three numbers each, for red, green and blue")
         return replace(self, floats=(tuple(mean), tuple(std)))
 
     def map(self, function: Callable[..., Any], *, rng: bool = False, size: Size | None = None) -> Images:
@@ -177,7 +188,7 @@ class Images(Source):
         ``rng``, a ``numpy.random.Generator`` that belongs to the sample in this epoch: draw from nothing else, or the
         order of workers decides what you get.
         """
-        own = (getattr(function, "__name__", type(function).__name__), function, rng)
+        own = (_name(function), function, rng)
         if self.floats is not None:
             return replace(self, floats=(*self.floats, own))
         added = self._add(own)
@@ -214,12 +225,9 @@ def images(
             raise ConfigError("labels are given for one path. Give a list of paths, or leave labels out")
         return Images(files, names)
     paths = [os.fspath(path) for path in files]
-    numbers = [0] * len(paths) if labels is None else [int(label) for label in labels]
+    numbers = [0] * len(paths) if labels is None else [whole_number("label", label, 0, 2**32 - 1) for label in labels]
     if len(numbers) != len(paths):
         raise ConfigError(f"there are {len(paths)} paths and {len(numbers)} labels. Give one label for each path")
-    for path, number in zip(paths, numbers):
-        if not 0 <= number < 2**32:
-            raise ConfigError(f"{path} has the label {number}. Labels are the places of classes, counted from 0")
     return Images(tuple(zip(paths, numbers)), names)
 
 
@@ -242,8 +250,7 @@ class Declared(Source):
         as arrays and returns one value, a tuple, or a dict of names and values. Types and shapes must be the same for
         all samples; the first sample is made at once to learn them. ``rng`` as in :meth:`Images.map`.
         """
-        name = getattr(function, "__name__", type(function).__name__)
-        return replace(self, steps=(*self.steps, (name, function, rng)))
+        return replace(self, steps=(*self.steps, (_name(function), function, rng)))
 
 
 def arrays(*columns: Any, shape: Sequence[int] | None = None, **named: Any) -> Declared:

@@ -22,7 +22,7 @@ except ModuleNotFoundError as error:
     raise ImportError("feedline.torch needs torch: pip install torch. Without it, feedline.DataLoader gives NumPy") from error
 
 from . import _native
-from .errors import ConfigError
+from .errors import ConfigError, as_json, whole_number
 from .loader import DataLoader
 from .ranks import discover, log
 
@@ -91,6 +91,7 @@ class _PlanSampler(Sampler[int]):
 
     def set_epoch(self, epoch: int) -> None:
         """The next pass is this epoch. After :meth:`load_state_dict`, the epoch that was loaded goes on where it stood."""
+        epoch = whole_number("epoch", epoch, 0)
         if epoch != self.epoch:
             self._start = 0
         self.epoch = epoch
@@ -120,7 +121,7 @@ class _PlanSampler(Sampler[int]):
 
         Raises :class:`feedline.StateError` if the state belongs to another order; nothing changes then.
         """
-        self.plan, self.epoch, self._start = self.plan.resume(json.dumps(state_dict))
+        self.plan, self.epoch, self._start = self.plan.resume(as_json(state_dict))
         self._pass, self._before, self._list = None, 0, (0, iter(()))
 
     def __getstate__(self) -> dict[str, Any]:
