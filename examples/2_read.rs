@@ -18,7 +18,7 @@ fn main() -> feedline::Result<()> {
             dir
         }
     };
-    let list = ImageList::train(&dir)?;
+    let list = ImageList::train(dir.as_path())?;
     println!("{}: {} files, fingerprint {:016x}", dir.display(), list.entries.len(), list.fingerprint());
 
     // One buffer for all files: after the largest one nothing is allocated any more.
@@ -44,7 +44,7 @@ fn main() -> feedline::Result<()> {
     );
 
     // What is wrong is said with what to do about it.
-    if let Err(error) = ImageList::train(&dir.join("train")) {
+    if let Err(error) = ImageList::train(dir.join("train").as_path()) {
         println!("\nA wrong folder: {error}");
     }
     Ok(())

@@ -48,6 +48,8 @@ enum Command {
     Plan(commands::plan::Args),
     /// Check a run's ledger: was every sample of every epoch delivered exactly once, over all ranks and restarts?
     Verify(commands::verify::Args),
+    /// List a bucket, or show the listing that was kept
+    Index(commands::index::Args),
     /// Write the demo data set
     DemoData(commands::demo_data::Args),
 }
@@ -86,6 +88,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Show(args) => commands::show::run(args),
         Command::Plan(args) => commands::plan::run(args),
         Command::Verify(args) => commands::verify::run(args),
+        Command::Index(args) => commands::index::run(args),
         Command::DemoData(args) => commands::demo_data::run(args),
     };
     match done {

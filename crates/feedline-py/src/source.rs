@@ -9,7 +9,7 @@ use feedline::decode::{DecodedCache, Limits};
 use feedline::fused::DecodeMode;
 use feedline::images::{Images, ImagesOptions, Step};
 use feedline::pipeline::Pipeline;
-use feedline::read::{ImageEntry, ImageList, read_classes};
+use feedline::read::{Folder, ImageEntry, ImageList, Storage, is_url, read_classes};
 use feedline::{Error, Result};
 use pyo3::prelude::*;
 use std::path::PathBuf;
@@ -62,7 +62,7 @@ type Floats = ([f64; 3], [f64; 3], Vec<Declared>);
 impl Source {
     /// Labelled pictures; `classes` are names, or the file with them.
     #[staticmethod]
-    #[pyo3(signature = (files, classes, steps, floats, size_px, max_pixels, decode, cache_bytes))]
+    #[pyo3(signature = (files, classes, steps, floats, size_px, max_pixels, decode, cache_bytes, storage))]
     #[expect(clippy::too_many_arguments, reason = "one keyword argument each")]
     fn images(
         py: Python<'_>,
@@ -74,9 +74,10 @@ impl Source {
         max_pixels: Option<u64>,
         decode: &str,
         cache_bytes: u64,
+        storage: &str,
     ) -> PyResult<Source> {
         let make = || -> Result<Source> {
-            let list = image_list(files, classes)?;
+            let list = image_list(files, classes, &parse_storage(storage)?)?;
             let steps = steps.into_iter().map(Declared::step).collect::<Result<Vec<_>>>()?;
             let ops: Vec<ImageOp> =
                 steps.iter().filter_map(|step| if let Step::Op(op) = step { Some(op.clone()) } else { None }).collect();
@@ -180,14 +181,26 @@ impl Source {
     }
 }
 
-fn image_list(files: Files, classes: Option<Vec<String>>) -> Result<ImageList> {
+/// Settings of `Storage` as JSON.
+fn parse_storage(json: &str) -> Result<Storage> {
+    let storage: Storage = serde_json::from_str(json)
+        .map_err(|e| Error::config(format!("storage: {e}"), "Its keys are those of [storage] in the settings"))?;
+    storage.check()?;
+    Ok(storage)
+}
+
+fn image_list(files: Files, classes: Option<Vec<String>>, storage: &Storage) -> Result<ImageList> {
     match files {
         Files::Listed(files) => ImageList::from_entries(
             files.into_iter().map(|(path, class)| ImageEntry { path, class }).collect(),
             "given",
             classes,
+            storage,
         ),
-        Files::Path(path) if path.is_dir() => ImageList::from_folder(&path, "given", classes),
+        // A list in a bucket has a name that ends in .txt; all else there is a folder.
+        Files::Path(path) if path.is_dir() || is_url(&path) && path.extension().is_none_or(|end| end != "txt") => {
+            ImageList::from_folder(Folder::open(&path, storage)?, "given", classes)
+        }
         Files::Path(path) => {
             let Some(classes) = classes else {
                 return Err(Error::config(
@@ -195,13 +208,13 @@ fn image_list(files: Files, classes: Option<Vec<String>>) -> Result<ImageList> {
                     "Give classes=[...], in the order of the labels",
                 ));
             };
-            ImageList::from_list(&path, "given", &classes)
+            ImageList::from_list(&path, "given", &classes, storage)
         }
     }
 }
 
 /// Names of the classes, one a line of a file.
 #[pyfunction]
-pub fn classes_of(py: Python<'_>, path: PathBuf) -> PyResult<Vec<String>> {
-    py.detach(|| read_classes(&path)).map_err(|e| raise(py, e))
+pub fn classes_of(py: Python<'_>, path: PathBuf, storage: &str) -> PyResult<Vec<String>> {
+    py.detach(|| read_classes(&path, &parse_storage(storage)?)).map_err(|e| raise(py, e))
 }

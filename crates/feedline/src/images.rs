@@ -8,8 +8,8 @@ use crate::deliver::Clock;
 use crate::error::{Error, Result, Stage};
 use crate::fused::{Augmented, DecodeMode, ImagePath};
 use crate::pipeline::{Pipeline, Raw};
-use crate::plan::Request;
-use crate::read::{ImageList, read_file_into};
+use crate::plan::{Plan, Request};
+use crate::read::{ImageList, read_sample};
 use crate::sample::{DType, FieldSpec, Slot};
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -226,14 +226,32 @@ impl Pipeline for Images {
         self.list.entries[index as usize].path.display().to_string()
     }
 
+    fn read_ahead(&self) -> usize {
+        self.list.stored.as_ref().map_or(0, |stored| stored.requests_in_flight())
+    }
+
+    fn raw_bytes(&self, index: u64) -> u64 {
+        self.list.stored.as_ref().map_or(0, |stored| stored.size_bytes(index))
+    }
+
+    fn follow(&self, plan: &Plan) -> Result<()> {
+        match &self.list.stored {
+            None => Ok(()),
+            Some(stored) => stored.follow(plan, self.list.entries.iter().map(|entry| &*entry.path)),
+        }
+    }
+
     fn read(&self, request: &Request, raw: &mut Raw, clock: &mut Clock) -> Result<()> {
         raw.resize_with(1, Vec::new);
         if self.path.is_cached(request) {
             raw[0].clear();
             return Ok(());
         }
-        let path = &self.list.entries[request.index as usize].path;
-        read_file_into(path, &mut raw[0]).map_err(|e| Error::io("read", path, e))?;
+        let (path, stored) = (&self.list.entries[request.index as usize].path, self.list.stored.as_ref());
+        if let Some(stored) = stored {
+            stored.reached(request.epoch, request.position);
+        }
+        read_sample(stored, request.index, path, clock.stop_signal(), &mut raw[0])?;
         clock.count_bytes(raw[0].len());
         Ok(())
     }

@@ -3,7 +3,7 @@
 
 use crate::deliver::Clock;
 use crate::error::{Result, Stage};
-use crate::plan::Request;
+use crate::plan::{Plan, Request};
 use crate::sample::{Array, Collate, FieldSpec, Sample, Slot};
 
 /// The bytes of one sample as read: one part per file or range, in an order the pipeline defines. Reused from sample
@@ -45,6 +45,26 @@ pub trait Pipeline: Send + Sync {
     /// # Errors
     /// [`crate::Error::Sample`] for bytes that cannot be used.
     fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, clock: &mut Clock) -> Result<()>;
+
+    /// How many calls of `read` should be under way at once, ahead of need, by threads that only read: enough to hide
+    /// the time that a network takes to answer. With 0 each sample is read by the worker that makes it.
+    fn read_ahead(&self) -> usize {
+        0
+    }
+
+    /// About how many bytes `read` will give, for the memory budget of reading ahead.
+    fn raw_bytes(&self, _index: u64) -> u64 {
+        0
+    }
+
+    /// Hears in which order samples will be asked for, so that a cache knows what is needed next. It must change nothing
+    /// of what `read` gives.
+    ///
+    /// # Errors
+    /// A cache that cannot do its work.
+    fn follow(&self, _plan: &Plan) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Makes one sample on its own, the plain way: what the engine must equal.

@@ -6,7 +6,7 @@ use clap::Args as ClapArgs;
 use feedline::event::Warnings;
 use feedline::picture::encode_png;
 use feedline::pipeline::Pipeline;
-use feedline::read::read_classes;
+use feedline::read::{Storage, read_classes};
 use feedline::train::checkpoint::load_model;
 use feedline::train::group::Alone;
 use feedline::{Error, Result};
@@ -39,7 +39,7 @@ pub fn run(args: Args) -> Result<Done> {
     let (checkpoint, run) = locate(&args.checkpoint)?;
     // The run's own settings, so that the network sees what it was trained on; flags come on top.
     let mut said = Said::defaults().file(&run.join("config.toml"))?;
-    let trained_on = read_classes(&run.join(CLASSES))?;
+    let trained_on = read_classes(&run.join(CLASSES), &Storage::default())?;
     let named = [&args.data.data, &args.data.train_list, &args.data.val_list, &args.data.classes];
     if named.iter().any(|path| path.is_some()) {
         for key in ["data.dir", "data.train_list", "data.val_list", "data.classes"] {

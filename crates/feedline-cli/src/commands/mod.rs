@@ -6,6 +6,7 @@ pub mod bench;
 pub mod demo_data;
 #[cfg(feature = "train")]
 pub mod eval;
+pub mod index;
 #[cfg(feature = "train")]
 pub mod launch;
 pub mod plan;
@@ -15,6 +16,7 @@ pub mod train;
 pub mod verify;
 
 use clap::Args;
+use feedline::read::is_url;
 use feedline::{Error, Result};
 use feedline_recipes::classification::config::Said;
 use std::io::Write;
@@ -23,8 +25,8 @@ use std::path::{Path, PathBuf};
 /// Flags that name the data and how it is augmented, the same for every command.
 #[derive(Args)]
 pub struct DataArgs {
-    /// Folder with {train,test}/<class>/*.{jpg,jpeg,png}
-    #[arg(long, value_name = "DIR")]
+    /// Folder with {train,test}/<class>/*.{jpg,jpeg,png}, or its URL: s3://BUCKET/FOLDER
+    #[arg(long, value_name = "DIR|URL")]
     pub data: Option<PathBuf>,
     /// List of training images, one `class;path` a line (cls_train.txt)
     #[arg(long, value_name = "FILE")]
@@ -73,6 +75,7 @@ impl DataArgs {
         if let Some(file) = &self.config {
             said = said.file(file)?;
         }
+        let storage = self.set.iter().try_fold(said.clone(), |said, assignment| said.assign(assignment))?.storage()?;
         for (key, path) in [
             ("data.dir", &self.data),
             ("data.train_list", &self.train_list),
@@ -80,7 +83,8 @@ impl DataArgs {
             ("data.classes", &self.classes),
         ] {
             if let Some(path) = path {
-                said = said.set(key, text_of(path)?)?;
+                let text = path.to_str().filter(|_| storage.resolve(path) != *path);
+                said = said.set(key, text.map_or_else(|| text_of(path), |mapped| Ok(mapped.into()))?)?;
             }
         }
         let texts = [("augment.preset", &self.augment), ("data.on_bad_sample", &self.on_bad_sample)];
@@ -109,7 +113,8 @@ impl DataArgs {
 
 /// An existing path as absolute text, so that a run can be resumed from anywhere.
 pub fn text_of(path: &Path) -> Result<String> {
-    let absolute = path.canonicalize().map_err(|e| Error::dataset(path, e.to_string(), "Check the path"))?;
+    let absolute = if is_url(path) { Ok(path.to_path_buf()) } else { path.canonicalize() };
+    let absolute = absolute.map_err(|e| Error::dataset(path, e.to_string(), "Check the path"))?;
     absolute.into_os_string().into_string().map_err(|name| {
         Error::config(format!("the path {} is not valid UTF-8", name.display()), "Rename it, or go through a link")
     })

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -89,6 +89,7 @@ class Images(Source):
     floats: tuple[Any, ...] | None = None
     size_px: tuple[int, int] | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    storage: str = "{}"
 
     def _open(self) -> _native.Source:
         if self.steps and self.steps[-1] == "shorter":
@@ -99,7 +100,7 @@ class Images(Source):
         steps = [step for step in self.steps if step != "shorter"]
         floats = None if self.floats is None else (self.floats[0], self.floats[1], list(self.floats[2:]))
         return _native.Source.images(
-            list(files) if isinstance(files, tuple) else files, classes, steps, floats, self.size_px, **options
+            list(files) if isinstance(files, tuple) else files, classes, steps, floats, self.size_px, **options, storage=self.storage
         )
 
     @property
@@ -209,26 +210,36 @@ class Images(Source):
 
 
 def images(
-    files: Path | Iterable[Path], labels: Iterable[int] | None = None, *, classes: Sequence[str] | Path | None = None
+    files: Path | Iterable[Path],
+    labels: Iterable[int] | None = None,
+    *,
+    classes: Sequence[str] | Path | None = None,
+    storage: Mapping[str, Any] | None = None,
 ) -> Images:
     """Labelled pictures (JPEG, PNG) from
 
     - a folder with a folder for each class, as torchvision's ``ImageFolder``;
     - a list file with lines ``label;path``; ``classes`` are the names, or the file with one name a line;
     - paths and their ``labels``.
+
+    Any path may be a URL: ``s3://bucket/folder``, ``gs://``, ``az://``, ``http(s)://`` or ``file://``. ``storage`` says how
+    it is read, with the keys of ``[storage]`` in the settings: ``endpoint``, ``region``, ``anonymous``,
+    ``requests_in_flight``, ``timeout_s``, ``retry_s``, ``cache_dir``, ``cache_bytes``, ``map``, ``listings_dir``. It
+    changes no batch. Credentials come from the environment.
     """
+    how = json.dumps({key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in (storage or {}).items()})
     names: tuple[str, ...] | None = None
     if classes is not None:
-        names = tuple(_native.classes_of(os.fspath(classes)) if isinstance(classes, (str, os.PathLike)) else classes)
+        names = tuple(_native.classes_of(os.fspath(classes), how) if isinstance(classes, (str, os.PathLike)) else classes)
     if isinstance(files, (str, os.PathLike)):
         if labels is not None:
             raise ConfigError("labels are given for one path. Give a list of paths, or leave labels out")
-        return Images(files, names)
+        return Images(files, names, storage=how)
     paths = [os.fspath(path) for path in files]
     numbers = [0] * len(paths) if labels is None else [whole_number("label", label, 0, 2**32 - 1) for label in labels]
     if len(numbers) != len(paths):
         raise ConfigError(f"there are {len(paths)} paths and {len(numbers)} labels. Give one label for each path")
-    return Images(tuple(zip(paths, numbers)), names)
+    return Images(tuple(zip(paths, numbers)), names, storage=how)
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,12 @@ pub fn open(path: &Path, shape: Option<&[usize]>) -> Result<Arc<ArrayData>> {
 /// A path that is none of these; files of another size or shape than they should be, by name, as far as sizes and the
 /// first file's header show it. What only a sample's own bytes can show is the error of that sample.
 pub fn open_with(path: &Path, shape: Option<&[usize]>, held_bytes_max: u64) -> Result<Arc<ArrayData>> {
+    if feedline::read::is_url(path) {
+        return Err(Error::Unsupported {
+            what: format!("reading arrays from {}", path.display()),
+            remedy: "Copy the files to this machine, or mount the bucket; pictures are read from where they are".into(),
+        });
+    }
     let is_dir = std::fs::metadata(path).map_err(|source| Error::io("look at", path, source))?.is_dir();
     if is_dir {
         return open_folder(path, shape).map(Arc::new);

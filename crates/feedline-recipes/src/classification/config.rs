@@ -5,6 +5,7 @@ use super::{Backbone, DeviceKind, Precision};
 use feedline::augment::Augmentation;
 use feedline::deliver::OnBadSample;
 use feedline::fused::DecodeMode;
+use feedline::read::{Storage, is_url};
 use feedline::train::agree::BatchSplit;
 use feedline::train::schedule::{LrDecay, OptimizerKind};
 use feedline::{Error, Result};
@@ -22,6 +23,7 @@ pub struct Config {
     pub name: String,
     pub seed: u64,
     pub data: DataConfig,
+    pub storage: Storage,
     pub model: ModelConfig,
     pub augment: AugmentConfig,
     pub train: TrainConfig,
@@ -180,6 +182,19 @@ impl Said {
         })
     }
 
+    /// What it means for storage alone.
+    ///
+    /// # Errors
+    /// As [`Said::resolve`].
+    pub fn storage(self) -> Result<Storage> {
+        let section = self.0.get("storage").cloned().unwrap_or_else(|| Value::Table(Table::new()));
+        let storage: Storage = section.try_into().map_err(|e: toml::de::Error| {
+            Error::config(e.to_string().trim().to_string(), "See the reference: feedline train --print-config")
+        })?;
+        storage.check()?;
+        Ok(storage)
+    }
+
     /// What it means.
     ///
     /// # Errors
@@ -291,7 +306,8 @@ impl Config {
             }
             _ => vec![(name.clone(), value.to_string())],
         });
-        Ok(keys.filter(|(key, _)| !CHANGEABLE.contains(&key.as_str())).collect())
+        // Nor does it matter by which way the bytes come.
+        Ok(keys.filter(|(key, _)| !CHANGEABLE.contains(&key.as_str()) && !key.starts_with("storage.")).collect())
     }
 
     /// That a run which was started with `self` may go on with `now`.
@@ -303,7 +319,10 @@ impl Config {
             if saved != now {
                 return Err(Error::config(
                     format!("{key} was {saved} when the run began and is now {now}"),
-                    format!("A run goes on with its own settings, but for {}", CHANGEABLE[1..].join(", ")),
+                    format!(
+                        "A run goes on with its own settings, but for storage.* and {}",
+                        CHANGEABLE[1..].join(", ")
+                    ),
                 ));
             }
         }
@@ -316,8 +335,9 @@ impl Config {
     /// The current folder is unknown.
     pub fn absolute(mut self) -> Result<Config> {
         let DataConfig { dir, train_list, val_list, classes, .. } = &mut self.data;
-        for path in [dir, train_list, val_list, classes, &mut self.model.pretrained] {
-            if !path.as_os_str().is_empty() {
+        let Storage { cache_dir, listings_dir, .. } = &mut self.storage;
+        for path in [dir, train_list, val_list, classes, &mut self.model.pretrained, cache_dir, listings_dir] {
+            if !path.as_os_str().is_empty() && !is_url(path) {
                 *path = std::path::absolute(&*path).map_err(|e| Error::io("find", &*path, e))?;
             }
         }
@@ -338,6 +358,7 @@ impl Config {
     fn check(&self) -> Result<()> {
         let positive = |value: f64| value.is_finite() && value > 0.0;
         let train = &self.train;
+        self.storage.check()?;
         let checks = [
             (self.seed < 1 << 63, "seed", "at least 0 and below 2^63"),
             (self.data.num_workers <= 1024, "data.num_workers", "at most 1024"),

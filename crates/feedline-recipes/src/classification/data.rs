@@ -8,7 +8,7 @@ use feedline::decode::{DecodedCache, Limits};
 use feedline::images::{Images, ImagesOptions, Numbers, Step};
 use feedline::pipeline::Pipeline;
 use feedline::plan::{Plan, Tail};
-use feedline::read::{ImageList, read_classes};
+use feedline::read::{Folder, ImageList, read_classes};
 use feedline::{Error, Result};
 use std::sync::Arc;
 
@@ -38,10 +38,11 @@ pub fn images(list: ImageList, ops: Vec<ImageOp>, config: &Config, cache: Option
 /// # Errors
 /// What the folders or lists have wrong.
 pub fn open(config: &Config) -> Result<(Arc<Images>, Arc<Images>)> {
-    let list = train_list(config)?;
+    let folder = folder(config)?;
+    let list = train_list_of(config, &folder)?;
     let cache = cache(config);
     let val_cache = cache.as_ref().map(DecodedCache::sibling);
-    let val = open_val_cached(config, &list.classes, val_cache)?;
+    let val = open_val_cached(config, &folder, &list.classes, val_cache)?;
     Ok((Arc::new(images(list, config.augment.preset.train_ops(config.input_px()), config, cache)?), val))
 }
 
@@ -63,10 +64,22 @@ pub fn cache(config: &Config) -> Option<DecodedCache> {
 /// # Errors
 /// What the folder or the list has wrong.
 pub fn train_list(config: &Config) -> Result<ImageList> {
-    if config.data.dir.as_os_str().is_empty() {
-        ImageList::from_list(&config.data.train_list, "train", &read_classes(&config.data.classes)?)
-    } else {
-        ImageList::train(&config.data.dir)
+    train_list_of(config, &folder(config)?)
+}
+
+/// The folder of the data, if it is no list.
+fn folder(config: &Config) -> Result<Option<Folder>> {
+    let is_named = !config.data.dir.as_os_str().is_empty();
+    is_named.then(|| Folder::open(&config.data.dir, &config.storage)).transpose()
+}
+
+fn train_list_of(config: &Config, folder: &Option<Folder>) -> Result<ImageList> {
+    match folder {
+        Some(folder) => ImageList::train(folder.clone()),
+        None => {
+            let classes = read_classes(&config.data.classes, &config.storage)?;
+            ImageList::from_list(&config.data.train_list, "train", &classes, &config.storage)
+        }
     }
 }
 
@@ -75,12 +88,19 @@ pub fn train_list(config: &Config) -> Result<ImageList> {
 /// # Errors
 /// As [`open`], and other classes.
 pub fn open_val(config: &Config, classes: &[String]) -> Result<Arc<Images>> {
-    open_val_cached(config, classes, None)
+    open_val_cached(config, &folder(config)?, classes, None)
 }
 
-fn open_val_cached(config: &Config, classes: &[String], cache: Option<DecodedCache>) -> Result<Arc<Images>> {
-    let list = if config.data.dir.as_os_str().is_empty() {
-        let named = read_classes(&config.data.classes)?;
+fn open_val_cached(
+    config: &Config,
+    folder: &Option<Folder>,
+    classes: &[String],
+    cache: Option<DecodedCache>,
+) -> Result<Arc<Images>> {
+    let list = if let Some(folder) = folder {
+        ImageList::val(folder.clone(), classes)?
+    } else {
+        let named = read_classes(&config.data.classes, &config.storage)?;
         if named != classes {
             return Err(Error::dataset(
                 &config.data.classes,
@@ -88,9 +108,7 @@ fn open_val_cached(config: &Config, classes: &[String], cache: Option<DecodedCac
                 "Give the list of classes that the run was started with",
             ));
         }
-        ImageList::from_list(&config.data.val_list, "validation", classes)?
-    } else {
-        ImageList::val(&config.data.dir, classes)?
+        ImageList::from_list(&config.data.val_list, "validation", classes, &config.storage)?
     };
     Ok(Arc::new(images(list, Augmentation::eval_ops(config.input_px()), config, cache)?))
 }

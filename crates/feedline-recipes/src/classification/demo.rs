@@ -405,7 +405,7 @@ mod tests {
         assert_eq!(a.len(), 62 + 12 + 1);
         assert!(a.contains_key("train/circle/0010.jpg") && a.contains_key("test/triangle/0001.jpg"));
         assert_eq!(a.values().collect::<BTreeSet<_>>().len(), a.len(), "two files are equal");
-        let list = feedline::read::ImageList::train(&dir.path().join("a")).unwrap();
+        let list = feedline::read::ImageList::train(dir.path().join("a").as_path()).unwrap();
         assert_eq!(list.classes, DEMO_CLASSES);
         let counts: Vec<_> =
             (0..6).map(|class| list.entries.iter().filter(|entry| entry.class == class).count()).collect();

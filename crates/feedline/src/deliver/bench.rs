@@ -1,7 +1,7 @@
 //! Measuring a loader without a model: samples a second, the first batch, memory, and in words what limits it. Owns the
 //! reading of the figures; changes nothing of what is delivered.
 
-use super::{Loader, Span, StatsSnapshot};
+use super::{Loader, Span, StageCount, StatsSnapshot};
 use crate::error::{Error, Result, Stage};
 use serde::Serialize;
 use std::io::Write;
@@ -81,14 +81,16 @@ impl StatsSnapshot {
     /// What these figures, taken over `seconds` with `num_workers` workers, say about the limit: which stage, how much
     /// of the consumer's time is lost, and how many workers would hide it.
     pub fn verdict(&self, seconds: f64, num_workers: usize) -> String {
+        // What threads of their own read takes no time of a worker.
+        let read = if self.readers > 0 { StageCount::default() } else { self.read };
         let stages = [
-            (Stage::Read, self.read),
+            (Stage::Read, read),
             (Stage::Decode, self.decode),
             (Stage::Augment, self.augment),
             (Stage::Collate, self.collate),
         ];
         let busy_s: f64 = stages.iter().map(|(_, count)| count.busy_s).sum();
-        let samples = stages[..3].iter().map(|(_, count)| count.items).max().unwrap_or(0);
+        let samples = [self.read, self.decode, self.augment].iter().map(|count| count.items).max().unwrap_or(0);
         if samples == 0 || seconds <= 0.0 || busy_s <= 0.0 {
             return "nothing was delivered, so there is nothing to say".into();
         }
@@ -106,7 +108,11 @@ impl StatsSnapshot {
         let waited = self.wait_s / seconds;
         let own_s = seconds - self.wait_s;
         let mut text = format!("a worker's time goes to {work}; one worker makes {per_worker:.0} samples/s. ");
+        let starved = self.fetch_s / (seconds * num_workers.max(1) as f64);
         text += &match () {
+            _ if self.readers > 0 && num_workers > 0 && starved >= 0.1 && waited >= 0.02 => {
+                self.verdict_on_the_network(seconds, starved, limit)
+            }
             _ if num_workers == 0 => format!(
                 "There are no workers: the consumer makes every batch itself, {:.0} % of its time. One worker would \
                  work while it computes",
@@ -131,6 +137,33 @@ impl StatsSnapshot {
             ),
         };
         text
+    }
+}
+
+impl StatsSnapshot {
+    /// What is said when the bytes come too late: whether more requests at once would help, and how much bandwidth would
+    /// be enough.
+    fn verdict_on_the_network(&self, seconds: f64, starved: f64, limit: f64) -> String {
+        let reads = self.read.items.max(1) as f64;
+        let (each_bytes, each_s) = (self.read.bytes as f64 / reads, self.read.busy_s / reads);
+        let under_way = self.read.busy_s / seconds;
+        let remedy = if under_way > 0.8 * self.readers as f64 {
+            "If more of them at once do not help (storage.requests_in_flight), the bandwidth or the server is used up: a \
+             cache (storage.cache_dir) makes every epoch but the first local"
+        } else {
+            "Reading ahead is held up by its memory: raise memory_budget_bytes"
+        };
+        format!(
+            "The limit is the network: workers wait for bytes {:.0} % of their time. {:.1} MB/s come with {under_way:.0} \
+             of {} requests under way, of {:.1} KB and {:.1} ms each; with {:.1} MB/s the limit would be the workers, \
+             {limit:.0} samples/s. {remedy}",
+            starved * 100.0,
+            self.read.bytes as f64 / seconds / 1e6,
+            self.readers,
+            each_bytes / 1e3,
+            each_s * 1e3,
+            limit * each_bytes / 1e6,
+        )
     }
 }
 

@@ -10,6 +10,7 @@ pub(crate) mod buffer;
 mod fill;
 pub mod ledger;
 mod pool;
+mod readers;
 mod stats;
 mod walk;
 
@@ -132,6 +133,7 @@ impl Loader {
                 "Make the plan from the data set's own length",
             ));
         }
+        pipeline.follow(&plan)?;
         let LoaderOptions { rank, batch_size, drop_last, end_epoch, .. } = options;
         let walk = Walk::new(plan, rank, batch_size, drop_last, end_epoch);
         if drop_last && walk.batches_in_epoch() == 0 {
@@ -149,19 +151,20 @@ impl Loader {
             let batch_bytes = (batch_bytes as u64 * batch_size).max(1);
             let budget_bytes = options.memory_budget_bytes;
             // Two batches keep the workers busy while one is consumed; a few more level out uneven samples. A quarter
-            // of the budget stays for samples under way.
-            let window = (budget_bytes / 4 * 3 / batch_bytes).clamp(2, 2 + 2 * options.num_workers as u64);
+            // of the budget stays for samples under way, and another for what is read ahead.
+            let ahead_bytes = if pipeline.read_ahead() == 0 { 0 } else { budget_bytes / 4 };
+            let window = budget_bytes / 4 * 3 - ahead_bytes;
+            let window = (window / batch_bytes).clamp(2, 2 + 2 * options.num_workers as u64);
             let pool = Pool::new(
                 Arc::clone(&pipeline),
                 options.on_bad_sample,
                 options.num_workers,
                 window as usize,
-                budget_bytes.saturating_sub(window * batch_bytes).max(budget_bytes / 4),
+                (budget_bytes - ahead_bytes).saturating_sub(window * batch_bytes).max(budget_bytes / 4),
+                ahead_bytes,
                 Arc::clone(&stats),
             );
-            Some(pool.map_err(|e| {
-                Error::config(format!("cannot start {} worker threads: {e}", options.num_workers), "Lower num_workers")
-            })?)
+            Some(pool?)
         };
         let ledger = options.ledger.then(|| Ledger::new(pipeline.len(), rank, batch_size, drop_last));
         Ok(Loader {
@@ -222,7 +225,9 @@ impl Loader {
     /// # Errors
     /// [`Error::Resume`] if the cursor belongs to other data or another plan; nothing is changed then.
     pub fn load_state_dict(&mut self, cursor: &Cursor) -> Result<()> {
-        self.walk.set_plan(cursor.resume(self.pipeline.fingerprint(), &self.walk.plan)?);
+        let plan = cursor.resume(self.pipeline.fingerprint(), &self.walk.plan)?;
+        self.pipeline.follow(&plan)?;
+        self.walk.set_plan(plan);
         self.bad_samples = cursor.bad_samples;
         self.last_begun = None;
         self.forget_ledger();
@@ -254,7 +259,8 @@ impl Loader {
 
     /// The figures of the stages since the loader was made.
     pub fn stats(&self) -> StatsSnapshot {
-        self.stats.snapshot()
+        let readers = if self.pool.is_some() { self.pipeline.read_ahead() } else { 0 };
+        StatsSnapshot { readers, ..self.stats.snapshot() }
     }
 
     /// What the workers did since the last call, if [`LoaderOptions::trace`] was set; two million spans at most.

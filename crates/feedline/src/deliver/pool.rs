@@ -5,11 +5,13 @@
 use super::OnBadSample;
 use super::buffer::{BufferPool, SlotBuffer};
 use super::fill::{Made, fill};
+use super::readers::Readers;
 use super::stats::{Budget, Clock, Stats};
 use super::walk::{BatchPlan, Walk};
 use crate::collate::collate_field;
 use crate::error::{Error, Result, Stage};
 use crate::pipeline::{Pipeline, Raw};
+use crate::read::Stop;
 use crate::sample::{Array, Batch, BatchField, Collate, Slot};
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -44,6 +46,8 @@ struct Flight {
     memory: Option<Arc<Memory>>,
     size: usize,
     next_slot: usize,
+    /// Number of the first sample since the seek.
+    first_sample: u64,
     /// Of the slots that hold more than what was asked for: arrays to collate, a replacement, an error.
     outcomes: Vec<Outcome>,
     unfinished: usize,
@@ -58,6 +62,8 @@ struct Claim {
     /// Number of the batch since the pool began.
     number: u64,
     slots: Range<usize>,
+    first_sample: u64,
+    generation: u64,
     memory: Arc<Memory>,
 }
 
@@ -67,6 +73,10 @@ struct State {
     /// Number of the front flight since the pool began: lets a worker find its flight again.
     front: u64,
     walk: Option<Walk>,
+    /// Samples of the batches opened since the seek.
+    opened: u64,
+    /// What the readers call what they read since the seek.
+    generation: u64,
     exhausted: bool,
     stopping: bool,
     /// A worker died outside the code of the pipeline: a bug here, which must not become a hang.
@@ -80,6 +90,9 @@ struct Shared {
     budget: Arc<Budget>,
     stats: Arc<Stats>,
     buffers: Arc<BufferPool>,
+    readers: Option<Readers>,
+    /// Calls off reads that workers make themselves.
+    stop: Stop,
     state: Mutex<State>,
     work: Condvar,
     ready: Condvar,
@@ -92,18 +105,36 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// Starts `num_workers` threads; they rest until the first [`Pool::seek`]. At most `window` batches are in flight,
-    /// and samples under way hold at most `sample_bytes` of working memory together.
+    /// Starts `num_workers` threads, and those that read ahead if the pipeline wants that; they rest until the first
+    /// [`Pool::seek`]. At most `window` batches are in flight, samples under way hold at most `sample_bytes` of working
+    /// memory together, and what is read ahead `ahead_bytes`.
+    #[expect(clippy::too_many_arguments, reason = "one caller, which works them out")]
     pub(crate) fn new(
         pipeline: Arc<dyn Pipeline>,
         policy: OnBadSample,
         num_workers: usize,
         window: usize,
         sample_bytes: u64,
+        ahead_bytes: u64,
         stats: Arc<Stats>,
-    ) -> std::io::Result<Pool> {
-        let state =
-            State { flights: VecDeque::new(), front: 0, walk: None, exhausted: false, stopping: false, broken: false };
+    ) -> Result<Pool> {
+        let state = State {
+            flights: VecDeque::new(),
+            front: 0,
+            walk: None,
+            opened: 0,
+            generation: 0,
+            exhausted: false,
+            stopping: false,
+            broken: false,
+        };
+        let readers = match pipeline.read_ahead() {
+            0 => None,
+            count => {
+                let readers = Readers::new(Arc::clone(&pipeline), count, ahead_bytes, num_workers, Arc::clone(&stats));
+                Some(readers.map_err(|e| super::readers::cannot_start(count, &e))?)
+            }
+        };
         let shared = Arc::new(Shared {
             pipeline,
             policy,
@@ -111,6 +142,8 @@ impl Pool {
             budget: Arc::new(Budget::new(sample_bytes)),
             stats,
             buffers: Arc::new(BufferPool::default()),
+            readers,
+            stop: Stop::default(),
             state: Mutex::new(state),
             work: Condvar::new(),
             ready: Condvar::new(),
@@ -124,7 +157,10 @@ impl Pool {
                     shared.ready.notify_all();
                 }
             });
-            pool.threads.push(thread?); // on failure the drop below stops those that started
+            // On failure the drop below stops those that started.
+            pool.threads.push(thread.map_err(|e| {
+                Error::config(format!("cannot start {num_workers} worker threads: {e}"), "Lower num_workers")
+            })?);
         }
         Ok(pool)
     }
@@ -134,6 +170,10 @@ impl Pool {
         let mut state = self.shared.lock();
         state.front += state.flights.len() as u64;
         state.flights.clear();
+        if let Some(readers) = &self.shared.readers {
+            state.generation = readers.seek(walk.clone());
+        }
+        state.opened = 0;
         state.walk = Some(walk);
         state.exhausted = false;
         drop(state);
@@ -180,6 +220,10 @@ impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.lock().stopping = true;
         self.shared.work.notify_all();
+        self.shared.stop.stop();
+        if let Some(readers) = &self.shared.readers {
+            readers.end();
+        }
         for thread in self.threads.drain(..) {
             let _ = thread.join(); // a worker catches panics of pipelines; there is nothing else to report
         }
@@ -193,14 +237,15 @@ impl Shared {
 
     fn run(&self, worker: usize) {
         let mut raw = Raw::new();
-        let mut clock = Clock::new(Some(Arc::clone(&self.budget)), self.stats.is_traced());
+        let mut clock = Clock::new(Some(Arc::clone(&self.budget)), self.stats.is_traced()).with_stop(self.stop.clone());
         let mut outcomes = Vec::new();
         let mut length = 1;
-        while let Some(Claim { number, slots, memory }) = self.claim(length) {
+        while let Some(Claim { number, slots, first_sample, generation, memory }) = self.claim(length) {
             let (begun, count) = (Instant::now(), slots.len());
             for slot in slots {
                 clock.begin(memory.plan.requests[slot].index, count <= TIMED_CLAIM || slot % 8 == 0);
-                let made = self.make(&memory, slot, &mut raw, &mut clock);
+                let sample = (generation, first_sample + slot as u64);
+                let made = self.make(&memory, slot, sample, &mut raw, &mut clock);
                 clock.stop();
                 clock.release();
                 if !matches!(&made, Ok(made) if made.value.is_empty() && made.replaced.is_empty()) {
@@ -223,18 +268,21 @@ impl Shared {
             if state.stopping {
                 return None;
             }
-            let front = state.front;
+            let (front, generation) = (state.front, state.generation);
             let open = state.flights.iter_mut().enumerate().find(|(_, flight)| flight.next_slot < flight.size);
-            if let Some((at, Flight { memory: Some(memory), next_slot, size, .. })) = open {
+            if let Some((at, Flight { memory: Some(memory), next_slot, size, first_sample, .. })) = open {
                 let slots = *next_slot..(*next_slot + length).min(*size);
                 *next_slot = slots.end;
-                return Some(Claim { number: front + at as u64, slots, memory: Arc::clone(memory) });
+                let (number, first_sample) = (front + at as u64, *first_sample);
+                return Some(Claim { number, slots, first_sample, generation, memory: Arc::clone(memory) });
             }
             if state.flights.len() < self.window
                 && let Some(walk) = &mut state.walk
             {
                 if let Some(plan) = walk.next() {
-                    state.flights.push_back(self.open(plan));
+                    let flight = self.open(plan, state.opened);
+                    state.opened += flight.size as u64;
+                    state.flights.push_back(flight);
                     self.work.notify_all();
                     continue;
                 }
@@ -248,7 +296,7 @@ impl Shared {
         }
     }
 
-    fn open(&self, plan: BatchPlan) -> Flight {
+    fn open(&self, plan: BatchPlan, first_sample: u64) -> Flight {
         let size = plan.requests.len();
         let stacked = self
             .pipeline
@@ -261,18 +309,34 @@ impl Shared {
             memory: Some(Arc::new(Memory { plan, stacked })),
             size,
             next_slot: 0,
+            first_sample,
             outcomes: Vec::new(),
             unfinished: size,
             ready: None,
         }
     }
 
-    fn make(&self, memory: &Memory, at: usize, raw: &mut Raw, clock: &mut Clock) -> Result<Made<Vec<Array>>> {
+    /// Makes slot `at`, for which `sample` is its generation and number to the readers.
+    fn make(
+        &self,
+        memory: &Memory,
+        at: usize,
+        sample: (u64, u64),
+        raw: &mut Raw,
+        clock: &mut Clock,
+    ) -> Result<Made<Vec<Array>>> {
         let pipeline = &*self.pipeline;
+        // Read ahead is what was planned; what replaces it is not.
+        let mut ahead = self.readers.as_ref();
         let mut places: Vec<&mut [u8]> = memory.stacked.iter().map(|buffer| buffer.slot(at)).collect();
         fill(pipeline, &memory.plan.requests[at], self.policy, clock, |request, clock| {
-            clock.enter(Stage::Read);
-            pipeline.read(request, raw, clock)?;
+            match ahead.take() {
+                Some(readers) => readers.take(sample.0, sample.1, raw, clock)?,
+                None => {
+                    clock.enter(Stage::Read);
+                    pipeline.read(request, raw, clock)?;
+                }
+            }
             let mut slot = Slot::new(pipeline.fields(), places.iter_mut().map(|place| &mut **place));
             pipeline.make(request, raw, &mut slot, clock)?;
             Ok(slot.into_owned())

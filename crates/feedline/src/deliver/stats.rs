@@ -3,6 +3,7 @@
 //! under way too, because it is the same worker that waits.
 
 use crate::error::Stage;
+use crate::read::Stop;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -22,6 +23,8 @@ pub struct Clock {
     entered: u8,
     sums: [Sum; STAGES],
     idle: Duration,
+    fetch: Duration,
+    stop: Stop,
     reserved_bytes: u64,
     budget: Option<Arc<Budget>>,
     trace: Option<Vec<Span>>,
@@ -52,10 +55,27 @@ impl Clock {
             entered: 0,
             sums: Default::default(),
             idle: Duration::ZERO,
+            fetch: Duration::ZERO,
+            stop: Stop::default(),
             reserved_bytes: 0,
             budget,
             trace: traced.then(Vec::new),
         }
+    }
+
+    pub(crate) fn with_stop(mut self, stop: Stop) -> Clock {
+        self.stop = stop;
+        self
+    }
+
+    /// What calls off a read that takes long: the loader is dropped, or goes elsewhere.
+    pub fn stop_signal(&self) -> &Stop {
+        &self.stop
+    }
+
+    /// So long it took until bytes were there that others read.
+    pub(crate) fn fetched(&mut self, waited: Duration) {
+        self.fetch += waited;
     }
 
     /// The sample `index` begins. One that is not `timed` is counted, and its time taken to be that of the others.
@@ -185,6 +205,7 @@ pub(crate) struct Stats {
     bytes: [AtomicU64; STAGES],
     busy_ns: [AtomicU64; STAGES],
     idle_ns: AtomicU64,
+    fetch_ns: AtomicU64,
     wait_ns: AtomicU64,
     trace: Option<Mutex<Vec<Span>>>,
 }
@@ -211,6 +232,7 @@ impl Stats {
         if !clock.idle.is_zero() {
             self.add_idle(std::mem::take(&mut clock.idle));
         }
+        self.fetch_ns.fetch_add(std::mem::take(&mut clock.fetch).as_nanos() as u64, Relaxed);
         if let (Some(all), Some(spans)) = (&self.trace, &mut clock.trace) {
             let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
             let room = MAX_SPANS.saturating_sub(all.len());
@@ -254,6 +276,8 @@ impl Stats {
             augment: stage(Stage::Augment),
             collate: stage(Stage::Collate),
             idle_s: self.idle_ns.load(Relaxed) as f64 / 1e9,
+            fetch_s: self.fetch_ns.load(Relaxed) as f64 / 1e9,
+            readers: 0,
             wait_s: self.wait_ns.load(Relaxed) as f64 / 1e9,
         }
     }
@@ -278,6 +302,13 @@ pub struct StatsSnapshot {
     pub collate: StageCount,
     /// Seconds workers were blocked because enough batches were ready (on put), added over all workers.
     pub idle_s: f64,
+    /// Seconds workers were blocked because the bytes of their sample were not there yet, added over all workers. Not 0
+    /// only where threads read ahead; `read.busy_s` is then the time of their requests.
+    #[serde(default)]
+    pub fetch_s: f64,
+    /// Threads that read ahead; 0 if workers read for themselves.
+    #[serde(default)]
+    pub readers: usize,
     /// Seconds the consumer was blocked because no batch was ready (on get).
     pub wait_s: f64,
 }
@@ -297,6 +328,8 @@ impl StatsSnapshot {
             augment: stage(self.augment, earlier.augment),
             collate: stage(self.collate, earlier.collate),
             idle_s: self.idle_s - earlier.idle_s,
+            fetch_s: self.fetch_s - earlier.fetch_s,
+            readers: self.readers,
             wait_s: self.wait_s - earlier.wait_s,
         }
     }

@@ -15,7 +15,16 @@ struct Numbered {
     unreadable: Vec<u64>,
     panicking: Vec<u64>,
     nameless: bool,
+    /// Threads that read ahead.
+    readers: usize,
+    /// Makes reading take unequal time.
+    slow_reads: bool,
+    /// Reads the sample only when it is called off.
+    stuck: Option<u64>,
     at_work: AtomicUsize,
+    /// Read and not made yet: now, and most ever.
+    ahead: AtomicUsize,
+    most_ahead: AtomicUsize,
 }
 
 impl Numbered {
@@ -50,6 +59,14 @@ impl Pipeline for Numbered {
             let gone = std::io::Error::from(std::io::ErrorKind::NotFound);
             return Err(Error::io("read", format!("{}.bin", request.index), gone));
         }
+        if self.slow_reads {
+            std::thread::sleep(Duration::from_micros(request.rng("read").below(500)));
+        }
+        if self.stuck == Some(request.index) {
+            clock.stop_signal().sleep(Duration::from_secs(600));
+        }
+        assert!(!self.panicking.contains(&(1000 + request.index)), "cannot read {}", request.index);
+        self.most_ahead.fetch_max(self.ahead.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
         raw.clear();
         raw.push(request.index.to_le_bytes().to_vec());
         clock.count_bytes(8);
@@ -57,6 +74,7 @@ impl Pipeline for Numbered {
     }
     fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, clock: &mut Clock) -> Result<()> {
         self.at_work.fetch_add(1, Ordering::SeqCst);
+        self.ahead.fetch_sub(1, Ordering::SeqCst);
         clock.enter(Stage::Augment);
         let mut rng = request.rng("test");
         std::thread::sleep(Duration::from_micros(rng.below(300)));
@@ -72,6 +90,12 @@ impl Pipeline for Numbered {
         slot.put("name", Array::from_slice([3], b"abc"));
         self.at_work.fetch_sub(1, Ordering::SeqCst);
         Ok(())
+    }
+    fn read_ahead(&self) -> usize {
+        self.readers
+    }
+    fn raw_bytes(&self, _: u64) -> u64 {
+        8
     }
 }
 
@@ -482,8 +506,8 @@ fn the_verdict_names_the_stage_and_the_workers_that_would_hide_it() {
         decode: count(1000, 6.0),
         augment: count(1000, 2.0),
         collate: count(10, 1.0),
-        idle_s: 0.0,
         wait_s: 6.0,
+        ..StatsSnapshot::default()
     };
     // 10 s, of which the consumer computes 4: ten seconds of work must be done in four.
     let text = stats.verdict(10.0, 1);
@@ -495,4 +519,90 @@ fn the_verdict_names_the_stage_and_the_workers_that_would_hide_it() {
     let text = StatsSnapshot { wait_s: 0.01, ..stats }.verdict(20.0, 2);
     assert!(text.contains("room for 200 samples/s"), "{text}");
     assert!(StatsSnapshot::default().verdict(1.0, 2).contains("nothing was delivered"));
+
+    // 4 readers that are always busy, 8 s of reading for each second of work; 1 MB a sample.
+    let read = StageCount { bytes: 1_000_000_000, ..count(1000, 40.0) };
+    let slow = StatsSnapshot { read, fetch_s: 8.0, readers: 4, wait_s: 9.9, ..stats };
+    let text = slow.verdict(10.0, 1);
+    for part in ["limit is the network", "80 %", "100.0 MB/s", "4 of 4", "1000.0 KB and 40.0 ms", "111.1 MB/s", "cache"]
+    {
+        assert!(text.contains(part), "{part:?} is not in: {text}");
+    }
+    let text = StatsSnapshot { readers: 64, ..slow }.verdict(10.0, 1);
+    assert!(text.contains("raise memory_budget_bytes"), "{text}");
+    // Bytes that are there in time are no limit.
+    let text = StatsSnapshot { fetch_s: 0.5, ..slow }.verdict(10.0, 1);
+    assert!(text.contains("the limit is decode") && !text.contains("read"), "{text}");
+}
+
+#[test]
+fn reading_ahead_changes_nothing_but_when() {
+    let bad = || Numbered { unreadable: vec![3, 17], panicking: vec![8, 1021], ..Numbered::new(40) };
+    let replacing = |num_workers, budget| LoaderOptions {
+        on_bad_sample: OnBadSample::Replace,
+        memory_budget_bytes: budget,
+        ..options(num_workers)
+    };
+    let expect = epochs(&mut loader(bad(), replacing(0, 0)), 3);
+    for (readers, workers, budget) in [(1, 1, 0), (1, 3, 1 << 20), (9, 2, 1 << 20), (64, 3, 100)] {
+        let make = || loader(Numbered { readers, slow_reads: true, ..bad() }, replacing(workers, budget));
+        let mut loader = make();
+        let batches = epochs(&mut loader, 3);
+        assert!(batches == expect, "{readers} readers, {workers} workers");
+        let stats = loader.stats();
+        // Prefetching crosses the last epoch's end, so there may be more.
+        assert!(stats.readers == readers && stats.read.items >= 120 && stats.fetch_s > 0.0, "{stats:?}");
+        // From any step, and back and forth.
+        let mut cursors = Vec::new();
+        let mut walked = make();
+        for _ in 0..expect.len() {
+            cursors.push(walked.state_dict());
+            while walked.next_batch().unwrap().is_none() {}
+        }
+        for (step, cursor) in cursors.iter().enumerate().step_by(7).chain(cursors.iter().enumerate().rev().step_by(11))
+        {
+            loader.load_state_dict(cursor).unwrap();
+            let next = loop {
+                if let Some(batch) = loader.next_batch().unwrap() {
+                    break batch;
+                }
+            };
+            assert!(next == expect[step], "step {step}");
+        }
+    }
+}
+
+#[test]
+fn what_is_read_ahead_stays_within_its_budget() {
+    // A quarter of the budget is for eight-byte samples that are read ahead; those that workers have in hand come on top.
+    for (budget, most) in [(0, 1), (320, 10), (3200, 100)] {
+        let pipeline = Arc::new(Numbered { readers: 50, ..Numbered::new(1000) });
+        let plan = Plan::new(1000, 1).unwrap();
+        let options = LoaderOptions { memory_budget_bytes: budget, ..options(1) };
+        let mut loader = Loader::new(Arc::clone(&pipeline) as Arc<dyn Pipeline>, plan, options).unwrap();
+        loader.next_batch().unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        while loader.next_batch().unwrap().is_some() {}
+        let ever = pipeline.most_ahead.load(Ordering::SeqCst);
+        assert!((most / 2..=most + 2).contains(&ever), "{ever} samples of 8 bytes with a budget of {budget}");
+    }
+}
+
+#[test]
+fn slow_reads_are_called_off_when_nobody_wants_them() {
+    for (readers, workers) in [(4, 2), (0, 2)] {
+        let pipeline = Numbered { readers, stuck: Some(7), ..Numbered::new(40) };
+        let plan = Plan::unshuffled(40, 1).unwrap();
+        let mut loader = Loader::new(Arc::new(pipeline), plan, options(workers)).unwrap();
+        assert_eq!(loader.next_batch().unwrap().unwrap().indices, [0, 1, 2, 3]);
+        std::thread::sleep(Duration::from_millis(20));
+        let begun = Instant::now();
+        if readers > 0 {
+            // Another place: what was under way is not waited for.
+            loader.set_epoch(1);
+            assert_eq!(loader.next_batch().unwrap().unwrap().indices, [0, 1, 2, 3]);
+        }
+        drop(loader);
+        assert!(begun.elapsed() < Duration::from_secs(5), "it took {:?}", begun.elapsed());
+    }
 }

@@ -1,17 +1,18 @@
 //! The list of labelled image files of a split: from a tree of class folders, or from upstream's `class;path` lists.
 //! Owns the order of the files, which depends on their names alone; never opens an image.
 
+use super::storage::{Storage, is_url};
+use super::stored::{Folder, Stored, read_whole};
 use crate::error::{Error, Result};
 use crate::plan::rng::{hash_name, hash_words};
 use std::ffi::OsStr;
 use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// One labelled image file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageEntry {
-    /// Where the file is; absolute, or relative to the current directory.
+    /// Where the file is: a URL, or a path, absolute or relative to the current directory.
     pub path: PathBuf,
     /// Index into [`ImageList::classes`].
     pub class: u32,
@@ -26,6 +27,8 @@ pub struct ImageList {
     pub entries: Vec<ImageEntry>,
     /// Class names; a label is a place in this list.
     pub classes: Vec<String>,
+    /// What reads the images, if they are not files of this machine.
+    pub stored: Option<Stored>,
 }
 
 const EXTENSIONS: [&str; 3] = ["jpg", "jpeg", "png"];
@@ -37,16 +40,17 @@ impl ImageList {
     ///
     /// # Errors
     /// A folder that is missing, unreadable or without images, by name.
-    pub fn train(dir: &Path) -> Result<ImageList> {
+    pub fn train(dir: impl Into<Folder>) -> Result<ImageList> {
+        let dir = dir.into();
         let folder = dir.join("train");
         if !folder.is_dir() {
             return Err(Error::dataset(
-                dir,
+                dir.path(),
                 "there is no folder `train` in it",
                 "The layout is DIR/{train,test}/<class>/*.{jpg,jpeg,png}, with one folder per class",
             ));
         }
-        ImageList::from_folder(&folder, "train", None)
+        ImageList::from_folder(folder, "train", None)
     }
 
     /// The images to validate on: `dir/test`, or else `dir/val` or `dir/valid`, read as by [`ImageList::train`] with
@@ -54,15 +58,16 @@ impl ImageList {
     ///
     /// # Errors
     /// As [`ImageList::train`], and a class folder that is not one of `classes`.
-    pub fn val(dir: &Path, classes: &[String]) -> Result<ImageList> {
+    pub fn val(dir: impl Into<Folder>, classes: &[String]) -> Result<ImageList> {
+        let dir = dir.into();
         let Some(split) = ["test", "val", "valid"].into_iter().find(|split| dir.join(split).is_dir()) else {
             return Err(Error::dataset(
-                dir,
+                dir.path(),
                 "there is no folder `test`, `val` or `valid` in it",
                 "Move some images of each class from DIR/train/<class>/ to DIR/test/<class>/",
             ));
         };
-        ImageList::from_folder(&dir.join(split), split, Some(classes.to_vec()))
+        ImageList::from_folder(dir.join(split), split, Some(classes.to_vec()))
     }
 
     /// The images of `folder/<class>/*.{jpg,jpeg,png}`, read as by [`ImageList::train`]; `classes`, if given, decide the
@@ -70,12 +75,13 @@ impl ImageList {
     ///
     /// # Errors
     /// As [`ImageList::train`], and a class folder that is not one of `classes`.
-    pub fn from_folder(folder: &Path, split: &str, classes: Option<Vec<String>>) -> Result<ImageList> {
+    pub fn from_folder(folder: impl Into<Folder>, split: &str, classes: Option<Vec<String>>) -> Result<ImageList> {
+        let folder = &folder.into();
         let found = class_folders(folder)?;
-        let Some(classes) = classes else { return ImageList::from_class_folders(folder, split, found) };
+        let Some(classes) = classes else { return ImageList::from_class_folders(folder, split, found)?.found(folder) };
         if let Some(unknown) = found.iter().find(|name| !classes.contains(name)) {
             return Err(Error::dataset(
-                folder.join(unknown),
+                folder.join(unknown).path(),
                 format!("`{unknown}` is not one of the {} classes of the training split", classes.len()),
                 "Remove or rename this folder, or add training images of this class",
             ));
@@ -88,40 +94,55 @@ impl ImageList {
         }
         list.entries.sort_by_key(|entry| entry.class); // stable, so files stay in their order
         list.classes = classes;
-        Ok(list)
+        list.found(folder)
     }
 
-    fn from_class_folders(folder: &Path, split: &str, classes: Vec<String>) -> Result<ImageList> {
+    /// With what reads it, where that is not the file system.
+    fn found(mut self, folder: &Folder) -> Result<ImageList> {
+        let stored = folder.stored(self.entries.iter().map(|entry| &*entry.path));
+        self.stored = stored.map_err(|at| {
+            let path = &self.entries[at].path;
+            Error::dataset(
+                path,
+                "there is no such object",
+                "Correct the list; or list the bucket anew: feedline index --refresh URL",
+            )
+        })?;
+        Ok(self)
+    }
+
+    fn from_class_folders(folder: &Folder, split: &str, classes: Vec<String>) -> Result<ImageList> {
         let mut entries = Vec::new();
         for (class, name) in classes.iter().enumerate() {
             let before = entries.len();
-            for file in sorted_names(&folder.join(name))? {
-                let path = folder.join(name).join(file);
+            let class_folder = folder.join(name);
+            for (file, is_dir) in class_folder.names()? {
+                let path = class_folder.path().join(file);
                 let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
-                if EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension)) && !path.is_dir() {
+                if EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension)) && !is_dir {
                     entries.push(ImageEntry { path, class: class as u32 });
                 }
             }
             if entries.len() == before {
                 return Err(Error::dataset(
-                    folder.join(name),
+                    class_folder.path(),
                     "this class folder has no image (*.jpg, *.jpeg, *.png) directly in it",
                     "Add images to it or remove the folder",
                 ));
             }
         }
-        Ok(ImageList { split: split.into(), entries, classes })
+        Ok(ImageList { split: split.into(), entries, classes, stored: None })
     }
 
     /// The images of a list file with lines `class;path`, as upstream's `cls_train.txt`. A line is cut at its first
-    /// `;`, so paths may hold spaces and `;`. A relative path is looked for beside the list file, then in the current
-    /// directory. Blank lines, a byte order mark and CRLF are tolerated.
+    /// `;`, so paths may hold spaces and `;`. A path may be a URL, or become one by [`Storage::map`]; all of them or none.
+    /// A relative path is looked for beside the list file, then in the current directory. Blank lines, a byte order mark and CRLF are tolerated.
     ///
     /// # Errors
     /// A line without `;`, with a label that is not a number below the number of classes, or without a path (file and
     /// line number are named); an empty list; files that do not exist (the first one and their number are named).
-    pub fn from_list(list_file: &Path, split: &str, classes: &[String]) -> Result<ImageList> {
-        let text = read_text(list_file)?;
+    pub fn from_list(list_file: &Path, split: &str, classes: &[String], storage: &Storage) -> Result<ImageList> {
+        let text = read_text(list_file, storage)?;
         let folder = list_file.parent().unwrap_or(Path::new(""));
         let mut entries = Vec::new();
         let mut missing = 0u64;
@@ -159,7 +180,10 @@ impl ImageList {
                 return bad("there is no path behind the `;`".into(), "Each line is `class;path`");
             }
             // `join` keeps an absolute path as it is.
-            let found = [folder.join(path), path.to_path_buf()].into_iter().find(|path| path.is_file());
+            let places = if is_url(path) { vec![path.into()] } else { vec![folder.join(path), path.to_path_buf()] };
+            let mut places = places.into_iter().map(|path| storage.resolve(&path));
+            // What is in a bucket is looked for when all are known.
+            let found = places.find(|path| is_url(path) || path.is_file());
             match found {
                 Some(path) => entries.push(ImageEntry { path, class }),
                 None => {
@@ -183,14 +207,40 @@ impl ImageList {
         if entries.is_empty() {
             return Err(Error::dataset(list_file, "the list is empty", "Add lines of the form `class;path`"));
         }
-        Ok(ImageList { split: split.into(), entries, classes: classes.to_vec() })
+        let list = ImageList { split: split.into(), entries, classes: classes.to_vec(), stored: None };
+        list.found_in_place(storage)
     }
 
-    /// Images as they are listed. Without `classes`, they are named by their numbers. No file is looked for.
+    /// With what reads it, where its paths are URLs.
+    fn found_in_place(self, storage: &Storage) -> Result<ImageList> {
+        let urls: Vec<PathBuf> =
+            self.entries.iter().map(|entry| &entry.path).filter(|path| is_url(path)).cloned().collect();
+        if urls.is_empty() {
+            return Ok(self);
+        }
+        if let Some(other) = self.entries.iter().find(|entry| !is_url(&entry.path)) {
+            return Err(Error::dataset(
+                &other.path,
+                format!("it is a file of this machine, but {} is not", urls[0].display()),
+                "Keep all files of a list in one place",
+            ));
+        }
+        let folder = Folder::of_files(&urls, storage)?;
+        self.found(&folder)
+    }
+
+    /// Images as they are listed. Without `classes`, they are named by their numbers. No file of this machine is looked
+    /// for.
     ///
     /// # Errors
-    /// No entry; a label that is not below the number of classes, by its place.
-    pub fn from_entries(entries: Vec<ImageEntry>, split: &str, classes: Option<Vec<String>>) -> Result<ImageList> {
+    /// No entry; a label that is not below the number of classes, by its place; a URL where there is nothing.
+    pub fn from_entries(
+        mut entries: Vec<ImageEntry>,
+        split: &str,
+        classes: Option<Vec<String>>,
+        storage: &Storage,
+    ) -> Result<ImageList> {
+        entries.iter_mut().for_each(|entry| entry.path = storage.resolve(&entry.path));
         let Some(largest) = entries.iter().map(|entry| entry.class).max() else {
             return Err(Error::config("the list of images is empty", "Give one path and one label for each image"));
         };
@@ -201,7 +251,7 @@ impl ImageList {
                 format!("its label {class} is outside the {} classes", classes.len()),
                 "Labels count from 0; correct it or complete the classes",
             )),
-            None => Ok(ImageList { split: split.into(), entries, classes }),
+            None => ImageList { split: split.into(), entries, classes, stored: None }.found_in_place(storage),
         }
     }
 
@@ -234,8 +284,8 @@ impl ImageList {
 ///
 /// # Errors
 /// An unreadable or empty file, a blank line between names (it would shift the labels), or a name that stands twice.
-pub fn read_classes(file: &Path) -> Result<Vec<String>> {
-    let text = read_text(file)?;
+pub fn read_classes(file: &Path, storage: &Storage) -> Result<Vec<String>> {
+    let text = read_text(file, storage)?;
     let names: Vec<String> = text.trim_end().lines().map(|line| line.trim().to_owned()).collect();
     if names.is_empty() {
         return Err(Error::dataset(file, "there is no class in it", "Write one class name per line"));
@@ -262,30 +312,27 @@ fn clipped(text: &str) -> String {
 }
 
 /// A text file without its byte order mark.
-fn read_text(file: &Path) -> Result<String> {
-    let text = fs::read_to_string(file).map_err(|source| match source.kind() {
-        ErrorKind::InvalidData => Error::dataset(file, "the text is not UTF-8", "Save the file in UTF-8"),
-        _ => Error::io("read the list", file, source),
-    })?;
+fn read_text(file: &Path, storage: &Storage) -> Result<String> {
+    let text = String::from_utf8(read_whole(file, storage)?)
+        .map_err(|_| Error::dataset(file, "the text is not UTF-8", "Save the file in UTF-8"))?;
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
 /// The names of the folders in `folder`, bytewise sorted.
-fn class_folders(folder: &Path) -> Result<Vec<String>> {
+fn class_folders(folder: &Folder) -> Result<Vec<String>> {
     let mut classes = Vec::new();
-    for name in sorted_names(folder)? {
-        let path = folder.join(&name);
-        // Not `is_dir`: a class folder that cannot be looked at must be an error, not a class less.
-        if fs::metadata(&path).map_err(|source| Error::io("look into", &path, source))?.is_dir() {
-            let name = name.into_string().map_err(|_| {
-                Error::dataset(path, "the folder's name is not UTF-8", "Rename it: the name becomes the class's name")
+    for (name, is_dir) in folder.names()? {
+        if is_dir {
+            let name = name.into_string().map_err(|name| {
+                let problem = "the folder's name is not UTF-8";
+                Error::dataset(folder.join(name).path(), problem, "Rename it: the name becomes the class's name")
             })?;
             classes.push(name);
         }
     }
     if classes.is_empty() {
         return Err(Error::dataset(
-            folder,
+            folder.path(),
             "there is no class folder in it",
             "The layout is DIR/{train,test}/<class>/*.{jpg,jpeg,png}, with one folder per class",
         ));
@@ -387,14 +434,17 @@ mod tests {
     fn entries_that_are_given_keep_their_order_and_their_labels() {
         let entry = |path: &str, class| ImageEntry { path: path.into(), class };
         let entries = vec![entry("b.jpg", 2), entry("a.jpg", 0)];
-        let list = ImageList::from_entries(entries.clone(), "given", None).unwrap();
+        let list = ImageList::from_entries(entries.clone(), "given", None, &Storage::default()).unwrap();
         assert_eq!((&list.entries, &list.classes[..]), (&entries, &["0", "1", "2"].map(String::from)[..]));
         let classes = ["x", "y"].map(String::from);
         message(
-            ImageList::from_entries(entries, "given", Some(classes.into())),
+            ImageList::from_entries(entries, "given", Some(classes.into()), &Storage::default()),
             &["b.jpg", "label 2 is outside the 2 classes", "Labels count from 0"],
         );
-        message(ImageList::from_entries(Vec::new(), "given", None), &["the list of images is empty"]);
+        message(
+            ImageList::from_entries(Vec::new(), "given", None, &Storage::default()),
+            &["the list of images is empty"],
+        );
     }
 
     #[cfg(unix)]
@@ -420,9 +470,9 @@ mod tests {
         fs::write(&list, text).unwrap();
         let classes = dir.path().join("cls_classes.txt");
         fs::write(&classes, "\u{feff}cat\r\nhot dog\r\n\r\n").unwrap();
-        let classes = read_classes(&classes).unwrap();
+        let classes = read_classes(&classes, &Storage::default()).unwrap();
         assert_eq!(classes, ["cat", "hot dog"]);
-        let list = ImageList::from_list(&list, "train", &classes).unwrap();
+        let list = ImageList::from_list(&list, "train", &classes, &Storage::default()).unwrap();
         assert_eq!(labelled(&list, dir.path()), [(1, "img/a b;c.jpg".into()), (0, "img/d.jpg".into())]);
     }
 
@@ -432,7 +482,7 @@ mod tests {
         let list = dir.path().join("list.txt");
         // Tests run in the crate's folder.
         fs::write(&list, "0;Cargo.toml\n").unwrap();
-        let list = ImageList::from_list(&list, "train", &["a".into()]).unwrap();
+        let list = ImageList::from_list(&list, "train", &["a".into()], &Storage::default()).unwrap();
         assert_eq!(list.entries[0].path, Path::new("Cargo.toml"));
     }
 
@@ -443,8 +493,8 @@ mod tests {
         let classes = ["a", "b"].map(String::from);
         let check = |text: &[u8], parts: &[&str]| {
             fs::write(&file, text).unwrap();
-            message(ImageList::from_list(&file, "train", &classes), parts);
-            message(ImageList::from_list(&file, "train", &classes), &["list.txt"]);
+            message(ImageList::from_list(&file, "train", &classes, &Storage::default()), parts);
+            message(ImageList::from_list(&file, "train", &classes, &Storage::default()), &["list.txt"]);
         };
         check(b"0;1.jpg\n\n0 1.jpg\n", &["line 3: `0 1.jpg` has no `;`", "`class;path`"]);
         check(b"cat;1.jpg\n", &["line 1: the label `cat` is not a whole number", "counted from 0"]);
@@ -454,11 +504,14 @@ mod tests {
         check(b" \n\n", &["the list is empty"]);
         check(b"0;1.jpg\n1;gone.jpg\n1;gone too.jpg\n", &["2 of the 3 files", "line 2: gone.jpg"]);
         check(b"0;\xff.jpg\n", &["not UTF-8"]);
-        message(ImageList::from_list(&dir.path().join("none.txt"), "train", &classes), &["none.txt", "Check the path"]);
+        message(
+            ImageList::from_list(&dir.path().join("none.txt"), "train", &classes, &Storage::default()),
+            &["none.txt", "Check the path"],
+        );
         let classes = dir.path().join("classes.txt");
         for (text, part) in [("\n", "no class"), ("a\n\nb\n", "line 2 is blank"), ("a\nb\na\n", "line 3 repeats")] {
             fs::write(&classes, text).unwrap();
-            message(read_classes(&classes), &[part, "classes.txt"]);
+            message(read_classes(&classes, &Storage::default()), &[part, "classes.txt"]);
         }
     }
 
@@ -471,7 +524,7 @@ mod tests {
         // A list of the same files in the same order is the same data.
         let file = there.path().join("list.txt");
         fs::write(&file, "0;train/a/1.jpg\n0;train/a/2.jpg\n1;train/b/1.jpg\n").unwrap();
-        let listed = ImageList::from_list(&file, "train", &list.classes).unwrap();
+        let listed = ImageList::from_list(&file, "train", &list.classes, &Storage::default()).unwrap();
         assert_eq!(listed.fingerprint(), list.fingerprint());
         // Fixed for ever: it stands in saved states.
         assert_eq!(list.fingerprint(), 9_713_077_929_871_191_952);

@@ -1,9 +1,31 @@
 //! Read: bytes of a sample, and the list of what there is to read. The only stage that does I/O on the data set; it
 //! must not look inside the bytes.
 
+mod cache;
+#[cfg(feature = "cloud")]
+mod cloud;
+pub mod conformance;
 mod file_list;
 mod image_list;
+mod limit;
+mod local;
+mod retry;
 mod row_file;
+mod source;
+mod storage;
+mod stored;
+mod timeout;
+
+pub use cache::{Cache, CacheCounts, Outlook};
+#[cfg(feature = "cloud")]
+pub use cloud::Cloud;
+pub use limit::Limit;
+pub use local::LocalFiles;
+pub use retry::Retry;
+pub use source::{Fault, Get, Object, ReadError, Source, Stop};
+pub use storage::{Storage, is_url};
+pub use stored::{Folder, Stored, read_sample};
+pub use timeout::Timeout;
 
 pub use file_list::{FileEntry, FileList};
 pub use image_list::{ImageEntry, ImageList, read_classes};

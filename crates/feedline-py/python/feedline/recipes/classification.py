@@ -22,7 +22,7 @@ from ..source import Images, images
 
 def get_classes(classes_path: str | os.PathLike[str]) -> tuple[list[str], int]:
     """The class names of a file, one a line, and their number."""
-    names = _native.classes_of(os.fspath(classes_path))
+    names = _native.classes_of(os.fspath(classes_path), "{}")
     return names, len(names)
 
 

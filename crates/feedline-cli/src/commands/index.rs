@@ -1,0 +1,61 @@
+//! `feedline index`: the listing of a bucket, which is made once and kept.
+
+use crate::Done;
+use clap::Args as ClapArgs;
+use feedline::read::{Storage, is_url};
+use feedline::{Error, Result};
+use feedline_recipes::classification::config::Said;
+use indicatif::ProgressBar;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+#[derive(ClapArgs)]
+pub struct Args {
+    /// The folder of a bucket, as it is named for training: s3://BUCKET/FOLDER
+    url: PathBuf,
+    /// Forget the listing that was kept, and list anew
+    #[arg(long)]
+    refresh: bool,
+    /// Settings that differ from the defaults, as for `feedline train`
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Any setting, e.g. --set storage.endpoint=http://127.0.0.1:9000
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+pub fn run(args: Args) -> Result<Done> {
+    let mut said = Said::defaults();
+    if let Some(file) = &args.config {
+        said = said.file(file)?;
+    }
+    let storage: Storage = args.set.iter().try_fold(said, |said, assignment| said.assign(assignment))?.storage()?;
+    let path = storage.resolve(&args.url);
+    let Some(url) = path.to_str().filter(|_| is_url(&path)) else {
+        return Err(Error::config(
+            format!("{} is a folder of this machine", path.display()),
+            "Only what is named by a URL has a listing, e.g. s3://BUCKET/FOLDER",
+        ));
+    };
+    let source = storage.open(url)?;
+    let kept = storage.listing_path(&*source);
+    let (is_old, since) = (kept.exists() && !args.refresh, Instant::now());
+    let bar = ProgressBar::new_spinner().with_message(format!("listing {}", source.location("")));
+    bar.enable_steady_tick(Duration::from_millis(100));
+    let objects = storage.listing(&*source, args.refresh)?;
+    bar.finish_and_clear();
+    let bytes: u64 = objects.iter().map(|object| object.size_bytes).sum();
+    let how = if is_old {
+        "kept, not looked at again".into()
+    } else {
+        format!("listed in {:.1} s", since.elapsed().as_secs_f64())
+    };
+    super::print(&format!(
+        "{}: {} objects, {:.1} MB, {how}\n{}\n",
+        source.location(""),
+        objects.len(),
+        bytes as f64 / 1e6,
+        kept.display()
+    ))?;
+    Ok(Done::Ok)
+}

@@ -1,0 +1,252 @@
+//! Reading ahead: threads that fetch the bytes of samples before a worker asks for them, in the order of the plan, so that
+//! the time a network takes to answer is nobody's waiting. Owns how far ahead, which a byte budget decides; what is read
+//! is the pipeline's.
+
+use super::stats::{Clock, Stats};
+use super::walk::Walk;
+use crate::error::{Error, Result};
+use crate::pipeline::{Pipeline, Raw};
+use crate::plan::Request;
+use crate::read::{ReadError, Stop};
+use std::any::Any;
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+/// Samples read ahead at most, however small they are.
+const MAX_ITEMS: usize = 1 << 14;
+
+/// Storage kept for the next samples at most.
+const MAX_SPARE_BYTES: usize = 32 << 20;
+
+/// What became of a read; a panic is passed on to the worker, which knows what to do with it.
+type Outcome = std::result::Result<Result<Raw>, Box<dyn Any + Send>>;
+
+enum Item {
+    Reading { bytes: u64 },
+    Read { bytes: u64, outcome: Outcome },
+    Taken,
+}
+
+struct State {
+    walk: Option<Walk>,
+    /// Requests of a batch whose reading has not begun.
+    open: VecDeque<Request>,
+    /// Grows with each seek: what was begun before is not wanted any more.
+    generation: u64,
+    stop: Stop,
+    /// Number of the first item since the seek.
+    first: u64,
+    items: VecDeque<Item>,
+    held_bytes: u64,
+    spare: Vec<Raw>,
+    spare_bytes: usize,
+    ended: bool,
+}
+
+struct Shared {
+    pipeline: Arc<dyn Pipeline>,
+    stats: Arc<Stats>,
+    limit_bytes: u64,
+    state: Mutex<State>,
+    room: Condvar,
+    ready: Condvar,
+}
+
+/// Threads that live as long as the pool.
+pub(super) struct Readers {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Readers {
+    /// Starts `count` threads, which rest until the first seek. What they have read and nobody has taken is at most
+    /// `limit_bytes`, or one sample.
+    pub(super) fn new(
+        pipeline: Arc<dyn Pipeline>,
+        count: usize,
+        limit_bytes: u64,
+        first_number: usize,
+        stats: Arc<Stats>,
+    ) -> std::io::Result<Readers> {
+        let state = State {
+            walk: None,
+            open: VecDeque::new(),
+            generation: 0,
+            stop: Stop::default(),
+            first: 0,
+            items: VecDeque::new(),
+            held_bytes: 0,
+            spare: Vec::new(),
+            spare_bytes: 0,
+            ended: false,
+        };
+        let shared = Shared {
+            pipeline,
+            stats,
+            limit_bytes,
+            state: Mutex::new(state),
+            room: Condvar::new(),
+            ready: Condvar::new(),
+        };
+        let mut readers = Readers { shared: Arc::new(shared), threads: Vec::with_capacity(count) };
+        for number in first_number..first_number + count {
+            let shared = Arc::clone(&readers.shared);
+            let builder = std::thread::Builder::new().name(format!("feedline:r{number}")).stack_size(512 << 10);
+            readers.threads.push(builder.spawn(move || shared.run(number))?); // on failure the drop stops the others
+        }
+        Ok(readers)
+    }
+
+    /// Calls off what is under way and goes on from `walk`. Gives the number of what is read from now on.
+    pub(super) fn seek(&self, walk: Walk) -> u64 {
+        let mut state = self.shared.lock();
+        state.forget();
+        state.walk = Some(walk);
+        let generation = state.generation;
+        drop(state);
+        self.shared.room.notify_all();
+        generation
+    }
+
+    /// The bytes of sample number `number` since the seek that gave `generation`, once they are there. Gives how long it
+    /// had to wait in any case; each sample is given once.
+    pub(super) fn take(&self, generation: u64, number: u64, raw: &mut Raw, clock: &mut Clock) -> Result<()> {
+        let asked = std::time::Instant::now();
+        let mut state = self.shared.lock();
+        let (bytes, outcome) = loop {
+            if state.generation != generation || state.ended {
+                return Err(ReadError::stopped("a sample".into()).into_error());
+            }
+            let at = (number - state.first) as usize;
+            if matches!(state.items.get(at), Some(Item::Read { .. }))
+                && let Item::Read { bytes, outcome } = std::mem::replace(&mut state.items[at], Item::Taken)
+            {
+                break (bytes, outcome);
+            }
+            state = self.shared.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
+        };
+        state.held_bytes -= bytes;
+        while matches!(state.items.front(), Some(Item::Taken)) {
+            state.items.pop_front();
+            state.first += 1;
+        }
+        let outcome = outcome.map(|read| {
+            read.map(|mut read| {
+                std::mem::swap(raw, &mut read);
+                state.keep(read);
+            })
+        });
+        drop(state);
+        self.shared.room.notify_one();
+        clock.fetched(asked.elapsed());
+        outcome.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
+    /// From now on nothing is read, and whoever waits gets an error.
+    pub(super) fn end(&self) {
+        let mut state = self.shared.lock();
+        state.forget();
+        state.ended = true;
+        drop(state);
+        self.shared.room.notify_all();
+        self.shared.ready.notify_all();
+    }
+}
+
+impl Drop for Readers {
+    fn drop(&mut self) {
+        self.end();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join(); // panics of pipelines are caught and passed on
+        }
+    }
+}
+
+impl State {
+    fn forget(&mut self) {
+        self.stop.stop();
+        self.stop = Stop::default();
+        self.generation += 1;
+        self.walk = None;
+        self.open.clear();
+        self.items.clear();
+        (self.first, self.held_bytes) = (0, 0);
+    }
+
+    /// The next sample to read.
+    fn next(&mut self) -> Option<Request> {
+        while self.open.is_empty() {
+            match self.walk.as_mut()?.next() {
+                Some(plan) => self.open.extend(plan.requests),
+                None => self.walk = None,
+            }
+        }
+        self.open.front().copied()
+    }
+
+    fn keep(&mut self, raw: Raw) {
+        let bytes: usize = raw.iter().map(Vec::capacity).sum();
+        if bytes > 0 && self.spare_bytes + bytes <= MAX_SPARE_BYTES {
+            self.spare_bytes += bytes;
+            self.spare.push(raw);
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self, number: usize) {
+        let mut state = self.lock();
+        loop {
+            if state.ended {
+                return;
+            }
+            let Some(request) = state.next() else {
+                state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let bytes = self.pipeline.raw_bytes(request.index);
+            let fits = state.held_bytes + bytes <= self.limit_bytes && state.items.len() < MAX_ITEMS;
+            if !fits && !state.items.is_empty() {
+                state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            state.open.pop_front();
+            state.held_bytes += bytes;
+            state.items.push_back(Item::Reading { bytes });
+            let (generation, place) = (state.generation, state.first + state.items.len() as u64 - 1);
+            let mut clock = Clock::new(None, self.stats.is_traced()).with_stop(state.stop.clone());
+            let mut raw = state.spare.pop().unwrap_or_default();
+            state.spare_bytes -= raw.iter().map(Vec::capacity).sum::<usize>();
+            drop(state);
+
+            clock.begin(request.index, true);
+            clock.enter(crate::error::Stage::Read);
+            let outcome = catch_unwind(AssertUnwindSafe(|| self.pipeline.read(&request, &mut raw, &mut clock)));
+            self.stats.add(&mut clock, number);
+
+            state = self.lock();
+            if state.generation == generation {
+                let at = (place - state.first) as usize;
+                if let Some(Item::Reading { bytes }) = state.items.get(at) {
+                    // What it has turned out to be.
+                    let held: u64 = raw.iter().map(|part| part.len() as u64).sum();
+                    state.held_bytes = state.held_bytes - *bytes + held;
+                    let outcome = outcome.map(|read| read.map(|()| raw));
+                    state.items[at] = Item::Read { bytes: held, outcome };
+                    self.ready.notify_all();
+                }
+            }
+        }
+    }
+}
+
+/// For errors of the readers themselves.
+pub(super) fn cannot_start(count: usize, error: &std::io::Error) -> Error {
+    Error::config(format!("cannot start {count} threads that read ahead: {error}"), "Lower storage.requests_in_flight")
+}

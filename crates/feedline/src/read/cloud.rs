@@ -1,0 +1,438 @@
+//! Buckets: S3, Google Cloud Storage, Azure Blob Storage and plain HTTP servers, through the crate `object_store`. Owns
+//! one runtime for all of them, what an answer of theirs means, and that no credential gets into a message. Trying again,
+//! limits and caching are the wrappers' beside this file.
+
+use super::source::{Fault, Get, Object, PATIENCE, ReadError, Source, Stop};
+use super::storage::Storage;
+use crate::error::{Error, Result};
+use futures_util::{StreamExt, TryStreamExt};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::client::{
+    HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpService, ReqwestConnector,
+};
+use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::http::HttpBuilder;
+use object_store::path::Path;
+use object_store::{ClientOptions, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, RetryConfig};
+use std::collections::HashMap;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
+
+/// The schemes that are understood.
+pub(super) const SCHEMES: [&str; 5] = ["s3", "gs", "az", "http", "https"];
+
+/// A bucket, or a folder of one.
+#[derive(Debug)]
+pub struct Cloud {
+    store: Arc<dyn ObjectStore>,
+    /// `s3://bucket/`: what stands before each key in messages.
+    base: String,
+    /// The folder of the bucket, with `/` at its end, or nothing.
+    folder: String,
+    timeout: Duration,
+}
+
+/// What is known of a failed answer but lost on the way through `object_store`.
+#[derive(Debug, Default)]
+struct Seen {
+    status: u16,
+    code: String,
+    retry_after: Option<Duration>,
+}
+
+tokio::task_local! {
+    static SEEN: Arc<Mutex<Seen>>;
+}
+
+impl Cloud {
+    /// Opens `url`, of one of the schemes above. Nothing is asked of the server yet.
+    ///
+    /// # Errors
+    /// A URL or settings that cannot be understood.
+    pub fn open(url: &str, storage: &Storage) -> Result<Cloud> {
+        let wrong = |problem: String| Error::config(format!("{}: {problem}", without_secrets(url)), "Check the URL");
+        let Some((scheme, rest)) = url.split_once("://") else { return Err(wrong("it has no scheme".into())) };
+        let (bucket, folder) = rest.split_once('/').unwrap_or((rest, ""));
+        if bucket.is_empty() {
+            return Err(wrong(format!("there is no bucket in it; write {scheme}://BUCKET/FOLDER")));
+        }
+        if bucket.contains('@') || folder.contains(['?', '#']) {
+            return Err(wrong(
+                "a URL of data holds no credentials and no query; they belong into the environment".into(),
+            ));
+        }
+        // Fails if somebody in this process has chosen another, which will do.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let timeout = Duration::from_secs_f64(storage.timeout_s);
+        let client = ClientOptions::new()
+            .with_allow_http(true)
+            .with_connect_timeout(timeout.min(Duration::from_secs(10)))
+            .with_timeout_disabled()
+            .with_pool_max_idle_per_host(storage.requests_in_flight.max(1));
+        let once = RetryConfig { max_retries: 0, ..RetryConfig::default() };
+        let store: object_store::Result<Arc<dyn ObjectStore>> = match scheme {
+            "s3" => s3(bucket, storage)
+                .with_client_options(client)
+                .with_retry(once)
+                .with_http_connector(Watching)
+                .build()
+                .map(|store| Arc::new(store) as _),
+            "gs" => GoogleCloudStorageBuilder::from_env()
+                .with_bucket_name(bucket)
+                .with_skip_signature(storage.anonymous)
+                .with_client_options(client)
+                .with_retry(once)
+                .with_http_connector(Watching)
+                .build()
+                .map(|store| Arc::new(store) as _),
+            "az" => {
+                let mut builder = MicrosoftAzureBuilder::from_env()
+                    .with_container_name(bucket)
+                    .with_skip_signature(storage.anonymous)
+                    .with_client_options(client)
+                    .with_retry(once)
+                    .with_http_connector(Watching);
+                if !storage.endpoint.is_empty() {
+                    builder = builder.with_endpoint(storage.endpoint.clone());
+                }
+                builder.build().map(|store| Arc::new(store) as _)
+            }
+            "http" | "https" => HttpBuilder::new()
+                .with_url(format!("{scheme}://{bucket}"))
+                .with_client_options(client)
+                .with_retry(once)
+                .with_http_connector(Watching)
+                .build()
+                .map(|store| Arc::new(store) as _),
+            _ => return Err(wrong(format!("the scheme {scheme} is unknown; known are {}", SCHEMES.join(", ")))),
+        };
+        let folder = folder.trim_end_matches('/');
+        let folder = if folder.is_empty() { String::new() } else { format!("{folder}/") };
+        let store = store.map_err(|e| wrong(without_secrets(&e.to_string())))?;
+        Ok(Cloud { store, base: format!("{scheme}://{bucket}/{folder}"), folder, timeout })
+    }
+
+    fn path(&self, key: &str) -> Result<Path, ReadError> {
+        Path::parse(format!("{}{key}", self.folder))
+            .map_err(|e| ReadError::new(Fault::Other, self.location(key), e.to_string()))
+    }
+
+    fn object(&self, meta: ObjectMeta) -> Object {
+        let key = meta.location.as_ref().strip_prefix(&self.folder).unwrap_or(meta.location.as_ref()).to_owned();
+        Object { key, size_bytes: meta.size, version: version(&meta) }
+    }
+
+    /// Runs `work` on the runtime and waits for it; calls it off when it is stopped or late.
+    fn wait<T: Send + 'static>(
+        &self,
+        key: &str,
+        until: Option<Instant>,
+        stop: &Stop,
+        work: impl Future<Output = object_store::Result<T>> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let (done, answer) = sync_channel(1);
+        let task = runtime().spawn(SEEN.scope(Arc::clone(&seen), async move {
+            let _ = done.send(work.await); // nobody waits any more: it was called off
+        }));
+        let failure = loop {
+            let left = until.map_or(PATIENCE, |until| until.saturating_duration_since(Instant::now()).min(PATIENCE));
+            match answer.recv_timeout(left) {
+                Ok(Ok(value)) => return Ok(value),
+                Ok(Err(error)) => {
+                    let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+                    return Err(self.failure(key, &error, &seen));
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    break ReadError::new(Fault::Broken, self.location(key), "the request was lost");
+                }
+                Err(RecvTimeoutError::Timeout) if stop.is_stopped() => break ReadError::stopped(self.location(key)),
+                Err(RecvTimeoutError::Timeout) if until.is_some_and(|until| Instant::now() >= until) => {
+                    break ReadError::new(Fault::TimedOut, self.location(key), "there was no whole answer");
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        };
+        task.abort();
+        Err(failure)
+    }
+
+    fn failure(&self, key: &str, error: &object_store::Error, seen: &Seen) -> ReadError {
+        use object_store::Error as E;
+        let answer = match (seen.status, seen.code.as_str()) {
+            (status, "") => format!("the server answered {status}"),
+            (status, code) => format!("the server answered {status} {code}"),
+        };
+        let credentials = "check the credentials and what they are allowed to: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, \
+                           AWS_SESSION_TOKEN or those of the provider; storage.anonymous reads what is public";
+        let (fault, problem) = match (error, seen.status) {
+            (E::NotFound { .. }, _) | (_, 404) => (Fault::Missing, format!("{answer}: there is no such object")),
+            (E::Precondition { .. } | E::NotModified { .. }, _) | (_, 412) => (Fault::Changed, CHANGED.into()),
+            (_, 401 | 403) => (Fault::Denied, format!("{answer}; {credentials}")),
+            (E::PermissionDenied { .. } | E::Unauthenticated { .. }, _) => (Fault::Denied, credentials.into()),
+            // What AWS calls a token that has run out is a 400.
+            (_, 400) if seen.code.contains("Token") || seen.code.contains("Credential") => {
+                (Fault::Denied, format!("{answer}; {credentials}"))
+            }
+            (_, 429 | 503) => (Fault::Busy, answer),
+            (_, 408 | 500..=599) => (Fault::Broken, answer),
+            (_, 300..=499) => (Fault::Other, answer),
+            // No answer at all, or one that broke off.
+            _ => (Fault::Broken, format!("the connection failed: {}", without_secrets(&deepest(error)))),
+        };
+        ReadError { retry_after: seen.retry_after, ..ReadError::new(fault, self.location(key), problem) }
+    }
+}
+
+impl Source for Cloud {
+    fn location(&self, key: &str) -> String {
+        format!("{}{key}", self.base)
+    }
+
+    fn get(&self, want: &Get<'_>, into: &mut Vec<u8>) -> Result<(), ReadError> {
+        into.clear();
+        if want.stop.is_stopped() {
+            return Err(ReadError::stopped(self.location(want.key)));
+        }
+        let (store, path, len_bytes) = (Arc::clone(&self.store), self.path(want.key)?, want.len_bytes());
+        let etag = Some(want.version).filter(|version| !version.is_empty() && !version.starts_with(CHANGED_AT));
+        let options = GetOptions {
+            // An empty range cannot be asked for; the answer to a head says as much.
+            head: len_bytes == 0,
+            range: (len_bytes > 0).then(|| GetRange::Bounded(want.range.clone())),
+            if_match: etag.map(str::to_owned),
+            ..GetOptions::default()
+        };
+        let mut bytes = std::mem::take(into);
+        let (meta, bytes) = self.wait(want.key, want.until, want.stop, async move {
+            let answer = store.get_opts(&path, options).await?;
+            let meta = answer.meta.clone();
+            if len_bytes > 0 {
+                bytes.reserve_exact(len_bytes as usize);
+                let mut body = answer.into_stream();
+                while let Some(part) = body.next().await {
+                    let part = part?;
+                    // More than was asked for is as wrong as less, and must not fill the memory.
+                    if bytes.len() as u64 + part.len() as u64 > len_bytes {
+                        bytes.resize(len_bytes as usize + 1, 0);
+                        break;
+                    }
+                    bytes.extend_from_slice(&part);
+                }
+            }
+            Ok((meta, bytes))
+        })?;
+        if !want.version.is_empty() && version(&meta) != want.version {
+            return Err(ReadError::new(Fault::Changed, self.location(want.key), CHANGED));
+        }
+        if meta.size < want.range.end {
+            let problem = format!("the object has {} bytes, fewer than when it was listed", meta.size);
+            return Err(ReadError::new(Fault::Changed, self.location(want.key), problem));
+        }
+        if bytes.len() as u64 != len_bytes {
+            let problem = format!("the answer has {} bytes instead of {len_bytes}", bytes.len());
+            return Err(ReadError::new(Fault::Broken, self.location(want.key), problem));
+        }
+        *into = bytes;
+        Ok(())
+    }
+
+    fn list(&self, prefix: &str, stop: &Stop) -> Result<Vec<Object>, ReadError> {
+        // The store lists whole folders; what else the prefix says is looked at here.
+        let folder = prefix.rsplit_once('/').map_or("", |(folder, _)| folder);
+        let (store, path) = (Arc::clone(&self.store), self.path(folder)?);
+        let timeout = self.timeout;
+        let metas: Vec<ObjectMeta> = self.wait(prefix, None, stop, async move {
+            let mut listed = store.list(Some(&path));
+            let mut metas = Vec::new();
+            loop {
+                let next = tokio::time::timeout(timeout, listed.try_next()).await;
+                match next.map_err(|e| object_store::Error::Generic { store: "list", source: e.into() })?? {
+                    Some(meta) => metas.push(meta),
+                    None => return Ok(metas),
+                }
+            }
+        })?;
+        let mut objects: Vec<Object> = metas.into_iter().map(|meta| self.object(meta)).collect();
+        objects.retain(|object| object.key.starts_with(prefix));
+        objects.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(objects)
+    }
+
+    fn head(&self, key: &str, stop: &Stop) -> Result<Object, ReadError> {
+        let (store, path) = (Arc::clone(&self.store), self.path(key)?);
+        let until = Instant::now().checked_add(self.timeout);
+        let meta = self.wait(key, until, stop, async move { store.head(&path).await })?;
+        Ok(Object { key: key.into(), ..self.object(meta) })
+    }
+}
+
+/// What is said of an object that is another by now.
+const CHANGED: &str = "the object is not the one that was listed; list the bucket anew (feedline index --refresh URL) and \
+                       begin a new run";
+
+/// Marks a version that is a time of change.
+const CHANGED_AT: &str = "changed ";
+
+fn version(meta: &ObjectMeta) -> String {
+    let changed = || format!("{CHANGED_AT}{}", meta.last_modified.timestamp_micros());
+    meta.e_tag.clone().unwrap_or_else(changed)
+}
+
+/// S3 and whatever speaks its language, with the credentials of the environment, else of the file that `aws configure`
+/// writes, else of the machine (web identity, container, instance).
+fn s3(bucket: &str, storage: &Storage) -> AmazonS3Builder {
+    let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_skip_signature(storage.anonymous);
+    let profile = profile();
+    let given = |builder: &AmazonS3Builder, key: AmazonS3ConfigKey| builder.get_config_value(&key).is_some();
+    if !given(&builder, AmazonS3ConfigKey::AccessKeyId) && !storage.anonymous {
+        for (name, key) in [
+            ("aws_access_key_id", AmazonS3ConfigKey::AccessKeyId),
+            ("aws_secret_access_key", AmazonS3ConfigKey::SecretAccessKey),
+            ("aws_session_token", AmazonS3ConfigKey::Token),
+        ] {
+            if let Some(value) = profile.get(name) {
+                builder = builder.with_config(key, value);
+            }
+        }
+    }
+    if !storage.region.is_empty() {
+        builder = builder.with_region(&storage.region);
+    } else if !given(&builder, AmazonS3ConfigKey::Region)
+        && let Some(region) = profile.get("region")
+    {
+        builder = builder.with_region(region);
+    }
+    match storage.endpoint.as_str() {
+        "" => builder,
+        endpoint => builder.with_endpoint(endpoint),
+    }
+}
+
+/// The settings of the profile `AWS_PROFILE`, or `default`, in `~/.aws`.
+fn profile() -> HashMap<String, String> {
+    let name = std::env::var("AWS_PROFILE").unwrap_or_else(|_| "default".into());
+    let home = std::env::home_dir().unwrap_or_default().join(".aws");
+    let file = |variable: &str, name: &str| std::env::var_os(variable).map_or_else(|| home.join(name), Into::into);
+    let mut found = HashMap::new();
+    for path in [file("AWS_CONFIG_FILE", "config"), file("AWS_SHARED_CREDENTIALS_FILE", "credentials")] {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let mut is_ours = false;
+        for line in text.lines().map(str::trim) {
+            if let Some(section) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+                is_ours = section.trim().trim_start_matches("profile ").trim() == name;
+            } else if let Some((key, value)) = line.split_once('=').filter(|_| is_ours) {
+                found.insert(key.trim().to_owned(), value.trim().to_owned());
+            }
+        }
+    }
+    found
+}
+
+/// The runtime of all buckets: two threads that move bytes; whoever reads waits in a thread of its own.
+///
+/// Threads do not survive a fork, so a process that was forked makes its own.
+fn runtime() -> Arc<Runtime> {
+    static RUNTIMES: OnceLock<Mutex<HashMap<u32, Arc<Runtime>>>> = OnceLock::new();
+    let mut runtimes = RUNTIMES.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+    Arc::clone(runtimes.entry(std::process::id()).or_insert_with(|| {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(2);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(threads)
+            .thread_name("feedline:net")
+            .enable_all()
+            .build();
+        Arc::new(runtime.unwrap_or_else(|e| panic!("the threads for the network cannot be started: {e}")))
+    }))
+}
+
+/// Makes the usual HTTP client, and looks at its answers.
+#[derive(Debug)]
+struct Watching;
+
+#[derive(Debug)]
+struct Watched(HttpClient);
+
+impl HttpConnector for Watching {
+    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
+        Ok(HttpClient::new(Watched(ReqwestConnector::default().connect(options)?)))
+    }
+}
+
+#[async_trait::async_trait]
+impl HttpService for Watched {
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let response = self.0.execute(request).await?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let (parts, body) = response.into_parts();
+        let body = body.bytes().await?;
+        let retry_after = parts.headers.get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
+        let _ = SEEN.try_with(|seen| {
+            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            *seen = Seen {
+                status: parts.status.as_u16(),
+                code: code(&body),
+                retry_after: retry_after.map(Duration::from_secs),
+            };
+        });
+        Ok(HttpResponse::from_parts(parts, body.into()))
+    }
+}
+
+/// The name of the failure in an answer, `<Code>SlowDown</Code>`; nothing else of it, since the rest may hold keys.
+fn code(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&body[..body.len().min(4096)]);
+    let inner = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>")).map(|(code, _)| code);
+    inner.unwrap_or_default().chars().filter(char::is_ascii_alphanumeric).take(60).collect()
+}
+
+/// The innermost cause, which is the one that says something.
+fn deepest(error: &dyn std::error::Error) -> String {
+    let mut inner = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    inner.to_string()
+}
+
+/// `text` without the query of a URL and without what stands before an `@`, where signatures and passwords are.
+fn without_secrets(text: &str) -> String {
+    let words = text.split(' ').map(|word| {
+        let word = word.split('?').next().unwrap_or_default();
+        match (word.split_once("://"), word.rsplit_once('@')) {
+            (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
+            _ => word.to_owned(),
+        }
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_secret_is_left_of_an_answer_or_a_url() {
+        let body = b"<?xml?><Error><Code>InvalidAccessKeyId</Code><AWSAccessKeyId>AKIAEXAMPLE</AWSAccessKeyId></Error>";
+        assert_eq!(code(body), "InvalidAccessKeyId");
+        assert_eq!(code(b"<html>"), "");
+        assert_eq!(without_secrets("at https://me:pw@host/x?sig=abc failed"), "at https://host/x failed");
+        for url in ["s3://key:secret@bucket/x", "https://host/x?X-Amz-Signature=secret"] {
+            let text = Cloud::open(url, &Storage::default()).unwrap_err().to_string();
+            assert!(!text.contains("secret") && text.contains("environment"), "{text}");
+        }
+    }
+
+    #[test]
+    fn urls_that_are_none_are_refused() {
+        for (url, part) in [("s3:///x", "no bucket"), ("ftp://b/x", "the scheme ftp is unknown"), ("x", "no scheme")] {
+            let text = Cloud::open(url, &Storage::default()).unwrap_err().to_string();
+            assert!(text.contains(part), "{text}");
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! A folder as a source: for a file system that is worth a cache (one of a cluster), and for tests. Owns how a file
+//! becomes an object: its key is its path below the folder, its version the time it was changed.
+
+use super::source::{Fault, Get, Object, ReadError, Source, Stop};
+use std::fs::{self, File, Metadata};
+use std::io::ErrorKind;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+/// The files below a folder.
+#[derive(Debug)]
+pub struct LocalFiles {
+    root: PathBuf,
+}
+
+impl LocalFiles {
+    /// The files below `root`, which need not exist yet.
+    pub fn new(root: impl Into<PathBuf>) -> LocalFiles {
+        LocalFiles { root: root.into() }
+    }
+
+    fn failed(&self, key: &str, error: &std::io::Error) -> ReadError {
+        let fault = match error.kind() {
+            ErrorKind::NotFound | ErrorKind::NotADirectory => Fault::Missing,
+            ErrorKind::PermissionDenied => Fault::Denied,
+            ErrorKind::Interrupted | ErrorKind::TimedOut | ErrorKind::StaleNetworkFileHandle => Fault::Broken,
+            _ => Fault::Other,
+        };
+        ReadError::new(fault, self.location(key), error.to_string())
+    }
+
+    /// Adds what is below `folder`, whose key is `key`.
+    fn walk(&self, folder: &Path, key: &str, prefix: &str, into: &mut Vec<Object>) -> Result<(), ReadError> {
+        for entry in fs::read_dir(folder).map_err(|e| self.failed(key, &e))? {
+            let entry = entry.map_err(|e| self.failed(key, &e))?;
+            let Some(name) = entry.file_name().to_str().map(str::to_owned) else {
+                let problem = format!("the name {} in it is not UTF-8", entry.file_name().display());
+                return Err(ReadError::new(Fault::Other, self.location(key), problem));
+            };
+            let key = if key.is_empty() { name } else { format!("{key}/{name}") };
+            if !key.starts_with(prefix) && !prefix.starts_with(&format!("{key}/")) {
+                continue;
+            }
+            // Follows links, as reading does.
+            let metadata = fs::metadata(entry.path()).map_err(|e| self.failed(&key, &e))?;
+            if metadata.is_dir() {
+                self.walk(&entry.path(), &key, prefix, into)?;
+            } else if key.starts_with(prefix) {
+                into.push(object(key, &metadata));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn object(key: String, metadata: &Metadata) -> Object {
+    Object { key, size_bytes: metadata.len(), version: version(metadata) }
+}
+
+fn version(metadata: &Metadata) -> String {
+    format!("{}.{:09}", metadata.mtime(), metadata.mtime_nsec())
+}
+
+impl Source for LocalFiles {
+    fn location(&self, key: &str) -> String {
+        format!("file://{}/{key}", self.root.display())
+    }
+
+    fn get(&self, want: &Get<'_>, into: &mut Vec<u8>) -> Result<(), ReadError> {
+        if want.stop.is_stopped() {
+            return Err(ReadError::stopped(self.location(want.key)));
+        }
+        let failed = |e: std::io::Error| self.failed(want.key, &e);
+        let file = File::open(self.root.join(want.key)).map_err(failed)?;
+        let metadata = file.metadata().map_err(failed)?;
+        let (now, end) = (version(&metadata), want.range.end);
+        if !want.version.is_empty() && now != want.version || metadata.len() < end {
+            let problem = format!("the file was changed since it was listed: it has {} bytes now", metadata.len());
+            return Err(ReadError::new(Fault::Changed, self.location(want.key), problem));
+        }
+        into.resize(want.len_bytes() as usize, 0);
+        file.read_exact_at(into, want.range.start).map_err(failed)
+    }
+
+    fn list(&self, prefix: &str, _: &Stop) -> Result<Vec<Object>, ReadError> {
+        let mut objects = Vec::new();
+        match self.walk(&self.root, "", prefix, &mut objects) {
+            Err(error) if error.fault == Fault::Missing && !self.root.exists() => {}
+            other => other?,
+        }
+        objects.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(objects)
+    }
+
+    fn head(&self, key: &str, _: &Stop) -> Result<Object, ReadError> {
+        let metadata = fs::metadata(self.root.join(key)).map_err(|e| self.failed(key, &e))?;
+        if metadata.is_dir() {
+            return Err(ReadError::new(Fault::Missing, self.location(key), "it is a folder"));
+        }
+        Ok(object(key.into(), &metadata))
+    }
+}

@@ -1,0 +1,271 @@
+//! From a name that a person wrote to a source: which names are URLs, which wrappers stand before a backend, and the
+//! listing of a bucket, which is made once and kept.
+
+use super::cache::Cache;
+use super::local::LocalFiles;
+use super::source::{Object, ReadError, Source, Stop};
+use super::{limit::Limit, retry::Retry, timeout::Timeout};
+use crate::error::{Error, Result};
+use crate::plan::rng::{hash_name, hash_words};
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How objects are read. Changes speed and patience, never what is read. Credentials are not settings: they come from
+/// where the provider's own tools take them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Storage {
+    /// URL of a server that speaks S3; empty is `AWS_ENDPOINT_URL`, or AWS itself.
+    pub endpoint: String,
+    /// Region of the bucket; empty is `AWS_REGION`, or the profile's.
+    pub region: String,
+    /// Reads without credentials what is public.
+    pub anonymous: bool,
+    /// Requests under way at once, in each process.
+    pub requests_in_flight: usize,
+    /// Time for one request of up to 16 MiB, and again for each further 16 MiB.
+    pub timeout_s: f64,
+    /// Time for one read with all its tries.
+    pub retry_s: f64,
+    /// Folder that keeps what was read, for all ranks and jobs of a machine; empty is none.
+    pub cache_dir: PathBuf,
+    /// What the cache may hold.
+    pub cache_bytes: u64,
+    /// `PREFIX=URL`: a path that begins with PREFIX is read from URL instead. Empty is none.
+    pub map: String,
+    /// Where listings are kept; empty is `feedline/listings` in the user's folder for caches.
+    pub listings_dir: PathBuf,
+}
+
+impl Default for Storage {
+    fn default() -> Storage {
+        Storage {
+            endpoint: String::new(),
+            region: String::new(),
+            anonymous: false,
+            requests_in_flight: 64,
+            timeout_s: 30.0,
+            retry_s: 120.0,
+            cache_dir: PathBuf::new(),
+            cache_bytes: 0,
+            map: String::new(),
+            listings_dir: PathBuf::new(),
+        }
+    }
+}
+
+/// Whether a path is the URL of a source rather than a file of this machine.
+pub fn is_url(path: &Path) -> bool {
+    let scheme = path.to_str().and_then(|text| text.split_once("://")).map(|(scheme, _)| scheme);
+    scheme.is_some_and(|scheme| {
+        !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+    })
+}
+
+impl Storage {
+    /// That the settings make sense.
+    ///
+    /// # Errors
+    /// The first that does not.
+    pub fn check(&self) -> Result<()> {
+        let positive = |value: f64| value > 0.0 && value <= 1e9;
+        let checks = [
+            ((1..=4096).contains(&self.requests_in_flight), "storage.requests_in_flight", "1 to 4096"),
+            (positive(self.timeout_s), "storage.timeout_s", "above 0"),
+            (positive(self.retry_s), "storage.retry_s", "above 0"),
+            (
+                self.map.is_empty() || self.mapping().is_some(),
+                "storage.map",
+                "PREFIX=URL, for example /data=s3://bucket/data",
+            ),
+            (
+                self.cache_dir.as_os_str().is_empty() == (self.cache_bytes == 0),
+                "storage.cache_bytes",
+                "above 0 together with storage.cache_dir, or neither",
+            ),
+            (!self.endpoint.contains(['@', '?']), "storage.endpoint", "a URL without credentials"),
+        ];
+        match checks.into_iter().find(|(good, ..)| !good) {
+            Some((_, key, range)) => {
+                Err(Error::config(format!("{key} is out of range"), format!("It must be {range}")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn mapping(&self) -> Option<(&str, &str)> {
+        self.map.split_once('=').filter(|(prefix, url)| !prefix.is_empty() && is_url(Path::new(url)))
+    }
+
+    /// Where `path` is read from: another place if it falls under [`Storage::map`].
+    pub fn resolve(&self, path: &Path) -> PathBuf {
+        let mapped = self.mapping().and_then(|(prefix, url)| {
+            let rest = path.strip_prefix(prefix).ok()?.to_str()?;
+            Some(PathBuf::from(format!("{}/{rest}", url.trim_end_matches('/')).trim_end_matches('/')))
+        });
+        mapped.unwrap_or_else(|| path.to_path_buf())
+    }
+
+    /// The source at `url`: its backend, and before it timeout, limit, retry and cache.
+    ///
+    /// # Errors
+    /// A URL or settings that cannot be understood, a build without the feature `cloud`, a cache that cannot be opened.
+    pub fn open(&self, url: &str) -> Result<Arc<dyn Source>> {
+        self.check()?;
+        let source: Arc<dyn Source> = match url.strip_prefix("file://") {
+            Some(folder) => Arc::new(LocalFiles::new(folder.trim_end_matches('/'))),
+            None => cloud(url, self)?,
+        };
+        let source = Arc::new(Timeout::new(source, Duration::from_secs_f64(self.timeout_s)));
+        let source = Arc::new(Limit::new(source, self.requests_in_flight));
+        let source: Arc<dyn Source> = Arc::new(Retry::new(source, Duration::from_secs_f64(self.retry_s)));
+        if self.cache_bytes == 0 {
+            return Ok(source);
+        }
+        Ok(Arc::new(Cache::open(source, &self.cache_dir, self.cache_bytes)?))
+    }
+
+    /// All objects of `source`, from the listing that was kept, or else listed now and kept.
+    ///
+    /// # Errors
+    /// A place that cannot be listed; a listing that is damaged.
+    pub fn listing(&self, source: &dyn Source, afresh: bool) -> Result<Vec<Object>> {
+        let path = self.listing_path(source);
+        if !afresh && let Ok(text) = fs::read_to_string(&path) {
+            return parse(&text, &source.location("")).ok_or_else(|| {
+                Error::dataset(
+                    &path,
+                    "this listing is damaged or of another version",
+                    "Remove the file; it is made anew",
+                )
+            });
+        }
+        let objects = source.list("", &Stop::default()).map_err(ReadError::into_error)?;
+        // Kept if that is possible; a bucket can be listed again.
+        let _ = keep(&path, &source.location(""), &objects);
+        Ok(objects)
+    }
+
+    /// Where the listing of `source` is kept.
+    pub fn listing_path(&self, source: &dyn Source) -> PathBuf {
+        let folder = match self.listings_dir.as_os_str().is_empty() {
+            false => self.listings_dir.clone(),
+            true => {
+                let caches = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+                let caches = caches.or_else(|| std::env::home_dir().map(|home| home.join(".cache")));
+                caches.unwrap_or_else(std::env::temp_dir).join("feedline/listings")
+            }
+        };
+        let endpoint = match self.endpoint.as_str() {
+            "" => ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"]
+                .iter()
+                .find_map(|name| std::env::var(name).ok()),
+            endpoint => Some(endpoint.to_owned()),
+        };
+        let name = hash_words(&[hash_name(&source.location("")), hash_name(&endpoint.unwrap_or_default())]);
+        folder.join(format!("{name:016x}.txt"))
+    }
+}
+
+#[cfg(feature = "cloud")]
+fn cloud(url: &str, storage: &Storage) -> Result<Arc<dyn Source>> {
+    Ok(Arc::new(super::cloud::Cloud::open(url, storage)?))
+}
+
+#[cfg(not(feature = "cloud"))]
+fn cloud(url: &str, _: &Storage) -> Result<Arc<dyn Source>> {
+    Err(Error::Unsupported {
+        what: format!("reading from {}", url.split("://").next().unwrap_or_default().to_owned() + "://"),
+        remedy: "Build with the feature `cloud`: cargo install --path crates/feedline-cli --features cloud".into(),
+    })
+}
+
+const HEADER: &str = "feedline listing 1";
+
+/// Ends a listing that is whole.
+const END: &str = "end\n";
+
+/// A line of what it is, a line of whose, then size, version and key of each object; numbers and names only.
+fn keep(path: &Path, location: &str, objects: &[Object]) -> std::io::Result<()> {
+    let mut text = format!("{HEADER}\t{}\n{location}\n", objects.len());
+    for Object { key, size_bytes, version } in objects {
+        if key.contains(['\n', '\t', '\r']) || version.contains(['\n', '\t', '\r']) {
+            return Ok(()); // would need an escape; such a bucket is listed each time
+        }
+        text += &format!("{size_bytes}\t{version}\t{key}\n");
+    }
+    text += END;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    fs::create_dir_all(folder)?;
+    let new = folder.join(format!("{}.{}.new", path.file_stem().unwrap_or_default().display(), std::process::id()));
+    fs::write(&new, text)?;
+    fs::rename(&new, path)
+}
+
+fn parse(text: &str, location: &str) -> Option<Vec<Object>> {
+    let mut lines = text.strip_suffix(END)?.lines();
+    let count: usize = lines.next()?.strip_prefix(HEADER)?.trim().parse().ok()?;
+    if lines.next()? != location {
+        return None;
+    }
+    let object = |line: &str| {
+        let mut parts = line.splitn(3, '\t');
+        let (size, version, key) = (parts.next()?, parts.next()?, parts.next()?);
+        Some(Object { key: key.into(), size_bytes: size.parse().ok()?, version: version.into() })
+    };
+    let objects: Option<Vec<Object>> = lines.map(object).collect();
+    objects.filter(|objects| objects.len() == count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_told_from_paths_and_mapped() {
+        for (path, expect) in
+            [("s3://b/x", true), ("/data/x", false), ("C://x", false), ("://x", false), ("a/b", false)]
+        {
+            assert_eq!(is_url(Path::new(path)), expect, "{path}");
+        }
+        let storage = Storage { map: "/data/imagenet=s3://bucket/in/".into(), ..Storage::default() };
+        storage.check().unwrap();
+        for (path, expect) in [
+            ("/data/imagenet/train/a.jpg", "s3://bucket/in/train/a.jpg"),
+            ("/data/imagenet", "s3://bucket/in"),
+            ("/data/imagenet2/a.jpg", "/data/imagenet2/a.jpg"),
+            ("s3://other/x", "s3://other/x"),
+        ] {
+            assert_eq!(storage.resolve(Path::new(path)), PathBuf::from(expect));
+        }
+        for map in ["/data", "=s3://b", "/data=/other"] {
+            assert!(Storage { map: map.into(), ..Storage::default() }.check().is_err(), "{map}");
+        }
+    }
+
+    #[test]
+    fn a_listing_is_kept_and_a_damaged_one_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        fs::create_dir_all(data.join("a")).unwrap();
+        fs::write(data.join("a/1"), "one").unwrap();
+        let storage = Storage { listings_dir: dir.path().join("listings"), ..Storage::default() };
+        let source = storage.open(&format!("file://{}", data.display())).unwrap();
+        let first = storage.listing(&*source, false).unwrap();
+        assert_eq!((first.len(), first[0].key.as_str(), first[0].size_bytes), (1, "a/1", 3));
+        fs::write(data.join("a/2"), "two").unwrap();
+        assert_eq!(storage.listing(&*source, false).unwrap(), first, "kept");
+        assert_eq!(storage.listing(&*source, true).unwrap().len(), 2, "made anew");
+        assert_eq!(storage.listing(&*source, false).unwrap().len(), 2);
+        let path = storage.listing_path(&*source);
+        let text = fs::read_to_string(&path).unwrap();
+        for cut in [text.len() - 4, 5, 0] {
+            fs::write(&path, &text[..cut]).unwrap();
+            let error = storage.listing(&*source, false).unwrap_err().to_string();
+            assert!(error.contains("Remove the file"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! Files of a data set by number, wherever they lie: what a list of samples needs to find its files and to read them.
+//! Owns the tree of names that a source has, and the outlook that a cache is told.
+
+use super::cache::Outlook;
+use super::image_list::sorted_names;
+use super::source::{Get, ReadError, Source, Stop};
+use super::storage::{Storage, is_url};
+use super::{read_file_into, source::Object};
+use crate::error::{Error, Result};
+use crate::plan::Plan;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A folder to look for data in: of this machine, or the URL of a source.
+#[derive(Debug, Clone)]
+pub struct Folder {
+    path: PathBuf,
+    tree: Option<Arc<Tree>>,
+}
+
+/// A source and its objects, sorted by key.
+#[derive(Debug)]
+struct Tree {
+    source: Arc<dyn Source>,
+    objects: Vec<Object>,
+    requests_in_flight: usize,
+}
+
+impl From<&Path> for Folder {
+    /// A folder of this machine.
+    fn from(path: &Path) -> Folder {
+        Folder { path: path.to_path_buf(), tree: None }
+    }
+}
+
+impl Folder {
+    /// A folder of this machine, or what lies at a URL: then its listing is loaded, or made and kept.
+    ///
+    /// # Errors
+    /// A URL that cannot be opened or listed.
+    pub fn open(path: &Path, storage: &Storage) -> Result<Folder> {
+        let path = storage.resolve(path);
+        let Some(url) = path.to_str().filter(|_| is_url(&path)) else { return Ok(Folder { path, tree: None }) };
+        let source = storage.open(url)?;
+        let objects = storage.listing(&*source, false)?;
+        if objects.is_empty() {
+            return Err(Error::dataset(
+                &path,
+                "there is no object",
+                "Check bucket and folder; if objects were added since, forget the old listing: feedline index --refresh URL",
+            ));
+        }
+        let path = PathBuf::from(source.location("").trim_end_matches('/'));
+        let tree = Tree { source, objects, requests_in_flight: storage.requests_in_flight };
+        Ok(Folder { path, tree: Some(Arc::new(tree)) })
+    }
+
+    /// The deepest folder of all `paths`, which are URLs. A plain HTTP server lists nothing, so there each file is asked
+    /// for.
+    pub(super) fn of_files(paths: &[PathBuf], storage: &Storage) -> Result<Folder> {
+        let common = paths.iter().map(|path| path.parent().unwrap_or(path)).reduce(|common, folder| {
+            common.ancestors().find(|common| folder.starts_with(common)).unwrap_or(Path::new(""))
+        });
+        let common = common.unwrap_or(Path::new(""));
+        if common.iter().count() < 2 {
+            return Err(Error::config(
+                format!("the files of one list lie in several places, such as {} and elsewhere", paths[0].display()),
+                "Keep them in one bucket",
+            ));
+        }
+        let url = url_of(common);
+        if !url.starts_with("http") {
+            return Folder::open(Path::new(&url), storage);
+        }
+        let source = storage.open(&url)?;
+        let next = AtomicUsize::new(0);
+        let ask = || -> Result<Vec<Object>> {
+            let mut found = Vec::new();
+            while let Some(path) = paths.get(next.fetch_add(1, Relaxed)) {
+                let text = url_of(path);
+                let key = text.strip_prefix(&source.location("")).unwrap_or_default();
+                found.push(source.head(key, &Stop::default()).map_err(ReadError::into_error)?);
+            }
+            Ok(found)
+        };
+        let mut objects = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..storage.requests_in_flight.min(paths.len())).map(|_| scope.spawn(ask)).collect();
+            let join = |thread: std::thread::ScopedJoinHandle<'_, Result<Vec<Object>>>| {
+                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            threads.into_iter().map(join).collect::<Result<Vec<_>>>()
+        })?
+        .concat();
+        objects.sort_by(|a, b| a.key.cmp(&b.key));
+        objects.dedup();
+        let tree = Tree { source, objects, requests_in_flight: storage.requests_in_flight };
+        Ok(Folder { path: url.into(), tree: Some(Arc::new(tree)) })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A folder in it, which need not be there.
+    #[must_use]
+    pub fn join(&self, name: impl AsRef<Path>) -> Folder {
+        Folder { path: self.path.join(name), tree: self.tree.clone() }
+    }
+
+    /// Whether it is there.
+    pub fn is_dir(&self) -> bool {
+        match &self.tree {
+            None => self.path.is_dir(),
+            Some(tree) => tree.below(&self.path).next().is_some(),
+        }
+    }
+
+    /// The names in it that are not hidden, bytewise sorted, and which of them are folders.
+    ///
+    /// # Errors
+    /// A folder that cannot be listed; an entry that cannot be looked at.
+    pub(super) fn names(&self) -> Result<Vec<(OsString, bool)>> {
+        let Some(tree) = &self.tree else {
+            // Not `is_dir`: an entry that cannot be looked at must be an error, not a folder less.
+            let look = |name: OsString| {
+                let path = self.path.join(&name);
+                let metadata = fs::metadata(&path).map_err(|source| Error::io("look into", &path, source))?;
+                Ok((name, metadata.is_dir()))
+            };
+            return sorted_names(&self.path)?.into_iter().map(look).collect();
+        };
+        let mut names: Vec<(OsString, bool)> = Vec::new();
+        for (name, is_dir) in tree.below(&self.path) {
+            if !name.starts_with('.') && names.last().is_none_or(|(last, _)| last != name) {
+                names.push((name.into(), is_dir));
+            }
+        }
+        if names.is_empty() {
+            return Err(Error::io("list the folder", &self.path, std::io::ErrorKind::NotFound.into()));
+        }
+        // Keys are sorted with their `/`, which comes after some other characters.
+        names.sort_by(|a, b| a.0.as_encoded_bytes().cmp(b.0.as_encoded_bytes()));
+        Ok(names)
+    }
+
+    /// What reads `paths`, files below the source's root; `None` where they are files of this machine.
+    ///
+    /// # Errors
+    /// The place of the first path that is not there.
+    pub(super) fn stored<'a>(&self, paths: impl Iterator<Item = &'a Path>) -> Result<Option<Stored>, usize> {
+        let Some(tree) = &self.tree else { return Ok(None) };
+        let mut objects = Vec::new();
+        for (at, path) in paths.enumerate() {
+            let object = tree.key(path).and_then(|key| tree.find(key)).ok_or(at)?;
+            objects.push((object.size_bytes, object.version.clone().into_boxed_str()));
+        }
+        Ok(Some(Stored {
+            source: Arc::clone(&tree.source),
+            objects: objects.into(),
+            requests_in_flight: tree.requests_in_flight,
+            outlook: Arc::default(),
+        }))
+    }
+}
+
+impl Tree {
+    /// The key of a path below the root.
+    fn key<'a>(&self, path: &'a Path) -> Option<&'a str> {
+        let root = self.source.location("");
+        path.to_str()
+            .and_then(|path| if path == root.trim_end_matches('/') { Some("") } else { path.strip_prefix(&root) })
+    }
+
+    fn find(&self, key: &str) -> Option<&Object> {
+        let at = self.objects.binary_search_by(|object| object.key.as_str().cmp(key)).ok()?;
+        Some(&self.objects[at])
+    }
+
+    /// For each object below a folder: the next part of its name, and whether more follows.
+    fn below(&self, folder: &Path) -> impl Iterator<Item = (&str, bool)> {
+        let prefix = self.key(folder).map(|key| if key.is_empty() { String::new() } else { format!("{key}/") });
+        let start = prefix.as_ref().map_or(self.objects.len(), |prefix| {
+            self.objects.partition_point(|object| object.key.as_str() < prefix.as_str())
+        });
+        let rests = self.objects[start..]
+            .iter()
+            .map_while(move |object| object.key.strip_prefix(prefix.as_deref().unwrap_or_default()));
+        // What ends in `/` is a mark that some tools leave for a folder.
+        rests.filter(|rest| !rest.is_empty() && !rest.ends_with('/')).map(|rest| match rest.split_once('/') {
+            Some((name, _)) => (name, true),
+            None => (rest, false),
+        })
+    }
+}
+
+/// Objects by the number of their sample, and what reads them.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    source: Arc<dyn Source>,
+    /// Size and version of each.
+    objects: Arc<[(u64, Box<str>)]>,
+    requests_in_flight: usize,
+    outlook: Arc<Mutex<Option<Arc<Order>>>>,
+}
+
+impl PartialEq for Stored {
+    fn eq(&self, other: &Stored) -> bool {
+        self.objects == other.objects && self.source.location("") == other.source.location("")
+    }
+}
+
+impl Eq for Stored {}
+
+impl Stored {
+    /// Requests that may be under way at once.
+    pub fn requests_in_flight(&self) -> usize {
+        self.requests_in_flight
+    }
+
+    /// Size of a sample's object.
+    pub fn size_bytes(&self, sample: u64) -> u64 {
+        self.objects[sample as usize].0
+    }
+
+    /// Reads the object of a sample, whose path is `path`.
+    ///
+    /// # Errors
+    /// As [`Source::get`].
+    pub fn read_into(&self, sample: u64, path: &Path, stop: &Stop, bytes: &mut Vec<u8>) -> Result<(), ReadError> {
+        let (size_bytes, version) = &self.objects[sample as usize];
+        let key = self.key(path);
+        self.source.get(&Get { key, range: 0..*size_bytes, version, until: None, stop }, bytes)
+    }
+
+    fn key<'a>(&self, path: &'a Path) -> &'a str {
+        let root = self.source.location("");
+        path.to_str().and_then(|path| path.strip_prefix(&root)).unwrap_or_default()
+    }
+
+    /// Tells a cache the order in which samples will be asked for. `paths` are those of all samples.
+    ///
+    /// # Errors
+    /// A cache that is too small for one object.
+    pub fn follow<'a>(&self, plan: &Plan, paths: impl Iterator<Item = &'a Path>) -> Result<()> {
+        let Some(cache) = self.source.cache() else { return Ok(()) };
+        let order = Arc::new(Order::new(plan.clone()));
+        let objects = paths
+            .zip(self.objects.iter())
+            .map(|(path, (size, version))| (self.key(path).to_owned(), &**version, *size));
+        let weak = Arc::downgrade(&order);
+        cache.follow(objects, weak)?;
+        *self.outlook.lock().unwrap_or_else(PoisonError::into_inner) = Some(order);
+        Ok(())
+    }
+
+    /// Notes how far the reading has come.
+    pub fn reached(&self, epoch: u64, position: u64) {
+        if self.source.cache().is_some()
+            && let Some(order) = &*self.outlook.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            order.reached(epoch, position);
+        }
+    }
+
+    /// What the cache did, if there is one.
+    pub fn cache_counts(&self) -> Option<super::CacheCounts> {
+        Some(self.source.cache()?.counts())
+    }
+}
+
+/// Samples above which no place is remembered: eight bytes for each.
+const MOST_SAMPLES: u64 = 1 << 27;
+
+/// The order of a run, as a cache wants to know it: at which place of this epoch and the next a sample is needed.
+#[derive(Debug)]
+struct Order {
+    plan: Plan,
+    now: Mutex<Now>,
+}
+
+#[derive(Debug, Default)]
+struct Now {
+    epoch: u64,
+    position: u64,
+    /// For this epoch and the next: the place of each sample. Empty until somebody asks.
+    places: [Vec<u32>; 2],
+}
+
+/// No place.
+const NOWHERE: u32 = u32::MAX;
+
+impl Order {
+    fn new(plan: Plan) -> Order {
+        Order { plan, now: Mutex::default() }
+    }
+
+    fn reached(&self, epoch: u64, position: u64) {
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = &mut *now;
+        let [this, next] = &mut now.places;
+        if epoch == now.epoch + 1 {
+            (*this, *next) = (std::mem::take(next), Vec::new());
+        } else if epoch != now.epoch {
+            (*this, *next) = (Vec::new(), Vec::new());
+        } else if position <= now.position {
+            return;
+        }
+        (now.epoch, now.position) = (epoch, position);
+    }
+
+    /// The first place of each sample in an epoch.
+    fn places(&self, epoch: u64) -> Vec<u32> {
+        let mut places = vec![NOWHERE; self.plan.len() as usize];
+        let order = self.plan.epoch(epoch);
+        for position in (0..order.total_size()).rev() {
+            places[order.at(position).index as usize] = position as u32;
+        }
+        places
+    }
+}
+
+impl Outlook for Order {
+    fn next_use(&self, sample: u64) -> f64 {
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        let (epoch, len) = (now.epoch, self.plan.epoch_len().max(1) as f64);
+        if self.plan.len() > MOST_SAMPLES {
+            return epoch as f64 + 1.0;
+        }
+        for ahead in 0..2 {
+            if now.places[ahead].is_empty() {
+                now.places[ahead] = self.places(epoch + ahead as u64);
+            }
+            let place = now.places[ahead].get(sample as usize).copied().unwrap_or(NOWHERE);
+            if place != NOWHERE && (ahead == 1 || u64::from(place) > now.position) {
+                return (epoch + ahead as u64) as f64 + f64::from(place) / len;
+            }
+        }
+        epoch as f64 + 2.0
+    }
+}
+
+/// The text of a URL that was taken apart as a path, which loses one of its two `/`.
+fn url_of(path: &Path) -> String {
+    let text = path.display().to_string();
+    if text.contains("://") { text } else { text.replacen(":/", "://", 1) }
+}
+
+/// The whole of a small file: of this machine, or at a URL.
+///
+/// # Errors
+/// [`Error::Io`] with the file's name or URL.
+pub(super) fn read_whole(path: &Path, storage: &Storage) -> Result<Vec<u8>> {
+    let path = storage.resolve(path);
+    let mut bytes = Vec::new();
+    if !is_url(&path) {
+        read_file_into(&path, &mut bytes).map_err(|e| Error::io("read the list", path, e))?;
+        return Ok(bytes);
+    }
+    let url = path.display().to_string();
+    let (folder, key) = url.rsplit_once('/').unwrap_or((&url, ""));
+    let (source, stop) = (storage.open(folder)?, Stop::default());
+    let object = source.head(key, &stop).map_err(ReadError::into_error)?;
+    let range = 0..object.size_bytes;
+    source
+        .get(&Get { key, range, version: &object.version, until: None, stop: &stop }, &mut bytes)
+        .map_err(ReadError::into_error)?;
+    Ok(bytes)
+}
+
+/// Reads a file of this machine, or the object of a sample.
+///
+/// # Errors
+/// [`Error::Io`] with the file's name or URL.
+pub fn read_sample(stored: Option<&Stored>, sample: u64, path: &Path, stop: &Stop, bytes: &mut Vec<u8>) -> Result<()> {
+    match stored {
+        None => read_file_into(path, bytes).map_err(|e| Error::io("read", path, e)),
+        Some(stored) => stored.read_into(sample, path, stop, bytes).map_err(ReadError::into_error),
+    }
+}

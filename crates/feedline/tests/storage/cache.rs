@@ -1,0 +1,310 @@
+//! The cache: what it keeps, what it lets go, and that nothing but time is lost by kills, full disks and damage.
+
+use super::{child, objects, read_all, succeeded, write_objects};
+use feedline::plan::Plan;
+use feedline::read::{Cache, Folder, Get, ImageEntry, ImageList, LocalFiles, Source, Stop, Storage};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+fn open(data: &Path, cache: &Path, budget_bytes: u64) -> Cache {
+    Cache::open(Arc::new(LocalFiles::new(data)), cache, budget_bytes).unwrap()
+}
+
+/// Files of the cache that are entries, and those that are not finished.
+fn files(cache: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
+    let folder = cache.join("feedline-cache-1");
+    let (mut entries, mut new) = (Vec::new(), Vec::new());
+    for entry in fs::read_dir(&folder).unwrap().flatten() {
+        if entry.path().is_dir() {
+            entries.extend(fs::read_dir(entry.path()).unwrap().flatten().map(|entry| entry.path()));
+        } else if entry.file_name().to_str().unwrap().starts_with("new-") {
+            new.push(entry.path());
+        }
+    }
+    (entries, new)
+}
+
+fn bytes_of(files: &[PathBuf]) -> u64 {
+    files.iter().filter_map(|path| fs::metadata(path).ok()).map(|metadata| metadata.len()).sum()
+}
+
+#[test]
+fn a_second_pass_reads_nothing_from_the_source() {
+    let (data, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    write_objects(data.path());
+    let cache = open(data.path(), dir.path(), 1 << 30);
+    let expect = read_all(&cache, 4).unwrap();
+    assert_eq!((cache.counts().hits, cache.counts().misses), (0, 20));
+    assert_eq!(read_all(&cache, 4).unwrap(), expect);
+    assert_eq!((cache.counts().hits, cache.counts().misses, cache.counts().written), (20, 20, 20));
+    // Another process of the machine finds it, too.
+    let other = open(data.path(), dir.path(), 1 << 30);
+    assert_eq!(read_all(&other, 4).unwrap(), expect);
+    assert_eq!((other.counts().hits, other.counts().misses), (20, 0));
+}
+
+#[test]
+fn a_new_version_is_another_entry() {
+    let (data, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::write(data.path().join("x"), "one").unwrap();
+    let cache = open(data.path(), dir.path(), 1 << 20);
+    read_all(&cache, 1).unwrap();
+    fs::write(data.path().join("x"), "two").unwrap();
+    let later = fs::metadata(data.path().join("x")).unwrap().modified().unwrap() + Duration::from_secs(5);
+    fs::File::options().write(true).open(data.path().join("x")).unwrap().set_modified(later).unwrap();
+    assert_eq!(read_all(&cache, 1).unwrap(), [("x".to_owned(), b"two".to_vec())]);
+}
+
+#[test]
+fn damage_is_found_out_and_read_again() {
+    let (data, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    write_objects(data.path());
+    let expect = read_all(&open(data.path(), dir.path(), 1 << 30), 1).unwrap();
+    let (entries, _) = files(dir.path());
+    assert_eq!(entries.len(), 20);
+    for (at, path) in entries.iter().enumerate() {
+        let mut bytes = fs::read(path).unwrap();
+        let middle = bytes.len() / 2;
+        match at % 4 {
+            0 => bytes[middle] ^= 1,
+            1 => bytes.truncate(middle),
+            2 => bytes.extend(b"more"),
+            // Whole, but of another object.
+            _ => bytes = fs::read(&entries[(at + 4) % 20]).unwrap(),
+        }
+        fs::write(path, bytes).unwrap();
+    }
+    let cache = open(data.path(), dir.path(), 1 << 30);
+    assert_eq!(read_all(&cache, 2).unwrap(), expect);
+    assert_eq!((cache.counts().damaged, cache.counts().hits), (20, 0));
+    assert_eq!(read_all(&cache, 2).unwrap(), expect);
+    assert_eq!(cache.counts().hits, 20);
+}
+
+#[test]
+fn the_budget_holds_and_what_is_not_its_own_stays() {
+    let (data, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    write_objects(data.path());
+    let budget = 60_000;
+    let cache = open(data.path(), dir.path(), budget);
+    let foreign: Vec<PathBuf> =
+        ["precious.jpg", "feedline-cache-1/notes", "feedline-cache-1/00/notes", "feedline-cache-1/00/0123"]
+            .map(|name| dir.path().join(name))
+            .into();
+    foreign.iter().for_each(|path| fs::write(path, vec![1; 50_000]).unwrap());
+    for _ in 0..3 {
+        assert_eq!(read_all(&cache, 3).unwrap().len(), 20);
+        let (entries, new) = files(dir.path());
+        let own: Vec<PathBuf> = entries.into_iter().filter(|path| !foreign.contains(path)).collect();
+        assert!(bytes_of(&own) <= budget && !own.is_empty() && new.is_empty(), "{} bytes", bytes_of(&own));
+    }
+    assert!(foreign.iter().all(|path| path.exists()));
+}
+
+/// 400 small pictures' worth of objects, listed, with a cache that holds `share` of them.
+fn pictures(data: &Path, cache_dir: &Path, share: f64) -> (ImageList, Storage) {
+    fs::create_dir_all(data.join("train/a")).unwrap();
+    for i in 0..400 {
+        let path = data.join(format!("train/a/{i:03}.jpg"));
+        if !path.exists() {
+            fs::write(path, vec![i as u8; 1000]).unwrap();
+        }
+    }
+    let storage = Storage {
+        cache_dir: cache_dir.into(),
+        cache_bytes: (400.0 * share * 1150.0) as u64,
+        listings_dir: cache_dir.join("listings"),
+        ..Storage::default()
+    };
+    let folder = Folder::open(Path::new(&format!("file://{}", data.display())), &storage).unwrap();
+    (ImageList::train(folder).unwrap(), storage)
+}
+
+/// Reads epochs in the order of `plan` and gives the share of hits in each.
+fn shares_of_hits(list: &ImageList, plan: &Plan, epochs: u64) -> Vec<f64> {
+    let stored = list.stored.as_ref().unwrap();
+    stored.follow(plan, list.entries.iter().map(|entry| &*entry.path)).unwrap();
+    let (mut bytes, stop) = (Vec::new(), Stop::default());
+    let mut shares = Vec::new();
+    for epoch in 0..epochs {
+        let before = stored.cache_counts().unwrap().hits;
+        for request in plan.epoch(epoch).rank(0) {
+            stored.reached(request.epoch, request.position);
+            let path = &list.entries[request.index as usize].path;
+            stored.read_into(request.index, path, &stop, &mut bytes).unwrap();
+            assert_eq!(bytes, vec![request.index as u8; 1000]);
+        }
+        shares.push((stored.cache_counts().unwrap().hits - before) as f64 / 400.0);
+    }
+    shares
+}
+
+/// Hits of a cache of `capacity` objects that lets go what is needed last (Belady 1966), worked out on its own.
+fn best_shares(plan: &Plan, capacity: usize, epochs: u64) -> Vec<f64> {
+    let uses: Vec<u64> =
+        (0..epochs + 1).flat_map(|epoch| plan.epoch(epoch).rank(0).map(|r| r.index).collect::<Vec<_>>()).collect();
+    let mut held: Vec<u64> = Vec::new();
+    let mut hits = vec![0; epochs as usize];
+    for (at, index) in uses.iter().enumerate().take(400 * epochs as usize) {
+        if held.contains(index) {
+            hits[at / 400] += 1;
+            continue;
+        }
+        held.push(*index);
+        if held.len() > capacity {
+            let next = |index: &u64| uses[at + 1..].iter().position(|later| later == index).unwrap_or(usize::MAX);
+            let last = (0..held.len()).max_by_key(|&i| next(&held[i])).unwrap();
+            held.swap_remove(last);
+        }
+    }
+    hits.iter().map(|&hits| f64::from(hits) / 400.0).collect()
+}
+
+#[test]
+fn what_is_needed_last_goes_first() {
+    for share in [0.1, 0.5, 0.9] {
+        let (data, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (list, _) = pictures(data.path(), dir.path(), share);
+        let plan = Plan::new(400, 1).unwrap().with_seed(3);
+        let found = shares_of_hits(&list, &plan, 4);
+        let entry_bytes = fs::metadata(&files(dir.path()).0[0]).unwrap().len();
+        let best = best_shares(&plan, ((400.0 * share * 1150.0) as u64 / entry_bytes) as usize, 4);
+        assert_eq!(found[0], 0.0);
+        for (epoch, (found, best)) in found.iter().zip(&best).enumerate().skip(1) {
+            assert!(
+                *found >= best - 0.01 && *found > share - 0.1,
+                "epoch {epoch}, {share} fits: {found}, best is {best}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_budget_below_one_object_is_refused() {
+    let (data, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (list, _) = pictures(data.path(), dir.path(), 0.002);
+    let plan = Plan::new(400, 1).unwrap();
+    let paths = list.entries.iter().map(|entry: &ImageEntry| &*entry.path);
+    let error = list.stored.as_ref().unwrap().follow(&plan, paths).unwrap_err().to_string();
+    assert!(error.contains("storage.cache_bytes is 920") && error.contains("000.jpg has 1000 bytes"), "{error}");
+}
+
+#[test]
+fn another_jobs_fresh_entries_are_left_to_it() {
+    let (data, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (list, _) = pictures(data.path(), dir.path(), 0.5);
+    let plan = Plan::new(400, 1).unwrap();
+    shares_of_hits(&list, &plan, 1);
+    let entries = files(dir.path()).0;
+    // Another data set, while the first job runs or has just ended; and when it ended long ago.
+    let (others, plan) = (tempfile::tempdir().unwrap(), Plan::new(400, 1).unwrap());
+    let (other, _) = pictures(others.path(), dir.path(), 0.5);
+    assert_eq!(shares_of_hits(&other, &plan, 2), [0.0, 0.0]);
+    assert_eq!(files(dir.path()).0.len(), entries.len());
+    for path in &entries {
+        let old = std::time::SystemTime::now() - Duration::from_secs(7200);
+        fs::File::options().write(true).open(path).unwrap().set_modified(old).unwrap();
+    }
+    let (other, _) = pictures(others.path(), dir.path(), 0.5);
+    assert!(shares_of_hits(&other, &plan, 2)[1] > 0.4);
+}
+
+/// What the children of the tests below do: read everything through the cache, over and over.
+#[test]
+#[ignore = "run by other tests in a process of its own"]
+fn reader() {
+    let place = |name: &str| PathBuf::from(std::env::var_os(name).unwrap());
+    let (data, cache) = (place("READER_DATA"), place("READER_CACHE"));
+    let seconds: f64 = std::env::var("READER_SECONDS").unwrap().parse().unwrap();
+    let budget = std::env::var("READER_BUDGET").unwrap().parse().unwrap();
+    let begun = Instant::now();
+    let mut expect = objects();
+    expect.sort();
+    let mut last = None;
+    while begun.elapsed().as_secs_f64() < seconds {
+        let cache = open(&data, &cache, budget);
+        assert!(read_all(&cache, 3).unwrap() == expect);
+        last = Some(cache.counts());
+    }
+    println!("{last:?}");
+}
+
+fn reader_of(data: &Path, cache: &Path, budget: u64, seconds: f64) -> std::process::Command {
+    let mut command = child("cache::reader");
+    command.env("READER_DATA", data).env("READER_CACHE", cache);
+    command.env("READER_BUDGET", budget.to_string()).env("READER_SECONDS", seconds.to_string());
+    command
+}
+
+#[test]
+fn jobs_that_are_killed_leave_nothing_wrong() {
+    let (data, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    write_objects(data.path());
+    let mut expect = objects();
+    expect.sort();
+    let mut leftovers = 0;
+    for (round, budget) in [1 << 30, 60_000, 3_100_000, 60_000, 1 << 30, 3_100_000].into_iter().enumerate() {
+        let spawn = |seconds| {
+            let mut command = reader_of(data.path(), dir.path(), budget, seconds);
+            command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap()
+        };
+        // Two are killed at some moment, one goes on meanwhile.
+        let (mut first, mut second, third) = (spawn(60.0), spawn(60.0), spawn(1.0));
+        std::thread::sleep(Duration::from_millis(83 + 97 * round as u64));
+        first.kill().unwrap();
+        std::thread::sleep(Duration::from_millis(41 * round as u64));
+        second.kill().unwrap();
+        first.wait().unwrap();
+        second.wait().unwrap();
+        leftovers += files(dir.path()).1.len();
+        succeeded(&third.wait_with_output().unwrap());
+        // Nobody is left who could hold a lock, and what was begun is cleared away.
+        let cache = open(data.path(), dir.path(), budget);
+        assert!(files(dir.path()).1.is_empty());
+        assert!(read_all(&cache, 2).unwrap() == expect);
+        assert_eq!(cache.counts().damaged, 0);
+        // What was in use when a job was killed may count twice until it is counted anew; more than the budget is
+        // never there.
+        let largest = [1 << 30, 60_000, 3_100_000].into_iter().max().unwrap();
+        assert!(bytes_of(&files(dir.path()).0) <= largest);
+    }
+    println!("{leftovers} unfinished entries were left by kills");
+}
+
+#[test]
+fn a_full_disk_costs_the_cache_and_nothing_else() {
+    let (data, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    write_objects(data.path());
+    open(data.path(), dir.path(), 1 << 30);
+    // No file may grow beyond 4 KiB (8 blocks of 512): most entries cannot be written.
+    let inner = reader_of(data.path(), dir.path(), 1 << 30, 0.5);
+    let mut command = std::process::Command::new("sh");
+    command
+        .args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$0\" \"$@\""])
+        .arg(inner.get_program())
+        .args(inner.get_args());
+    command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = command.output().unwrap();
+    succeeded(&output);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(!text.contains("failed: 0") && text.contains("failed: "), "{text}");
+    let (entries, new) = files(dir.path());
+    assert!(new.is_empty() && !entries.is_empty() && bytes_of(&entries) < 6 * 4096, "{} bytes", bytes_of(&entries));
+    // With room again, all is kept.
+    let cache = open(data.path(), dir.path(), 1 << 30);
+    read_all(&cache, 2).unwrap();
+    read_all(&cache, 2).unwrap();
+    assert_eq!((cache.counts().damaged, files(dir.path()).0.len()), (0, 20));
+}
+
+#[test]
+fn what_has_no_version_is_not_kept() {
+    let (data, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::write(data.path().join("x"), "one").unwrap();
+    let cache = open(data.path(), dir.path(), 1 << 20);
+    let (mut bytes, stop) = (Vec::new(), Stop::default());
+    cache.get(&Get { key: "x", range: 0..3, version: "", until: None, stop: &stop }, &mut bytes).unwrap();
+    assert!(bytes == b"one" && files(dir.path()).0.is_empty());
+}

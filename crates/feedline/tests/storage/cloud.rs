@@ -1,0 +1,319 @@
+//! A real S3 server, and what may go wrong on the way to it.
+
+use super::proxy::{Fate, Line, Proxy};
+use super::server::{KEY_ID, SECRET, Server, server};
+use super::{child, objects, read_all, succeeded};
+use feedline::deliver::{Clock, Loader, LoaderOptions};
+use feedline::pipeline::{Pipeline, Raw};
+use feedline::plan::{Plan, Request};
+use feedline::read::conformance::check;
+use feedline::read::{Fault, Folder, Get, ImageList, Stop, Storage, read_sample};
+use feedline::{DType, FieldSpec, Result, Slot, Stage};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Runs a test below with credentials in its environment, where there is a server.
+fn with_credentials(name: &str) {
+    if std::env::var_os("FEEDLINE_WEED").is_none() {
+        server(); // says that it is skipped
+        return;
+    }
+    let mut command = child(&format!("cloud::{name}"));
+    command.env("AWS_ACCESS_KEY_ID", KEY_ID).env("AWS_SECRET_ACCESS_KEY", SECRET).env("AWS_REGION", "us-east-1");
+    let output = command.env("AWS_CONFIG_FILE", "/none").output().unwrap();
+    let text = [&output.stdout[..], &output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    assert!(!text.contains(SECRET) && !text.contains(KEY_ID), "a credential was printed:\n{text}");
+    succeeded(&output);
+}
+
+#[test]
+fn buckets_conform() {
+    with_credentials("conformance");
+}
+
+#[test]
+fn faults_that_pass_lose_nothing() {
+    with_credentials("passing_faults");
+}
+
+#[test]
+fn faults_that_stay_are_named() {
+    with_credentials("staying_faults");
+}
+
+#[test]
+fn an_epoch_through_a_bad_network_is_the_one_from_disk() {
+    with_credentials("epochs");
+}
+
+#[test]
+fn latency_is_hidden() {
+    with_credentials("latency");
+}
+
+fn storage(address: &str) -> Storage {
+    Storage { endpoint: format!("http://{address}"), timeout_s: 2.0, retry_s: 30.0, ..Storage::default() }
+}
+
+fn filled(prefix: &str) -> &'static Server {
+    let server = server().unwrap();
+    objects().into_iter().for_each(|(key, content)| server.put(&format!("{prefix}/{key}"), content));
+    server
+}
+
+#[test]
+#[ignore = "run by another test in a process of its own"]
+fn conformance() {
+    let server = filled("some folder");
+    let mut storage = storage(&server.address);
+    check(&*storage.open("s3://bench/some folder").unwrap(), &objects()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    (storage.cache_dir, storage.cache_bytes) = (dir.path().into(), 1 << 30);
+    check(&*storage.open("s3://bench/some folder/").unwrap(), &objects()).unwrap();
+    check(&*storage.open("s3://bench/some folder/").unwrap(), &objects()).unwrap(); // warm
+    storage.cache_bytes = 20_000;
+    check(&*storage.open("s3://bench/some folder/").unwrap(), &objects()).unwrap();
+    // An empty folder is no error of the source; for data it is.
+    assert!(storage.open("s3://bench/none").unwrap().list("", &Stop::default()).unwrap().is_empty());
+    storage.listings_dir = dir.path().join("listings");
+    let error = Folder::open(Path::new("s3://bench/none"), &storage).unwrap_err().to_string();
+    assert!(error.contains("s3://bench/none: there is no object"), "{error}");
+}
+
+#[test]
+#[ignore = "run by another test in a process of its own"]
+fn passing_faults() {
+    let server = filled("data");
+    let proxy = Proxy::start(&server.address);
+    let dir = tempfile::tempdir().unwrap();
+    let storage =
+        Storage { cache_dir: dir.path().into(), cache_bytes: 1 << 30, timeout_s: 0.3, ..storage(&proxy.address) };
+    let mut expect = objects();
+    expect.sort();
+    let fates = [Fate::SlowDown(0), Fate::Cut, Fate::Short, Fate::Long, Fate::Stall, Fate::Reset, Fate::Broken];
+    for (round, fate) in fates.into_iter().enumerate() {
+        // A cache of its own for each, and then once more from it: nothing wrong was kept.
+        let storage = Storage { cache_dir: dir.path().join(round.to_string()), ..storage.clone() };
+        let source = storage.open("s3://bench/data").unwrap();
+        proxy.set_faults(3, vec![fate], round as u64);
+        let before = proxy.counts().1;
+        assert!(read_all(&*source, 6).unwrap() == expect, "{fate:?}");
+        assert!(proxy.counts().1 > before, "{fate:?}");
+        assert!(read_all(&*source, 6).unwrap() == expect, "{fate:?}, from the cache");
+        assert_eq!(source.cache().unwrap().counts().damaged, 0);
+    }
+    // The wait that the server asks for is kept to.
+    let mut first = true;
+    proxy.set(move |_| if std::mem::take(&mut first) { Fate::SlowDown(1) } else { Fate::Fine });
+    let begun = Instant::now();
+    storage.open("s3://bench/data").unwrap().head("a", &Stop::default()).unwrap();
+    assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+#[test]
+#[ignore = "run by another test in a process of its own"]
+fn staying_faults() {
+    let server = filled("data");
+    let proxy = Proxy::start(&server.address);
+    let storage = Storage { retry_s: 1.0, timeout_s: 0.3, ..storage(&proxy.address) };
+    let source = storage.open("s3://bench/data").unwrap();
+    let stop = Stop::default();
+    let object = source.head("deep/er/03.jpg", &stop).unwrap();
+    let get = || {
+        let range = 0..object.size_bytes;
+        let want = Get { key: &object.key, range, version: &object.version, until: None, stop: &stop };
+        source.get(&want, &mut Vec::new()).unwrap_err()
+    };
+    for (fate, fault, words) in [
+        (Fate::SlowDown(0), Fault::Busy, ["503 SlowDown", "tries in", "storage.retry_s is 1"]),
+        (Fate::SlowDown(9), Fault::Busy, ["503 SlowDown", "1 try in", "storage.retry_s is 1"]),
+        (Fate::Cut, Fault::Broken, ["connection failed", "tries in", "retry_s"]),
+        (Fate::Short, Fault::Broken, ["3995 bytes instead of 7991", "tries in", "retry_s"]),
+        (Fate::Long, Fault::Broken, ["7992 bytes instead of 7991", "tries in", "retry_s"]),
+        (Fate::Stall, Fault::TimedOut, ["no whole answer", "within 0.3 s (storage.timeout_s)", "tries in"]),
+        (Fate::Reset, Fault::Broken, ["connection failed", "tries in", "retry_s"]),
+        (Fate::Expired, Fault::Denied, ["400 ExpiredToken", "AWS_SESSION_TOKEN", "credentials"]),
+        (Fate::Changed, Fault::Changed, ["not the one that was listed", "feedline index", "new run"]),
+    ] {
+        proxy.set(move |_| fate);
+        let error = get();
+        assert_eq!(
+            (error.fault, error.location.as_str()),
+            (fault, "s3://bench/data/deep/er/03.jpg"),
+            "{fate:?}: {error}"
+        );
+        assert!(words.iter().all(|word| error.problem.contains(word)), "{fate:?}: {error}");
+    }
+    proxy.set(|_| Fate::Fine);
+    // The real server's own words for the rest: content that changed, a key that is gone, credentials that are wrong.
+    server.put("data/deep/er/03.jpg", vec![0; object.size_bytes as usize]);
+    assert_eq!(get().fault, Fault::Changed);
+    server.delete("data/deep/er/03.jpg");
+    assert_eq!(get().fault, Fault::Missing);
+    let begun = Instant::now();
+    let anonymous = Storage { anonymous: true, ..storage.clone() }.open("s3://bench/data").unwrap();
+    let error = anonymous.head("a", &stop).unwrap_err();
+    assert_eq!(error.fault, Fault::Denied, "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(1), "what will not pass is not tried again");
+    // Nobody listens there.
+    let nobody = Storage { endpoint: "http://127.0.0.1:1".into(), ..storage.clone() }.open("s3://bench/data").unwrap();
+    let error = nobody.head("a", &stop).unwrap_err();
+    assert!(error.fault == Fault::Broken && error.problem.contains("refused"), "{error:?}");
+    // Plain HTTP, from a port of the server that speaks it; a proxy that is late is not one that stops.
+    proxy.set_line(Line { latency: Duration::from_millis(50), bytes_per_second: 1_000_000 });
+    assert_eq!(source.head("a", &stop).unwrap().size_bytes, 1);
+}
+
+/// Files as they are: the first eight bytes of each, and its length.
+struct Files {
+    list: ImageList,
+    fields: Vec<FieldSpec>,
+}
+
+impl Files {
+    fn open(dir: &Path, storage: &Storage) -> Arc<Files> {
+        let list = ImageList::train(Folder::open(dir, storage).unwrap()).unwrap();
+        Arc::new(Files {
+            list,
+            fields: vec![FieldSpec::stack("bytes", DType::U8, [8]), FieldSpec::stack("len", DType::I64, [])],
+        })
+    }
+}
+
+impl Pipeline for Files {
+    fn len(&self) -> u64 {
+        self.list.entries.len() as u64
+    }
+    fn fingerprint(&self) -> u64 {
+        self.list.fingerprint()
+    }
+    fn fields(&self) -> &[FieldSpec] {
+        &self.fields
+    }
+    fn location(&self, index: u64) -> String {
+        self.list.entries[index as usize].path.display().to_string()
+    }
+    fn read(&self, request: &Request, raw: &mut Raw, clock: &mut Clock) -> Result<()> {
+        raw.resize_with(1, Vec::new);
+        let path = &self.list.entries[request.index as usize].path;
+        if let Some(stored) = &self.list.stored {
+            stored.reached(request.epoch, request.position);
+        }
+        read_sample(self.list.stored.as_ref(), request.index, path, clock.stop_signal(), &mut raw[0])?;
+        clock.count_bytes(raw[0].len());
+        Ok(())
+    }
+    fn make(&self, _: &Request, raw: &Raw, slot: &mut Slot<'_>, clock: &mut Clock) -> Result<()> {
+        clock.enter(Stage::Decode);
+        slot.dense::<u8>("bytes").copy_from_slice(&raw[0][..8]);
+        slot.dense::<i64>("len")[0] = raw[0].len() as i64;
+        Ok(())
+    }
+    fn read_ahead(&self) -> usize {
+        self.list.stored.as_ref().map_or(0, |stored| stored.requests_in_flight())
+    }
+    fn raw_bytes(&self, index: u64) -> u64 {
+        self.list.stored.as_ref().map_or(0, |stored| stored.size_bytes(index))
+    }
+    fn follow(&self, plan: &Plan) -> Result<()> {
+        let paths = self.list.entries.iter().map(|entry| &*entry.path);
+        self.list.stored.as_ref().map_or(Ok(()), |stored| stored.follow(plan, paths))
+    }
+}
+
+/// A folder `train` with `count` files of about `bytes` each in two classes, and the same in the bucket.
+fn data_set(server: &Server, count: usize, bytes: usize) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for i in 0..count {
+        let folder = dir.path().join(["train/a", "train/b"][i % 2]);
+        std::fs::create_dir_all(&folder).unwrap();
+        let content: Vec<u8> = (0..bytes + i).map(|at| (at * 31 + i * 7) as u8).collect();
+        std::fs::write(folder.join(format!("{i:04}.jpg")), content).unwrap();
+    }
+    server.put_folder(dir.path(), "set");
+    dir
+}
+
+fn loader(files: &Arc<Files>, num_workers: usize) -> Loader {
+    let plan = Plan::new(files.len(), 1).unwrap().with_seed(9);
+    let options = LoaderOptions { batch_size: 16, num_workers, end_epoch: Some(2), ..LoaderOptions::default() };
+    Loader::new(Arc::clone(files) as Arc<dyn Pipeline>, plan, options).unwrap()
+}
+
+#[test]
+#[ignore = "run by another test in a process of its own"]
+fn epochs() {
+    let server = server().unwrap();
+    let proxy = Proxy::start(&server.address);
+    let dir = data_set(server, 500, 3000);
+    let local = Files::open(dir.path(), &Storage::default());
+    let all = |loader: &mut Loader| -> Vec<_> {
+        (0..2).flat_map(|_| loader.iter().map(|batch| batch.unwrap()).collect::<Vec<_>>()).collect()
+    };
+    let expect = all(&mut loader(&local, 0));
+    let cache = tempfile::tempdir().unwrap();
+    let url = PathBuf::from("s3://bench/set");
+    let fates = vec![Fate::SlowDown(0), Fate::Cut, Fate::Short, Fate::Stall, Fate::Reset, Fate::Long, Fate::Broken];
+    proxy.set_faults(10, fates, 1);
+    // Nothing kept, all of it, and a third of it.
+    for (round, cache_bytes) in [0, 1 << 30, 600_000].into_iter().enumerate() {
+        let cache_dir = if cache_bytes == 0 { PathBuf::new() } else { cache.path().join(round.to_string()) };
+        let listings_dir = cache.path().join("listings");
+        let storage = Storage { timeout_s: 0.5, cache_dir, cache_bytes, listings_dir, ..storage(&proxy.address) };
+        let files = Files::open(&url, &storage);
+        assert_eq!(files.fingerprint(), local.fingerprint());
+        for workers in [2, 0] {
+            if workers == 0 && round != 1 {
+                continue; // one read after the other, each fault waited for: long, but with all in the cache
+            }
+            assert!(all(&mut loader(&files, workers)) == expect, "cache of {cache_bytes}, {workers} workers");
+        }
+        // A run that began on the disk goes on from the bucket, and the other way round.
+        let (mut here, mut there) = (loader(&local, 1), loader(&files, 2));
+        for turn in 0..6 {
+            let (from, to) = if turn % 2 == 0 { (&mut here, &mut there) } else { (&mut there, &mut here) };
+            for step in 0..4 {
+                assert!(from.next_batch().unwrap().unwrap() == expect[turn * 4 + step], "turn {turn}, step {step}");
+            }
+            to.load_state_dict(&from.state_dict()).unwrap();
+        }
+        let counts = files.list.stored.as_ref().unwrap().cache_counts();
+        assert!(counts.is_none_or(|counts| counts.hits > 100 && counts.damaged == 0), "{counts:?}");
+    }
+    assert!(proxy.counts().1 > 50);
+
+    // What cannot be read ends the epoch with an error that names it, and no credential.
+    proxy.set(|line| if line.contains("0123.jpg") { Fate::Broken } else { Fate::Fine });
+    let listings_dir = cache.path().join("listings");
+    let storage = Storage { retry_s: 0.5, listings_dir, ..storage(&proxy.address) };
+    let files = Files::open(&url, &storage);
+    let error = loader(&files, 2).iter().find_map(|batch| batch.err()).unwrap().to_string();
+    for word in ["failed to read sample", "s3://bench/set/train/b/0123.jpg", "500 InternalError", "tries"] {
+        assert!(error.contains(word), "{error}");
+    }
+    assert!(!error.contains(SECRET) && !error.contains(KEY_ID), "{error}");
+}
+
+#[test]
+#[ignore = "run by another test in a process of its own"]
+fn latency() {
+    let server = server().unwrap();
+    let proxy = Proxy::start(&server.address);
+    data_set(server, 400, 2000);
+    let listings = tempfile::tempdir().unwrap();
+    proxy.set_line(Line { latency: Duration::from_millis(100), ..Line::default() });
+    let mut storage = Storage { listings_dir: listings.path().into(), ..storage(&proxy.address) };
+    let mut seconds = |requests_in_flight| {
+        storage.requests_in_flight = requests_in_flight;
+        let files = Files::open(Path::new("s3://bench/set"), &storage);
+        let begun = Instant::now();
+        assert_eq!(loader(&files, 2).iter().map(|batch| batch.unwrap().len()).sum::<usize>(), 400);
+        begun.elapsed().as_secs_f64()
+    };
+    // 400 requests of 100 ms, 20 at once or 80: two seconds at least, or half of one; a tenth of the requests at once
+    // would take ten times as long, which even a busy machine cannot be taken for.
+    let (few, many) = (seconds(20), seconds(80));
+    assert!(few >= 2.0 && many >= 0.5 && many < 0.6 * few, "{few} s with 20 requests under way, {many} s with 80");
+}

@@ -1,0 +1,95 @@
+//! Sources and what stands before them: conformance, a cache under kills and full disks, and a real S3 server behind a
+//! proxy with faults.
+
+mod cache;
+#[cfg(feature = "cloud")]
+mod cloud;
+#[cfg(feature = "cloud")]
+mod proxy;
+#[cfg(feature = "cloud")]
+mod server;
+
+use feedline::read::conformance::check;
+use feedline::read::{Get, Limit, LocalFiles, ReadError, Retry, Source, Stop, Timeout};
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Some twenty objects as [`check`] wants them.
+fn objects() -> Vec<(String, Vec<u8>)> {
+    let bytes = |len: usize, seed: u32| -> Vec<u8> {
+        (0..len as u32).map(|i| (i.wrapping_mul(2_654_435_761).wrapping_add(seed) >> 11) as u8).collect()
+    };
+    let mut objects = vec![
+        ("a".to_owned(), bytes(1, 1)),
+        ("empty".to_owned(), Vec::new()),
+        ("large.bin".to_owned(), bytes(3_000_000, 2)),
+        ("with space/and ümlaut 猫.txt".to_owned(), bytes(777, 3)),
+        ("sorted/a-b".to_owned(), bytes(10, 4)),
+        ("sorted/a/b".to_owned(), bytes(11, 5)),
+        ("sorted/a.b".to_owned(), bytes(12, 6)),
+    ];
+    objects.extend((0..13).map(|i| (format!("deep/er/{i:02}.jpg"), bytes(5000 + 997 * i, i as u32))));
+    objects
+}
+
+fn write_objects(folder: &Path) {
+    for (key, content) in objects() {
+        let path = folder.join(key);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    }
+}
+
+/// Runs the test `name` of this binary in a process of its own.
+fn child(name: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args([name, "--exact", "--nocapture", "--ignored"]);
+    command
+}
+
+fn succeeded(output: &Output) {
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && out.contains("1 passed"), "{out}\n{err}");
+}
+
+/// The whole of each object through `source`, by several threads.
+fn read_all(source: &dyn Source, threads: usize) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
+    let stop = Stop::default();
+    let listed = source.list("", &stop)?;
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let read = || {
+        let mut read = Vec::new();
+        while let Some(object) = listed.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+            let mut bytes = Vec::new();
+            let (key, version, range) = (&*object.key, &*object.version, 0..object.size_bytes);
+            source.get(&Get { key, range, version, until: None, stop: &stop }, &mut bytes)?;
+            read.push((key.to_owned(), bytes));
+        }
+        Ok(read)
+    };
+    let parts: Vec<Result<_, ReadError>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(read)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let mut all = parts.into_iter().collect::<Result<Vec<_>, _>>()?.concat();
+    all.sort();
+    Ok(all)
+}
+
+#[test]
+fn local_files_and_every_wrapper_conform() {
+    let dir = tempfile::tempdir().unwrap();
+    write_objects(dir.path());
+    let files = || -> Arc<dyn Source> { Arc::new(LocalFiles::new(dir.path())) };
+    let cached = tempfile::tempdir().unwrap();
+    let cache = |budget| feedline::read::Cache::open(files(), cached.path(), budget).unwrap();
+    check(&*files(), &objects()).unwrap();
+    check(&Retry::new(files(), Duration::from_secs(1)), &objects()).unwrap();
+    check(&Limit::new(files(), 1), &objects()).unwrap();
+    check(&Timeout::new(files(), Duration::from_secs(5)), &objects()).unwrap();
+    check(&cache(1 << 30), &objects()).unwrap();
+    check(&cache(1 << 30), &objects()).unwrap(); // warm
+    check(&cache(100_000), &objects()).unwrap(); // nearly nothing fits
+}
