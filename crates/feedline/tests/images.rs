@@ -8,7 +8,7 @@ use feedline::fused::DecodeMode;
 use feedline::images::{Images, ImagesOptions, Numbers, OwnStep, Step, StepError};
 use feedline::pipeline::make_sample;
 use feedline::plan::Request;
-use feedline::read::{ImageEntry, ImageList};
+use feedline::read::{ImageEntry, ImageList, Storage};
 use feedline::{Array, Error, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,7 +28,7 @@ fn list() -> ImageList {
     paths.sort();
     assert!(paths.len() > 5);
     let entries = paths.into_iter().zip(0..).map(|(path, class)| ImageEntry { path, class }).collect();
-    ImageList::from_entries(entries, "test", None).unwrap()
+    ImageList::from_entries(entries, "test", None, &Storage::default()).unwrap()
 }
 
 fn images(steps: Vec<Step>, numbers: Numbers) -> Images {

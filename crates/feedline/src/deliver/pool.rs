@@ -108,7 +108,6 @@ impl Pool {
     /// Starts `num_workers` threads, and those that read ahead if the pipeline wants that; they rest until the first
     /// [`Pool::seek`]. At most `window` batches are in flight, samples under way hold at most `sample_bytes` of working
     /// memory together, and what is read ahead `ahead_bytes`.
-    #[expect(clippy::too_many_arguments, reason = "one caller, which works them out")]
     pub(crate) fn new(
         pipeline: Arc<dyn Pipeline>,
         policy: OnBadSample,

@@ -1,6 +1,5 @@
 //! A proxy before an HTTP server that does what networks and busy servers do: answers that are late, refuse, break off,
-//! or are wrong. Not all of its users use all of it.
-#![allow(dead_code)]
+//! or are wrong.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};

