@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import feedline
@@ -19,7 +20,9 @@ EXAMPLES = Path(__file__).resolve().parents[3] / "examples/python"
 def run(*command, timeout=150):
     command = [str(part) for part in command]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
+    # In a folder of its own: Lightning leaves its checkpoints where it stands.
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, done.stderr
     return done
 

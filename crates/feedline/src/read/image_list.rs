@@ -119,7 +119,7 @@ impl ImageList {
             for (file, is_dir) in class_folder.names()? {
                 let path = class_folder.path().join(file);
                 let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
-                if EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension)) && !is_dir {
+                if EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension)) && !is_dir.unwrap_or(false) {
                     entries.push(ImageEntry { path, class: class as u32 });
                 }
             }
@@ -322,7 +322,8 @@ fn read_text(file: &Path, storage: &Storage) -> Result<String> {
 fn class_folders(folder: &Folder) -> Result<Vec<String>> {
     let mut classes = Vec::new();
     for (name, is_dir) in folder.names()? {
-        if is_dir {
+        // A class folder that cannot be looked at must be an error, not a class less.
+        if is_dir? {
             let name = name.into_string().map_err(|name| {
                 let problem = "the folder's name is not UTF-8";
                 Error::dataset(folder.join(name).path(), problem, "Rename it: the name becomes the class's name")

@@ -119,24 +119,23 @@ impl Folder {
         }
     }
 
-    /// The names in it that are not hidden, bytewise sorted, and which of them are folders.
+    /// The names in it that are not hidden, bytewise sorted, and which of them are folders, if that can be told.
     ///
     /// # Errors
-    /// A folder that cannot be listed; an entry that cannot be looked at.
-    pub(super) fn names(&self) -> Result<Vec<(OsString, bool)>> {
+    /// A folder that cannot be listed.
+    pub(super) fn names(&self) -> Result<Vec<(OsString, Result<bool>)>> {
         let Some(tree) = &self.tree else {
-            // Not `is_dir`: an entry that cannot be looked at must be an error, not a folder less.
             let look = |name: OsString| {
                 let path = self.path.join(&name);
-                let metadata = fs::metadata(&path).map_err(|source| Error::io("look into", &path, source))?;
-                Ok((name, metadata.is_dir()))
+                let metadata = fs::metadata(&path).map_err(|source| Error::io("look into", &path, source));
+                (name, metadata.map(|metadata| metadata.is_dir()))
             };
-            return sorted_names(&self.path)?.into_iter().map(look).collect();
+            return Ok(sorted_names(&self.path)?.into_iter().map(look).collect());
         };
-        let mut names: Vec<(OsString, bool)> = Vec::new();
+        let mut names: Vec<(OsString, Result<bool>)> = Vec::new();
         for (name, is_dir) in tree.below(&self.path) {
             if !name.starts_with('.') && names.last().is_none_or(|(last, _)| last != name) {
-                names.push((name.into(), is_dir));
+                names.push((name.into(), Ok(is_dir)));
             }
         }
         if names.is_empty() {

@@ -83,13 +83,7 @@ fn start() -> Option<Server> {
     // The library installs what TLS needs when it first opens a bucket.
     feedline::read::Storage::default().open("s3://none/").unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let server = Server {
-        address,
-        store: store.build().unwrap(),
-        runtime,
-        _process: Mutex::new(process),
-        _dir: dir,
-    };
+    let server = Server { address, store: store.build().unwrap(), runtime, _process: Mutex::new(process), _dir: dir };
     // Ready is a server that keeps an object, not one that listens.
     let begun = Instant::now();
     while server.try_put("ready", b"yes".to_vec()).is_err() {
