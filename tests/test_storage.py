@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tarfile
 import threading
 import time
 from pathlib import Path
@@ -111,6 +112,35 @@ def test_training_from_a_bucket_is_training_from_disk(feedline, shapes, tmp_path
                 assert KEY_ID.encode() not in content and SECRET.encode() not in content, path
     for each in ended:
         assert KEY_ID not in each.stdout + each.stderr and SECRET not in each.stdout + each.stderr
+
+
+def test_training_from_archives_is_training_from_files(feedline, shapes, bucket, tmp_path):
+    folder, _ = shapes
+    train(feedline, tmp_path / "files", folder)
+    said = feedline.ok("pack", folder, "--out", tmp_path / "packed", "--shard-bytes", 20_000).stdout
+    assert "78 files" in said and "read back and compared" in said
+    url = bucket(tmp_path / "packed", "packed")
+    listed = feedline.ok("index", url).stdout
+    assert "archives with 78 files" in listed, listed
+    # Archives that others wrote, without an index beside them.
+    for split in ("train", "test"):
+        (tmp_path / "foreign" / split).mkdir(parents=True)
+        for number, kind in enumerate(("disc", "square", "stripes")):
+            style = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)[number]
+            with tarfile.open(tmp_path / f"foreign/{split}/{kind}.tar", "w", format=style) as archive:
+                archive.add(folder / split / kind, arcname=f"./{kind}")
+    foreign = bucket(tmp_path / "foreign", "foreign")
+    for number, place in enumerate([tmp_path / "packed", url, tmp_path / "foreign", foreign]):
+        train(feedline, tmp_path / f"run{number}", place)
+        assert weights(tmp_path / f"run{number}") == weights(tmp_path / "files"), place
+        feedline.ok("verify", tmp_path / f"run{number}")
+    here = package.images(folder / "train").resize((32, 32))
+    there = package.images(f"{url}/train").resize((32, 32))
+    assert equal(batches(there), batches(here)) and ".tar" in there.location(0)
+    # What others unpack is what was packed.
+    with tarfile.open(tmp_path / "packed/train/000000.tar") as archive:
+        for member in archive.getmembers():
+            assert archive.extractfile(member).read() == (folder / "train" / member.name).read_bytes()
 
 
 def test_a_run_goes_on_from_the_other_place(feedline, shapes, tmp_path):

@@ -48,8 +48,10 @@ enum Command {
     Plan(commands::plan::Args),
     /// Check a run's ledger: was every sample of every epoch delivered exactly once, over all ranks and restarts?
     Verify(commands::verify::Args),
-    /// List a bucket, or show the listing that was kept
+    /// List a bucket and index the archives in it, or show what was kept of that
     Index(commands::index::Args),
+    /// Pack a folder into tar archives that are read without unpacking
+    Pack(commands::pack::Args),
     /// Write the demo data set
     DemoData(commands::demo_data::Args),
 }
@@ -89,6 +91,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Plan(args) => commands::plan::run(args),
         Command::Verify(args) => commands::verify::run(args),
         Command::Index(args) => commands::index::run(args),
+        Command::Pack(args) => commands::pack::run(args),
         Command::DemoData(args) => commands::demo_data::run(args),
     };
     match done {

@@ -223,7 +223,11 @@ impl Pipeline for Images {
     }
 
     fn location(&self, index: u64) -> String {
-        self.list.entries[index as usize].path.display().to_string()
+        let path = self.list.entries[index as usize].path.display();
+        match self.list.stored.as_ref().and_then(|stored| stored.archive(index)) {
+            Some(archive) => format!("{path} in {archive}"),
+            None => path.to_string(),
+        }
     }
 
     fn read_ahead(&self) -> usize {
@@ -237,7 +241,7 @@ impl Pipeline for Images {
     fn follow(&self, plan: &Plan) -> Result<()> {
         match &self.list.stored {
             None => Ok(()),
-            Some(stored) => stored.follow(plan, self.list.entries.iter().map(|entry| &*entry.path)),
+            Some(stored) => stored.follow(plan),
         }
     }
 

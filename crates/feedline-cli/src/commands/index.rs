@@ -1,11 +1,11 @@
-//! `feedline index`: the listing of a bucket, which is made once and kept.
+//! `feedline index`: the listing of a bucket and the indexes of its archives, which are made once and kept.
 
 use crate::Done;
 use clap::Args as ClapArgs;
-use feedline::read::{Storage, is_url};
+use feedline::read::{Object, Storage, is_url, tar};
 use feedline::{Error, Result};
 use feedline_recipes::classification::config::Said;
-use indicatif::ProgressBar;
+use indicatif::{ProgressBar, ProgressStyle};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -50,8 +50,18 @@ pub fn run(args: Args) -> Result<Done> {
     } else {
         format!("listed in {:.1} s", since.elapsed().as_secs_f64())
     };
+    let archives: Vec<&Object> = objects.iter().filter(|object| object.key.ends_with(tar::EXTENSION)).collect();
+    let bar = ProgressBar::new(archives.len() as u64);
+    if let Ok(style) = ProgressStyle::with_template("indexing [{bar:24}] {pos}/{len} archives eta {eta}") {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    let indexes = tar::indexes(&*source, &archives, &objects, &storage, &|done| bar.set_position(done as u64));
+    bar.finish_and_clear();
+    let inside: usize = indexes?.iter().map(Vec::len).sum();
+    let what =
+        if archives.is_empty() { String::new() } else { format!(" ({} archives with {inside} files)", archives.len()) };
     super::print(&format!(
-        "{}: {} objects, {:.1} MB, {how}\n{}\n",
+        "{}: {} objects{what}, {:.1} MB, {how}\n{}\n",
         source.location(""),
         objects.len(),
         bytes as f64 / 1e6,

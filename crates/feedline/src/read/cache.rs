@@ -13,6 +13,7 @@ use std::cmp::Ordering as Order;
 use std::collections::{BinaryHeap, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -156,19 +157,20 @@ impl Cache {
         Ok(cache)
     }
 
-    /// From now on the samples with these objects are kept by when `outlook` says that they are needed.
+    /// From now on the samples with these objects, or parts of them, are kept by when `outlook` says that they are needed.
     ///
     /// # Errors
     /// A budget that is smaller than the largest object, which is named.
     pub fn follow<'a>(
         &self,
-        objects: impl Iterator<Item = (String, &'a str, u64)>,
+        samples: impl Iterator<Item = (&'a Object, Range<u64>)>,
         outlook: Weak<dyn Outlook>,
     ) -> Result<()> {
-        let mut samples = HashMap::new();
-        for (sample, (key, version, size_bytes)) in (0u64..).zip(objects) {
-            let location = self.inner.location(&key);
-            let identity = identity(&location, version, 0, size_bytes);
+        let mut entries = HashMap::new();
+        for (sample, (Object { key, version, .. }, range)) in (0u64..).zip(samples) {
+            let location = self.inner.location(key);
+            let identity = identity(&location, version, range.start, range.end);
+            let size_bytes = range.end - range.start;
             let entry_bytes = size_bytes + (identity.len() + TRAILER_BYTES) as u64;
             if entry_bytes > self.budget_bytes {
                 return Err(Error::config(
@@ -179,11 +181,11 @@ impl Cache {
                     "Raise it to the size of many objects, or leave the cache out",
                 ));
             }
-            samples.insert(name_of(&location, version, 0, size_bytes), (sample, entry_bytes));
+            entries.insert(name_of(&location, version, range.start, range.end), (sample, entry_bytes));
         }
         let mut users = self.users.write().unwrap_or_else(PoisonError::into_inner);
         users.retain(|user| user.outlook.strong_count() > 0);
-        users.push(User { samples, outlook });
+        users.push(User { samples: entries, outlook });
         Ok(())
     }
 

@@ -9,11 +9,13 @@ mod file_list;
 mod image_list;
 mod limit;
 mod local;
+pub mod pack;
 mod retry;
 mod row_file;
 mod source;
 mod storage;
 mod stored;
+pub mod tar;
 mod timeout;
 
 pub use cache::{Cache, CacheCounts, Outlook};

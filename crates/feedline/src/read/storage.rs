@@ -198,6 +198,11 @@ fn keep(path: &Path, location: &str, objects: &[Object]) -> std::io::Result<()> 
         text += &format!("{size_bytes}\t{version}\t{key}\n");
     }
     text += END;
+    keep_text(path, &text)
+}
+
+/// Writes a file so that it is there as a whole or not at all.
+pub(super) fn keep_text(path: &Path, text: &str) -> std::io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new(""));
     fs::create_dir_all(folder)?;
     let new = folder.join(format!("{}.{}.new", path.file_stem().unwrap_or_default().display(), std::process::id()));

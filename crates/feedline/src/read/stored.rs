@@ -5,11 +5,13 @@ use super::cache::Outlook;
 use super::image_list::sorted_names;
 use super::source::{Get, ReadError, Source, Stop};
 use super::storage::{Storage, is_url};
+use super::tar::{self, Member};
 use super::{read_file_into, source::Object};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 use std::ffi::OsString;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,12 +23,28 @@ pub struct Folder {
     tree: Option<Arc<Tree>>,
 }
 
-/// A source and its objects, sorted by key.
+/// A source and the files in it, sorted by name.
 #[derive(Debug)]
 struct Tree {
     source: Arc<dyn Source>,
-    objects: Vec<Object>,
+    objects: Arc<[Object]>,
+    files: Vec<File>,
     requests_in_flight: usize,
+}
+
+/// An object, or a member of one that is an archive.
+#[derive(Debug)]
+struct File {
+    name: Box<str>,
+    extent: Extent,
+}
+
+/// Where the bytes of a file are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Extent {
+    object: u32,
+    start: u64,
+    size_bytes: u64,
 }
 
 impl From<&Path> for Folder {
@@ -37,13 +55,23 @@ impl From<&Path> for Folder {
 }
 
 impl Folder {
-    /// A folder of this machine, or what lies at a URL: then its listing is loaded, or made and kept.
+    /// A folder of this machine, or what lies at a URL: then its listing is loaded, or made and kept. Archives in it, or in
+    /// the folder of a split, count as the files that they hold ([`super::tar`]).
     ///
     /// # Errors
-    /// A URL that cannot be opened or listed.
+    /// A URL that cannot be opened or listed; an archive with something wrong.
     pub fn open(path: &Path, storage: &Storage) -> Result<Folder> {
-        let path = storage.resolve(path);
-        let Some(url) = path.to_str().filter(|_| is_url(&path)) else { return Ok(Folder { path, tree: None }) };
+        let mut path = storage.resolve(path);
+        if !is_url(&path) {
+            if !["", "train", "test", "val", "valid"].iter().any(|split| has_archives(&path.join(split))) {
+                return Ok(Folder { path, tree: None });
+            }
+            let absolute = std::path::absolute(&path).map_err(|e| Error::io("find", &path, e))?;
+            path = format!("file://{}", absolute.display()).into();
+        }
+        let Some(url) = path.to_str() else {
+            return Err(Error::dataset(&path, "its name is not UTF-8", "Rename it: it is read as a URL"));
+        };
         let source = storage.open(url)?;
         let objects = storage.listing(&*source, false)?;
         if objects.is_empty() {
@@ -54,7 +82,7 @@ impl Folder {
             ));
         }
         let path = PathBuf::from(source.location("").trim_end_matches('/'));
-        let tree = Tree { source, objects, requests_in_flight: storage.requests_in_flight };
+        let tree = Tree::new(source, objects, storage)?;
         Ok(Folder { path, tree: Some(Arc::new(tree)) })
     }
 
@@ -96,7 +124,7 @@ impl Folder {
         .concat();
         objects.sort_by(|a, b| a.key.cmp(&b.key));
         objects.dedup();
-        let tree = Tree { source, objects, requests_in_flight: storage.requests_in_flight };
+        let tree = Tree::new(source, objects, storage)?;
         Ok(Folder { path: url.into(), tree: Some(Arc::new(tree)) })
     }
 
@@ -152,14 +180,12 @@ impl Folder {
     /// The place of the first path that is not there.
     pub(super) fn stored<'a>(&self, paths: impl Iterator<Item = &'a Path>) -> Result<Option<Stored>, usize> {
         let Some(tree) = &self.tree else { return Ok(None) };
-        let mut objects = Vec::new();
-        for (at, path) in paths.enumerate() {
-            let object = tree.key(path).and_then(|key| tree.find(key)).ok_or(at)?;
-            objects.push((object.size_bytes, object.version.clone().into_boxed_str()));
-        }
+        let find = |(at, path): (usize, &'a Path)| tree.key(path).and_then(|key| tree.find(key)).ok_or(at);
+        let extents: Result<Vec<Extent>, usize> = paths.enumerate().map(find).collect();
         Ok(Some(Stored {
             source: Arc::clone(&tree.source),
-            objects: objects.into(),
+            objects: Arc::clone(&tree.objects),
+            extents: extents?.into(),
             requests_in_flight: tree.requests_in_flight,
             outlook: Arc::default(),
         }))
@@ -167,6 +193,37 @@ impl Folder {
 }
 
 impl Tree {
+    /// The files in `objects`, which are sorted by key.
+    fn new(source: Arc<dyn Source>, objects: Vec<Object>, storage: &Storage) -> Result<Tree> {
+        let is_archive = |object: &&Object| object.key.ends_with(tar::EXTENSION);
+        let archives: Vec<&Object> = objects.iter().filter(is_archive).collect();
+        let mut members = tar::indexes(&*source, &archives, &objects, storage, &|_| ())?.into_iter();
+        let mut files = Vec::with_capacity(objects.len());
+        for (at, object) in (0u32..).zip(&objects) {
+            if !is_archive(&object) {
+                let extent = Extent { object: at, start: 0, size_bytes: object.size_bytes };
+                files.push(File { name: object.key.as_str().into(), extent });
+                continue;
+            }
+            let folder = object.key.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
+            for Member { name, start, size_bytes } in members.next().unwrap_or_default() {
+                let extent = Extent { object: at, start, size_bytes };
+                files.push(File { name: format!("{folder}{name}").into(), extent });
+            }
+        }
+        files.sort_by(|a, b| a.name.cmp(&b.name));
+        if let Some([one, other]) = files.array_windows().find(|[one, other]| one.name == other.name) {
+            let place = |file: &File| source.location(&objects[file.extent.object as usize].key);
+            return Err(Error::dataset(
+                place(other),
+                format!("{} is in it, and in {} too", one.name, place(one)),
+                "Keep each file once: in one archive, or beside them",
+            ));
+        }
+        let objects = objects.into();
+        Ok(Tree { source, objects, files, requests_in_flight: storage.requests_in_flight })
+    }
+
     /// The key of a path below the root.
     fn key<'a>(&self, path: &'a Path) -> Option<&'a str> {
         let root = self.source.location("");
@@ -174,20 +231,19 @@ impl Tree {
             .and_then(|path| if path == root.trim_end_matches('/') { Some("") } else { path.strip_prefix(&root) })
     }
 
-    fn find(&self, key: &str) -> Option<&Object> {
-        let at = self.objects.binary_search_by(|object| object.key.as_str().cmp(key)).ok()?;
-        Some(&self.objects[at])
+    fn find(&self, key: &str) -> Option<Extent> {
+        let at = self.files.binary_search_by(|file| (*file.name).cmp(key)).ok()?;
+        Some(self.files[at].extent)
     }
 
-    /// For each object below a folder: the next part of its name, and whether more follows.
+    /// For each file below a folder: the next part of its name, and whether more follows.
     fn below(&self, folder: &Path) -> impl Iterator<Item = (&str, bool)> {
         let prefix = self.key(folder).map(|key| if key.is_empty() { String::new() } else { format!("{key}/") });
-        let start = prefix.as_ref().map_or(self.objects.len(), |prefix| {
-            self.objects.partition_point(|object| object.key.as_str() < prefix.as_str())
-        });
-        let rests = self.objects[start..]
+        let start =
+            prefix.as_ref().map_or(self.files.len(), |prefix| self.files.partition_point(|file| *file.name < **prefix));
+        let rests = self.files[start..]
             .iter()
-            .map_while(move |object| object.key.strip_prefix(prefix.as_deref().unwrap_or_default()));
+            .map_while(move |file| file.name.strip_prefix(prefix.as_deref().unwrap_or_default()));
         // What ends in `/` is a mark that some tools leave for a folder.
         rests.filter(|rest| !rest.is_empty() && !rest.ends_with('/')).map(|rest| match rest.split_once('/') {
             Some((name, _)) => (name, true),
@@ -196,19 +252,20 @@ impl Tree {
     }
 }
 
-/// Objects by the number of their sample, and what reads them.
+/// Files by the number of their sample, and what reads them.
 #[derive(Debug, Clone)]
 pub struct Stored {
     source: Arc<dyn Source>,
-    /// Size and version of each.
-    objects: Arc<[(u64, Box<str>)]>,
+    objects: Arc<[Object]>,
+    extents: Arc<[Extent]>,
     requests_in_flight: usize,
     outlook: Arc<Mutex<Option<Arc<Order>>>>,
 }
 
 impl PartialEq for Stored {
     fn eq(&self, other: &Stored) -> bool {
-        self.objects == other.objects && self.source.location("") == other.source.location("")
+        (&self.objects, &self.extents) == (&other.objects, &other.extents)
+            && self.source.location("") == other.source.location("")
     }
 }
 
@@ -220,38 +277,40 @@ impl Stored {
         self.requests_in_flight
     }
 
-    /// Size of a sample's object.
+    /// Size of a sample's file.
     pub fn size_bytes(&self, sample: u64) -> u64 {
-        self.objects[sample as usize].0
+        self.extents[sample as usize].size_bytes
     }
 
-    /// Reads the object of a sample, whose path is `path`.
+    /// The archive that holds a sample's file, if one does.
+    pub fn archive(&self, sample: u64) -> Option<String> {
+        let object = &self.objects[self.extents[sample as usize].object as usize];
+        object.key.ends_with(tar::EXTENSION).then(|| self.source.location(&object.key))
+    }
+
+    /// Reads the file of a sample.
     ///
     /// # Errors
     /// As [`Source::get`].
-    pub fn read_into(&self, sample: u64, path: &Path, stop: &Stop, bytes: &mut Vec<u8>) -> Result<(), ReadError> {
-        let (size_bytes, version) = &self.objects[sample as usize];
-        let key = self.key(path);
-        self.source.get(&Get { key, range: 0..*size_bytes, version, until: None, stop }, bytes)
+    pub fn read_into(&self, sample: u64, stop: &Stop, bytes: &mut Vec<u8>) -> Result<(), ReadError> {
+        let (Object { key, version, .. }, range) = self.place(sample);
+        self.source.get(&Get { key, range, version, until: None, stop }, bytes)
     }
 
-    fn key<'a>(&self, path: &'a Path) -> &'a str {
-        let root = self.source.location("");
-        path.to_str().and_then(|path| path.strip_prefix(&root)).unwrap_or_default()
+    fn place(&self, sample: u64) -> (&Object, Range<u64>) {
+        let Extent { object, start, size_bytes } = self.extents[sample as usize];
+        (&self.objects[object as usize], start..start + size_bytes)
     }
 
-    /// Tells a cache the order in which samples will be asked for. `paths` are those of all samples.
+    /// Tells a cache the order in which samples will be asked for.
     ///
     /// # Errors
-    /// A cache that is too small for one object.
-    pub fn follow<'a>(&self, plan: &Plan, paths: impl Iterator<Item = &'a Path>) -> Result<()> {
+    /// A cache that is too small for one sample.
+    pub fn follow(&self, plan: &Plan) -> Result<()> {
         let Some(cache) = self.source.cache() else { return Ok(()) };
         let order = Arc::new(Order::new(plan.clone()));
-        let objects = paths
-            .zip(self.objects.iter())
-            .map(|(path, (size, version))| (self.key(path).to_owned(), &**version, *size));
         let weak = Arc::downgrade(&order);
-        cache.follow(objects, weak)?;
+        cache.follow((0..self.extents.len() as u64).map(|sample| self.place(sample)), weak)?;
         *self.outlook.lock().unwrap_or_else(PoisonError::into_inner) = Some(order);
         Ok(())
     }
@@ -342,6 +401,12 @@ impl Outlook for Order {
     }
 }
 
+/// Whether a folder of this machine holds an archive.
+fn has_archives(folder: &Path) -> bool {
+    let mut names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    names.any(|name| name.as_encoded_bytes().ends_with(tar::EXTENSION.as_bytes()))
+}
+
 /// The text of a URL that was taken apart as a path, which loses one of its two `/`.
 fn url_of(path: &Path) -> String {
     let text = path.display().to_string();
@@ -377,6 +442,6 @@ pub(super) fn read_whole(path: &Path, storage: &Storage) -> Result<Vec<u8>> {
 pub fn read_sample(stored: Option<&Stored>, sample: u64, path: &Path, stop: &Stop, bytes: &mut Vec<u8>) -> Result<()> {
     match stored {
         None => read_file_into(path, bytes).map_err(|e| Error::io("read", path, e)),
-        Some(stored) => stored.read_into(sample, path, stop, bytes).map_err(ReadError::into_error),
+        Some(stored) => stored.read_into(sample, stop, bytes).map_err(ReadError::into_error),
     }
 }

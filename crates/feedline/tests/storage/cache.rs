@@ -2,7 +2,7 @@
 
 use super::{child, objects, read_all, succeeded, write_objects};
 use feedline::plan::Plan;
-use feedline::read::{Cache, Folder, Get, ImageEntry, ImageList, LocalFiles, Source, Stop, Storage};
+use feedline::read::{Cache, Folder, Get, ImageList, LocalFiles, Source, Stop, Storage};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -125,15 +125,14 @@ fn pictures(data: &Path, cache_dir: &Path, share: f64) -> (ImageList, Storage) {
 /// Reads epochs in the order of `plan` and gives the share of hits in each.
 fn shares_of_hits(list: &ImageList, plan: &Plan, epochs: u64) -> Vec<f64> {
     let stored = list.stored.as_ref().unwrap();
-    stored.follow(plan, list.entries.iter().map(|entry| &*entry.path)).unwrap();
+    stored.follow(plan).unwrap();
     let (mut bytes, stop) = (Vec::new(), Stop::default());
     let mut shares = Vec::new();
     for epoch in 0..epochs {
         let before = stored.cache_counts().unwrap().hits;
         for request in plan.epoch(epoch).rank(0) {
             stored.reached(request.epoch, request.position);
-            let path = &list.entries[request.index as usize].path;
-            stored.read_into(request.index, path, &stop, &mut bytes).unwrap();
+            stored.read_into(request.index, &stop, &mut bytes).unwrap();
             assert_eq!(bytes, vec![request.index as u8; 1000]);
         }
         shares.push((stored.cache_counts().unwrap().hits - before) as f64 / 400.0);
@@ -186,8 +185,7 @@ fn a_budget_below_one_object_is_refused() {
     let (data, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (list, _) = pictures(data.path(), dir.path(), 0.002);
     let plan = Plan::new(400, 1).unwrap();
-    let paths = list.entries.iter().map(|entry: &ImageEntry| &*entry.path);
-    let error = list.stored.as_ref().unwrap().follow(&plan, paths).unwrap_err().to_string();
+    let error = list.stored.as_ref().unwrap().follow(&plan).unwrap_err().to_string();
     assert!(error.contains("storage.cache_bytes is 920") && error.contains("000.jpg has 1000 bytes"), "{error}");
 }
 

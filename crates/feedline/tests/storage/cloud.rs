@@ -218,8 +218,7 @@ impl Pipeline for Files {
         self.list.stored.as_ref().map_or(0, |stored| stored.size_bytes(index))
     }
     fn follow(&self, plan: &Plan) -> Result<()> {
-        let paths = self.list.entries.iter().map(|entry| &*entry.path);
-        self.list.stored.as_ref().map_or(Ok(()), |stored| stored.follow(plan, paths))
+        self.list.stored.as_ref().map_or(Ok(()), |stored| stored.follow(plan))
     }
 }
 
@@ -257,12 +256,17 @@ fn epochs() {
     let url = PathBuf::from("s3://bench/set");
     let fates = vec![Fate::SlowDown(0), Fate::Cut, Fate::Short, Fate::Stall, Fate::Reset, Fate::Long, Fate::Broken];
     proxy.set_faults(10, fates, 1);
-    // Nothing kept, all of it, and a third of it.
-    for (round, cache_bytes) in [0, 1 << 30, 600_000].into_iter().enumerate() {
+    let packed = cache.path().join("packed");
+    feedline::read::pack::pack(dir.path(), &packed, 200_000, 2, &|_, _| ()).unwrap();
+    server.put_folder(&packed, "packed");
+    // Nothing kept, all of it, and a third of it; a file to an object, and archives with indexes beside them.
+    let archives = PathBuf::from("s3://bench/packed");
+    let rounds = [(&url, 0), (&url, 1 << 30), (&url, 600_000), (&archives, 0), (&archives, 600_000)];
+    for (round, (url, cache_bytes)) in rounds.into_iter().enumerate() {
         let cache_dir = if cache_bytes == 0 { PathBuf::new() } else { cache.path().join(round.to_string()) };
         let listings_dir = cache.path().join("listings");
         let storage = Storage { timeout_s: 0.5, cache_dir, cache_bytes, listings_dir, ..storage(&proxy.address) };
-        let files = Files::open(&url, &storage);
+        let files = Files::open(url, &storage);
         assert_eq!(files.fingerprint(), local.fingerprint());
         for workers in [2, 0] {
             if workers == 0 && round != 1 {

@@ -8,6 +8,7 @@ mod cloud;
 mod proxy;
 #[cfg(feature = "cloud")]
 mod server;
+mod tar;
 
 use feedline::read::conformance::check;
 use feedline::read::{Get, Limit, LocalFiles, ReadError, Retry, Source, Stop, Timeout};
