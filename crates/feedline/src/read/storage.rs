@@ -128,13 +128,18 @@ impl Storage {
         Ok(Arc::new(Cache::open(source, &self.cache_dir, self.cache_bytes)?))
     }
 
-    /// All objects of `source`, from the listing that was kept, or else listed now and kept.
+    /// All objects of `source`, from the listing that was kept, or else listed now and kept. A folder is listed each time,
+    /// which costs no requests.
     ///
     /// # Errors
     /// A place that cannot be listed; a listing that is damaged.
     pub fn listing(&self, source: &dyn Source, afresh: bool) -> Result<Vec<Object>> {
         let path = self.listing_path(source);
-        if !afresh && let Ok(text) = fs::read_to_string(&path) {
+        let is_kept = !source.location("").starts_with("file://");
+        if is_kept
+            && !afresh
+            && let Ok(text) = fs::read_to_string(&path)
+        {
             return parse(&text, &source.location("")).ok_or_else(|| {
                 Error::dataset(
                     &path,
@@ -144,8 +149,10 @@ impl Storage {
             });
         }
         let objects = source.list("", &Stop::default()).map_err(ReadError::into_error)?;
-        // Kept if that is possible; a bucket can be listed again.
-        let _ = keep(&path, &source.location(""), &objects);
+        if is_kept {
+            // If that is possible; a bucket can be listed again.
+            let _ = keep(&path, &source.location(""), &objects);
+        }
         Ok(objects)
     }
 
@@ -227,6 +234,7 @@ fn parse(text: &str, location: &str) -> Option<Vec<Object>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::source::Get;
     use super::*;
 
     #[test]
@@ -251,6 +259,25 @@ mod tests {
         }
     }
 
+    /// A folder that passes for a bucket.
+    #[derive(Debug)]
+    struct Bucket(LocalFiles);
+
+    impl Source for Bucket {
+        fn location(&self, key: &str) -> String {
+            format!("s3://bucket/{key}")
+        }
+        fn get(&self, want: &Get<'_>, into: &mut Vec<u8>) -> Result<(), ReadError> {
+            self.0.get(want, into)
+        }
+        fn list(&self, prefix: &str, stop: &Stop) -> Result<Vec<Object>, ReadError> {
+            self.0.list(prefix, stop)
+        }
+        fn head(&self, key: &str, stop: &Stop) -> Result<Object, ReadError> {
+            self.0.head(key, stop)
+        }
+    }
+
     #[test]
     fn a_listing_is_kept_and_a_damaged_one_is_refused() {
         let dir = tempfile::tempdir().unwrap();
@@ -258,19 +285,24 @@ mod tests {
         fs::create_dir_all(data.join("a")).unwrap();
         fs::write(data.join("a/1"), "one").unwrap();
         let storage = Storage { listings_dir: dir.path().join("listings"), ..Storage::default() };
-        let source = storage.open(&format!("file://{}", data.display())).unwrap();
-        let first = storage.listing(&*source, false).unwrap();
+        let source = Bucket(LocalFiles::new(&data));
+        let first = storage.listing(&source, false).unwrap();
         assert_eq!((first.len(), first[0].key.as_str(), first[0].size_bytes), (1, "a/1", 3));
         fs::write(data.join("a/2"), "two").unwrap();
-        assert_eq!(storage.listing(&*source, false).unwrap(), first, "kept");
-        assert_eq!(storage.listing(&*source, true).unwrap().len(), 2, "made anew");
-        assert_eq!(storage.listing(&*source, false).unwrap().len(), 2);
-        let path = storage.listing_path(&*source);
+        assert_eq!(storage.listing(&source, false).unwrap(), first, "kept");
+        assert_eq!(storage.listing(&source, true).unwrap().len(), 2, "made anew");
+        assert_eq!(storage.listing(&source, false).unwrap().len(), 2);
+        let path = storage.listing_path(&source);
         let text = fs::read_to_string(&path).unwrap();
         for cut in [text.len() - 4, 5, 0] {
             fs::write(&path, &text[..cut]).unwrap();
-            let error = storage.listing(&*source, false).unwrap_err().to_string();
+            let error = storage.listing(&source, false).unwrap_err().to_string();
             assert!(error.contains("Remove the file"), "{error}");
         }
+        // A folder of this machine is looked at each time.
+        let folder = storage.open(&format!("file://{}", data.display())).unwrap();
+        assert_eq!(storage.listing(&*folder, false).unwrap().len(), 2);
+        fs::write(data.join("a/3"), "three").unwrap();
+        assert_eq!(storage.listing(&*folder, false).unwrap().len(), 3);
     }
 }
