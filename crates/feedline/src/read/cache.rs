@@ -17,7 +17,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, SystemTime};
 
 /// The folder inside the one that was named; nothing outside of it is ever touched.
@@ -64,8 +64,10 @@ pub struct Cache {
     inner: Arc<dyn Source>,
     folder: PathBuf,
     budget_bytes: u64,
-    /// Holds the number of bytes in use, and the lock of the whole folder.
+    /// Holds the number of bytes in use, and the lock of the whole folder between processes.
     usage: File,
+    /// The lock of a file is one for all threads of a process, so these need their own.
+    threads: Mutex<()>,
     users: RwLock<Vec<User>>,
     victims: Mutex<Victims>,
     counts: [AtomicU64; 6],
@@ -148,6 +150,7 @@ impl Cache {
             inner,
             budget_bytes,
             usage: usage.map_err(failed(&path))?,
+            threads: Mutex::default(),
             users: RwLock::default(),
             victims: Mutex::default(),
             counts: Default::default(),
@@ -215,7 +218,7 @@ impl Cache {
             && into[whole_bytes - TRAILER_BYTES..] == trailer(&into[..len_bytes], identity);
         if !good {
             self.counts[4].fetch_add(1, Relaxed);
-            self.remove(name, file.metadata().map_or(0, |metadata| metadata.len()));
+            self.remove(&path, file.metadata().map_or(0, |metadata| metadata.len()));
             return false;
         }
         into.truncate(len_bytes);
@@ -229,20 +232,19 @@ impl Cache {
     /// Keeps `bytes`, if there is room or something is needed later. That it could not be kept is no error.
     fn keep(&self, name: Name, identity: &str, bytes: &[u8]) {
         let size_bytes = (bytes.len() + identity.len() + TRAILER_BYTES) as u64;
-        if !self.room_for(size_bytes, self.next_use(name)) {
-            return;
-        }
-        let outcome = self.write(name, identity, bytes);
-        match outcome {
+        let Some((file, new)) = self.room_for(size_bytes, self.next_use(name)) else { return };
+        match self.write(file, &new, name, identity, bytes) {
             Ok(true) => {
                 self.counts[2].fetch_add(1, Relaxed);
+                let _ = fs::remove_file(&new); // gone already if it was renamed
                 self.line_up(name, size_bytes);
             }
             // Another process was quicker.
-            Ok(false) => self.give_back(size_bytes),
+            Ok(false) => self.remove(&new, size_bytes),
+            // The disk is full, say: the bytes are delivered all the same.
             Err(_) => {
                 self.counts[5].fetch_add(1, Relaxed);
-                self.give_back(size_bytes);
+                self.remove(&new, size_bytes);
             }
         }
     }
@@ -257,37 +259,45 @@ impl Cache {
         }
     }
 
-    /// Writes an entry; false if there is one already.
-    fn write(&self, name: Name, identity: &str, bytes: &[u8]) -> std::io::Result<bool> {
+    /// Begins an entry of this size, so that whoever counts finds it.
+    fn begin(&self, size_bytes: u64) -> std::io::Result<(File, PathBuf)> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Relaxed);
         let new = self.folder.join(format!("new-{}-{number}", std::process::id()));
-        let mut file = OpenOptions::new().write(true).create_new(true).open(&new)?;
-        let written = (|| {
-            file.lock()?; // until it is closed: says that somebody is at work on it
-            file.write_all(bytes)?;
-            file.write_all(identity.as_bytes())?;
-            file.write_all(&trailer(bytes, identity))?;
-            match fs::hard_link(&new, self.path(name)) {
-                Ok(()) => Ok(true),
-                Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(false),
-                // A file system without links.
-                Err(e) if matches!(e.kind(), ErrorKind::Unsupported | ErrorKind::PermissionDenied) => {
-                    fs::rename(&new, self.path(name)).map(|()| true)
-                }
-                Err(e) => Err(e),
+        let file = OpenOptions::new().write(true).create_new(true).open(&new)?;
+        // The lock is held until it is closed: it says that somebody is at work on it.
+        match file.lock().and_then(|()| file.set_len(size_bytes)) {
+            Ok(()) => Ok((file, new)),
+            Err(e) => {
+                let _ = fs::remove_file(&new);
+                Err(e)
             }
-        })();
-        let _ = fs::remove_file(&new); // gone already if it was renamed
-        written
+        }
     }
 
-    /// Takes `size_bytes` of the budget, from entries that are needed later if it must be. False if there are none.
-    fn room_for(&self, size_bytes: u64, next_use: Option<f64>) -> bool {
-        if size_bytes > self.budget_bytes {
-            return false;
+    /// Writes an entry that was begun; false if there is one already.
+    fn write(&self, mut file: File, new: &Path, name: Name, identity: &str, bytes: &[u8]) -> std::io::Result<bool> {
+        file.write_all(bytes)?;
+        file.write_all(identity.as_bytes())?;
+        file.write_all(&trailer(bytes, identity))?;
+        match fs::hard_link(new, self.path(name)) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(false),
+            // A file system without links.
+            Err(e) if matches!(e.kind(), ErrorKind::Unsupported | ErrorKind::PermissionDenied) => {
+                fs::rename(new, self.path(name)).map(|()| true)
+            }
+            Err(e) => Err(e),
         }
-        let Some(_lock) = self.locked() else { return false };
+    }
+
+    /// Takes `size_bytes` of the budget, from entries that are needed later if it must be, and begins an entry of that
+    /// size. None if there are no such entries, or the disk is full.
+    fn room_for(&self, size_bytes: u64, next_use: Option<f64>) -> Option<(File, PathBuf)> {
+        if size_bytes > self.budget_bytes {
+            return None;
+        }
+        let _lock = self.locked()?;
         let mut used_bytes = self.used_bytes();
         if used_bytes + size_bytes > self.budget_bytes {
             let mut victims = self.victims.lock().unwrap_or_else(PoisonError::into_inner);
@@ -300,7 +310,10 @@ impl Cache {
                     victims.epoch = epoch;
                     continue;
                 }
-                let Some(last) = victims.heap.pop() else { return self.set_used_bytes(used_bytes, false) };
+                let Some(last) = victims.heap.pop() else {
+                    self.set_used_bytes(used_bytes);
+                    return None;
+                };
                 // Another may have used it since it was put there.
                 if let Some(now) = self.next_use(last.name)
                     && now > last.next_use
@@ -310,7 +323,8 @@ impl Cache {
                 }
                 if last.next_use < 0.0 || next_use.is_some_and(|next_use| next_use >= last.next_use) {
                     victims.heap.push(last);
-                    return self.set_used_bytes(used_bytes, false);
+                    self.set_used_bytes(used_bytes);
+                    return None;
                 }
                 if fs::remove_file(self.path(last.name)).is_ok() {
                     self.counts[3].fetch_add(1, Relaxed);
@@ -318,12 +332,19 @@ impl Cache {
                 }
             }
         }
-        self.set_used_bytes(used_bytes + size_bytes, true)
+        let begun = self.begin(size_bytes);
+        if begun.is_err() {
+            self.counts[5].fetch_add(1, Relaxed);
+        }
+        // Counted before it is known that the count can be written: then too much is counted, which does no harm.
+        begun.ok().filter(|_| self.set_used_bytes(used_bytes + size_bytes))
     }
 
     /// Counts what is there, in bytes, and puts it in line.
     fn count(&self, victims: &mut BinaryHeap<Victim>) -> u64 {
         let mut found = Vec::new();
+        // First, since what is published meanwhile may rather count twice than not at all.
+        let begun_bytes: u64 = self.begun().filter_map(|path| Some(fs::metadata(path).ok()?.len())).sum();
         let users = self.users.read().unwrap_or_else(PoisonError::into_inner);
         for part in 0..=255u8 {
             let Ok(entries) = fs::read_dir(self.folder.join(format!("{part:02x}"))) else { continue };
@@ -343,7 +364,14 @@ impl Cache {
             }
         }
         *victims = found.into();
-        victims.iter().map(|victim| victim.size_bytes).sum()
+        victims.iter().map(|victim| victim.size_bytes).sum::<u64>() + begun_bytes
+    }
+
+    /// Entries that are being written, or were when somebody was killed.
+    fn begun(&self) -> impl Iterator<Item = PathBuf> {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let is_new = |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(b"new-");
+        entries.filter(is_new).map(|entry| entry.path())
     }
 
     /// When an entry is needed next, as far as this process knows.
@@ -351,23 +379,17 @@ impl Cache {
         next_use(&self.users.read().unwrap_or_else(PoisonError::into_inner), name)
     }
 
-    fn remove(&self, name: Name, size_bytes: u64) {
-        if fs::remove_file(self.path(name)).is_ok() {
-            self.give_back(size_bytes);
-        }
-    }
-
-    fn give_back(&self, size_bytes: u64) {
-        if let Some(_lock) = self.locked() {
-            self.set_used_bytes(self.used_bytes().saturating_sub(size_bytes), true);
+    /// Removes a file and its share of the budget: both under the lock, or whoever counts between them would miss it.
+    fn remove(&self, path: &Path, size_bytes: u64) {
+        let lock = self.locked();
+        if fs::remove_file(path).is_ok() && lock.is_some() {
+            self.set_used_bytes(self.used_bytes().saturating_sub(size_bytes));
         }
     }
 
     /// The lock of the folder, over all processes. A process that dies gives it back.
     fn locked(&self) -> Option<Locked<'_>> {
-        // The lock of a file is one for all threads of a process, so these need their own.
-        static THREADS: Mutex<()> = Mutex::new(());
-        let threads = THREADS.lock().unwrap_or_else(PoisonError::into_inner);
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         self.usage.lock().ok()?;
         Some(Locked { file: &self.usage, _threads: threads })
     }
@@ -378,19 +400,16 @@ impl Cache {
         self.usage.read_exact_at(&mut bytes, 0).map_or(0, |()| u64::from_le_bytes(bytes))
     }
 
-    /// `answer`, after the count was written.
-    fn set_used_bytes(&self, used_bytes: u64, answer: bool) -> bool {
-        // The eight bytes have their place on the disk since they were first written; if even that failed, nothing is
-        // kept.
-        self.usage.write_all_at(&used_bytes.to_le_bytes(), 0).is_ok() && answer
+    /// Whether that could be written.
+    fn set_used_bytes(&self, used_bytes: u64) -> bool {
+        self.usage.write_all_at(&used_bytes.to_le_bytes(), 0).is_ok()
     }
 
     /// Removes what processes that were killed had begun.
     fn remove_leftovers(&self) {
-        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
-            let is_new = entry.file_name().to_str().is_some_and(|name| name.starts_with("new-"));
-            if is_new && File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok()) {
-                let _ = fs::remove_file(entry.path());
+        for path in self.begun() {
+            if File::open(&path).is_ok_and(|file| file.try_lock().is_ok()) {
+                let _ = fs::remove_file(path);
             }
         }
     }
@@ -404,7 +423,7 @@ fn next_use(users: &[User], name: Name) -> Option<f64> {
 
 struct Locked<'a> {
     file: &'a File,
-    _threads: std::sync::MutexGuard<'static, ()>,
+    _threads: MutexGuard<'a, ()>,
 }
 
 impl Drop for Locked<'_> {
