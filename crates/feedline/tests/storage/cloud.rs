@@ -162,7 +162,7 @@ fn staying_faults() {
     let nobody = Storage { endpoint: "http://127.0.0.1:1".into(), ..storage.clone() }.open("s3://bench/stay").unwrap();
     let error = nobody.head("a", &stop).unwrap_err();
     assert!(error.fault == Fault::Broken && error.problem.contains("refused"), "{error:?}");
-    // Plain HTTP, from a port of the server that speaks it; a proxy that is late is not one that stops.
+    // A line that is slow is not one that stops.
     proxy.set_line(Line { latency: Duration::from_millis(50), bytes_per_second: 1_000_000 });
     assert_eq!(source.head("a", &stop).unwrap().size_bytes, 1);
 }

@@ -1,0 +1,75 @@
+//! Threads that read ahead change nothing but when.
+
+use super::*;
+
+#[test]
+fn reading_ahead_changes_nothing_but_when() {
+    let bad = || Numbered { unreadable: vec![3, 17], panicking: vec![8, 1021], ..Numbered::new(40) };
+    let replacing = |num_workers, budget| LoaderOptions {
+        on_bad_sample: OnBadSample::Replace,
+        memory_budget_bytes: budget,
+        ..options(num_workers)
+    };
+    let expect = epochs(&mut loader(bad(), replacing(0, 0)), 3);
+    for (readers, workers, budget) in [(1, 1, 0), (1, 3, 1 << 20), (9, 2, 1 << 20), (64, 3, 100)] {
+        let make = || loader(Numbered { readers, slow_reads: true, ..bad() }, replacing(workers, budget));
+        let mut loader = make();
+        let batches = epochs(&mut loader, 3);
+        assert!(batches == expect, "{readers} readers, {workers} workers");
+        let stats = loader.stats();
+        // Prefetching crosses the last epoch's end, so there may be more.
+        assert!(stats.readers == readers && stats.read.items >= 120 && stats.fetch_s > 0.0, "{stats:?}");
+        // From any step, and back and forth.
+        let mut cursors = Vec::new();
+        let mut walked = make();
+        for _ in 0..expect.len() {
+            cursors.push(walked.state_dict());
+            while walked.next_batch().unwrap().is_none() {}
+        }
+        for (step, cursor) in cursors.iter().enumerate().step_by(7).chain(cursors.iter().enumerate().rev().step_by(11))
+        {
+            loader.load_state_dict(cursor).unwrap();
+            let next = loop {
+                if let Some(batch) = loader.next_batch().unwrap() {
+                    break batch;
+                }
+            };
+            assert!(next == expect[step], "step {step}");
+        }
+    }
+}
+
+#[test]
+fn what_is_read_ahead_stays_within_its_budget() {
+    // A quarter of the budget is for eight-byte samples that are read ahead; those that workers have in hand come on top.
+    for (budget, most) in [(0, 1), (320, 10), (3200, 100)] {
+        let pipeline = Arc::new(Numbered { readers: 50, ..Numbered::new(1000) });
+        let plan = Plan::new(1000, 1).unwrap();
+        let options = LoaderOptions { memory_budget_bytes: budget, ..options(1) };
+        let mut loader = Loader::new(Arc::clone(&pipeline) as Arc<dyn Pipeline>, plan, options).unwrap();
+        loader.next_batch().unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        while loader.next_batch().unwrap().is_some() {}
+        let ever = pipeline.most_ahead.load(Ordering::SeqCst);
+        assert!((most / 2..=most + 2).contains(&ever), "{ever} samples of 8 bytes with a budget of {budget}");
+    }
+}
+
+#[test]
+fn slow_reads_are_called_off_when_nobody_wants_them() {
+    for (readers, workers) in [(4, 2), (0, 2)] {
+        let pipeline = Numbered { readers, stuck: Some(7), ..Numbered::new(40) };
+        let plan = Plan::unshuffled(40, 1).unwrap();
+        let mut loader = Loader::new(Arc::new(pipeline), plan, options(workers)).unwrap();
+        assert_eq!(loader.next_batch().unwrap().unwrap().indices, [0, 1, 2, 3]);
+        std::thread::sleep(Duration::from_millis(20));
+        let begun = Instant::now();
+        if readers > 0 {
+            // Another place: what was under way is not waited for.
+            loader.set_epoch(1);
+            assert_eq!(loader.next_batch().unwrap().unwrap().indices, [0, 1, 2, 3]);
+        }
+        drop(loader);
+        assert!(begun.elapsed() < Duration::from_secs(5), "it took {:?}", begun.elapsed());
+    }
+}
