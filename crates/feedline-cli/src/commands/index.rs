@@ -2,7 +2,7 @@
 
 use crate::Done;
 use clap::Args as ClapArgs;
-use feedline::read::{Object, Storage, is_url, tar};
+use feedline::read::{Object, Storage, archive, is_url};
 use feedline::{Error, Result};
 use feedline_recipes::classification::config::Said;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -50,12 +50,12 @@ pub fn run(args: Args) -> Result<Done> {
     } else {
         format!("listed in {:.1} s", since.elapsed().as_secs_f64())
     };
-    let archives: Vec<&Object> = objects.iter().filter(|object| object.key.ends_with(tar::EXTENSION)).collect();
+    let archives: Vec<&Object> = objects.iter().filter(|object| archive::is_archive(&object.key)).collect();
     let bar = ProgressBar::new(archives.len() as u64);
     if let Ok(style) = ProgressStyle::with_template("indexing [{bar:24}] {pos}/{len} archives eta {eta}") {
         bar.set_style(style.progress_chars("=> "));
     }
-    let indexes = tar::indexes(&*source, &archives, &objects, &storage, &|done| bar.set_position(done as u64));
+    let indexes = archive::indexes(&*source, &archives, &objects, &storage, &|done| bar.set_position(done as u64));
     bar.finish_and_clear();
     let inside: usize = indexes?.iter().map(Vec::len).sum();
     let what =

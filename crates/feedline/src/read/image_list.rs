@@ -33,6 +33,9 @@ pub struct ImageList {
 
 const EXTENSIONS: [&str; 3] = ["jpg", "jpeg", "png"];
 
+/// Classes that are named by their numbers, at most.
+const MOST_CLASSES: u32 = 1 << 20;
+
 impl ImageList {
     /// The images of `dir/train/<class>/*.{jpg,jpeg,png}` (any case). The classes are the folders in bytewise order,
     /// and so are the files of each class, so the list does not depend on the file system. Hidden files and folders
@@ -71,12 +74,17 @@ impl ImageList {
     }
 
     /// The images of `folder/<class>/*.{jpg,jpeg,png}`, read as by [`ImageList::train`]; `classes`, if given, decide the
-    /// labels, and one of them may have no folder here.
+    /// labels, and one of them may have no folder here. Or, if archives in it say what their samples are labelled, all
+    /// these; without `classes` the labels are the names.
     ///
     /// # Errors
-    /// As [`ImageList::train`], and a class folder that is not one of `classes`.
+    /// As [`ImageList::train`], a class folder that is not one of `classes`, a label that is not below their number.
     pub fn from_folder(folder: impl Into<Folder>, split: &str, classes: Option<Vec<String>>) -> Result<ImageList> {
         let folder = &folder.into();
+        let labelled = folder.labelled();
+        if !labelled.is_empty() {
+            return ImageList::from_labelled(folder, labelled, split, classes);
+        }
         let found = class_folders(folder)?;
         let Some(classes) = classes else { return ImageList::from_class_folders(folder, split, found)?.found(folder) };
         if let Some(unknown) = found.iter().find(|name| !classes.contains(name)) {
@@ -95,6 +103,32 @@ impl ImageList {
         list.entries.sort_by_key(|entry| entry.class); // stable, so files stay in their order
         list.classes = classes;
         list.found(folder)
+    }
+
+    fn from_labelled(
+        folder: &Folder,
+        labelled: Vec<(PathBuf, u32)>,
+        split: &str,
+        classes: Option<Vec<String>>,
+    ) -> Result<ImageList> {
+        let largest = labelled.iter().map(|(_, class)| *class).max().unwrap_or_default();
+        let classes = match classes {
+            Some(classes) => classes,
+            None if largest < MOST_CLASSES => (0..=largest).map(|class| class.to_string()).collect(),
+            None => {
+                let problem = format!("a label in it is {largest}, and no class has a name");
+                return Err(Error::dataset(folder.path(), problem, "Labels count from 0; or name the classes"));
+            }
+        };
+        if let Some((path, class)) = labelled.iter().find(|(_, class)| *class as usize >= classes.len()) {
+            return Err(Error::dataset(
+                path,
+                format!("its label {class} is outside the {} classes", classes.len()),
+                "Labels count from 0; correct it or complete the classes",
+            ));
+        }
+        let entries = labelled.into_iter().map(|(path, class)| ImageEntry { path, class }).collect();
+        ImageList { split: split.into(), entries, classes, stored: None }.found(folder)
     }
 
     /// With what reads it, where that is not the file system.

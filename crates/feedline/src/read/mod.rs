@@ -1,6 +1,7 @@
 //! Read: bytes of a sample, and the list of what there is to read. The only stage that does I/O on the data set; it
 //! must not look inside the bytes.
 
+pub mod archive;
 mod cache;
 #[cfg(feature = "cloud")]
 mod cloud;
@@ -9,14 +10,16 @@ mod file_list;
 mod image_list;
 mod limit;
 mod local;
+mod mds;
 pub mod pack;
 mod retry;
 mod row_file;
 mod source;
 mod storage;
 mod stored;
-pub mod tar;
+mod tar;
 mod timeout;
+mod zip;
 
 pub use cache::{Cache, CacheCounts, Outlook};
 #[cfg(feature = "cloud")]
@@ -28,6 +31,7 @@ pub use source::{Fault, Get, Object, ReadError, Source, Stop};
 pub use storage::{Storage, is_url};
 pub use stored::{Folder, Stored, read_sample};
 pub use timeout::Timeout;
+pub use zip::Packed;
 
 pub use file_list::{FileEntry, FileList};
 pub use image_list::{ImageEntry, ImageList, read_classes};

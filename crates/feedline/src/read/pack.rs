@@ -1,10 +1,10 @@
 //! From a folder to archives of about one size, with an index beside each, and back again to see that they are right.
-//! Owns what goes where; what an archive is understood as is [`super::tar`]'s.
+//! Owns what goes where; what an archive is understood as is [`super::archive`]'s.
 
+use super::archive::{Format, INDEX_EXTENSION, index_as, to_text};
 use super::local::LocalFiles;
 use super::read_file_into;
 use super::source::{Get, ReadError, Source, Stop};
-use super::tar::{EXTENSION, INDEX_EXTENSION, index, to_text};
 use crate::error::{Error, Result};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -67,7 +67,7 @@ pub fn pack(
         if shards.is_empty() || this != split || is_full {
             number = if this == split && !shards.is_empty() { number + 1 } else { 0 };
             (split, held_bytes) = (this, 0);
-            shards.push(Shard { path: out.join(split).join(format!("{number:06}{EXTENSION}")), files: Vec::new() });
+            shards.push(Shard { path: out.join(split).join(format!("{number:06}.tar")), files: Vec::new() });
         }
         held_bytes += object.size_bytes;
         if let Some(shard) = shards.last_mut() {
@@ -122,7 +122,7 @@ fn write(shard: &Shard, progress: &dyn Fn()) -> Result<()> {
     let key = new.file_name().unwrap_or_default().to_string_lossy();
     let stop = Stop::default();
     let object = source.head(&key, &stop).map_err(ReadError::into_error)?;
-    let members = index(&source, &object)?;
+    let members = index_as(&source, &object, Format::Tar)?;
     sums.sort();
     let differs = |problem: &str| {
         Error::dataset(&shard.path, format!("it was written, and {problem}"), "Pack it again; the disk may be failing")
@@ -131,14 +131,14 @@ fn write(shard: &Shard, progress: &dyn Fn()) -> Result<()> {
         return Err(differs("does not hold as many files as were packed"));
     }
     for (member, (name, size_bytes, sum)) in members.iter().zip(sums) {
-        let range = member.start..member.start + member.size_bytes;
+        let range = member.start..member.start + member.stored_bytes;
         let want = Get { key: &key, range, version: &object.version, until: None, stop: &stop };
         source.get(&want, &mut bytes).map_err(ReadError::into_error)?;
-        if (&member.name, member.size_bytes, crc32c::crc32c(&bytes)) != (name, size_bytes, sum) {
+        if (&member.name, member.size_bytes(), crc32c::crc32c(&bytes)) != (name, size_bytes, sum) {
             return Err(differs(&format!("{name} does not read back as it was")));
         }
     }
-    let beside = shard.path.with_extension(&INDEX_EXTENSION[1..]);
+    let beside = PathBuf::from(format!("{}{INDEX_EXTENSION}", shard.path.display()));
     super::storage::keep_text(&beside, &to_text(&members, object.size_bytes)).map_err(failed)?;
     fs::rename(&new, &shard.path).map_err(failed)
 }

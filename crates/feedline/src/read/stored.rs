@@ -1,12 +1,12 @@
 //! Files of a data set by number, wherever they lie: what a list of samples needs to find its files and to read them.
 //! Owns the tree of names that a source has, and the outlook that a cache is told.
 
+use super::archive::{self, Member, Packing};
 use super::cache::Outlook;
 use super::image_list::sorted_names;
-use super::source::{Get, ReadError, Source, Stop};
+use super::read_file_into;
+use super::source::{Fault, Get, Object, ReadError, Source, Stop};
 use super::storage::{Storage, is_url};
-use super::tar::{self, Member};
-use super::{read_file_into, source::Object};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 use std::ffi::OsString;
@@ -37,6 +37,13 @@ struct Tree {
 struct File {
     name: Box<str>,
     extent: Extent,
+    class: Option<u32>,
+}
+
+impl File {
+    fn size_bytes(&self) -> u64 {
+        self.extent.packing.size_bytes(self.extent.stored_bytes)
+    }
 }
 
 /// Where the bytes of a file are.
@@ -44,7 +51,8 @@ struct File {
 struct Extent {
     object: u32,
     start: u64,
-    size_bytes: u64,
+    stored_bytes: u64,
+    packing: Packing,
 }
 
 impl From<&Path> for Folder {
@@ -56,14 +64,19 @@ impl From<&Path> for Folder {
 
 impl Folder {
     /// A folder of this machine, or what lies at a URL: then its listing is loaded, or made and kept. Archives in it, or in
-    /// the folder of a split, count as the files that they hold ([`super::tar`]).
+    /// the folder of a split, count as the files that they hold ([`super::archive`]).
+    ///
+    /// An archive may be named itself, `birds.zip`, or several, `train-{000..146}.tar`, and a folder inside: then nothing
+    /// is listed, and what they hold is all there is.
     ///
     /// # Errors
     /// A URL that cannot be opened or listed; an archive with something wrong.
     pub fn open(path: &Path, storage: &Storage) -> Result<Folder> {
         let mut path = storage.resolve(path);
+        let named = archives_named(&path);
         if !is_url(&path) {
-            if !["", "train", "test", "val", "valid"].iter().any(|split| has_archives(&path.join(split))) {
+            let has_archives = |split: &&str| has_archives(&path.join(split));
+            if named.is_none() && !["", "train", "test", "val", "valid"].iter().any(|split| has_archives(split)) {
                 return Ok(Folder { path, tree: None });
             }
             let absolute = std::path::absolute(&path).map_err(|e| Error::io("find", &path, e))?;
@@ -72,6 +85,11 @@ impl Folder {
         let Some(url) = path.to_str() else {
             return Err(Error::dataset(&path, "its name is not UTF-8", "Rename it: it is read as a URL"));
         };
+        if let Some((names, inside)) = named {
+            let folder = url.trim_end_matches('/').strip_suffix(&inside).unwrap_or(url).trim_end_matches('/');
+            let (folder, _) = folder.rsplit_once('/').unwrap_or_default();
+            return Ok(Folder::of_objects(folder, &names, storage)?.join(inside));
+        }
         let source = storage.open(url)?;
         let objects = storage.listing(&*source, false)?;
         if objects.is_empty() {
@@ -82,7 +100,7 @@ impl Folder {
             ));
         }
         let path = PathBuf::from(source.location("").trim_end_matches('/'));
-        let tree = Tree::new(source, objects, storage)?;
+        let tree = Tree::new(source, objects, &archive::is_archive, storage)?;
         Ok(Folder { path, tree: Some(Arc::new(tree)) })
     }
 
@@ -103,19 +121,34 @@ impl Folder {
         if !url.starts_with("http") {
             return Folder::open(Path::new(&url), storage);
         }
-        let source = storage.open(&url)?;
+        let base = format!("{}/", url.trim_end_matches('/'));
+        let keys = paths.iter().map(|path| url_of(path).strip_prefix(&base).unwrap_or_default().to_owned());
+        Folder::of_objects(&url, &keys.collect::<Vec<_>>(), storage)
+    }
+
+    /// Some objects of the folder at `url`, each of which is asked for.
+    ///
+    /// # Errors
+    /// The first that is not there.
+    pub(super) fn of_objects(url: &str, keys: &[String], storage: &Storage) -> Result<Folder> {
+        let source = storage.open(url)?;
         let next = AtomicUsize::new(0);
         let ask = || -> Result<Vec<Object>> {
             let mut found = Vec::new();
-            while let Some(path) = paths.get(next.fetch_add(1, Relaxed)) {
-                let text = url_of(path);
-                let key = text.strip_prefix(&source.location("")).unwrap_or_default();
+            while let Some(key) = keys.get(next.fetch_add(1, Relaxed)) {
                 found.push(source.head(key, &Stop::default()).map_err(ReadError::into_error)?);
+                // An index that lies beside its archive saves the reading of the whole.
+                if archive::is_openable(key) {
+                    match source.head(&format!("{key}{}", archive::INDEX_EXTENSION), &Stop::default()) {
+                        Err(error) if error.fault == Fault::Missing => {}
+                        index => found.push(index.map_err(ReadError::into_error)?),
+                    }
+                }
             }
             Ok(found)
         };
         let mut objects = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..storage.requests_in_flight.min(paths.len())).map(|_| scope.spawn(ask)).collect();
+            let threads: Vec<_> = (0..storage.requests_in_flight.min(keys.len())).map(|_| scope.spawn(ask)).collect();
             let join = |thread: std::thread::ScopedJoinHandle<'_, Result<Vec<Object>>>| {
                 thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             };
@@ -124,7 +157,7 @@ impl Folder {
         .concat();
         objects.sort_by(|a, b| a.key.cmp(&b.key));
         objects.dedup();
-        let tree = Tree::new(source, objects, storage)?;
+        let tree = Tree::new(source, objects, &|key| archive::is_openable(key), storage)?;
         Ok(Folder { path: url.into(), tree: Some(Arc::new(tree)) })
     }
 
@@ -174,6 +207,14 @@ impl Folder {
         Ok(names)
     }
 
+    /// The files in it, folders and all, that carry their labels; sorted by name.
+    pub(super) fn labelled(&self) -> Vec<(PathBuf, u32)> {
+        let Some(tree) = &self.tree else { return Vec::new() };
+        let root = tree.source.location("");
+        let files = tree.files_below(&self.path);
+        files.filter_map(|file| Some((format!("{root}{}", file.name).into(), file.class?))).collect()
+    }
+
     /// What reads `paths`, files below the source's root; `None` where they are files of this machine.
     ///
     /// # Errors
@@ -193,30 +234,48 @@ impl Folder {
 }
 
 impl Tree {
-    /// The files in `objects`, which are sorted by key.
-    fn new(source: Arc<dyn Source>, objects: Vec<Object>, storage: &Storage) -> Result<Tree> {
-        let is_archive = |object: &&Object| object.key.ends_with(tar::EXTENSION);
-        let archives: Vec<&Object> = objects.iter().filter(is_archive).collect();
-        let mut members = tar::indexes(&*source, &archives, &objects, storage, &|_| ())?.into_iter();
+    /// The files in `objects`, which are sorted by key; in those that are archives, what they hold.
+    fn new(
+        source: Arc<dyn Source>,
+        objects: Vec<Object>,
+        is_archive: &dyn Fn(&str) -> bool,
+        storage: &Storage,
+    ) -> Result<Tree> {
+        let archives: Vec<&Object> = objects.iter().filter(|object| is_archive(&object.key)).collect();
+        let mut members = archive::indexes(&*source, &archives, &objects, storage, &|_| ())?.into_iter();
         let mut files = Vec::with_capacity(objects.len());
         for (at, object) in (0u32..).zip(&objects) {
-            if !is_archive(&object) {
-                let extent = Extent { object: at, start: 0, size_bytes: object.size_bytes };
-                files.push(File { name: object.key.as_str().into(), extent });
+            if !is_archive(&object.key) {
+                let stored_bytes = object.size_bytes;
+                let extent = Extent { object: at, start: 0, stored_bytes, packing: Packing::Plain };
+                files.push(File { name: object.key.as_str().into(), extent, class: None });
                 continue;
             }
             let folder = object.key.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
-            for Member { name, start, size_bytes } in members.next().unwrap_or_default() {
-                let extent = Extent { object: at, start, size_bytes };
-                files.push(File { name: format!("{folder}{name}").into(), extent });
+            for Member { name, start, stored_bytes, packing, class } in members.next().unwrap_or_default() {
+                let extent = Extent { object: at, start, stored_bytes, packing };
+                let name = match class {
+                    None => format!("{folder}{name}"),
+                    Some(_) => format!("{}/{name}", object.key),
+                };
+                files.push(File { name: name.into(), extent, class });
             }
         }
         files.sort_by(|a, b| a.name.cmp(&b.name));
+        let object = |file: &File| &objects[file.extent.object as usize];
+        let is_member = |file: &File| is_archive(&object(file).key);
+        // An archive may lie beside what was unpacked from it.
+        files.dedup_by(|other, one| {
+            let is_same = one.name == other.name && one.size_bytes() == other.size_bytes();
+            if is_same && is_member(one) && !is_member(other) {
+                std::mem::swap(one, other);
+            }
+            is_same && !is_member(one) && is_member(other)
+        });
         if let Some([one, other]) = files.array_windows().find(|[one, other]| one.name == other.name) {
-            let place = |file: &File| source.location(&objects[file.extent.object as usize].key);
             return Err(Error::dataset(
-                place(other),
-                format!("{} is in it, and in {} too", one.name, place(one)),
+                source.location(&object(other).key),
+                format!("{} is in it, and in {} too", one.name, source.location(&object(one).key)),
                 "Keep each file once: in one archive, or beside them",
             ));
         }
@@ -236,14 +295,17 @@ impl Tree {
         Some(self.files[at].extent)
     }
 
-    /// For each file below a folder: the next part of its name, and whether more follows.
-    fn below(&self, folder: &Path) -> impl Iterator<Item = (&str, bool)> {
+    fn files_below(&self, folder: &Path) -> impl Iterator<Item = &File> {
         let prefix = self.key(folder).map(|key| if key.is_empty() { String::new() } else { format!("{key}/") });
         let start =
             prefix.as_ref().map_or(self.files.len(), |prefix| self.files.partition_point(|file| *file.name < **prefix));
-        let rests = self.files[start..]
-            .iter()
-            .map_while(move |file| file.name.strip_prefix(prefix.as_deref().unwrap_or_default()));
+        self.files[start..].iter().take_while(move |file| file.name.starts_with(prefix.as_deref().unwrap_or_default()))
+    }
+
+    /// For each file below a folder: the next part of its name, and whether more follows.
+    fn below(&self, folder: &Path) -> impl Iterator<Item = (&str, bool)> {
+        let depth = self.key(folder).map_or(0, |key| if key.is_empty() { 0 } else { key.len() + 1 });
+        let rests = self.files_below(folder).map(move |file| &file.name[depth..]);
         // What ends in `/` is a mark that some tools leave for a folder.
         rests.filter(|rest| !rest.is_empty() && !rest.ends_with('/')).map(|rest| match rest.split_once('/') {
             Some((name, _)) => (name, true),
@@ -279,13 +341,14 @@ impl Stored {
 
     /// Size of a sample's file.
     pub fn size_bytes(&self, sample: u64) -> u64 {
-        self.extents[sample as usize].size_bytes
+        let Extent { stored_bytes, packing, .. } = self.extents[sample as usize];
+        packing.size_bytes(stored_bytes)
     }
 
     /// The archive that holds a sample's file, if one does.
     pub fn archive(&self, sample: u64) -> Option<String> {
         let object = &self.objects[self.extents[sample as usize].object as usize];
-        object.key.ends_with(tar::EXTENSION).then(|| self.source.location(&object.key))
+        archive::is_openable(&object.key).then(|| self.source.location(&object.key))
     }
 
     /// Reads the file of a sample.
@@ -294,12 +357,14 @@ impl Stored {
     /// As [`Source::get`].
     pub fn read_into(&self, sample: u64, stop: &Stop, bytes: &mut Vec<u8>) -> Result<(), ReadError> {
         let (Object { key, version, .. }, range) = self.place(sample);
-        self.source.get(&Get { key, range, version, until: None, stop }, bytes)
+        self.source.get(&Get { key, range, version, until: None, stop }, bytes)?;
+        let unpacked = self.extents[sample as usize].packing.unpack(bytes);
+        unpacked.map_err(|problem| ReadError::new(Fault::Other, self.source.location(key), problem))
     }
 
     fn place(&self, sample: u64) -> (&Object, Range<u64>) {
-        let Extent { object, start, size_bytes } = self.extents[sample as usize];
-        (&self.objects[object as usize], start..start + size_bytes)
+        let Extent { object, start, stored_bytes, .. } = self.extents[sample as usize];
+        (&self.objects[object as usize], start..start + stored_bytes)
     }
 
     /// Tells a cache the order in which samples will be asked for.
@@ -404,7 +469,29 @@ impl Outlook for Order {
 /// Whether a folder of this machine holds an archive.
 fn has_archives(folder: &Path) -> bool {
     let mut names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
-    names.any(|name| name.as_encoded_bytes().ends_with(tar::EXTENSION.as_bytes()))
+    names.any(|name| name.to_str().is_some_and(archive::is_archive))
+}
+
+/// The names of the archives that a path leads to, and the rest of it, a folder inside of them.
+fn archives_named(path: &Path) -> Option<(Vec<String>, String)> {
+    let parts: Vec<&str> = path.iter().map(|part| part.to_str()).collect::<Option<_>>()?;
+    let is_named =
+        |at: &usize| archive::is_openable(parts[*at]) && !path.iter().take(at + 1).collect::<PathBuf>().is_dir();
+    let at = (0..parts.len()).find(is_named)?;
+    Some((expand(parts[at]), parts[at + 1..].join("/")))
+}
+
+/// `a{08..10}b` as a08b, a09b, a10b, each pair of braces in turn; what is no such thing stays as it is.
+fn expand(name: &str) -> Vec<String> {
+    let range = name.split_once('{').and_then(|(before, rest)| {
+        let (range, after) = rest.split_once('}')?;
+        let (first, last) = range.split_once("..")?;
+        let (from, to): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+        (from <= to && to - from < 1 << 24).then_some((before, from..=to, first.len(), after))
+    });
+    let Some((before, numbers, digits, after)) = range else { return vec![name.to_owned()] };
+    let rests = expand(after);
+    numbers.flat_map(|number| rests.iter().map(move |rest| format!("{before}{number:0digits$}{rest}"))).collect()
 }
 
 /// The text of a URL that was taken apart as a path, which loses one of its two `/`.

@@ -1,6 +1,7 @@
 //! Sources and what stands before them: conformance, a cache under kills and full disks, and a real S3 server behind a
 //! proxy with faults.
 
+mod archives;
 mod cache;
 #[cfg(feature = "cloud")]
 mod cloud;
@@ -8,7 +9,6 @@ mod cloud;
 mod proxy;
 #[cfg(feature = "cloud")]
 mod server;
-mod tar;
 
 use feedline::read::conformance::check;
 use feedline::read::{Get, Limit, LocalFiles, ReadError, Retry, Source, Stop, Timeout};

@@ -1,0 +1,367 @@
+//! Archives (shards) as the files in them, without unpacking: where each member lies, found out once and kept. Owns what
+//! an index is and what no member may be; how each format is read stands in `tar.rs`, `zip.rs` and `mds.rs`.
+//!
+//! A member stands for the file that unpacking the archive where it lies would give: `train/000.tar` with the member
+//! `cat/1.jpg` is `train/cat/1.jpg`. So archives and the folder they were packed from are the same data set. An archive
+//! whose samples carry their labels has no such folder: there the members are `train/000.tar/key.jpg`.
+
+use super::source::{Get, Object, ReadError, Source, Stop};
+use super::storage::Storage;
+use super::{mds, tar, zip};
+use crate::error::{Error, Result};
+use crate::plan::rng::{hash_name, hash_words};
+use std::fs;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+
+/// Ends the name of an index that lies beside its archive: `000.tar.index`.
+pub const INDEX_EXTENSION: &str = ".index";
+
+/// What is read at once while an archive is indexed: with members of 100 KB, one request for eighty of them.
+const WINDOW_BYTES: u64 = 8 << 20;
+
+/// One file in an archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Its name in the archive, with `/` between folders.
+    pub name: String,
+    /// Where what has to be read of the archive begins.
+    pub start: u64,
+    /// How many bytes there are to read.
+    pub stored_bytes: u64,
+    /// How the file comes out of them.
+    pub packing: Packing,
+    /// Its label, if the archive says so.
+    pub class: Option<u32>,
+}
+
+/// How a file stands in an archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Packing {
+    /// As it is.
+    Plain,
+    /// Behind a header of its own, perhaps compressed, with a checksum.
+    Zip(zip::Packed),
+}
+
+impl Member {
+    /// Size of the file.
+    pub fn size_bytes(&self) -> u64 {
+        self.packing.size_bytes(self.stored_bytes)
+    }
+}
+
+impl Packing {
+    /// Size of the file that takes `stored_bytes` in the archive.
+    pub(super) fn size_bytes(self, stored_bytes: u64) -> u64 {
+        match self {
+            Packing::Plain => stored_bytes,
+            Packing::Zip(packed) => packed.size_bytes,
+        }
+    }
+
+    /// From what was read to the file.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub(super) fn unpack(self, bytes: &mut Vec<u8>) -> Result<(), String> {
+        match self {
+            Packing::Plain => Ok(()),
+            Packing::Zip(packed) => zip::unpack(packed, bytes),
+        }
+    }
+}
+
+/// What kinds of archives there are, by the end of their names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    Tar,
+    Zip,
+    Mds,
+}
+
+fn format(key: &str) -> Option<Format> {
+    let (_, extension) = key.rsplit_once('.')?;
+    match extension {
+        "tar" => Some(Format::Tar),
+        "zip" | "npz" => Some(Format::Zip),
+        "mds" => Some(Format::Mds),
+        _ => None,
+    }
+}
+
+/// Whether an object of this name is an archive, wherever it lies.
+pub fn is_archive(key: &str) -> bool {
+    format(key).is_some() && !is_sample(key)
+}
+
+/// Whether a name is that of an archive, or of a file that is opened as one only when it is named: a folder may hold
+/// a million of them, each a sample.
+pub(super) fn is_openable(key: &str) -> bool {
+    format(key).is_some()
+}
+
+fn is_sample(key: &str) -> bool {
+    key.ends_with(".npz")
+}
+
+/// The files in an archive, in the order of their names.
+///
+/// # Errors
+/// An archive that cannot be read, is damaged, cut or of an unknown kind, has two members of one name, a link, a
+/// device, or a name that would lead out of the folder it lies in: with the name of the member.
+pub fn index(source: &dyn Source, object: &Object) -> Result<Vec<Member>> {
+    match format(&object.key) {
+        Some(format) => index_as(source, object, format),
+        None => Err(wrong(source, object, "its name does not end as that of an archive: .tar, .zip, .mds".into())),
+    }
+}
+
+/// As [`index`], whatever the object is called.
+pub(super) fn index_as(source: &dyn Source, object: &Object, format: Format) -> Result<Vec<Member>> {
+    let reader = Windows::new(source, object);
+    let mut members = match format {
+        Format::Tar => tar::index(reader),
+        Format::Zip => zip::index(reader),
+        Format::Mds => mds::index(reader),
+    }
+    .map_err(|problem| match problem {
+        Problem::Read(error) => error.into_error(),
+        Problem::Wrong(problem) => wrong(source, object, problem),
+    })?;
+    if members.is_empty() {
+        return Err(wrong(source, object, "there is no file in it".into()));
+    }
+    if let Some(member) = members
+        .iter()
+        .find(|member| member.start.checked_add(member.stored_bytes).is_none_or(|end| end > object.size_bytes))
+    {
+        let problem = format!(
+            "the member {} claims {} bytes from byte {} on, but the archive ends at {}",
+            member.name, member.stored_bytes, member.start, object.size_bytes
+        );
+        return Err(wrong(source, object, problem));
+    }
+    members.sort_by(|a, b| a.name.cmp(&b.name));
+    match members.array_windows().find(|[one, other]| one.name == other.name) {
+        Some([one, _]) => Err(wrong(source, object, format!("it has two members of the name {}", one.name))),
+        None => Ok(members),
+    }
+}
+
+fn wrong(source: &dyn Source, object: &Object, problem: String) -> Error {
+    Error::dataset(source.location(&object.key), problem, "Write the archive again, with files only")
+}
+
+/// Why an archive has no index.
+#[derive(Debug)]
+pub(super) enum Problem {
+    /// It could not be read.
+    Read(ReadError),
+    /// It is not as it should be.
+    Wrong(String),
+}
+
+/// What is wrong with an archive.
+#[derive(Debug)]
+pub(super) struct Wrong(pub(super) String);
+
+impl From<Wrong> for Problem {
+    fn from(Wrong(problem): Wrong) -> Problem {
+        Problem::Wrong(problem)
+    }
+}
+
+impl From<ReadError> for Problem {
+    fn from(error: ReadError) -> Problem {
+        Problem::Read(error)
+    }
+}
+
+impl Problem {
+    /// What reading through [`Windows`] failed with, by way of a library; `words` say what else it can be.
+    pub(super) fn of(error: io::Error, words: impl FnOnce(io::Error) -> String) -> Problem {
+        match error.downcast::<ReadError>() {
+            Ok(error) => Problem::Read(error),
+            Err(error) => Problem::Wrong(words(error)),
+        }
+    }
+}
+
+/// The name of a member with its needless parts left out, if it stays within its folder.
+pub(super) fn clean_name(name: &[u8]) -> Result<String, Wrong> {
+    let Ok(name) = std::str::from_utf8(name) else {
+        return Err(Wrong(format!("the name of the member {} is not UTF-8", String::from_utf8_lossy(name))));
+    };
+    let parts: Option<Vec<&str>> = Path::new(name)
+        .components()
+        .filter(|part| *part != Component::CurDir)
+        .map(|part| if let Component::Normal(part) = part { part.to_str() } else { None })
+        .collect();
+    match parts.filter(|parts| !parts.is_empty() && !name.contains(['\n', '\t', '\r', '\\'])) {
+        Some(parts) => Ok(parts.join("/")),
+        None => Err(Wrong(format!("the name of the member {name:?} leads out of its folder, or is none"))),
+    }
+}
+
+/// An archive as a file that is read in large pieces.
+#[derive(Debug)]
+pub(super) struct Windows<'a> {
+    source: &'a dyn Source,
+    object: &'a Object,
+    at: u64,
+    window: Vec<u8>,
+    window_start: u64,
+}
+
+impl<'a> Windows<'a> {
+    fn new(source: &'a dyn Source, object: &'a Object) -> Windows<'a> {
+        Windows { source, object, at: 0, window: Vec::new(), window_start: 0 }
+    }
+
+    /// Size of the archive.
+    pub(super) fn size_bytes(&self) -> u64 {
+        self.object.size_bytes
+    }
+
+    /// What is there from `at` on, at least one byte unless the archive ends there. `is_last` says that what lies before
+    /// is wanted next, if the archive ends soon.
+    pub(super) fn from(&mut self, at: u64, is_last: bool) -> Result<&[u8], ReadError> {
+        let size = self.object.size_bytes;
+        let held = self.window_start..self.window_start + self.window.len() as u64;
+        if !held.contains(&at) && at < size {
+            let start = if is_last { at.min(size.saturating_sub(WINDOW_BYTES)) } else { at };
+            let stop = Stop::default();
+            let Object { key, version, .. } = self.object;
+            let range = start..size.min(start + WINDOW_BYTES);
+            self.source.get(&Get { key, range, version, until: None, stop: &stop }, &mut self.window)?;
+            self.window_start = start;
+        }
+        Ok(self.window.get(at.saturating_sub(self.window_start) as usize..).unwrap_or_default())
+    }
+}
+
+impl Read for Windows<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let rest = self.from(self.at, false).map_err(io::Error::other)?;
+        let count = rest.len().min(into.len());
+        into[..count].copy_from_slice(&rest[..count]);
+        self.at += count as u64;
+        Ok(count)
+    }
+}
+
+impl Seek for Windows<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let at = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+            SeekFrom::End(by) => self.object.size_bytes.checked_add_signed(by),
+        };
+        self.at = at.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        Ok(self.at)
+    }
+}
+
+const HEADER: &str = "feedline index 2";
+const END: &str = "end\n";
+
+/// An index as text: of which size its archive is; then of each member start, bytes, packing, label (or `-`) and name.
+pub fn to_text(members: &[Member], archive_bytes: u64) -> String {
+    let line = |Member { name, start, stored_bytes, packing, class }: &Member| {
+        let packing = match packing {
+            Packing::Plain => "-".to_owned(),
+            Packing::Zip(packed) => packed.to_text(),
+        };
+        let class = class.map_or("-".to_owned(), |class| class.to_string());
+        format!("{start}\t{stored_bytes}\t{packing}\t{class}\t{name}\n")
+    };
+    format!("{HEADER}\t{archive_bytes}\n{}{END}", members.iter().map(line).collect::<String>())
+}
+
+/// The index that `text` holds, if it is one, is whole, and is of an archive of this size.
+fn parse(text: &str, archive_bytes: u64) -> Option<Vec<Member>> {
+    let mut lines = text.strip_suffix(END)?.lines();
+    let size: u64 = lines.next()?.strip_prefix(HEADER)?.trim().parse().ok()?;
+    let member = |line: &str| {
+        let mut parts = line.splitn(5, '\t');
+        let (start, stored_bytes) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        let packing = match parts.next()? {
+            "-" => Packing::Plain,
+            packed => Packing::Zip(zip::Packed::parse(packed)?),
+        };
+        let class = match parts.next()? {
+            "-" => None,
+            class => Some(class.parse().ok()?),
+        };
+        let end: u64 = u64::checked_add(start, stored_bytes)?;
+        (end <= archive_bytes).then_some(Member { name: parts.next()?.into(), start, stored_bytes, packing, class })
+    };
+    let members: Option<Vec<Member>> = lines.map(member).collect();
+    members.filter(|members| size == archive_bytes && !members.is_empty())
+}
+
+/// The members of each of `archives`: from the index beside it, else from the one that was kept, else indexed now, many at
+/// once, and kept. `objects` is the whole listing, sorted. `progress` hears how many are done.
+///
+/// # Errors
+/// As [`index`], of the first archive that has something wrong.
+pub fn indexes(
+    source: &dyn Source,
+    archives: &[&Object],
+    objects: &[Object],
+    storage: &Storage,
+    progress: &(dyn Fn(usize) + Sync),
+) -> Result<Vec<Vec<Member>>> {
+    let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let found: Mutex<Vec<Option<Result<Vec<Member>>>>> = Mutex::new(archives.iter().map(|_| None).collect());
+    let work = || {
+        while let Some((at, archive)) = Some(next.fetch_add(1, Relaxed)).and_then(|at| Some((at, archives.get(at)?))) {
+            let members = of(source, archive, objects, storage);
+            let failed = members.is_err();
+            found.lock().unwrap_or_else(PoisonError::into_inner)[at] = Some(members);
+            if failed {
+                next.store(archives.len(), Relaxed);
+            }
+            progress(done.fetch_add(1, Relaxed) + 1);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..storage.requests_in_flight.min(archives.len()) {
+            scope.spawn(work);
+        }
+    });
+    let found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if found.iter().all(|members| matches!(members, Some(Ok(_)))) {
+        return found.into_iter().flatten().collect();
+    }
+    match found.into_iter().flatten().find_map(Result::err) {
+        Some(error) => Err(error),
+        None => unreachable!("an archive that was left out comes after one that failed"),
+    }
+}
+
+fn of(source: &dyn Source, archive: &Object, objects: &[Object], storage: &Storage) -> Result<Vec<Member>> {
+    let beside = format!("{}{INDEX_EXTENSION}", archive.key);
+    if let Ok(at) = objects.binary_search_by(|object| object.key.cmp(&beside)) {
+        let (mut text, stop) = (Vec::new(), Stop::default());
+        let Object { key, size_bytes, version } = &objects[at];
+        let want = Get { key, range: 0..*size_bytes, version, until: None, stop: &stop };
+        source.get(&want, &mut text).map_err(ReadError::into_error)?;
+        return parse(&String::from_utf8_lossy(&text), archive.size_bytes).ok_or_else(|| {
+            let problem = "this index is damaged, or of another archive than the one beside it";
+            Error::dataset(source.location(key), problem, "Remove it; the archive is indexed anew")
+        });
+    }
+    let name = hash_words(&[hash_name(&archive.key), hash_name(&archive.version), archive.size_bytes]);
+    let kept: PathBuf = storage.listing_path(source).with_extension(format!("{name:016x}.index"));
+    if let Some(members) = fs::read_to_string(&kept).ok().and_then(|text| parse(&text, archive.size_bytes)) {
+        return Ok(members);
+    }
+    let members = index(source, archive)?;
+    // Kept if that is possible; an archive can be indexed again.
+    let _ = super::storage::keep_text(&kept, &to_text(&members, archive.size_bytes));
+    Ok(members)
+}

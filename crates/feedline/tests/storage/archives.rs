@@ -1,0 +1,574 @@
+//! Samples inside archives: the same as the files they were packed from, and nothing else whatever an archive holds.
+
+use ::tar::{Builder, EntryType, Header};
+use feedline::read::archive::{Member, index, to_text};
+use feedline::read::pack::{Packed, pack};
+use feedline::read::{Folder, ImageList, LocalFiles, Source, Stop, Storage};
+use std::fs;
+use std::path::Path;
+
+/// A folder {train,test}/<class>/*.jpg with names short and long.
+fn data() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (split, count) in [("train", 40), ("test", 7)] {
+        for i in 0..count {
+            let class = ["a", "b-b", "b", "ümlaut 猫"][i % 4];
+            let name = if i % 5 == 0 { format!("{}{i}.jpg", "long".repeat(40)) } else { format!("{i}.jpg") };
+            let folder = dir.path().join(split).join(class);
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join(name), vec![i as u8; 700 * i]).unwrap();
+        }
+    }
+    fs::write(dir.path().join("train/.hidden"), "x").unwrap();
+    dir
+}
+
+fn storage(dir: &Path) -> Storage {
+    Storage { listings_dir: dir.join("listings"), ..Storage::default() }
+}
+
+/// Labels, names and contents of both splits.
+fn content(dir: &Path, storage: &Storage) -> Vec<(u32, String, Vec<u8>)> {
+    let folder = Folder::open(dir, storage).unwrap();
+    let train = ImageList::train(folder.clone()).unwrap();
+    let test = ImageList::val(folder, &train.classes).unwrap();
+    let mut all = Vec::new();
+    for list in [train, test] {
+        for (sample, (entry, name)) in list.entries.iter().zip(list.names()).enumerate() {
+            let mut bytes = Vec::new();
+            let stored = list.stored.as_ref();
+            feedline::read::read_sample(stored, sample as u64, &entry.path, &Stop::default(), &mut bytes).unwrap();
+            all.push((entry.class, name, bytes));
+        }
+    }
+    all
+}
+
+fn files_in(dir: &Path) -> Vec<String> {
+    let listed = LocalFiles::new(dir).list("", &Stop::default()).unwrap();
+    listed.into_iter().map(|object| object.key).collect()
+}
+
+#[test]
+fn archives_hold_the_data_set_of_the_folder() {
+    let (dir, out) = (data(), tempfile::tempdir().unwrap());
+    let expect = content(dir.path(), &Storage::default());
+    let fingerprint =
+        |dir: &Path| ImageList::train(Folder::open(dir, &storage(out.path())).unwrap()).unwrap().fingerprint();
+    for (round, shard_bytes) in [1, 60_000, 1 << 30].into_iter().enumerate() {
+        let shards = out.path().join(round.to_string());
+        let packed = pack(dir.path(), &shards, shard_bytes, 3, &|_, _| ()).unwrap();
+        let archives = files_in(&shards).iter().filter(|name| name.ends_with(".tar")).count() as u64;
+        assert_eq!(packed, Packed { files: 47, archives, bytes: packed.bytes });
+        assert!([45..=47, 9..=13, 2..=2][round].contains(&archives), "{archives} archives");
+        assert_eq!(content(&shards, &storage(out.path())), expect);
+        assert_eq!(fingerprint(&shards), fingerprint(dir.path()));
+        // Without the indexes beside them they are indexed, once: then they may even be damaged where only headers were.
+        for name in files_in(&shards).iter().filter(|name| name.ends_with(".index")) {
+            fs::remove_file(shards.join(name)).unwrap();
+        }
+        let storage = storage(&out.path().join(format!("kept {round}")));
+        assert_eq!(content(&shards, &storage), expect);
+        assert_eq!(content(&shards, &storage), expect);
+        let kept = fs::read_dir(&storage.listings_dir).unwrap().count() as u64;
+        assert_eq!(kept, archives, "an index for each");
+        // The same files give the same bytes.
+        let again = out.path().join(format!("again {round}"));
+        pack(dir.path(), &again, shard_bytes, 1, &|_, _| ()).unwrap();
+        for name in files_in(&shards) {
+            assert!(fs::read(shards.join(&name)).unwrap() == fs::read(again.join(&name)).unwrap(), "{name}");
+        }
+    }
+    let error = pack(dir.path(), out.path(), 1 << 20, 1, &|_, _| ()).unwrap_err().to_string();
+    assert!(error.contains("is not empty"), "{error}");
+    let empty = tempfile::tempdir().unwrap();
+    let error = pack(empty.path(), &out.path().join("new"), 1, 1, &|_, _| ()).unwrap_err().to_string();
+    assert!(error.contains("no file in it"), "{error}");
+}
+
+#[test]
+fn archives_and_files_may_lie_side_by_side_but_not_twice() {
+    let (dir, out) = (data(), tempfile::tempdir().unwrap());
+    let expect = content(dir.path(), &Storage::default());
+    let shards = out.path().join("shards");
+    pack(dir.path(), &shards, 50_000, 2, &|_, _| ()).unwrap();
+    // The test split unpacked beside the archives of the training split.
+    fs::remove_dir_all(shards.join("test")).unwrap();
+    let copy = |from: &Path, to: &Path| {
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(from, to).unwrap();
+    };
+    for name in files_in(dir.path()).iter().filter(|name| name.starts_with("test/")) {
+        copy(&dir.path().join(name), &shards.join(name));
+    }
+    assert_eq!(content(&shards, &storage(&out.path().join("1"))), expect);
+    // What was unpacked beside its archive is the same file; one of another size is not, and one in another archive.
+    copy(&dir.path().join("train/a/4.jpg"), &shards.join("train/a/4.jpg"));
+    assert_eq!(content(&shards, &storage(&out.path().join("2"))), expect);
+    fs::write(shards.join("train/a/4.jpg"), "other").unwrap();
+    let error = Folder::open(&shards, &storage(&out.path().join("3"))).unwrap_err().to_string();
+    assert!(error.contains("train/a/4.jpg is in it, and in") && error.contains(".tar"), "{error}");
+    fs::remove_file(shards.join("train/a/4.jpg")).unwrap();
+    copy(&shards.join("train/000000.tar"), &shards.join("train/again.tar"));
+    let error = Folder::open(&shards, &storage(&out.path().join("4"))).unwrap_err().to_string();
+    assert!(error.contains("is in it, and in") && error.contains("again.tar"), "{error}");
+}
+
+#[test]
+fn a_zip_is_the_folder_it_was_made_of() {
+    let (dir, out) = (data(), tempfile::tempdir().unwrap());
+    let expect = content(dir.path(), &Storage::default());
+    let names = files_in(dir.path());
+    let entries = names.iter().enumerate().map(|(i, name)| zip::Entry {
+        is_deflated: i % 3 != 0,
+        extra: vec![7; i % 5],
+        ..zip::Entry::new(name, &fs::read(dir.path().join(name)).unwrap())
+    });
+    let mac = zip::Entry::new("__MACOSX/train/a/._4.jpg", b"fork");
+    let mut entries: Vec<zip::Entry> = entries.chain([zip::Entry::new("train/", b""), mac]).collect();
+    let path = out.path().join("birds.zip");
+    fs::write(&path, zip::written(&entries)).unwrap();
+    assert_eq!(content(&path, &storage(out.path())), expect, "named");
+    assert_eq!(content(out.path(), &storage(out.path())), expect, "found");
+    // Each split in an archive of its own, and those of a pattern.
+    let parts = out.path().join("parts");
+    fs::create_dir_all(parts.join("test")).unwrap();
+    entries.reverse();
+    for number in 8..=10 {
+        let part = entries.iter().skip(number - 8).step_by(3).cloned().collect::<Vec<_>>();
+        fs::write(parts.join(format!("part-{number:02}.zip")), zip::written(&part)).unwrap();
+    }
+    assert_eq!(content(&parts.join("part-{08..10}.zip"), &storage(out.path())), expect);
+    let inside = Folder::open(&parts.join("part-{08..10}.zip/train"), &storage(out.path())).unwrap();
+    assert_eq!(ImageList::from_folder(inside, "x", None).unwrap().entries.len(), 40);
+    let error = Folder::open(&parts.join("part-{08..11}.zip"), &storage(out.path())).unwrap_err().to_string();
+    assert!(error.contains("part-11.zip"), "{error}");
+}
+
+#[test]
+fn a_member_that_was_damaged_is_an_error_that_names_it() {
+    let out = tempfile::tempdir().unwrap();
+    let content = vec![5; 3000];
+    let entries = [true, false].map(|is_deflated| {
+        let name = format!("train/a/{is_deflated}.jpg");
+        zip::Entry { is_deflated, ..zip::Entry::new(&name, &content) }
+    });
+    let good = zip::written(&entries);
+    let path = out.path().join("x.zip");
+    let mut told = std::collections::BTreeSet::new();
+    // Any byte up to the directory; of a header only the lengths count, the rest stands in the directory too.
+    for at in (0..200).chain((200..3100).step_by(97)) {
+        let mut bytes = good.clone();
+        bytes[at] ^= 0x11;
+        fs::write(&path, bytes).unwrap();
+        let list = ImageList::train(Folder::open(&path, &storage(&out.path().join(at.to_string()))).unwrap()).unwrap();
+        for sample in 0..2 {
+            let mut read = Vec::new();
+            match list.stored.as_ref().unwrap().read_into(sample, &Stop::default(), &mut read) {
+                Ok(()) => assert_eq!(read, content, "byte {at}"),
+                Err(error) => {
+                    assert!(error.location.ends_with("x.zip"), "{error:?}");
+                    told.insert(error.problem.split(':').next().unwrap_or_default().to_owned());
+                }
+            }
+        }
+    }
+    assert!(told.len() >= 4, "{told:?}");
+}
+
+#[test]
+fn hostile_zips_are_refused_in_words() {
+    let refused = |bytes: &[u8], words: &[&str]| {
+        let text = indexed_as("x.zip", bytes).unwrap_err();
+        assert!(words.iter().all(|word| text.contains(word)), "{words:?} in: {text}");
+    };
+    let one = |entry: zip::Entry| zip::written(&[entry]);
+    let new = || zip::Entry::new("a.jpg", &[3; 2000]);
+    for name in ["../x.jpg", "a/../../x.jpg", "/etc/passwd", "..", "a\\..\\b.jpg", "a\nb"] {
+        refused(&one(zip::Entry::new(name, b"x")), &["leads out of its folder"]);
+    }
+    refused(&one(zip::Entry { mode: 0o120_777, ..new() }), &["a.jpg is a link"]);
+    refused(&one(zip::Entry { flags: 1, ..new() }), &["a.jpg is encrypted"]);
+    refused(&one(zip::Entry { method: Some(93), ..new() }), &["a.jpg is compressed by", "only Deflate"]);
+    refused(&one(zip::Entry { claims: Some(1 << 31), ..new() }), &["though it is not compressed"]);
+    let deflated = zip::Entry { is_deflated: true, ..new() };
+    refused(&one(zip::Entry { claims: Some(1 << 31), ..deflated.clone() }), &["claims to be", "which cannot be"]);
+    let bomb = zip::Entry { is_deflated: true, ..zip::Entry::new("bomb.jpg", &vec![0; 4 << 20]) };
+    refused(&one(zip::Entry { claims: Some((1 << 30) + 1), packed_claims: Some(2 << 20), ..bomb }), &["not unpacked"]);
+    refused(&one(zip::Entry { packed_claims: Some(5000), claims: Some(5000), ..new() }), &["claims too many bytes"]);
+    // Two members of the same bytes.
+    refused(&zip::written(&[new(), zip::Entry { at: Some(0), ..zip::Entry::new("b.jpg", &[3; 2000]) }]), &["overlaps"]);
+    refused(&zip::written(&[new(), new()]), &["two members of the name a.jpg"]);
+    refused(&zip::written(&[]), &["no file in it"]);
+    for none in [&b""[..], b"PK", &[7; 4096]] {
+        refused(none, &["it is no zip archive"]);
+    }
+    let whole = zip::written(&[new(), deflated]);
+    for end in 0..whole.len() {
+        assert!(indexed_as("x.zip", &whole[..end]).is_err(), "cut at {end}");
+    }
+    // Whatever is changed, it is an answer and no panic, and no name leads out.
+    for at in 0..whole.len() {
+        for value in [0, 0x2f, 0xff] {
+            let mut bytes = whole.clone();
+            bytes[at] = value;
+            if let Ok(members) = indexed_as("x.zip", &bytes) {
+                assert!(members.iter().all(|member| !member.name.starts_with(['/', '.'])), "{members:?}");
+            }
+        }
+    }
+}
+
+/// A shard as WebDataset writes it.
+fn webdataset(samples: &[(&str, &str)]) -> Vec<u8> {
+    archive(|builder| {
+        for (name, content) in samples {
+            let header = header(name, content.len() as u64, EntryType::Regular);
+            builder.append(&header, content.as_bytes()).unwrap();
+        }
+    })
+}
+
+#[test]
+fn labels_of_webdataset_are_those_of_the_pictures() {
+    let out = tempfile::tempdir().unwrap();
+    for (shard, samples) in [
+        ("train/0.tar", &[("b.jpg", "B"), ("b.cls", "2"), ("b.json", "{}"), ("a.png", "A"), ("a.cls", "0\n")][..]),
+        ("train/1.tar", &[("x.1/a.seg.JPEG", "A2"), ("x.1/a.cls", " 1 ")]),
+        ("val/0.tar", &[("a.cls", "2"), ("a.jpg", "V")]),
+    ] {
+        fs::create_dir_all(out.path().join(shard).parent().unwrap()).unwrap();
+        fs::write(out.path().join(shard), webdataset(samples)).unwrap();
+    }
+    let expect =
+        [(0, "0.tar/a.png", "A"), (2, "0.tar/b.jpg", "B"), (1, "1.tar/x.1/a.seg.JPEG", "A2"), (2, "a.jpg", "V")];
+    let expect = expect.map(|(class, name, content)| (class, name.to_owned(), content.as_bytes().to_vec()));
+    for _ in 0..2 {
+        // The second time from the indexes that were kept.
+        assert_eq!(content(out.path(), &storage(out.path())), expect);
+    }
+    let folder = Folder::open(out.path(), &storage(out.path())).unwrap();
+    assert_eq!(ImageList::train(folder.clone()).unwrap().classes, ["0", "1", "2"]);
+    let error = ImageList::val(folder, &["x".into(), "y".into()]).unwrap_err().to_string();
+    assert!(error.contains("0.tar/a.jpg: its label 2 is outside the 2 classes"), "{error}");
+
+    let refused = |samples: &[(&str, &str)], words: &str| {
+        let text = indexed_as("x.tar", &webdataset(samples)).unwrap_err();
+        assert!(text.contains(words), "{words} in: {text}");
+    };
+    refused(&[("a.jpg", ""), ("a.cls", "cat")], "a.cls is no label");
+    refused(&[("a.jpg", ""), ("a.cls", "-1")], "a.cls is no label");
+    refused(&[("a.jpg", ""), ("a.cls", &"1".repeat(40))], "a.cls is no label");
+    refused(&[("a.jpg", ""), ("a.cls", "1"), ("b.jpg", "")], "the picture b.jpg has no label");
+    refused(&[("a.jpg", ""), ("a.cls", "1"), ("b.cls", "1")], "the label b.cls has no picture");
+    refused(&[("a.jpg", ""), ("a.cls", "1"), ("a.png", "")], "a has two pictures, the second is a.png");
+}
+
+/// A shard of MosaicML's format with the columns `image`: bytes of any kind, `label`: int64, `weight`: f64.
+fn mds(samples: &[(&[u8], i64)], image: &str) -> Vec<u8> {
+    let config = format!(
+        r#"{{"column_encodings": ["{image}", "int", "float64"], "column_names": ["image", "label", "weight"],
+        "column_sizes": [null, 8, 8], "compression": null, "format": "mds", "hashes": [], "version": 2}}"#
+    );
+    let samples: Vec<Vec<u8>> = samples
+        .iter()
+        .map(|(image, label)| {
+            [&(image.len() as u32).to_le_bytes()[..], image, &label.to_le_bytes(), &1f64.to_le_bytes()].concat()
+        })
+        .collect();
+    let mut place = (4 + 4 * (samples.len() + 1) + config.len()) as u32;
+    let mut shard = (samples.len() as u32).to_le_bytes().to_vec();
+    shard.extend(place.to_le_bytes());
+    for sample in &samples {
+        place += sample.len() as u32;
+        shard.extend(place.to_le_bytes());
+    }
+    [shard, config.into_bytes(), samples.concat()].concat()
+}
+
+#[test]
+fn shards_of_mosaicml_are_read_in_place() {
+    let out = tempfile::tempdir().unwrap();
+    for (shard, samples) in [
+        ("train/shard.00000.mds", &[(&b"zero"[..], 3), (b"", 0)][..]),
+        ("train/shard.00001.mds", &[(b"two", 1)]),
+        ("test/shard.00000.mds", &[(b"three", 2)]),
+    ] {
+        fs::create_dir_all(out.path().join(shard).parent().unwrap()).unwrap();
+        fs::write(out.path().join(shard), mds(samples, "jpeg")).unwrap();
+        fs::write(out.path().join(shard).with_file_name("index.json"), "{}").unwrap();
+    }
+    let expect = [
+        (3, "shard.00000.mds/0000000", "zero"),
+        (0, "shard.00000.mds/0000001", ""),
+        (1, "shard.00001.mds/0000000", "two"),
+        (2, "0000000", "three"),
+    ];
+    let expect = expect.map(|(class, name, content)| (class, name.to_owned(), content.as_bytes().to_vec()));
+    assert_eq!(content(out.path(), &storage(out.path())), expect);
+
+    let refused = |bytes: &[u8], words: &[&str]| {
+        let text = indexed_as("x.mds", bytes).unwrap_err();
+        assert!(words.iter().all(|word| text.contains(word)), "{words:?} in: {text}");
+    };
+    for kind in ["pil", "ndarray", "int"] {
+        refused(&mds(&[(b"x", 1)], kind), &["its columns are", &format!("image: {kind}")]);
+    }
+    for label in [-1, i64::MAX] {
+        refused(&mds(&[(b"x", label)], "bytes"), &["sample 0: its label is negative or too large"]);
+    }
+    refused(&[], &["it is no MDS shard"]);
+    refused(&u32::MAX.to_le_bytes(), &["it is no MDS shard: 4294967295 samples"]);
+    refused(&[7; 4096], &["it is no MDS shard"]);
+    refused(&mds(&[], "jpeg"), &["no file in it"]);
+    let whole = mds(&[(b"one", 1), (b"two", 2), (b"three", 3)], "png");
+    let members = indexed_as("x.mds", &whole).unwrap();
+    for end in 0..whole.len() {
+        assert!(indexed_as("x.mds", &whole[..end]).is_err(), "cut at {end}");
+    }
+    for at in 0..whole.len() {
+        for value in [0, 0x80, 0xff] {
+            let mut bytes = whole.clone();
+            bytes[at] = value;
+            if let Ok(some) = indexed_as("x.mds", &bytes) {
+                assert_eq!(some.len(), members.len(), "byte {at}");
+            }
+        }
+    }
+}
+
+/// Zip archives written by hand, since some of them lie.
+mod zip {
+    use zlib_rs::{Deflate, DeflateFlush};
+
+    #[derive(Clone)]
+    pub struct Entry {
+        pub name: String,
+        pub content: Vec<u8>,
+        pub is_deflated: bool,
+        pub extra: Vec<u8>,
+        pub mode: u32,
+        pub flags: u16,
+        pub method: Option<u16>,
+        pub claims: Option<u32>,
+        pub packed_claims: Option<u32>,
+        pub at: Option<u32>,
+    }
+
+    impl Entry {
+        pub fn new(name: &str, content: &[u8]) -> Entry {
+            Entry {
+                name: name.into(),
+                content: content.into(),
+                is_deflated: false,
+                extra: Vec::new(),
+                mode: 0o100_644,
+                flags: 0,
+                method: None,
+                claims: None,
+                packed_claims: None,
+                at: None,
+            }
+        }
+    }
+
+    /// As PKWARE's APPNOTE 6.3.10 says.
+    pub fn written(entries: &[Entry]) -> Vec<u8> {
+        let (mut bytes, mut directory) = (Vec::new(), Vec::new());
+        for entry in entries {
+            let mut packed = entry.content.clone();
+            if entry.is_deflated {
+                packed = vec![0; entry.content.len() + 100];
+                let mut deflate = Deflate::new(6, false, 15);
+                deflate.compress(&entry.content, &mut packed, DeflateFlush::Finish).unwrap();
+                packed.truncate(deflate.total_out() as usize);
+            }
+            let method = entry.method.unwrap_or(if entry.is_deflated { 8 } else { 0 });
+            let at = entry.at.unwrap_or(bytes.len() as u32);
+            let (crc, name) = (crc32fast::hash(&entry.content), entry.name.as_bytes());
+            let sizes = [
+                entry.packed_claims.unwrap_or(packed.len() as u32),
+                entry.claims.unwrap_or(entry.content.len() as u32),
+            ];
+            let common = |into: &mut Vec<u8>, extra: usize| {
+                for word in [20, entry.flags, method, 0, 0x5921] {
+                    into.extend(word.to_le_bytes());
+                }
+                for word in [crc, sizes[0], sizes[1]] {
+                    into.extend(word.to_le_bytes());
+                }
+                into.extend((name.len() as u16).to_le_bytes());
+                into.extend((extra as u16).to_le_bytes());
+            };
+            bytes.extend(b"PK\x03\x04");
+            common(&mut bytes, entry.extra.len());
+            bytes.extend([name, &entry.extra, &packed].concat());
+            directory.extend(b"PK\x01\x02\x14\x03"); // made by Unix
+            common(&mut directory, 0);
+            directory.extend([0; 6]); // no comment, first disk, binary
+            directory.extend((entry.mode << 16).to_le_bytes());
+            directory.extend(at.to_le_bytes());
+            directory.extend(name);
+        }
+        let start = bytes.len() as u32;
+        bytes.extend(&directory);
+        bytes.extend(b"PK\x05\x06\0\0\0\0");
+        for _ in 0..2 {
+            bytes.extend((entries.len() as u16).to_le_bytes());
+        }
+        bytes.extend((directory.len() as u32).to_le_bytes());
+        bytes.extend(start.to_le_bytes());
+        bytes.extend([0; 2]);
+        bytes
+    }
+}
+
+/// The index of an archive with this name and these bytes, or what is said.
+fn indexed_as(name: &str, bytes: &[u8]) -> Result<Vec<Member>, String> {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join(name), bytes).unwrap();
+    let source = LocalFiles::new(dir.path());
+    let object = source.head(name, &Stop::default()).unwrap();
+    index(&source, &object).map_err(|e| {
+        let text = e.to_string();
+        assert!(text.contains(name), "{text}");
+        text
+    })
+}
+
+/// Names and contents of a tar archive with these bytes, or what is said.
+fn indexed(bytes: &[u8]) -> Result<Vec<(String, Vec<u8>)>, String> {
+    Ok(indexed_as("x.tar", bytes)?
+        .into_iter()
+        .map(|member| (member.name, bytes[member.start as usize..][..member.stored_bytes as usize].to_vec()))
+        .collect())
+}
+
+fn archive(add: impl FnOnce(&mut Builder<Vec<u8>>)) -> Vec<u8> {
+    let mut builder = Builder::new(Vec::new());
+    add(&mut builder);
+    builder.into_inner().unwrap()
+}
+
+/// A header whose name is written as it is, whatever it is.
+fn header(name: &str, size: u64, kind: EntryType) -> Header {
+    let mut header = Header::new_gnu();
+    header.as_gnu_mut().unwrap().name[..name.len()].copy_from_slice(name.as_bytes());
+    header.set_size(size);
+    header.set_entry_type(kind);
+    header.set_cksum();
+    header
+}
+
+fn file(name: &str, content: &[u8]) -> Vec<u8> {
+    archive(|builder| builder.append(&header(name, content.len() as u64, EntryType::Regular), content).unwrap())
+}
+
+#[test]
+fn ordinary_archives_of_all_kinds_are_understood() {
+    let long = format!("{}/1.jpg", "folder".repeat(30));
+    let made = archive(|builder| {
+        builder.append(&header("./", 0, EntryType::Directory), &[][..]).unwrap();
+        builder.append(&header("./b/2.jpg", 3, EntryType::Regular), &b"two"[..]).unwrap();
+        builder.append_data(&mut header("", 3, EntryType::Regular), &long, &b"one"[..]).unwrap();
+        builder.append_pax_extensions([("path", "päx/3.jpg".as_bytes())]).unwrap();
+        builder.append(&header("short", 5, EntryType::Regular), &b"three"[..]).unwrap();
+        builder.append(&header("empty", 0, EntryType::Regular), &[][..]).unwrap();
+    });
+    let expect = [("b/2.jpg", "two"), ("empty", ""), (&long, "one"), ("päx/3.jpg", "three")];
+    let expect = expect.map(|(name, content)| (name.to_owned(), content.as_bytes().to_vec()));
+    assert_eq!(indexed(&made).unwrap(), expect);
+    // Some writers leave out the two empty blocks at the end.
+    let end = made.iter().rposition(|byte| *byte != 0).unwrap() / 512 * 512 + 512;
+    assert_eq!(indexed(&made[..end]).unwrap(), expect);
+}
+
+#[test]
+fn hostile_archives_are_refused_in_words() {
+    let refused = |bytes: &[u8], words: &[&str]| {
+        let text = indexed(bytes).unwrap_err();
+        assert!(words.iter().all(|word| text.contains(word)), "{words:?} in: {text}");
+    };
+    for name in ["../x.jpg", "a/../../x.jpg", "/etc/passwd", "..", "."] {
+        refused(&file(name, b"x"), &["leads out of its folder", name]);
+    }
+    refused(&file("a\nb.jpg", b"x"), &["leads out of its folder, or is none"]);
+    for (kind, words) in [
+        (EntryType::Symlink, "is a link"),
+        (EntryType::Link, "is a link"),
+        (EntryType::Char, "is no file"),
+        (EntryType::Fifo, "is no file"),
+        (EntryType::GNUSparse, "Write the archive again"),
+    ] {
+        let mut link = header("a.jpg", 0, kind);
+        link.set_link_name("/etc/passwd").unwrap();
+        link.set_cksum();
+        refused(&archive(|builder| builder.append(&link, &[][..]).unwrap()), &[words]);
+    }
+    // Sizes that are lies: beyond the end, and beyond all numbers.
+    for size in [1 << 20, 1 << 40, u64::MAX / 2, u64::MAX] {
+        let mut bytes = file("a.jpg", b"x");
+        let mut lying = header("a.jpg", 1, EntryType::Regular);
+        lying.set_size(size);
+        lying.set_cksum();
+        bytes[..512].copy_from_slice(lying.as_bytes());
+        assert!(indexed(&bytes).is_err(), "{size}");
+    }
+    let twice = archive(|builder| {
+        for content in ["one", "two"] {
+            builder.append(&header("a.jpg", 3, EntryType::Regular), content.as_bytes()).unwrap();
+        }
+    });
+    refused(&twice, &["two members of the name a.jpg"]);
+    let mut latin1 = header("caf.jpg", 0, EntryType::Regular);
+    latin1.as_gnu_mut().unwrap().name[3] = 0xe9;
+    latin1.set_cksum();
+    refused(&archive(|builder| builder.append(&latin1, &[][..]).unwrap()), &["is not UTF-8", "caf"]);
+    refused(&[], &["no file in it"]);
+    refused(&[0; 1024], &["no file in it"]);
+    refused(b"no archive at all", &["it is"]);
+    refused(&vec![7; 4096], &["no tar archive"]);
+
+    // Cut at any place, it is refused, or what is left of it is whole.
+    let whole = archive(|builder| {
+        for i in 0..6u8 {
+            builder
+                .append_data(
+                    &mut header("", 700, EntryType::Regular),
+                    format!("{i}{}.jpg", "x".repeat(110)),
+                    &[i; 700][..],
+                )
+                .unwrap();
+        }
+    });
+    let members = indexed(&whole).unwrap();
+    for end in (0..whole.len()).step_by(100) {
+        if let Ok(some) = indexed(&whole[..end]) {
+            assert!(members.starts_with(&some), "cut at {end}");
+        }
+    }
+    // Any byte of a header that is changed is noticed, or changes nothing that matters.
+    for at in (0..512).chain(1024..1536) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x55;
+        if let Ok(some) = indexed(&bytes) {
+            assert_eq!(some, members, "byte {at}");
+        }
+    }
+}
+
+#[test]
+fn an_index_that_does_not_fit_is_refused() {
+    let (dir, out) = (data(), tempfile::tempdir().unwrap());
+    let shards = out.path().join("shards");
+    pack(dir.path(), &shards, 1 << 30, 2, &|_, _| ()).unwrap();
+    let path = shards.join("train/000000.tar.index");
+    let good = fs::read_to_string(&path).unwrap();
+    for bad in [&good[..good.len() / 2], "", &good.replacen('\t', "\t9", 1), &good.replacen("512", "999999999", 1)] {
+        fs::write(&path, bad).unwrap();
+        let listings = tempfile::tempdir().unwrap();
+        let error = Folder::open(&shards, &storage(listings.path())).unwrap_err().to_string();
+        assert!(error.contains("000000.tar.index: this index is damaged"), "{error}");
+    }
+    assert!(to_text(&[], 5).starts_with("feedline index 2\t5\n"));
+}
