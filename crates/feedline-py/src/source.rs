@@ -124,8 +124,8 @@ impl Source {
 
     /// Arrays in files; see `feedline_recipes::arrays::open`.
     #[staticmethod]
-    fn array_files(py: Python<'_>, path: PathBuf, shape: Option<Vec<usize>>) -> PyResult<Source> {
-        let opened = py.detach(|| feedline_recipes::arrays::open(&path, shape.as_deref()));
+    fn array_files(py: Python<'_>, path: PathBuf, shape: Option<Vec<usize>>, storage: &str) -> PyResult<Source> {
+        let opened = py.detach(|| feedline_recipes::arrays::open(&path, shape.as_deref(), &parse_storage(storage)?));
         Ok(Source { pipeline: opened.map_err(|e| raise(py, e))?, list: None })
     }
 

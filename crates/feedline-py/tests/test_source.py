@@ -137,6 +137,25 @@ def test_arrays_are_rows(tmp_path):
         assert value.dtype == kind and value.tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_an_array_in_an_npz_is_its_rows(tmp_path, save):
+    x, y = np.random.default_rng(0).normal(size=(10, 2, 3)).astype(np.float32), np.arange(10)
+    save(tmp_path / "one.npz", x)
+    save(tmp_path / "two.npz", x=x, y=y)
+    expect = feedline.arrays(x)
+    for path in ("one.npz", "one.npz/arr_0.npy", "two.npz/x.npy"):
+        assert equal(batches(feedline.arrays(tmp_path / path)), batches(expect)), path
+    assert feedline.arrays(tmp_path / "two.npz/x.npy").location(3) == f"row 3 of {tmp_path}/two.npz/x.npy"
+    with pytest.raises(feedline.DatasetError, match=r"two.npz: it holds several files. Name one .*: x.npy, y.npy"):
+        len(feedline.arrays(tmp_path / "two.npz"))
+    with pytest.raises(feedline.DatasetError, match=r"no such file in the archive.*: x.npy, y.npy"):
+        len(feedline.arrays(tmp_path / "two.npz/z.npy"))
+    # Pickled objects are refused, never loaded.
+    save(tmp_path / "objects.npz", np.array([{}, 1], dtype=object))
+    with pytest.raises(feedline.DatasetError, match="'|O' cannot be delivered"):
+        len(feedline.arrays(tmp_path / "objects.npz"))
+
+
 @pytest.mark.parametrize(
     ("columns", "remedy"),
     [

@@ -87,7 +87,7 @@ pub fn run(args: Args) -> Result<Done> {
     }
     let config = said.resolve()?;
     let pipeline = match work {
-        Some(Work::E | Work::F | Work::G) => arrays::open(&config.data.dir, args.shape.as_deref())?,
+        Some(Work::E | Work::F | Work::G) => arrays::open(&config.data.dir, args.shape.as_deref(), &config.storage)?,
         _ => photos(&config, work)?,
     };
     let num_workers = config.num_workers();

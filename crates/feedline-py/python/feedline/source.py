@@ -229,7 +229,7 @@ def images(
     ``requests_in_flight``, ``timeout_s``, ``retry_s``, ``cache_dir``, ``cache_bytes``, ``map``, ``listings_dir``. It
     changes no batch. Credentials come from the environment.
     """
-    how = json.dumps({key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in (storage or {}).items()})
+    how = _storage(storage)
     names: tuple[str, ...] | None = None
     if classes is not None:
         names = tuple(_native.classes_of(os.fspath(classes), how) if isinstance(classes, (str, os.PathLike)) else classes)
@@ -266,17 +266,25 @@ class Declared(Source):
         return replace(self, steps=(*self.steps, (_name(function), function, rng)))
 
 
-def arrays(*columns: Any, shape: Sequence[int] | None = None, **named: Any) -> Declared:
+def _storage(storage: Mapping[str, Any] | None) -> str:
+    return json.dumps({key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in (storage or {}).items()})
+
+
+def arrays(
+    *columns: Any, shape: Sequence[int] | None = None, storage: Mapping[str, Any] | None = None, **named: Any
+) -> Declared:
     """Samples that are rows: row i of every array belongs to sample i.
 
     ``arrays(x, y)`` or ``arrays(image=x, label=y)``: NumPy arrays or memory maps, read where they lie, so do not write
-    to them meanwhile. ``arrays("rows.npy")``: a ``.npy`` file of rows, a ``.bin`` file of float32 with ``shape``, or a
-    folder with a ``.npy``, ``.bin`` or 16-bit grey ``.png`` file a sample.
+    to them meanwhile. ``arrays("rows.npy")``: a ``.npy`` file of rows, an array in a ``.npz`` file (``"rows.npz/x.npy"``,
+    or ``"rows.npz"`` if it is the only one), a ``.bin`` file of float32 with ``shape``, or a folder with a ``.npy``,
+    ``.bin`` or 16-bit grey ``.png`` file a sample. The path may be a URL, with ``storage`` as for :func:`images`.
     """
     if len(columns) == 1 and not named and isinstance(columns[0], (str, os.PathLike)):
-        return Declared(_native.Source.array_files, (os.fspath(columns[0]), None if shape is None else list(shape)))
-    if shape is not None:
-        raise ConfigError("shape is for files: arrays have their own. Leave it out")
+        files = (os.fspath(columns[0]), None if shape is None else list(shape), _storage(storage))
+        return Declared(_native.Source.array_files, files)
+    if shape is not None or storage is not None:
+        raise ConfigError("shape and storage are for files: arrays have their own. Leave them out")
     given = {str(at): column for at, column in enumerate(columns)} | named
     if not given:
         raise ConfigError("arrays() was given none. Give NumPy arrays, or the path of a file")

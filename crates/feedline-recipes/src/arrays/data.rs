@@ -4,10 +4,13 @@
 use feedline::decode::{NPY_HEADER_BYTES_MAX, NpyHeader, decode_depth_u16, dimensions};
 use feedline::deliver::Clock;
 use feedline::pipeline::{Pipeline, Raw};
-use feedline::plan::Request;
-use feedline::read::{FileList, RowFile, read_exactly, read_file_into, read_start};
+use feedline::plan::{Plan, Request};
+use feedline::read::{
+    FileList, Folder, ReadError, RowFile, Storage, Stored, open_file, read_exactly, read_sample, read_start,
+    rows_fingerprint,
+};
 use feedline::{DType, Error, FieldSpec, Result, Slot, Stage};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What a file of rows may take in memory under [`open`]: half a GiB.
@@ -30,6 +33,10 @@ pub struct ArrayData {
 enum Source {
     /// The rows of one file.
     Rows(RowFile),
+    /// The rows of one file that lies elsewhere, in memory.
+    Held { path: PathBuf, bytes: Vec<u8>, offset_bytes: usize, row_bytes: usize },
+    /// The rows of one file that lies elsewhere and is too large for that.
+    Stored { path: PathBuf, rows: Stored, count: u64 },
     /// A file each: `head`, which is the same in all of them, and the elements.
     Files { list: FileList, head: Vec<u8> },
     /// A 16-bit grey PNG each.
@@ -40,80 +47,148 @@ enum Source {
 ///
 /// # Errors
 /// As [`open_with`].
-pub fn open(path: &Path, shape: Option<&[usize]>) -> Result<Arc<ArrayData>> {
-    open_with(path, shape, HELD_BYTES_MAX)
+pub fn open(path: &Path, shape: Option<&[usize]>, storage: &Storage) -> Result<Arc<ArrayData>> {
+    open_with(path, shape, storage, HELD_BYTES_MAX)
 }
 
 /// The arrays at `path`, which is one of
 ///
 /// - a `.npy` file: its rows along the first axis, as they are (little-endian, C order);
+/// - a `.npz` file with one array, or an array in one, `file.npz/x.npy`: its rows;
 /// - a `.bin` file, raw little-endian f32: rows of `shape`;
 /// - a folder of `.npy` files of one shape and element type, sorted by name;
 /// - a folder of `.bin` files, raw little-endian f32 of `shape`;
 /// - a folder of 16-bit grey `.png` pictures of one size: u16 (H, W).
 ///
-/// `shape` is that of one sample; it is needed for `.bin` and checked for the others. A file of rows whose rows are at
-/// most `held_bytes_max` together is held in memory as it is read.
+/// All of them may lie at a URL or in archives, as [`Folder::open`] has it; the samples are the same. `shape` is that of
+/// one sample; it is needed for `.bin` and checked for the others. A file of rows whose rows are at most
+/// `held_bytes_max` together is held in memory as it is read; one that lies elsewhere is read at once, and if it is larger,
+/// a row is a request.
 ///
 /// # Errors
 /// A path that is none of these; files of another size or shape than they should be, by name, as far as sizes and the
-/// first file's header show it. What only a sample's own bytes can show is the error of that sample.
-pub fn open_with(path: &Path, shape: Option<&[usize]>, held_bytes_max: u64) -> Result<Arc<ArrayData>> {
-    if feedline::read::is_url(path) {
-        return Err(Error::Unsupported {
-            what: format!("reading arrays from {}", path.display()),
-            remedy: "Copy the files to this machine, or mount the bucket; pictures are read from where they are".into(),
-        });
+/// first file's header show it. What only a sample's own bytes can show is the error of that sample. A compressed array in
+/// a `.npz` that is larger than `held_bytes_max`.
+pub fn open_with(
+    path: &Path,
+    shape: Option<&[usize]>,
+    storage: &Storage,
+    held_bytes_max: u64,
+) -> Result<Arc<ArrayData>> {
+    let is_rows = path
+        .extension()
+        .and_then(|extension| extension.to_str())
+        .is_some_and(|extension| ["npy", "npz", "bin"].iter().any(|known| known.eq_ignore_ascii_case(extension)));
+    if is_rows && !path.is_dir() {
+        return match open_file(path, storage)? {
+            Some((path, stored)) => open_stored(&path, &stored, shape, held_bytes_max),
+            None => open_rows(path, shape, held_bytes_max),
+        }
+        .map(Arc::new);
     }
-    let is_dir = std::fs::metadata(path).map_err(|source| Error::io("look at", path, source))?.is_dir();
-    if is_dir {
-        return open_folder(path, shape).map(Arc::new);
+    let folder = Folder::open(path, storage)?;
+    if folder.is_dir() {
+        return open_folder(&folder, shape).map(Arc::new);
     }
-    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_ascii_lowercase();
-    let (dtype, sample_shape, offset_bytes, rows) = match extension.as_str() {
-        "npy" => {
-            let header = npy_header(path)?;
-            let Some((&rows, row_shape)) = header.shape.split_first() else {
-                return Err(Error::dataset(
-                    path,
-                    "the array has no axis to take samples from",
-                    "Store samples along the first axis, or one file each in a folder",
-                ));
-            };
-            check_shape(path, shape, row_shape)?;
-            (header.dtype, row_shape.to_vec(), header.data_offset_bytes as u64, rows as u64)
-        }
-        "bin" => {
-            let shape = raw_shape(path, shape)?;
-            let size_bytes = std::fs::metadata(path).map_err(|source| Error::io("look at", path, source))?.len();
-            let rows = size_bytes / array_bytes(path, DType::F32, &shape)?;
-            (DType::F32, shape, 0, rows)
-        }
-        _ => {
-            return Err(Error::dataset(
-                path,
-                "it is no file of arrays",
-                "Give a .npy file, a .bin file with its shape, or a folder of *.npy, *.bin or 16-bit grey *.png",
-            ));
-        }
-    };
-    let row_bytes = array_bytes(path, dtype, &sample_shape)?;
-    let file = RowFile::open(path, offset_bytes, row_bytes as usize, rows, held_bytes_max)?;
-    let fingerprint = file.fingerprint();
-    Ok(Arc::new(ArrayData::new(Source::Rows(file), dtype, sample_shape, fingerprint)))
+    std::fs::metadata(path).map_err(|source| Error::io("look at", path, source))?;
+    Err(Error::dataset(
+        path,
+        "it is no file of arrays",
+        "Give a .npy or .npz file, a .bin file with its shape, or a folder of *.npy, *.bin or 16-bit grey *.png",
+    ))
 }
 
-fn open_folder(folder: &Path, shape: Option<&[usize]>) -> Result<ArrayData> {
-    let list = FileList::of_folder(folder, &["npy", "bin", "png"])?;
+fn open_rows(path: &Path, shape: Option<&[usize]>, held_bytes_max: u64) -> Result<ArrayData> {
+    let size_bytes = std::fs::metadata(path).map_err(|source| Error::io("look at", path, source))?.len();
+    let rows = Rows::of(path, shape, size_bytes, || {
+        read_start(path, NPY_HEADER_BYTES_MAX).map_err(|source| Error::io("read", path, source))
+    })?;
+    let file = RowFile::open(path, rows.offset_bytes, rows.row_bytes as usize, rows.count, held_bytes_max)?;
+    let fingerprint = file.fingerprint();
+    Ok(ArrayData::new(Source::Rows(file), rows.dtype, rows.shape, fingerprint))
+}
+
+fn open_stored(path: &Path, stored: &Stored, shape: Option<&[usize]>, held_bytes_max: u64) -> Result<ArrayData> {
+    let size_bytes = stored.size_bytes(0);
+    let mut start = Vec::new();
+    let rows = Rows::of(path, shape, size_bytes, || {
+        stored.read_start(0, NPY_HEADER_BYTES_MAX, &mut start).map_err(ReadError::into_error)?;
+        Ok(start)
+    })?;
+    let Rows { dtype, shape, offset_bytes, row_bytes, count } = rows;
+    let data_bytes = count.checked_mul(row_bytes);
+    if count == 0 || data_bytes.and_then(|bytes| bytes.checked_add(offset_bytes)) != Some(size_bytes) {
+        let problem = format!(
+            "{offset_bytes} bytes of header and {count} rows of {row_bytes} bytes do not make its {size_bytes} bytes, or \
+             there is no row"
+        );
+        return Err(Error::dataset(path, problem, "It was cut, or more was appended: write it again"));
+    }
+    let fingerprint = rows_fingerprint(path, offset_bytes, row_bytes, count);
+    let source = if size_bytes - offset_bytes <= held_bytes_max {
+        let bytes = stored.read_whole().map_err(ReadError::into_error)?;
+        Source::Held { path: path.into(), bytes, offset_bytes: offset_bytes as usize, row_bytes: row_bytes as usize }
+    } else {
+        let Some(rows) = stored.rows(offset_bytes, row_bytes, count).map_err(ReadError::into_error)? else {
+            return Err(Error::dataset(
+                path,
+                format!("it is compressed and has {size_bytes} bytes, more than the {held_bytes_max} held in memory"),
+                "Save it with numpy.savez instead of numpy.savez_compressed, or each array as .npy",
+            ));
+        };
+        Source::Stored { path: path.into(), rows, count }
+    };
+    Ok(ArrayData::new(source, dtype, shape, fingerprint))
+}
+
+/// How a file is divided into rows.
+struct Rows {
+    dtype: DType,
+    shape: Vec<usize>,
+    offset_bytes: u64,
+    row_bytes: u64,
+    count: u64,
+}
+
+impl Rows {
+    fn of(
+        path: &Path,
+        shape: Option<&[usize]>,
+        size_bytes: u64,
+        start: impl FnOnce() -> Result<Vec<u8>>,
+    ) -> Result<Rows> {
+        if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("bin")) {
+            let shape = raw_shape(path, shape)?;
+            let row_bytes = array_bytes(path, DType::F32, &shape)?;
+            return Ok(Rows { dtype: DType::F32, shape, offset_bytes: 0, row_bytes, count: size_bytes / row_bytes });
+        }
+        let NpyHeader { dtype, shape: all, data_offset_bytes } = npy_header(path, &start()?)?;
+        let Some((&rows, row_shape)) = all.split_first() else {
+            return Err(Error::dataset(
+                path,
+                "the array has no axis to take samples from",
+                "Store samples along the first axis, or one file each in a folder",
+            ));
+        };
+        check_shape(path, shape, row_shape)?;
+        let row_bytes = array_bytes(path, dtype, row_shape)?;
+        let offset_bytes = data_offset_bytes as u64;
+        Ok(Rows { dtype, shape: row_shape.to_vec(), offset_bytes, row_bytes, count: rows as u64 })
+    }
+}
+
+fn open_folder(folder: &Folder, shape: Option<&[usize]>) -> Result<ArrayData> {
+    let list = FileList::of_folder(folder.clone(), &["npy", "bin", "png"])?;
     let fingerprint = list.fingerprint();
     let first = &list.entries[0].path;
     let (source, dtype, sample_shape) = match list.extension.as_str() {
         "npy" => {
-            let header = npy_header(first)?;
+            let start = list.read_start(0, NPY_HEADER_BYTES_MAX)?;
+            let header = npy_header(first, &start)?;
             check_shape(first, shape, &header.shape)?;
             let data_bytes = array_bytes(first, header.dtype, &header.shape)?;
-            check_sizes(&list, header.data_offset_bytes as u64 + data_bytes, |path| {
-                let other = npy_header(path)?;
+            check_sizes(&list, header.data_offset_bytes as u64 + data_bytes, |at| {
+                let other = npy_header(&list.entries[at].path, &list.read_start(at, NPY_HEADER_BYTES_MAX)?)?;
                 Ok(format!(
                     "its header says {:?} {:?} after {} bytes, that of the first file ({}) {:?} {:?} after {}",
                     other.dtype,
@@ -125,18 +200,17 @@ fn open_folder(folder: &Path, shape: Option<&[usize]>) -> Result<ArrayData> {
                     header.data_offset_bytes
                 ))
             })?;
-            let head = read_start(first, header.data_offset_bytes).map_err(|e| Error::io("read", first, e))?;
+            let head = start[..header.data_offset_bytes].to_vec();
             (Source::Files { list, head }, header.dtype, header.shape)
         }
         "bin" => {
-            let shape = raw_shape(folder, shape)?;
-            let data_bytes = array_bytes(folder, DType::F32, &shape)?;
+            let shape = raw_shape(folder.path(), shape)?;
+            let data_bytes = array_bytes(folder.path(), DType::F32, &shape)?;
             check_sizes(&list, data_bytes, |_| Ok(format!("f32 {shape:?} takes {data_bytes}")))?;
             (Source::Files { list, head: Vec::new() }, DType::F32, shape)
         }
         _ => {
-            let start = read_start(first, PNG_START_BYTES).map_err(|e| Error::io("read", first, e))?;
-            let (width_px, height_px) = dimensions(&start)
+            let (width_px, height_px) = dimensions(&list.read_start(0, PNG_START_BYTES)?)
                 .map_err(|problem| Error::dataset(first, problem, "Remove the file or write it again"))?;
             let picture_shape = [height_px as usize, width_px as usize];
             check_shape(first, shape, &picture_shape)?;
@@ -147,9 +221,8 @@ fn open_folder(folder: &Path, shape: Option<&[usize]>) -> Result<ArrayData> {
     Ok(ArrayData::new(source, dtype, sample_shape, fingerprint))
 }
 
-fn npy_header(path: &Path) -> Result<NpyHeader> {
-    let start = read_start(path, NPY_HEADER_BYTES_MAX).map_err(|source| Error::io("read", path, source))?;
-    NpyHeader::parse(&start).map_err(|problem| Error::dataset(path, problem, "Samples are arrays of plain numbers"))
+fn npy_header(path: &Path, start: &[u8]) -> Result<NpyHeader> {
+    NpyHeader::parse(start).map_err(|problem| Error::dataset(path, problem, "Samples are arrays of plain numbers"))
 }
 
 fn check_shape(path: &Path, asked: Option<&[usize]>, found: &[usize]) -> Result<()> {
@@ -180,16 +253,16 @@ fn array_bytes(path: &Path, dtype: DType, shape: &[usize]) -> Result<u64> {
 }
 
 /// Every file must have `expect_bytes`; `explain` says what that comes from, given the first that has not.
-fn check_sizes(list: &FileList, expect_bytes: u64, explain: impl Fn(&Path) -> Result<String>) -> Result<()> {
-    let mut wrong = list.entries.iter().filter(|entry| entry.size_bytes != expect_bytes);
-    let Some(first) = wrong.next() else { return Ok(()) };
+fn check_sizes(list: &FileList, expect_bytes: u64, explain: impl Fn(usize) -> Result<String>) -> Result<()> {
+    let mut wrong = list.entries.iter().enumerate().filter(|(_, entry)| entry.size_bytes != expect_bytes);
+    let Some((at, first)) = wrong.next() else { return Ok(()) };
     let others = match wrong.count() {
         0 => String::new(),
         others => format!(", and {others} more of the {} files have another size too", list.entries.len()),
     };
     Err(Error::dataset(
         &first.path,
-        format!("the file has {} bytes instead of {expect_bytes}: {}{others}", first.size_bytes, explain(&first.path)?),
+        format!("the file has {} bytes instead of {expect_bytes}: {}{others}", first.size_bytes, explain(at)?),
         "All samples must have one shape: remove or write again those that differ",
     ))
 }
@@ -197,6 +270,15 @@ fn check_sizes(list: &FileList, expect_bytes: u64, explain: impl Fn(&Path) -> Re
 impl ArrayData {
     fn new(source: Source, dtype: DType, shape: Vec<usize>, fingerprint: u64) -> ArrayData {
         ArrayData { source, fields: vec![FieldSpec::stack("array", dtype, shape)], fingerprint }
+    }
+
+    /// What reads the samples, where they are not files of this machine.
+    fn stored(&self) -> Option<&Stored> {
+        match &self.source {
+            Source::Rows(_) | Source::Held { .. } => None,
+            Source::Stored { rows, .. } => Some(rows),
+            Source::Files { list, .. } | Source::Depth { list, .. } => list.stored.as_ref(),
+        }
     }
 
     fn bad(&self, stage: Stage, request: &Request, problem: String) -> Error {
@@ -208,6 +290,8 @@ impl Pipeline for ArrayData {
     fn len(&self) -> u64 {
         match &self.source {
             Source::Rows(file) => file.rows(),
+            Source::Held { bytes, offset_bytes, row_bytes, .. } => ((bytes.len() - offset_bytes) / row_bytes) as u64,
+            Source::Stored { count, .. } => *count,
             Source::Files { list, .. } | Source::Depth { list, .. } => list.entries.len() as u64,
         }
     }
@@ -223,21 +307,42 @@ impl Pipeline for ArrayData {
     fn location(&self, index: u64) -> String {
         match &self.source {
             Source::Rows(file) => format!("row {index} of {}", file.path().display()),
+            Source::Held { path, .. } | Source::Stored { path, .. } => format!("row {index} of {}", path.display()),
             Source::Files { list, .. } | Source::Depth { list, .. } => {
                 list.entries[index as usize].path.display().to_string()
             }
         }
     }
 
-    /// Reads what has to be decoded. Samples that are stored as they are delivered are read by `make`, straight into
-    /// the batch.
+    fn read_ahead(&self) -> usize {
+        self.stored().map_or(0, Stored::requests_in_flight)
+    }
+
+    fn raw_bytes(&self, index: u64) -> u64 {
+        self.stored().map_or(0, |stored| stored.size_bytes(index))
+    }
+
+    fn follow(&self, plan: &Plan) -> Result<()> {
+        self.stored().map_or(Ok(()), |stored| stored.follow(plan))
+    }
+
+    /// Reads what lies elsewhere or has to be decoded. What this machine stores as it is delivered is read by `make`,
+    /// straight into the batch.
     fn read(&self, request: &Request, raw: &mut Raw, clock: &mut Clock) -> Result<()> {
-        if let Source::Depth { list, .. } = &self.source {
-            raw.resize_with(1, Vec::new);
-            let path = &list.entries[request.index as usize].path;
-            read_file_into(path, &mut raw[0]).map_err(|e| Error::io("read", path, e))?;
-            clock.count_bytes(raw[0].len());
+        let path = match &self.source {
+            Source::Depth { list, .. } => &list.entries[request.index as usize].path,
+            _ => Path::new(""),
+        };
+        let stored = self.stored();
+        if stored.is_none() && path.as_os_str().is_empty() {
+            return Ok(());
         }
+        if let Some(stored) = stored {
+            stored.reached(request.epoch, request.position);
+        }
+        raw.resize_with(1, Vec::new);
+        read_sample(stored, request.index, path, clock.stop_signal(), &mut raw[0])?;
+        clock.count_bytes(raw[0].len());
         Ok(())
     }
 
@@ -249,6 +354,19 @@ impl Pipeline for ArrayData {
                 let place = slot.dense_bytes("array");
                 file.read_row(request.index, place).map_err(|e| self.bad(Stage::Read, request, e.to_string()))?;
                 clock.count_bytes(place.len());
+            }
+            Source::Held { bytes, offset_bytes, row_bytes, .. } => {
+                let start = offset_bytes + request.index as usize * row_bytes;
+                slot.dense_bytes("array").copy_from_slice(&bytes[start..start + row_bytes]);
+                clock.count_bytes(*row_bytes);
+            }
+            Source::Stored { .. } => slot.dense_bytes("array").copy_from_slice(&raw[0]),
+            Source::Files { list, head } if list.stored.is_some() => {
+                let (own_head, elements) = raw[0].split_at(head.len());
+                slot.dense_bytes("array").copy_from_slice(elements);
+                if own_head != head.as_slice() {
+                    self.check_head(own_head).map_err(|problem| self.bad(Stage::Read, request, problem))?;
+                }
             }
             Source::Files { list, head } => {
                 let place = slot.dense_bytes("array");

@@ -1,12 +1,41 @@
 //! Arrays from every kind of source, delivered by the pool and by the plain loader; and sources that are refused.
 
-use super::{ArrayData, open, open_with};
+use super::ArrayData;
 use feedline::deliver::{Loader, LoaderOptions};
 use feedline::pipeline::Pipeline;
 use feedline::plan::Plan;
+use feedline::read::Storage;
 use feedline::{Array, Batch, DType, Element, Result};
 use std::path::Path;
 use std::sync::Arc;
+
+fn open(path: &Path, shape: Option<&[usize]>) -> Result<Arc<ArrayData>> {
+    super::open(path, shape, &Storage::default())
+}
+
+fn open_with(path: &Path, shape: Option<&[usize]>, held_bytes_max: u64) -> Result<Arc<ArrayData>> {
+    super::open_with(path, shape, &Storage::default(), held_bytes_max)
+}
+
+/// That the samples at `path` are the same by its URL, and unless it is a file, in an archive.
+fn same_elsewhere(path: &Path, shape: Option<&[usize]>) {
+    let here = open(path, shape).unwrap();
+    let url = format!("file://{}", path.display());
+    let mut others = vec![(url.clone().into(), 0), (url.into(), u64::MAX)];
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Storage { listings_dir: dir.path().join("listings"), ..Storage::default() };
+    if path.is_dir() {
+        let mut archive = tar::Builder::new(std::fs::File::create(dir.path().join("all.tar")).unwrap());
+        archive.append_dir_all(".", path).unwrap();
+        archive.finish().unwrap();
+        others.extend([(dir.path().to_path_buf(), 0), (dir.path().join("all.tar"), 0)]);
+    }
+    for (other, held_bytes_max) in others {
+        let there = super::open_with(&other, shape, &storage, held_bytes_max).unwrap();
+        assert_eq!(there.fingerprint(), here.fingerprint(), "{}", other.display());
+        assert_eq!(delivered(&there), delivered(&here), "{}", other.display());
+    }
+}
 
 /// A `.npy` file as NumPy writes it.
 fn npy<T: Element>(descr: &str, shape: &[usize], values: &[T]) -> Vec<u8> {
@@ -88,6 +117,7 @@ fn rows_are_delivered<T: Element>(descr: &str, row_shape: &[usize]) {
         let expect: Vec<Array> = values.chunks(row_len).map(|row| Array::from_slice(row_shape, row)).collect();
         assert_eq!(delivered(&data), expect, "{descr}");
     }
+    same_elsewhere(&dir.path().join("rows.npy"), None);
 }
 
 #[test]
@@ -107,6 +137,10 @@ fn raw_rows_need_a_shape_that_divides_the_file() {
     let path = dir.path().join("rows.bin");
     let expect: Vec<Array> = values.chunks(12).map(|row| Array::from_slice([3, 4], row)).collect();
     assert_eq!(delivered(&open(&path, Some(&[3, 4])).unwrap()), expect);
+    same_elsewhere(&path, Some(&[3, 4]));
+    let url = format!("file://{}", path.display());
+    message(open(url.as_ref(), Some(&[7])), &["rows.bin", "8 rows of 28 bytes", "240 bytes"]);
+    message(open(url.replace("rows", "none").as_ref(), Some(&[7])), &["none.bin"]);
     message(open(&path, None), &["rows.bin", "--shape"]);
     message(open(&path, Some(&[7])), &["rows.bin", "8 rows of 28 bytes", "240 bytes"]);
     message(open(&path, Some(&[100])), &["rows.bin", "no sample in it"]);
@@ -130,6 +164,8 @@ fn a_folder_of_files_is_delivered_in_the_order_of_names() {
     assert_eq!(delivered(&open(npys.path(), Some(&[2, 3])).unwrap()), expect);
     let data = open(bins.path(), Some(&[2, 3])).unwrap();
     assert_eq!(delivered(&data), expect);
+    same_elsewhere(npys.path(), None);
+    same_elsewhere(bins.path(), Some(&[2, 3]));
     assert!(data.location(0).ends_with("10.bin"));
     // The folder's own name is not part of what the data is; names and sizes are.
     let elsewhere = folder(&[("10.bin", vec![0; 24])]);
@@ -143,6 +179,7 @@ fn depth_pictures_keep_their_sixteen_bits() {
     let data = open(dir.path(), None).unwrap();
     assert_eq!((data.fields()[0].dtype, &data.fields()[0].shape), (DType::U16, &vec![5, 7]));
     assert_eq!(delivered(&data), [0, 1].map(|n| Array::from_slice([5, 7], &values(n))));
+    same_elsewhere(dir.path(), None);
     message(open(dir.path(), Some(&[7, 5])), &["0.png", "[5, 7], not [7, 5]"]);
 }
 
@@ -193,6 +230,21 @@ fn what_changes_after_opening_is_the_samples_error() {
     message(first_error(&data), &["sample 1", "I32 [2]", "F32 [2]"]);
     let dir = folder(&[("0.png", png(2, 2, &[1; 4])), ("1.png", png(2, 1, &[1; 2])), ("2.png", png(2, 2, &[3; 4]))]);
     message(first_error(&open(dir.path(), None).unwrap()), &["decode sample 1", "2 x 1 px instead of 2 x 2"]);
+}
+
+#[test]
+fn a_file_elsewhere_that_changes_is_the_samples_error() {
+    let rows = || npy("<f4", &[50_000, 4], &[1f32; 200_000]);
+    let dir = folder(&[("rows.npy", rows())]);
+    let path = dir.path().join("rows.npy");
+    let url = format!("file://{}", path.display());
+    let data = open_with(url.as_ref(), None, 0).unwrap();
+    cut(&path, 700_000);
+    message(first_error(&data), &["rows.npy", "changed since it was listed"]);
+    std::fs::write(&path, rows()).unwrap();
+    let held = open_with(url.as_ref(), None, u64::MAX).unwrap();
+    cut(&path, 700_000);
+    first_error(&held).unwrap();
 }
 
 fn cut(path: &Path, size_bytes: u64) {

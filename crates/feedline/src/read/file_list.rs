@@ -1,12 +1,14 @@
 //! The files of one folder, one sample each. Owns their order, which depends on their names alone, and their sizes; never
 //! opens them.
 
-use super::image_list::sorted_names;
+use super::read_start;
+use super::source::ReadError;
+use super::stored::{Folder, Stored};
 use crate::error::{Error, Result};
 use crate::plan::rng::{hash_name, hash_words};
 use std::ffi::OsStr;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// One file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +26,8 @@ pub struct FileList {
     pub extension: String,
     /// The files in their fixed order.
     pub entries: Vec<FileEntry>,
+    /// What reads them, if they are not files of this machine.
+    pub stored: Option<Stored>,
 }
 
 impl FileList {
@@ -32,39 +36,62 @@ impl FileList {
     ///
     /// # Errors
     /// A folder that cannot be listed, has no such file, or has files of two of the extensions.
-    pub fn of_folder(folder: &Path, extensions: &[&str]) -> Result<FileList> {
+    pub fn of_folder(folder: impl Into<Folder>, extensions: &[&str]) -> Result<FileList> {
+        let folder = &folder.into();
         let known = || extensions.iter().map(|extension| format!("*.{extension}")).collect::<Vec<_>>().join(", ");
         let mut entries: Vec<FileEntry> = Vec::new();
         let mut found: Option<&str> = None;
-        for name in sorted_names(folder)? {
-            let path = folder.join(name);
+        for (name, is_dir) in folder.names()? {
+            let path = folder.path().join(name);
             let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
             let Some(extension) = extensions.iter().find(|known| known.eq_ignore_ascii_case(extension)) else {
                 continue;
             };
-            let metadata = fs::metadata(&path).map_err(|source| Error::io("look at", &path, source))?;
-            if metadata.is_dir() {
+            if is_dir? {
                 continue;
             }
             match found {
                 Some(other) if other != *extension => {
                     return Err(Error::dataset(
-                        folder,
+                        folder.path(),
                         format!("it has files *.{other} and *.{extension}"),
                         "Keep one kind of file in a folder",
                     ));
                 }
                 _ => found = Some(extension),
             }
-            entries.push(FileEntry { path, size_bytes: metadata.len() });
+            entries.push(FileEntry { path, size_bytes: 0 });
         }
-        match found {
-            Some(extension) => Ok(FileList { extension: extension.into(), entries }),
-            None => Err(Error::dataset(
-                folder,
+        let Some(extension) = found else {
+            return Err(Error::dataset(
+                folder.path(),
                 format!("there is no file {} directly in it", known()),
                 "Name the folder that holds the files",
-            )),
+            ));
+        };
+        let stored = folder.stored(entries.iter().map(|entry| &*entry.path));
+        let stored =
+            stored.map_err(|at| Error::dataset(&entries[at].path, "it is not there", "List the bucket anew"))?;
+        for (at, entry) in (0u64..).zip(&mut entries) {
+            entry.size_bytes = match &stored {
+                Some(stored) => stored.size_bytes(at),
+                None => fs::metadata(&entry.path).map_err(|source| Error::io("look at", &entry.path, source))?.len(),
+            };
+        }
+        Ok(FileList { extension: extension.into(), entries, stored })
+    }
+
+    /// The first bytes of a file, at most `most_bytes`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with the file's name or URL.
+    pub fn read_start(&self, at: usize, most_bytes: usize) -> Result<Vec<u8>> {
+        let (mut start, path) = (Vec::new(), &self.entries[at].path);
+        match &self.stored {
+            None => read_start(path, most_bytes).map_err(|source| Error::io("read", path, source)),
+            Some(stored) => {
+                stored.read_start(at as u64, most_bytes, &mut start).map(|()| start).map_err(ReadError::into_error)
+            }
         }
     }
 
@@ -107,7 +134,7 @@ mod tests {
         assert!(text.contains("files *.bin and *.npy") && text.contains("one kind"), "{text}");
         let text = FileList::of_folder(dir.path(), &["png"]).unwrap_err().to_string();
         assert!(text.contains("no file *.png") && text.contains(dir.path().to_str().unwrap()), "{text}");
-        let text = FileList::of_folder(&dir.path().join("none"), &["png"]).unwrap_err().to_string();
+        let text = FileList::of_folder(dir.path().join("none").as_path(), &["png"]).unwrap_err().to_string();
         assert!(text.contains("Check the path"), "{text}");
     }
 

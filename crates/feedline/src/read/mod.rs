@@ -29,13 +29,13 @@ pub use local::LocalFiles;
 pub use retry::Retry;
 pub use source::{Fault, Get, Object, ReadError, Source, Stop};
 pub use storage::{Storage, is_url};
-pub use stored::{Folder, Stored, read_sample};
+pub use stored::{Folder, Stored, open_file, read_sample};
 pub use timeout::Timeout;
 pub use zip::Packed;
 
 pub use file_list::{FileEntry, FileList};
 pub use image_list::{ImageEntry, ImageList, read_classes};
-pub use row_file::RowFile;
+pub use row_file::{RowFile, rows_fingerprint};
 
 use std::fs::File;
 use std::io::{Error, ErrorKind, Read};

@@ -69,8 +69,7 @@ impl RowFile {
 
     /// Hash of the file's name and its division into rows; its folder has no part in it.
     pub fn fingerprint(&self) -> u64 {
-        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
-        hash_words(&[hash_name(&name), self.offset_bytes, self.row_bytes as u64, self.rows])
+        rows_fingerprint(&self.path, self.offset_bytes, self.row_bytes as u64, self.rows)
     }
 
     /// Copies row `row` to `into`, which must be one row long.
@@ -116,6 +115,12 @@ impl RowFile {
             _ => error,
         })
     }
+}
+
+/// [`RowFile::fingerprint`] of a file of rows wherever it lies.
+pub fn rows_fingerprint(path: &Path, offset_bytes: u64, row_bytes: u64, rows: u64) -> u64 {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    hash_words(&[hash_name(&name), offset_bytes, row_bytes, rows])
 }
 
 fn rows_per_block(row_bytes: usize) -> u64 {

@@ -172,6 +172,12 @@ impl Folder {
         Folder { path: self.path.join(name), tree: self.tree.clone() }
     }
 
+    /// What it was joined from: the folder of all files that are known.
+    fn root(&self) -> Folder {
+        let root = self.tree.as_ref().map(|tree| tree.source.location("").trim_end_matches('/').into());
+        Folder { path: root.unwrap_or_else(|| self.path.clone()), tree: self.tree.clone() }
+    }
+
     /// Whether it is there.
     pub fn is_dir(&self) -> bool {
         match &self.tree {
@@ -226,7 +232,7 @@ impl Folder {
         Ok(Some(Stored {
             source: Arc::clone(&tree.source),
             objects: Arc::clone(&tree.objects),
-            extents: extents?.into(),
+            extents: Extents::Listed(extents?.into()),
             requests_in_flight: tree.requests_in_flight,
             outlook: Arc::default(),
         }))
@@ -314,14 +320,41 @@ impl Tree {
     }
 }
 
-/// Files by the number of their sample, and what reads them.
+/// Files by the number of their sample, or rows of one file, and what reads them.
 #[derive(Debug, Clone)]
 pub struct Stored {
     source: Arc<dyn Source>,
     objects: Arc<[Object]>,
-    extents: Arc<[Extent]>,
+    extents: Extents,
     requests_in_flight: usize,
     outlook: Arc<Mutex<Option<Arc<Order>>>>,
+}
+
+/// Where the bytes of each sample are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Extents {
+    Listed(Arc<[Extent]>),
+    /// One behind the other, from `first` on.
+    Rows {
+        first: Extent,
+        rows: u64,
+    },
+}
+
+impl Extents {
+    fn len(&self) -> u64 {
+        match self {
+            Extents::Listed(extents) => extents.len() as u64,
+            Extents::Rows { rows, .. } => *rows,
+        }
+    }
+
+    fn get(&self, sample: u64) -> Extent {
+        match self {
+            Extents::Listed(extents) => extents[sample as usize],
+            Extents::Rows { first, .. } => Extent { start: first.start + sample * first.stored_bytes, ..*first },
+        }
+    }
 }
 
 impl PartialEq for Stored {
@@ -341,13 +374,13 @@ impl Stored {
 
     /// Size of a sample's file.
     pub fn size_bytes(&self, sample: u64) -> u64 {
-        let Extent { stored_bytes, packing, .. } = self.extents[sample as usize];
+        let Extent { stored_bytes, packing, .. } = self.extents.get(sample);
         packing.size_bytes(stored_bytes)
     }
 
     /// The archive that holds a sample's file, if one does.
     pub fn archive(&self, sample: u64) -> Option<String> {
-        let object = &self.objects[self.extents[sample as usize].object as usize];
+        let object = &self.objects[self.extents.get(sample).object as usize];
         archive::is_openable(&object.key).then(|| self.source.location(&object.key))
     }
 
@@ -358,12 +391,95 @@ impl Stored {
     pub fn read_into(&self, sample: u64, stop: &Stop, bytes: &mut Vec<u8>) -> Result<(), ReadError> {
         let (Object { key, version, .. }, range) = self.place(sample);
         self.source.get(&Get { key, range, version, until: None, stop }, bytes)?;
-        let unpacked = self.extents[sample as usize].packing.unpack(bytes);
+        let unpacked = self.extents.get(sample).packing.unpack(bytes);
         unpacked.map_err(|problem| ReadError::new(Fault::Other, self.source.location(key), problem))
     }
 
+    /// The first bytes of a sample's file, at most `most_bytes`: for headers that say how to read the rest.
+    ///
+    /// # Errors
+    /// As [`Source::get`].
+    pub fn read_start(&self, sample: u64, most_bytes: usize, bytes: &mut Vec<u8>) -> Result<(), ReadError> {
+        let stop = Stop::default();
+        let Some(Extent { start, stored_bytes, .. }) = self.in_place(sample)? else {
+            self.read_into(sample, &stop, bytes)?;
+            bytes.truncate(most_bytes);
+            return Ok(());
+        };
+        let (Object { key, version, .. }, _) = self.place(sample);
+        let range = start..start + stored_bytes.min(most_bytes as u64);
+        self.source.get(&Get { key, range, version, until: None, stop: &stop }, bytes)
+    }
+
+    /// The rows of the first file, which begin behind `offset_bytes` of header and fill it; `None` if it is compressed, so
+    /// that no part of it can be read alone.
+    ///
+    /// # Errors
+    /// As [`Source::get`].
+    pub fn rows(&self, offset_bytes: u64, row_bytes: u64, rows: u64) -> Result<Option<Stored>, ReadError> {
+        let file = self.in_place(0)?;
+        Ok(file.map(|file| {
+            let first = Extent { start: file.start + offset_bytes, stored_bytes: row_bytes, ..file };
+            Stored { extents: Extents::Rows { first, rows }, outlook: Arc::default(), ..self.clone() }
+        }))
+    }
+
+    /// The whole of the first file, in pieces that are read at once.
+    ///
+    /// # Errors
+    /// As [`Source::get`].
+    pub fn read_whole(&self) -> Result<Vec<u8>, ReadError> {
+        let (stop, mut whole) = (Stop::default(), Vec::new());
+        let Some(file) = self.in_place(0)?.filter(|file| file.stored_bytes > PIECE_BYTES) else {
+            return self.read_into(0, &stop, &mut whole).map(|()| whole);
+        };
+        whole.resize(file.stored_bytes as usize, 0);
+        let Object { key, version, .. } = &self.objects[file.object as usize];
+        let pieces =
+            Mutex::new((file.start..).step_by(PIECE_BYTES as usize).zip(whole.chunks_mut(PIECE_BYTES as usize)));
+        let read = || -> Result<(), ReadError> {
+            let mut bytes = Vec::new();
+            loop {
+                let next = pieces.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some((start, piece)) = next else { return Ok(()) };
+                let range = start..start + piece.len() as u64;
+                self.source.get(&Get { key, range, version, until: None, stop: &stop }, &mut bytes)?;
+                piece.copy_from_slice(&bytes);
+            }
+        };
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..self.requests_in_flight.min(PIECES_AT_ONCE)).map(|_| scope.spawn(read)).collect();
+            let join = |thread: std::thread::ScopedJoinHandle<'_, Result<(), ReadError>>| {
+                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            threads.into_iter().try_for_each(join)
+        })?;
+        Ok(whole)
+    }
+
+    /// Where the file itself stands, without what comes before it in an archive; `None` if it is compressed.
+    fn in_place(&self, sample: u64) -> Result<Option<Extent>, ReadError> {
+        let extent = self.extents.get(sample);
+        let Packing::Zip(packed) = extent.packing else { return Ok(Some(extent)) };
+        if packed.is_deflated {
+            return Ok(None);
+        }
+        let (Object { key, version, .. }, range) = self.place(sample);
+        let (stop, mut header) = (Stop::default(), Vec::new());
+        let range = range.start..range.end.min(range.start + super::zip::HEADER_BYTES);
+        self.source.get(&Get { key, range, version, until: None, stop: &stop }, &mut header)?;
+        let start = super::zip::data_start(&header)
+            .filter(|start| *start as u64 + packed.packed_bytes <= extent.stored_bytes)
+            .ok_or_else(|| {
+                let problem = "the header of a member of the zip archive is damaged";
+                ReadError::new(Fault::Other, self.source.location(key), problem)
+            })?;
+        let (start, stored_bytes) = (extent.start + start as u64, packed.packed_bytes);
+        Ok(Some(Extent { start, stored_bytes, packing: Packing::Plain, ..extent }))
+    }
+
     fn place(&self, sample: u64) -> (&Object, Range<u64>) {
-        let Extent { object, start, stored_bytes, .. } = self.extents[sample as usize];
+        let Extent { object, start, stored_bytes, .. } = self.extents.get(sample);
         (&self.objects[object as usize], start..start + stored_bytes)
     }
 
@@ -375,7 +491,7 @@ impl Stored {
         let Some(cache) = self.source.cache() else { return Ok(()) };
         let order = Arc::new(Order::new(plan.clone()));
         let weak = Arc::downgrade(&order);
-        cache.follow((0..self.extents.len() as u64).map(|sample| self.place(sample)), weak)?;
+        cache.follow((0..self.extents.len()).map(|sample| self.place(sample)), weak)?;
         *self.outlook.lock().unwrap_or_else(PoisonError::into_inner) = Some(order);
         Ok(())
     }
@@ -394,6 +510,12 @@ impl Stored {
         Some(self.source.cache()?.counts())
     }
 }
+
+/// A large file is read in pieces of this size, which is the most that one `timeout_s` is for.
+const PIECE_BYTES: u64 = 16 << 20;
+
+/// So many of them at once.
+const PIECES_AT_ONCE: usize = 8;
 
 /// Samples above which no place is remembered: eight bytes for each.
 const MOST_SAMPLES: u64 = 1 << 27;
@@ -511,15 +633,46 @@ pub(super) fn read_whole(path: &Path, storage: &Storage) -> Result<Vec<u8>> {
         read_file_into(&path, &mut bytes).map_err(|e| Error::io("read the list", path, e))?;
         return Ok(bytes);
     }
+    match open_file(&path, storage)? {
+        Some((_, stored)) => stored.read_whole().map_err(ReadError::into_error),
+        None => Err(Error::dataset(path, "it cannot be opened", "Check the URL")),
+    }
+}
+
+/// One file that is not simply a file of this machine: at a URL, or in an archive that is named, `rows.npz` or
+/// `rows.npz/x.npy`. With its path, archive and all. `None` if it is one.
+///
+/// # Errors
+/// A URL that cannot be opened; a file that is not there; an archive that is named alone and holds several.
+pub fn open_file(path: &Path, storage: &Storage) -> Result<Option<(PathBuf, Stored)>> {
+    let mut path = storage.resolve(path);
+    if let Some((_, inside)) = archives_named(&path) {
+        let mut folder = Folder::open(&path, storage)?;
+        let names = folder.root().names()?;
+        if let ([(only, Ok(false))], true) = (&*names, inside.is_empty()) {
+            folder = folder.join(only);
+            path = path.join(only);
+        }
+        if let Ok(Some(stored)) = folder.stored(std::iter::once(folder.path())) {
+            return Ok(Some((path, stored)));
+        }
+        let names: Vec<String> = names.iter().take(20).map(|(name, _)| name.display().to_string()).collect();
+        let problem = if inside.is_empty() { "it holds several files" } else { "there is no such file in the archive" };
+        return Err(Error::dataset(
+            &path,
+            problem,
+            format!("Name one behind the archive and a `/`: {}", names.join(", ")),
+        ));
+    }
+    if !is_url(&path) {
+        return Ok(None);
+    }
     let url = path.display().to_string();
     let (folder, key) = url.rsplit_once('/').unwrap_or((&url, ""));
-    let (source, stop) = (storage.open(folder)?, Stop::default());
-    let object = source.head(key, &stop).map_err(ReadError::into_error)?;
-    let range = 0..object.size_bytes;
-    source
-        .get(&Get { key, range, version: &object.version, until: None, stop: &stop }, &mut bytes)
-        .map_err(ReadError::into_error)?;
-    Ok(bytes)
+    let folder = Folder::of_objects(folder, &[key.to_owned()], storage)?.join(key);
+    let stored = folder.stored(std::iter::once(folder.path())).ok().flatten();
+    let stored = stored.ok_or_else(|| Error::dataset(&path, "there is no such object", "Check the URL"))?;
+    Ok(Some((path, stored)))
 }
 
 /// Reads a file of this machine, or the object of a sample.

@@ -12,7 +12,7 @@ use std::io;
 use zlib_rs::{Inflate, InflateFlush, Status};
 
 /// The part of a member's header that is always there.
-const HEADER_BYTES: u64 = 30;
+pub(super) const HEADER_BYTES: u64 = 30;
 
 /// What a header may hold beside a name.
 const EXTRA_BYTES_MAX: u64 = 65_535;
@@ -156,15 +156,19 @@ thread_local! {
     static SCRATCH: RefCell<(Inflate, Vec<u8>)> = RefCell::new((Inflate::new(false, 15), Vec::new()));
 }
 
+/// Where the bytes of a member begin that has this header.
+pub(super) fn data_start(header: &[u8]) -> Option<usize> {
+    let word = |at: usize| header.get(at..at + 2).map(|two| usize::from(u16::from_le_bytes([two[0], two[1]])));
+    Some(HEADER_BYTES as usize + word(26)? + word(28)?).filter(|_| header.starts_with(b"PK\x03\x04"))
+}
+
 /// From a header and what follows it to the file.
 ///
 /// # Errors
 /// What is wrong with it, in words.
 pub(super) fn unpack(packed: Packed, bytes: &mut Vec<u8>) -> Result<(), String> {
-    let word = |at: usize| bytes.get(at..at + 2).map(|two| usize::from(u16::from_le_bytes([two[0], two[1]])));
-    let start = match (bytes.starts_with(b"PK\x03\x04"), word(26), word(28)) {
-        (true, Some(name), Some(extra)) => HEADER_BYTES as usize + name + extra,
-        _ => return Err("it is no member of a zip archive: its header is damaged".into()),
+    let Some(start) = data_start(bytes) else {
+        return Err("it is no member of a zip archive: its header is damaged".into());
     };
     let data = start..start.saturating_add(packed.packed_bytes as usize);
     if bytes.get(data.clone()).is_none() {
