@@ -9,7 +9,7 @@ use feedline::decode::{DecodedCache, Limits};
 use feedline::fused::DecodeMode;
 use feedline::images::{Images, ImagesOptions, Step};
 use feedline::pipeline::Pipeline;
-use feedline::read::{Folder, ImageEntry, ImageList, Storage, is_url, read_classes};
+use feedline::read::{Folder, ImageEntry, ImageList, Storage, is_in_archive, is_url, read_classes};
 use feedline::{Error, Result};
 use pyo3::prelude::*;
 use std::path::PathBuf;
@@ -198,7 +198,11 @@ fn image_list(files: Files, classes: Option<Vec<String>>, storage: &Storage) -> 
             storage,
         ),
         // A list in a bucket has a name that ends in .txt; all else there is a folder.
-        Files::Path(path) if path.is_dir() || is_url(&path) && path.extension().is_none_or(|end| end != "txt") => {
+        Files::Path(path)
+            if path.is_dir()
+                || is_in_archive(&path)
+                || is_url(&path) && path.extension().is_none_or(|end| end != "txt") =>
+        {
             ImageList::from_folder(Folder::open(&path, storage)?, "given", classes)
         }
         Files::Path(path) => {

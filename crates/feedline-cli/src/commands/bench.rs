@@ -8,7 +8,7 @@ use feedline::deliver::bench::{measure, save_chrome_trace};
 use feedline::deliver::{Loader, LoaderOptions};
 use feedline::pipeline::Pipeline;
 use feedline::plan::Plan;
-use feedline::read::is_url;
+use feedline::read::{is_in_archive, is_url};
 use feedline::{Error, Result};
 use feedline_recipes::arrays;
 use feedline_recipes::classification::config::{Config, Said};
@@ -70,7 +70,10 @@ pub fn run(args: Args) -> Result<Done> {
     if args.all_reduce {
         return super::all_reduce::run(args.seconds);
     }
-    let is_arrays = |path: &PathBuf| !is_url(path) && path.exists() && !path.join("train").is_dir();
+    let is_arrays = |path: &PathBuf| match path.extension().and_then(|extension| extension.to_str()) {
+        Some("npy" | "npz" | "bin") => true,
+        _ => !is_url(path) && !is_in_archive(path) && path.exists() && !path.join("train").is_dir(),
+    };
     let work = match args.work {
         None if args.data.data.as_ref().is_some_and(is_arrays) => Some(Work::E),
         None if args.data.augment.is_none() && args.data.config.is_none() => Some(Work::A),

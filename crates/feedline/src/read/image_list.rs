@@ -33,6 +33,9 @@ pub struct ImageList {
 
 const EXTENSIONS: [&str; 3] = ["jpg", "jpeg", "png"];
 
+/// Beside archives that carry labels: the names of the classes, one a line.
+pub(super) const CLASSES_FILE: &str = "classes.txt";
+
 /// Classes that are named by their numbers, at most.
 const MOST_CLASSES: u32 = 1 << 20;
 
@@ -75,7 +78,7 @@ impl ImageList {
 
     /// The images of `folder/<class>/*.{jpg,jpeg,png}`, read as by [`ImageList::train`]; `classes`, if given, decide the
     /// labels, and one of them may have no folder here. Or, if archives in it say what their samples are labelled, all
-    /// these; without `classes` the labels are the names.
+    /// these; without `classes` their names are those of a file `classes.txt` beside them, or numbers.
     ///
     /// # Errors
     /// As [`ImageList::train`], a class folder that is not one of `classes`, a label that is not below their number.
@@ -112,7 +115,14 @@ impl ImageList {
         classes: Option<Vec<String>>,
     ) -> Result<ImageList> {
         let largest = labelled.iter().map(|(_, class)| *class).max().unwrap_or_default();
-        let classes = match classes {
+        let named = match classes {
+            None => folder
+                .read(CLASSES_FILE)?
+                .map(|text| parse_classes(text, &folder.path().join(CLASSES_FILE)))
+                .transpose()?,
+            classes => classes,
+        };
+        let classes = match named {
             Some(classes) => classes,
             None if largest < MOST_CLASSES => (0..=largest).map(|class| class.to_string()).collect(),
             None => {
@@ -176,7 +186,7 @@ impl ImageList {
     /// A line without `;`, with a label that is not a number below the number of classes, or without a path (file and
     /// line number are named); an empty list; files that do not exist (the first one and their number are named).
     pub fn from_list(list_file: &Path, split: &str, classes: &[String], storage: &Storage) -> Result<ImageList> {
-        let text = read_text(list_file, storage)?;
+        let text = text_of(read_whole(list_file, storage)?, list_file)?;
         let folder = list_file.parent().unwrap_or(Path::new(""));
         let mut entries = Vec::new();
         let mut missing = 0u64;
@@ -319,7 +329,11 @@ impl ImageList {
 /// # Errors
 /// An unreadable or empty file, a blank line between names (it would shift the labels), or a name that stands twice.
 pub fn read_classes(file: &Path, storage: &Storage) -> Result<Vec<String>> {
-    let text = read_text(file, storage)?;
+    parse_classes(read_whole(file, storage)?, file)
+}
+
+fn parse_classes(text: Vec<u8>, file: &Path) -> Result<Vec<String>> {
+    let text = text_of(text, file)?;
     let names: Vec<String> = text.trim_end().lines().map(|line| line.trim().to_owned()).collect();
     if names.is_empty() {
         return Err(Error::dataset(file, "there is no class in it", "Write one class name per line"));
@@ -345,9 +359,9 @@ fn clipped(text: &str) -> String {
     if text.chars().count() <= 60 { text.into() } else { text.chars().take(57).chain("...".chars()).collect() }
 }
 
-/// A text file without its byte order mark.
-fn read_text(file: &Path, storage: &Storage) -> Result<String> {
-    let text = String::from_utf8(read_whole(file, storage)?)
+/// The text of a file without its byte order mark.
+fn text_of(bytes: Vec<u8>, file: &Path) -> Result<String> {
+    let text = String::from_utf8(bytes)
         .map_err(|_| Error::dataset(file, "the text is not UTF-8", "Save the file in UTF-8"))?;
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }

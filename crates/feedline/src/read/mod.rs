@@ -29,7 +29,7 @@ pub use local::LocalFiles;
 pub use retry::Retry;
 pub use source::{Fault, Get, Object, ReadError, Source, Stop};
 pub use storage::{Storage, is_url};
-pub use stored::{Folder, Stored, open_file, read_sample};
+pub use stored::{Folder, Stored, is_in_archive, open_file, read_sample};
 pub use timeout::Timeout;
 pub use zip::Packed;
 

@@ -221,6 +221,15 @@ impl Folder {
         files.filter_map(|file| Some((format!("{root}{}", file.name).into(), file.class?))).collect()
     }
 
+    /// The whole of a file directly in it, if that is there and it is no folder of this machine.
+    pub(super) fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let path = self.path.join(name);
+        match self.stored(std::iter::once(&*path)) {
+            Ok(Some(stored)) => stored.read_whole().map(Some).map_err(ReadError::into_error),
+            _ => Ok(None),
+        }
+    }
+
     /// What reads `paths`, files below the source's root; `None` where they are files of this machine.
     ///
     /// # Errors
@@ -592,6 +601,11 @@ impl Outlook for Order {
 fn has_archives(folder: &Path) -> bool {
     let mut names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
     names.any(|name| name.to_str().is_some_and(archive::is_archive))
+}
+
+/// Whether a path leads to an archive that it names, or into one.
+pub fn is_in_archive(path: &Path) -> bool {
+    archives_named(path).is_some()
 }
 
 /// The names of the archives that a path leads to, and the rest of it, a folder inside of them.

@@ -2,7 +2,7 @@
 
 use ::tar::{Builder, EntryType, Header};
 use feedline::read::archive::{Member, index, to_text};
-use feedline::read::pack::{Packed, pack};
+use feedline::read::pack::{PackOptions, Packed, pack_list};
 use feedline::read::{Folder, ImageList, LocalFiles, Source, Stop, Storage};
 use std::fs;
 use std::path::Path;
@@ -44,6 +44,15 @@ fn content(dir: &Path, storage: &Storage) -> Vec<(u32, String, Vec<u8>)> {
     all
 }
 
+fn pack(dir: &Path, out: &Path, shard_bytes: u64, threads: usize) -> feedline::Result<Packed> {
+    feedline::read::pack::pack(
+        dir,
+        &Storage::default(),
+        out,
+        PackOptions { shard_bytes, threads, progress: &|_, _| () },
+    )
+}
+
 fn files_in(dir: &Path) -> Vec<String> {
     let listed = LocalFiles::new(dir).list("", &Stop::default()).unwrap();
     listed.into_iter().map(|object| object.key).collect()
@@ -57,7 +66,7 @@ fn archives_hold_the_data_set_of_the_folder() {
         |dir: &Path| ImageList::train(Folder::open(dir, &storage(out.path())).unwrap()).unwrap().fingerprint();
     for (round, shard_bytes) in [1, 60_000, 1 << 30].into_iter().enumerate() {
         let shards = out.path().join(round.to_string());
-        let packed = pack(dir.path(), &shards, shard_bytes, 3, &|_, _| ()).unwrap();
+        let packed = pack(dir.path(), &shards, shard_bytes, 3).unwrap();
         let archives = files_in(&shards).iter().filter(|name| name.ends_with(".tar")).count() as u64;
         assert_eq!(packed, Packed { files: 47, archives, bytes: packed.bytes });
         assert!([45..=47, 9..=13, 2..=2][round].contains(&archives), "{archives} archives");
@@ -74,16 +83,43 @@ fn archives_hold_the_data_set_of_the_folder() {
         assert_eq!(kept, archives, "an index for each");
         // The same files give the same bytes.
         let again = out.path().join(format!("again {round}"));
-        pack(dir.path(), &again, shard_bytes, 1, &|_, _| ()).unwrap();
+        pack(dir.path(), &again, shard_bytes, 1).unwrap();
         for name in files_in(&shards) {
             assert!(fs::read(shards.join(&name)).unwrap() == fs::read(again.join(&name)).unwrap(), "{name}");
         }
     }
-    let error = pack(dir.path(), out.path(), 1 << 20, 1, &|_, _| ()).unwrap_err().to_string();
+    let error = pack(dir.path(), out.path(), 1 << 20, 1).unwrap_err().to_string();
     assert!(error.contains("is not empty"), "{error}");
     let empty = tempfile::tempdir().unwrap();
-    let error = pack(empty.path(), &out.path().join("new"), 1, 1, &|_, _| ()).unwrap_err().to_string();
+    let error = pack(empty.path(), &out.path().join("new"), 1, 1).unwrap_err().to_string();
     assert!(error.contains("no file in it"), "{error}");
+}
+
+#[test]
+fn a_list_is_packed_with_its_labels_in_its_order() {
+    let (dir, out) = (data(), tempfile::tempdir().unwrap());
+    let names: Vec<String> = files_in(dir.path()).into_iter().filter(|name| name.ends_with(".jpg")).collect();
+    let lines = names.iter().enumerate().map(|(i, name)| format!("{};{name}\n", i * 7 % 3));
+    let file = dir.path().join("list.txt");
+    fs::write(&file, lines.collect::<String>()).unwrap();
+    let classes = ["cat", "猫", "dog"].map(String::from);
+    let list = ImageList::from_list(&file, "x", &classes, &Storage::default()).unwrap();
+    for shard_bytes in [1, 60_000, 1 << 30] {
+        let shards = out.path().join(shard_bytes.to_string());
+        let options = PackOptions { shard_bytes, threads: 2, progress: &|_, _| () };
+        let packed = pack_list(&list, &shards, options).unwrap();
+        assert_eq!(packed.files, 47);
+        let folder = Folder::open(&shards, &storage(out.path())).unwrap();
+        let read = ImageList::from_folder(folder, "x", None).unwrap();
+        assert_eq!(read.classes, classes);
+        assert_eq!(read.entries.len(), names.len());
+        for (i, entry) in read.entries.iter().enumerate() {
+            let mut bytes = Vec::new();
+            read.stored.as_ref().unwrap().read_into(i as u64, &Stop::default(), &mut bytes).unwrap();
+            assert_eq!(entry.class, list.entries[i].class);
+            assert!(bytes == fs::read(dir.path().join(&names[i])).unwrap(), "{}", names[i]);
+        }
+    }
 }
 
 #[test]
@@ -91,7 +127,7 @@ fn archives_and_files_may_lie_side_by_side_but_not_twice() {
     let (dir, out) = (data(), tempfile::tempdir().unwrap());
     let expect = content(dir.path(), &Storage::default());
     let shards = out.path().join("shards");
-    pack(dir.path(), &shards, 50_000, 2, &|_, _| ()).unwrap();
+    pack(dir.path(), &shards, 50_000, 2).unwrap();
     // The test split unpacked beside the archives of the training split.
     fs::remove_dir_all(shards.join("test")).unwrap();
     let copy = |from: &Path, to: &Path| {
@@ -561,7 +597,7 @@ fn hostile_archives_are_refused_in_words() {
 fn an_index_that_does_not_fit_is_refused() {
     let (dir, out) = (data(), tempfile::tempdir().unwrap());
     let shards = out.path().join("shards");
-    pack(dir.path(), &shards, 1 << 30, 2, &|_, _| ()).unwrap();
+    pack(dir.path(), &shards, 1 << 30, 2).unwrap();
     let path = shards.join("train/000000.tar.index");
     let good = fs::read_to_string(&path).unwrap();
     for bad in [&good[..good.len() / 2], "", &good.replacen('\t', "\t9", 1), &good.replacen("512", "999999999", 1)] {

@@ -7,6 +7,7 @@ use feedline::deliver::{Clock, Loader, LoaderOptions};
 use feedline::pipeline::{Pipeline, Raw};
 use feedline::plan::{Plan, Request};
 use feedline::read::conformance::check;
+use feedline::read::pack::PackOptions;
 use feedline::read::{Fault, Folder, Get, ImageList, Stop, Storage, read_sample};
 use feedline::{DType, FieldSpec, Result, Slot, Stage};
 use std::path::{Path, PathBuf};
@@ -258,7 +259,8 @@ fn epochs() {
     let fates = vec![Fate::SlowDown(0), Fate::Cut, Fate::Short, Fate::Stall, Fate::Reset, Fate::Long, Fate::Broken];
     proxy.set_faults(10, fates, 1);
     let packed = cache.path().join("packed");
-    feedline::read::pack::pack(dir.path(), &packed, 200_000, 2, &|_, _| ()).unwrap();
+    let options = PackOptions { shard_bytes: 200_000, threads: 2, progress: &|_, _| () };
+    feedline::read::pack::pack(dir.path(), &Storage::default(), &packed, options).unwrap();
     server.put_folder(&packed, "packed");
     // Nothing kept, all of it, and a third of it; a file to an object, and archives with indexes beside them.
     let archives = PathBuf::from("s3://bench/packed");
