@@ -7,7 +7,7 @@ use crate::decode::{DecodedCache, Limits, RgbImage};
 use crate::deliver::Clock;
 use crate::error::{Error, Result, Stage};
 use crate::fused::{Augmented, DecodeMode, ImagePath};
-use crate::pipeline::{Pipeline, Raw};
+use crate::pipeline::{Pipeline, Raw, read_stored};
 use crate::plan::{Plan, Request};
 use crate::read::{ImageList, read_sample};
 use crate::sample::{DType, FieldSpec, Slot};
@@ -258,6 +258,19 @@ impl Pipeline for Images {
         read_sample(stored, request.index, path, clock.stop_signal(), &mut raw[0])?;
         clock.count_bytes(raw[0].len());
         Ok(())
+    }
+
+    fn is_near(&self, one: u64, next: u64) -> bool {
+        self.list.stored.as_ref().is_some_and(|stored| stored.is_near(one, next))
+    }
+
+    fn read_many(&self, requests: &[Request], raws: &mut [Raw], clock: &mut Clock) -> Vec<Result<()>> {
+        match &self.list.stored {
+            Some(stored) if !requests.iter().any(|request| self.path.is_cached(request)) => {
+                read_stored(stored, requests, raws, clock)
+            }
+            _ => requests.iter().zip(raws).map(|(request, raw)| self.read(request, raw, clock)).collect(),
+        }
     }
 
     fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, clock: &mut Clock) -> Result<()> {

@@ -4,6 +4,7 @@
 use crate::deliver::Clock;
 use crate::error::{Result, Stage};
 use crate::plan::{Plan, Request};
+use crate::read::{ReadError, Stored};
 use crate::sample::{Array, Collate, FieldSpec, Sample, Slot};
 
 /// The bytes of one sample as read: one part per file or range, in an order the pipeline defines. Reused from sample
@@ -52,6 +53,17 @@ pub trait Pipeline: Send + Sync {
         0
     }
 
+    /// Whether `next` is read with `one` for next to nothing, because it lies right behind it: threads that read ahead then
+    /// call `read_many`.
+    fn is_near(&self, _one: u64, _next: u64) -> bool {
+        false
+    }
+
+    /// Reads several samples, each as `read` and into its own of `raws`; gives as many results.
+    fn read_many(&self, requests: &[Request], raws: &mut [Raw], clock: &mut Clock) -> Vec<Result<()>> {
+        requests.iter().zip(raws).map(|(request, raw)| self.read(request, raw, clock)).collect()
+    }
+
     /// About how many bytes `read` will give, for the memory budget of reading ahead.
     fn raw_bytes(&self, _index: u64) -> u64 {
         0
@@ -65,6 +77,25 @@ pub trait Pipeline: Send + Sync {
     fn follow(&self, _plan: &Plan) -> Result<()> {
         Ok(())
     }
+}
+
+/// [`Pipeline::read_many`] for samples that are one file of `stored` each.
+pub fn read_stored(stored: &Stored, requests: &[Request], raws: &mut [Raw], clock: &mut Clock) -> Vec<Result<()>> {
+    if let Some(last) = requests.last() {
+        stored.reached(last.epoch, last.position);
+    }
+    let samples: Vec<u64> = requests.iter().map(|request| request.index).collect();
+    let take = |raw: &mut Raw| {
+        raw.resize_with(1, Vec::new);
+        std::mem::take(&mut raw[0])
+    };
+    let mut parts: Vec<Vec<u8>> = raws.iter_mut().map(take).collect();
+    let results = stored.read_many(&samples, clock.stop_signal(), &mut parts);
+    for (raw, part) in raws.iter_mut().zip(parts) {
+        clock.count_bytes(part.len());
+        raw[0] = part;
+    }
+    results.into_iter().map(|result| result.map_err(ReadError::into_error)).collect()
 }
 
 /// Makes one sample on its own, the plain way: what the engine must equal.

@@ -3,7 +3,7 @@
 
 use feedline::decode::{NPY_HEADER_BYTES_MAX, NpyHeader, decode_depth_u16, dimensions};
 use feedline::deliver::Clock;
-use feedline::pipeline::{Pipeline, Raw};
+use feedline::pipeline::{Pipeline, Raw, read_stored};
 use feedline::plan::{Plan, Request};
 use feedline::read::{
     FileList, Folder, ReadError, RowFile, Storage, Stored, open_file, read_exactly, read_sample, read_start,
@@ -344,6 +344,17 @@ impl Pipeline for ArrayData {
         read_sample(stored, request.index, path, clock.stop_signal(), &mut raw[0])?;
         clock.count_bytes(raw[0].len());
         Ok(())
+    }
+
+    fn is_near(&self, one: u64, next: u64) -> bool {
+        self.stored().is_some_and(|stored| stored.is_near(one, next))
+    }
+
+    fn read_many(&self, requests: &[Request], raws: &mut [Raw], clock: &mut Clock) -> Vec<Result<()>> {
+        match self.stored() {
+            Some(stored) => read_stored(stored, requests, raws, clock),
+            None => requests.iter().zip(raws).map(|(request, raw)| self.read(request, raw, clock)).collect(),
+        }
     }
 
     fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, clock: &mut Clock) -> Result<()> {

@@ -4,7 +4,7 @@
 
 use super::stats::{Clock, Stats};
 use super::walk::Walk;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Stage};
 use crate::pipeline::{Pipeline, Raw};
 use crate::plan::Request;
 use crate::read::{ReadError, Stop};
@@ -19,6 +19,10 @@ const MAX_ITEMS: usize = 1 << 14;
 
 /// Storage kept for the next samples at most.
 const MAX_SPARE_BYTES: usize = 32 << 20;
+
+/// Samples that are read together at most, and bytes: more, and the first of them would wait for long.
+const TOGETHER_MAX: usize = 64;
+const TOGETHER_BYTES_MAX: u64 = 4 << 20;
 
 /// What became of a read; a panic is passed on to the worker, which knows what to do with it.
 type Outcome = std::result::Result<Result<Raw>, Box<dyn Any + Send>>;
@@ -186,6 +190,13 @@ impl State {
         self.open.front().copied()
     }
 
+    /// Takes the next sample, of about `bytes`, as one that is read from now on.
+    fn begin(&mut self, bytes: u64) -> Request {
+        self.held_bytes += bytes;
+        self.items.push_back(Item::Reading { bytes });
+        self.open.pop_front().expect("`next` has just given it")
+    }
+
     fn keep(&mut self, raw: Raw) {
         let bytes: usize = raw.iter().map(Vec::capacity).sum();
         if bytes > 0 && self.spare_bytes + bytes <= MAX_SPARE_BYTES {
@@ -211,38 +222,74 @@ impl Shared {
                 continue;
             };
             let bytes = self.pipeline.raw_bytes(request.index);
-            let fits = state.held_bytes + bytes <= self.limit_bytes && state.items.len() < MAX_ITEMS;
-            if !fits && !state.items.is_empty() {
+            if !self.fits(&state, bytes) && !state.items.is_empty() {
                 state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
-            state.open.pop_front();
-            state.held_bytes += bytes;
-            state.items.push_back(Item::Reading { bytes });
-            let (generation, place) = (state.generation, state.first + state.items.len() as u64 - 1);
-            let mut clock = Clock::new(None, self.stats.is_traced()).with_stop(state.stop.clone());
-            let mut raw = state.spare.pop().unwrap_or_default();
-            state.spare_bytes -= raw.iter().map(Vec::capacity).sum::<usize>();
+            let place = state.first + state.items.len() as u64;
+            let (mut requests, mut run_bytes) = (vec![state.begin(bytes)], bytes);
+            while let Some(next) = state.next() {
+                let bytes = self.pipeline.raw_bytes(next.index);
+                run_bytes += bytes;
+                let is_wanted =
+                    run_bytes <= TOGETHER_BYTES_MAX && requests.len() < TOGETHER_MAX && self.fits(&state, bytes);
+                if !is_wanted || !self.pipeline.is_near(requests[requests.len() - 1].index, next.index) {
+                    break;
+                }
+                requests.push(state.begin(bytes));
+            }
+            let (generation, stop) = (state.generation, state.stop.clone());
+            let mut clock = Clock::new(None, self.stats.is_traced()).with_stop(stop.clone());
+            let mut raws: Vec<Raw> = requests.iter().map(|_| state.spare.pop().unwrap_or_default()).collect();
+            state.spare_bytes -= raws.iter().flatten().map(Vec::capacity).sum::<usize>();
             drop(state);
 
             clock.begin(request.index, true);
-            clock.enter(crate::error::Stage::Read);
-            let outcome = catch_unwind(AssertUnwindSafe(|| self.pipeline.read(&request, &mut raw, &mut clock)));
+            clock.enter(Stage::Read);
+            let outcomes = catch_unwind(AssertUnwindSafe(|| match (&*requests, &mut *raws) {
+                ([request], [raw]) => vec![self.pipeline.read(request, raw, &mut clock)],
+                (requests, raws) => self.pipeline.read_many(requests, raws, &mut clock),
+            }));
+            for request in &requests[1..] {
+                clock.begin(request.index, true);
+                clock.enter(Stage::Read);
+            }
             self.stats.add(&mut clock, number);
+            let outcomes: Vec<Outcome> = match outcomes {
+                Ok(results) => results.into_iter().zip(raws).map(|(read, raw)| Ok(read.map(|()| raw))).collect(),
+                Err(panic) if requests.len() == 1 => vec![Err(panic)],
+                // Each for itself, so that whose fault it was is the only one.
+                Err(_) => requests.iter().map(|request| self.read(request, &stop)).collect(),
+            };
 
             state = self.lock();
-            if state.generation == generation {
+            if state.generation != generation {
+                continue;
+            }
+            for (place, outcome) in (place..).zip(outcomes) {
                 let at = (place - state.first) as usize;
                 if let Some(Item::Reading { bytes }) = state.items.get(at) {
                     // What it has turned out to be.
-                    let held: u64 = raw.iter().map(|part| part.len() as u64).sum();
+                    let held = match &outcome {
+                        Ok(Ok(raw)) => raw.iter().map(|part| part.len() as u64).sum(),
+                        _ => 0,
+                    };
                     state.held_bytes = state.held_bytes - *bytes + held;
-                    let outcome = outcome.map(|read| read.map(|()| raw));
                     state.items[at] = Item::Read { bytes: held, outcome };
-                    self.ready.notify_all();
                 }
             }
+            self.ready.notify_all();
         }
+    }
+
+    fn fits(&self, state: &State, bytes: u64) -> bool {
+        state.held_bytes + bytes <= self.limit_bytes && state.items.len() < MAX_ITEMS
+    }
+
+    fn read(&self, request: &Request, stop: &Stop) -> Outcome {
+        let (mut raw, mut clock) = (Raw::new(), Clock::default().with_stop(stop.clone()));
+        catch_unwind(AssertUnwindSafe(|| self.pipeline.read(request, &mut raw, &mut clock)))
+            .map(|read| read.map(|()| raw))
     }
 }
 

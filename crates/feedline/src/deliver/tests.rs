@@ -21,6 +21,10 @@ struct Numbered {
     slow_reads: bool,
     /// Reads the sample only when it is called off.
     stuck: Option<u64>,
+    /// Samples lie close together, unless their numbers add up to a multiple of three.
+    near: bool,
+    /// Samples that were read together with others.
+    together: AtomicUsize,
     at_work: AtomicUsize,
     /// Read and not made yet: now, and most ever.
     ahead: AtomicUsize,
@@ -96,6 +100,14 @@ impl Pipeline for Numbered {
     }
     fn raw_bytes(&self, _: u64) -> u64 {
         8
+    }
+    fn is_near(&self, one: u64, next: u64) -> bool {
+        self.near && !(one + next).is_multiple_of(3)
+    }
+    fn read_many(&self, requests: &[Request], raws: &mut [Raw], clock: &mut Clock) -> Vec<Result<()>> {
+        assert!(requests.array_windows().all(|[one, next]| self.is_near(one.index, next.index)));
+        self.together.fetch_add(requests.len(), Ordering::SeqCst);
+        requests.iter().zip(raws).map(|(request, raw)| self.read(request, raw, clock)).collect()
     }
 }
 

@@ -229,6 +229,33 @@ impl Cache {
         true
     }
 
+    /// Reads what is asked for, if it is there.
+    fn hit(&self, want: &Get<'_>, into: &mut Vec<u8>) -> bool {
+        if want.version.is_empty() {
+            return false; // nothing would tell an old entry from a new one
+        }
+        let location = self.inner.location(want.key);
+        let name = name_of(&location, want.version, want.range.start, want.range.end);
+        let identity = identity(&location, want.version, want.range.start, want.range.end);
+        let is_hit = self.read(name, &identity, want, into);
+        if is_hit {
+            self.counts[0].fetch_add(1, Relaxed);
+            self.line_up(name, (into.len() + identity.len() + TRAILER_BYTES) as u64);
+        }
+        is_hit
+    }
+
+    /// Keeps what was read instead.
+    fn missed(&self, want: &Get<'_>, bytes: &[u8]) {
+        if want.version.is_empty() {
+            return;
+        }
+        self.counts[1].fetch_add(1, Relaxed);
+        let location = self.inner.location(want.key);
+        let name = name_of(&location, want.version, want.range.start, want.range.end);
+        self.keep(name, &identity(&location, want.version, want.range.start, want.range.end), bytes);
+    }
+
     /// Keeps `bytes`, if there is room or something is needed later. That it could not be kept is no error.
     fn keep(&self, name: Name, identity: &str, bytes: &[u8]) {
         let size_bytes = (bytes.len() + identity.len() + TRAILER_BYTES) as u64;
@@ -465,21 +492,27 @@ impl Source for Cache {
     }
 
     fn get(&self, want: &Get<'_>, into: &mut Vec<u8>) -> Result<(), ReadError> {
-        if want.version.is_empty() {
-            return self.inner.get(want, into); // nothing would tell an old entry from a new one
-        }
-        let location = self.location(want.key);
-        let name = name_of(&location, want.version, want.range.start, want.range.end);
-        let identity = identity(&location, want.version, want.range.start, want.range.end);
-        if self.read(name, &identity, want, into) {
-            self.counts[0].fetch_add(1, Relaxed);
-            self.line_up(name, (into.len() + identity.len() + TRAILER_BYTES) as u64);
+        if self.hit(want, into) {
             return Ok(());
         }
         self.inner.get(want, into)?;
-        self.counts[1].fetch_add(1, Relaxed);
-        self.keep(name, &identity, into);
+        self.missed(want, into);
         Ok(())
+    }
+
+    fn get_many(&self, wants: &[Get<'_>], into: &mut [Vec<u8>]) -> Vec<Result<(), ReadError>> {
+        let mut results: Vec<Result<(), ReadError>> = vec![Ok(()); wants.len()];
+        let missing: Vec<usize> = (0..wants.len()).filter(|at| !self.hit(&wants[*at], &mut into[*at])).collect();
+        let missed: Vec<Get<'_>> = missing.iter().map(|at| wants[*at].clone()).collect();
+        let mut buffers: Vec<Vec<u8>> = missing.iter().map(|at| std::mem::take(&mut into[*at])).collect();
+        let read = self.inner.get_many(&missed, &mut buffers);
+        for ((at, bytes), result) in missing.into_iter().zip(buffers).zip(read) {
+            if result.is_ok() {
+                self.missed(&wants[at], &bytes);
+            }
+            (into[at], results[at]) = (bytes, result);
+        }
+        results
     }
 
     fn list(&self, prefix: &str, stop: &Stop) -> Result<Vec<Object>, ReadError> {

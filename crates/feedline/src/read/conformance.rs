@@ -52,6 +52,36 @@ pub fn check(source: &dyn Source, objects: &[(String, Vec<u8>)]) -> Result<(), S
         }
     }
 
+    // Several at once: neighbours, the same twice, and one that is not there spoils no other.
+    let mut wants = Vec::new();
+    for (object, (_, content)) in listed.iter().zip(&expect) {
+        let len = content.len() as u64;
+        for range in [0..len / 2, len / 2..len, len / 3..len, 0..len / 2] {
+            wants.push((Get { key: &object.key, range, version: &object.version, until: None, stop: &stop }, content));
+        }
+    }
+    for missing in [None, Some("there/is none")] {
+        let mut gets: Vec<Get<'_>> = wants.iter().map(|(get, _)| get.clone()).collect();
+        if let Some(key) = missing {
+            gets[1] = Get { key, version: "", range: 0..1, ..gets[1].clone() };
+        }
+        let mut many = vec![vec![7; 10]; gets.len()];
+        let results = source.get_many(&gets, &mut many);
+        same("results of get_many", &results.len(), &gets.len())?;
+        for (at, (result, bytes)) in results.iter().zip(&many).enumerate() {
+            let (get, content) = &wants[at];
+            let is_right = match (missing, at, result) {
+                (Some(_), 1, Err(error)) => error.fault == Fault::Missing,
+                (Some(_), 1, Ok(())) => false,
+                (_, _, Ok(())) => *bytes == content[get.range.start as usize..get.range.end as usize],
+                (_, _, Err(_)) => false,
+            };
+            if !is_right {
+                return Err(format!("get_many: {:?} of {} is not what it should be: {result:?}", get.range, get.key));
+            }
+        }
+    }
+
     // What cannot be read is an error of the right kind that names it.
     let (object, (key, content)) = (&listed[0], expect[0]);
     let len = content.len() as u64;

@@ -5,6 +5,7 @@ pub mod archive;
 mod cache;
 #[cfg(feature = "cloud")]
 mod cloud;
+mod coalesce;
 pub mod conformance;
 mod file_list;
 mod image_list;
@@ -24,6 +25,7 @@ mod zip;
 pub use cache::{Cache, CacheCounts, Outlook};
 #[cfg(feature = "cloud")]
 pub use cloud::Cloud;
+pub use coalesce::Coalesce;
 pub use limit::Limit;
 pub use local::LocalFiles;
 pub use retry::Retry;

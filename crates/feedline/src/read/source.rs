@@ -58,6 +58,12 @@ pub trait Source: Debug + Send + Sync {
     /// As [`Fault`] tells.
     fn get(&self, want: &Get<'_>, into: &mut Vec<u8>) -> Result<(), ReadError>;
 
+    /// Several reads, each as [`Source::get`] and into its own of `into`: what is needed soon, in that order. Gives as many
+    /// results. A source that can answer several at once does.
+    fn get_many(&self, wants: &[Get<'_>], into: &mut [Vec<u8>]) -> Vec<Result<(), ReadError>> {
+        wants.iter().zip(into).map(|(want, into)| self.get(want, into)).collect()
+    }
+
     /// The objects whose keys begin with `prefix`, in the bytewise order of their keys. None is no error.
     ///
     /// # Errors

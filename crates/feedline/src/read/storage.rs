@@ -4,7 +4,7 @@
 use super::cache::Cache;
 use super::local::LocalFiles;
 use super::source::{Object, ReadError, Source, Stop};
-use super::{limit::Limit, retry::Retry, timeout::Timeout};
+use super::{coalesce::Coalesce, limit::Limit, retry::Retry, timeout::Timeout};
 use crate::error::{Error, Result};
 use crate::plan::rng::{hash_name, hash_words};
 use serde::{Deserialize, Serialize};
@@ -109,7 +109,7 @@ impl Storage {
         mapped.unwrap_or_else(|| path.to_path_buf())
     }
 
-    /// The source at `url`: its backend, and before it timeout, limit, retry and cache.
+    /// The source at `url`: its backend, and before it timeout, limit, retry, coalescing and cache.
     ///
     /// # Errors
     /// A URL or settings that cannot be understood, a build without the feature `cloud`, a cache that cannot be opened.
@@ -121,7 +121,8 @@ impl Storage {
         };
         let source = Arc::new(Timeout::new(source, Duration::from_secs_f64(self.timeout_s)));
         let source = Arc::new(Limit::new(source, self.requests_in_flight));
-        let source: Arc<dyn Source> = Arc::new(Retry::new(source, Duration::from_secs_f64(self.retry_s)));
+        let source = Arc::new(Retry::new(source, Duration::from_secs_f64(self.retry_s)));
+        let source: Arc<dyn Source> = Arc::new(Coalesce::new(source));
         if self.cache_bytes == 0 {
             return Ok(source);
         }

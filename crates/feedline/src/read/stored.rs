@@ -4,9 +4,9 @@
 use super::archive::{self, Member, Packing};
 use super::cache::Outlook;
 use super::image_list::sorted_names;
-use super::read_file_into;
 use super::source::{Fault, Get, Object, ReadError, Source, Stop};
 use super::storage::{Storage, is_url};
+use super::{coalesce, read_file_into};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 use std::ffi::OsString;
@@ -400,6 +400,32 @@ impl Stored {
     pub fn read_into(&self, sample: u64, stop: &Stop, bytes: &mut Vec<u8>) -> Result<(), ReadError> {
         let (Object { key, version, .. }, range) = self.place(sample);
         self.source.get(&Get { key, range, version, until: None, stop }, bytes)?;
+        self.unpack(sample, key, bytes)
+    }
+
+    /// Whether two samples' files lie so close together that [`Stored::read_many`] reads both in one request.
+    pub fn is_near(&self, one: u64, next: u64) -> bool {
+        let ((one, one_range), (next, next_range)) = (self.place(one), self.place(next));
+        std::ptr::eq(one, next) && coalesce::is_near(&one_range, &next_range)
+    }
+
+    /// Reads the files of several samples, each into its own of `into`; as many results.
+    pub fn read_many(&self, samples: &[u64], stop: &Stop, into: &mut [Vec<u8>]) -> Vec<Result<(), ReadError>> {
+        let want = |sample: &u64| {
+            let (Object { key, version, .. }, range) = self.place(*sample);
+            Get { key, range, version, until: None, stop }
+        };
+        let wants: Vec<Get<'_>> = samples.iter().map(want).collect();
+        let mut results = self.source.get_many(&wants, into);
+        for (((result, bytes), want), sample) in results.iter_mut().zip(into).zip(&wants).zip(samples) {
+            if result.is_ok() {
+                *result = self.unpack(*sample, want.key, bytes);
+            }
+        }
+        results
+    }
+
+    fn unpack(&self, sample: u64, key: &str, bytes: &mut Vec<u8>) -> Result<(), ReadError> {
         let unpacked = self.extents.get(sample).packing.unpack(bytes);
         unpacked.map_err(|problem| ReadError::new(Fault::Other, self.source.location(key), problem))
     }

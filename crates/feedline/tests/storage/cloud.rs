@@ -4,7 +4,7 @@ use super::proxy::{Fate, Line, Proxy};
 use super::server::{ADDRESS, KEY_ID, SECRET, Server, server};
 use super::{child, objects, read_all, succeeded};
 use feedline::deliver::{Clock, Loader, LoaderOptions};
-use feedline::pipeline::{Pipeline, Raw};
+use feedline::pipeline::{Pipeline, Raw, read_stored};
 use feedline::plan::{Plan, Request};
 use feedline::read::conformance::check;
 use feedline::read::pack::PackOptions;
@@ -219,6 +219,12 @@ impl Pipeline for Files {
     fn raw_bytes(&self, index: u64) -> u64 {
         self.list.stored.as_ref().map_or(0, |stored| stored.size_bytes(index))
     }
+    fn is_near(&self, one: u64, next: u64) -> bool {
+        self.list.stored.as_ref().is_some_and(|stored| stored.is_near(one, next))
+    }
+    fn read_many(&self, requests: &[Request], raws: &mut [Raw], clock: &mut Clock) -> Vec<Result<()>> {
+        read_stored(self.list.stored.as_ref().unwrap(), requests, raws, clock)
+    }
     fn follow(&self, plan: &Plan) -> Result<()> {
         self.list.stored.as_ref().map_or(Ok(()), |stored| stored.follow(plan))
     }
@@ -290,6 +296,25 @@ fn epochs() {
         assert!(counts.is_none_or(|counts| counts.hits > 100 && counts.damaged == 0), "{counts:?}");
     }
     assert!(proxy.counts().1 > 50);
+
+    // In the order of the archives neighbours are read together, with and without a cache.
+    proxy.set(|_| Fate::Fine);
+    let in_order = |files: &Arc<Files>| -> Vec<_> {
+        let options = LoaderOptions { batch_size: 16, num_workers: 2, end_epoch: Some(1), ..LoaderOptions::default() };
+        let plan = Plan::unshuffled(files.len(), 1).unwrap();
+        let mut loader = Loader::new(Arc::clone(files) as Arc<dyn Pipeline>, plan, options).unwrap();
+        loader.iter().map(|batch| batch.unwrap()).collect()
+    };
+    for (cache, cache_bytes) in [("", 0), ("in order", 1 << 30)] {
+        let cache_dir = if cache_bytes == 0 { PathBuf::new() } else { dir.path().join(cache) };
+        let listings_dir = dir.path().join("listings");
+        let storage = Storage { cache_dir, cache_bytes, listings_dir, ..storage(&proxy.address) };
+        let files = Files::open(&archives, &storage);
+        let before = proxy.counts().0;
+        assert!(in_order(&files) == in_order(&local));
+        let requests = proxy.counts().0 - before;
+        assert!((8..=60).contains(&requests), "{requests} requests for 500 samples in 8 archives");
+    }
 
     // What cannot be read ends the epoch with an error that names it, and no credential.
     proxy.set(|line| if line.contains("0123.jpg") { Fate::Broken } else { Fate::Fine });

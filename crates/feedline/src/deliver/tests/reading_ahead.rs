@@ -11,8 +11,15 @@ fn reading_ahead_changes_nothing_but_when() {
         ..options(num_workers)
     };
     let expect = epochs(&mut loader(bad(), replacing(0, 0)), 3);
-    for (readers, workers, budget) in [(1, 1, 0), (1, 3, 1 << 20), (9, 2, 1 << 20), (64, 3, 100)] {
-        let make = || loader(Numbered { readers, slow_reads: true, ..bad() }, replacing(workers, budget));
+    for (readers, workers, budget, near) in [
+        (1, 1, 0, false),
+        (1, 3, 1 << 20, false),
+        (9, 2, 1 << 20, false),
+        (64, 3, 100, false),
+        (1, 3, 1 << 20, true),
+        (9, 2, 400, true),
+    ] {
+        let make = || loader(Numbered { readers, slow_reads: true, near, ..bad() }, replacing(workers, budget));
         let mut loader = make();
         let batches = epochs(&mut loader, 3);
         assert!(batches == expect, "{readers} readers, {workers} workers");
@@ -42,8 +49,10 @@ fn reading_ahead_changes_nothing_but_when() {
 #[test]
 fn what_is_read_ahead_stays_within_its_budget() {
     // A quarter of the budget is for eight-byte samples that are read ahead; those that workers have in hand come on top.
-    for (budget, most) in [(0, 1), (320, 10), (3200, 100)] {
-        let pipeline = Arc::new(Numbered { readers: 50, ..Numbered::new(1000) });
+    for (budget, most, near) in
+        [(0, 1, false), (320, 10, false), (3200, 100, false), (320, 10, true), (3200, 100, true)]
+    {
+        let pipeline = Arc::new(Numbered { readers: 50, near, ..Numbered::new(1000) });
         let plan = Plan::new(1000, 1).unwrap();
         let options = LoaderOptions { memory_budget_bytes: budget, ..options(1) };
         let mut loader = Loader::new(Arc::clone(&pipeline) as Arc<dyn Pipeline>, plan, options).unwrap();
@@ -52,6 +61,8 @@ fn what_is_read_ahead_stays_within_its_budget() {
         while loader.next_batch().unwrap().is_some() {}
         let ever = pipeline.most_ahead.load(Ordering::SeqCst);
         assert!((most / 2..=most + 2).contains(&ever), "{ever} samples of 8 bytes with a budget of {budget}");
+        let together = pipeline.together.load(Ordering::SeqCst);
+        assert_eq!(together > 0, near, "{together} samples were read together");
     }
 }
 
