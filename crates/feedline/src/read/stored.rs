@@ -75,8 +75,8 @@ impl Folder {
         let mut path = storage.resolve(path);
         let named = archives_named(&path);
         if !is_url(&path) {
-            let has_archives = |split: &&str| has_archives(&path.join(split));
-            if named.is_none() && !["", "train", "test", "val", "valid"].iter().any(|split| has_archives(split)) {
+            let mut splits = ["", "train", "test", "val", "valid"].iter();
+            if named.is_none() && !splits.any(|split| has_archives(&path.join(split))) {
                 return Ok(Folder { path, tree: None });
             }
             let absolute = std::path::absolute(&path).map_err(|e| Error::io("find", &path, e))?;

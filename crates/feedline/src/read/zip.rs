@@ -132,8 +132,7 @@ pub(super) fn index(windows: Windows<'_>) -> Result<Vec<Member>, Problem> {
         let packed = Packed { packed_bytes, size_bytes, crc32: entry.crc32(), is_deflated };
         packed.check(&name)?;
         let start = entry.local_header_offset();
-        let stored_bytes =
-            (HEADER_BYTES + path.len() as u64 + EXTRA_BYTES_MAX).checked_add(packed_bytes).unwrap_or(u64::MAX);
+        let stored_bytes = (HEADER_BYTES + path.len() as u64 + EXTRA_BYTES_MAX).saturating_add(packed_bytes);
         members.push(Member { name, start, stored_bytes, packing: Packing::Zip(packed), class: None });
     }
     // A member ends where the next one or the directory begins. Overlapping ones would make much of little.

@@ -122,6 +122,39 @@ fn a_list_is_packed_with_its_labels_in_its_order() {
     }
 }
 
+/// Label and SHA-256 of each picture of `place`, in order.
+fn digests(place: &str) -> Vec<(u32, String)> {
+    use sha2::{Digest, Sha256};
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/shards").join(place);
+    let listings = tempfile::tempdir().unwrap();
+    let folder = Folder::open(&path, &storage(listings.path())).unwrap();
+    let list = ImageList::from_folder(folder, "x", None).unwrap();
+    assert_eq!(list.classes, ["0", "1", "2"]);
+    let digest = |(at, entry): (u64, &feedline::read::ImageEntry)| {
+        let mut bytes = Vec::new();
+        list.stored.as_ref().unwrap().read_into(at, &Stop::default(), &mut bytes).unwrap();
+        (entry.class, Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect())
+    };
+    (0..).zip(&list.entries).map(digest).collect()
+}
+
+#[test]
+fn shards_of_the_usual_writers_are_read() {
+    let facts = include_str!("../../../../testdata/shards/samples.json");
+    let facts: Vec<serde_json::Value> = serde_json::from_str(facts).unwrap();
+    let mut expect: Vec<(u32, String)> = facts
+        .iter()
+        .map(|fact| (fact["label"].as_u64().unwrap() as u32, fact["sha256"].as_str().unwrap().to_owned()))
+        .collect();
+    assert_eq!(digests("webdataset"), expect);
+    assert_eq!(digests("webdataset/shard-{000000..000001}.tar"), expect);
+    assert_eq!(digests("webdataset/shard-000001.tar"), expect[4..]);
+    assert_eq!(digests("mds"), expect);
+    expect.sort_by_key(|(label, _)| *label); // stable
+    assert_eq!(digests("zip"), expect);
+    assert_eq!(digests("zip/all.zip"), expect);
+}
+
 #[test]
 fn archives_and_files_may_lie_side_by_side_but_not_twice() {
     let (dir, out) = (data(), tempfile::tempdir().unwrap());
