@@ -200,7 +200,65 @@ def test_a_bucket_is_listed_once_until_it_is_asked_for_again(feedline, bucket, t
     assert "10 objects" in feedline.ok("index", "--refresh", url).stdout
     assert "10 objects" in feedline.ok("index", url).stdout
     ended = feedline("index", tmp_path)
-    assert ended.code == 2 and "folder of this machine" in ended.stderr
+    assert ended.code == 3 and "there is no archive" in ended.stderr
+
+
+def test_archives_of_every_kind_are_the_same_pictures(feedline, shapes, bucket, tmp_path):
+    folder, _ = shapes
+    train(feedline, tmp_path / "files", folder)
+    shutil.make_archive(tmp_path / "zip/shapes", "zip", folder)
+    url = bucket(tmp_path / "zip", "zip")
+    for number, place in enumerate([tmp_path / "zip", tmp_path / "zip/shapes.zip", url, f"{url}/shapes.zip"]):
+        train(feedline, tmp_path / f"zip{number}", place)
+        assert weights(tmp_path / f"zip{number}") == weights(tmp_path / "files"), place
+    assert "1 archives with 78 files, an index beside each" in feedline.ok("index", tmp_path / "zip").stdout
+    train(feedline, tmp_path / "indexed", tmp_path / "zip/shapes.zip")
+    assert weights(tmp_path / "indexed") == weights(tmp_path / "files")
+    # A list keeps its order and its labels in archives; a bucket is packed as a folder is.
+    names = ["disc", "square", "stripes"]
+    (tmp_path / "classes.txt").write_text("\n".join(names))
+    paths = sorted((folder / "train").rglob("*.jpg"), key=lambda path: path.name)
+    (tmp_path / "list.txt").write_text("\n".join(f"{names.index(path.parent.name)};{path}" for path in paths))
+    pack = ("pack", tmp_path / "list.txt", "--classes", tmp_path / "classes.txt", "--shard-bytes", 20_000)
+    said = feedline.ok(*pack, "--out", tmp_path / "listed").stdout
+    assert f"{len(paths)} files" in said
+    listed = bucket(tmp_path / "listed", "listed")
+    shards = len(list((tmp_path / "listed").glob("*.tar")))
+    expect = package.images(tmp_path / "list.txt", classes=names).resize((32, 32))
+    for place in (tmp_path / "listed", listed, f"{listed}/{{000000..{shards - 1:06}}}.tar"):
+        there = package.images(place, classes=None if "{" not in str(place) else names).resize((32, 32))
+        assert there.classes == names and there.labels == expect.labels
+        assert equal(batches(there), batches(expect))
+    assert f"{len(paths)} files" in feedline.ok("index", f"{listed}/{{000000..{shards - 1:06}}}.tar").stdout
+    feedline.ok("pack", url.replace("zip", "shapes"), "--out", tmp_path / "from bucket")
+    train(feedline, tmp_path / "repacked", tmp_path / "from bucket")
+    assert weights(tmp_path / "repacked") == weights(tmp_path / "files")
+    ended = feedline("pack", tmp_path / "list.txt", "--out", tmp_path / "x")
+    assert ended.code == 2 and "--classes FILE" in ended.stderr
+
+
+def test_arrays_are_read_from_the_bucket(feedline, bucket, tmp_path):
+    rows = np.random.default_rng(0).normal(size=(50, 3, 4)).astype(np.float32)
+    (tmp_path / "data/files").mkdir(parents=True)
+    np.save(tmp_path / "data/rows.npy", rows)
+    np.savez_compressed(tmp_path / "data/rows.npz", x=rows, other=rows[:1])
+    for number, row in enumerate(rows):
+        np.save(tmp_path / f"data/files/{number:02}.npy", row)
+    url = bucket(tmp_path / "data", "arrays")
+    expect = array_batches(package.arrays(rows))
+    for name in ("rows.npy", "rows.npz/x.npy", "files"):
+        for place in (tmp_path / "data" / name, f"{url}/{name}"):
+            for num_workers in (0, 2):
+                got = array_batches(package.arrays(place), num_workers=num_workers)
+                assert all(np.array_equal(a, b) for a, b in zip(got, expect, strict=True)), place
+    assert feedline.ok("bench", "--data", f"{url}/rows.npy").stdout
+    with pytest.raises(package.errors.FileError, match="none.npy: the server answered 404"):
+        len(package.arrays(f"{url}/none.npy"))
+
+
+def array_batches(source, **options):
+    loader = package.DataLoader(source, batch_size=8, shuffle=True, seed=3, output="numpy", **options)
+    return [batch[0].copy() for batch in loader]
 
 
 def test_what_is_wrong_is_named(feedline, shapes, bucket, tmp_path):

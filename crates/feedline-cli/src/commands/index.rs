@@ -1,18 +1,19 @@
-//! `feedline index`: the listing of a bucket and the indexes of its archives, which are made once and kept.
+//! `feedline index`: the listing of a bucket and the indexes of archives, which are made once and kept.
 
 use crate::Done;
 use clap::Args as ClapArgs;
-use feedline::read::{Object, Storage, archive, is_url};
-use feedline::{Error, Result};
+use feedline::Result;
+use feedline::read::{Folder, Object, Storage, archive, is_in_archive, is_url};
 use feedline_recipes::classification::config::Said;
 use indicatif::{ProgressBar, ProgressStyle};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 #[derive(ClapArgs)]
 pub struct Args {
-    /// The folder of a bucket, as it is named for training: s3://BUCKET/FOLDER
-    url: PathBuf,
+    /// The folder of a bucket, as it is named for training: s3://BUCKET/FOLDER; or a folder of this machine with archives,
+    /// or one archive: then an index is written beside each
+    data: PathBuf,
     /// Forget the listing that was kept, and list anew
     #[arg(long)]
     refresh: bool,
@@ -30,13 +31,16 @@ pub fn run(args: Args) -> Result<Done> {
         said = said.file(file)?;
     }
     let storage: Storage = args.set.iter().try_fold(said, |said, assignment| said.assign(assignment))?.storage()?;
-    let path = storage.resolve(&args.url);
-    let Some(url) = path.to_str().filter(|_| is_url(&path)) else {
-        return Err(Error::config(
-            format!("{} is a folder of this machine", path.display()),
-            "Only what is named by a URL has a listing, e.g. s3://BUCKET/FOLDER",
-        ));
-    };
+    let path = storage.resolve(&args.data);
+    let Some(url) = path.to_str().filter(|_| is_url(&path)) else { return beside(&path, &storage) };
+    if is_in_archive(&path) {
+        let bar = ProgressBar::new_spinner().with_message(format!("indexing {url}"));
+        bar.enable_steady_tick(Duration::from_millis(100));
+        let files = Folder::open(&path, &storage)?.files();
+        bar.finish_and_clear();
+        super::print(&format!("{url}: {files} files\n"))?;
+        return Ok(Done::Ok);
+    }
     let source = storage.open(url)?;
     let kept = storage.listing_path(&*source);
     let (is_old, since) = (kept.exists() && !args.refresh, Instant::now());
@@ -51,10 +55,7 @@ pub fn run(args: Args) -> Result<Done> {
         format!("listed in {:.1} s", since.elapsed().as_secs_f64())
     };
     let archives: Vec<&Object> = objects.iter().filter(|object| archive::is_archive(&object.key)).collect();
-    let bar = ProgressBar::new(archives.len() as u64);
-    if let Ok(style) = ProgressStyle::with_template("indexing [{bar:24}] {pos}/{len} archives eta {eta}") {
-        bar.set_style(style.progress_chars("=> "));
-    }
+    let bar = bar_of(archives.len());
     let indexes = archive::indexes(&*source, &archives, &objects, &storage, &|done| bar.set_position(done as u64));
     bar.finish_and_clear();
     let inside: usize = indexes?.iter().map(Vec::len).sum();
@@ -67,5 +68,27 @@ pub fn run(args: Args) -> Result<Done> {
         bytes as f64 / 1e6,
         kept.display()
     ))?;
+    Ok(Done::Ok)
+}
+
+fn bar_of(archives: usize) -> ProgressBar {
+    let bar = ProgressBar::new(archives as u64);
+    if let Ok(style) = ProgressStyle::with_template("indexing [{bar:24}] {pos}/{len} archives eta {eta}") {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar
+}
+
+/// Writes an index beside each archive of a folder, or beside one.
+fn beside(path: &Path, storage: &Storage) -> Result<Done> {
+    let (folder, one) = if path.is_dir() { (path, None) } else { (path.parent().unwrap_or(path), path.file_name()) };
+    let bar = bar_of(0);
+    let written = archive::index_beside(folder, one.and_then(|name| name.to_str()), storage, &|done, archives| {
+        bar.set_length(archives as u64);
+        bar.set_position(done as u64);
+    });
+    bar.finish_and_clear();
+    let (archives, files) = written?;
+    super::print(&format!("{}: {archives} archives with {files} files, an index beside each\n", path.display()))?;
     Ok(Done::Ok)
 }

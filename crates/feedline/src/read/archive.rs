@@ -5,6 +5,7 @@
 //! `cat/1.jpg` is `train/cat/1.jpg`. So archives and the folder they were packed from are the same data set. An archive
 //! whose samples carry their labels has no such folder: there the members are `train/000.tar/key.jpg`.
 
+use super::local::LocalFiles;
 use super::source::{Get, Object, ReadError, Source, Stop};
 use super::storage::Storage;
 use super::{mds, tar, zip};
@@ -341,6 +342,38 @@ pub fn indexes(
         Some(error) => Err(error),
         None => unreachable!("an archive that was left out comes after one that failed"),
     }
+}
+
+/// Writes an index beside each archive below `folder`, or beside the one of that name. `progress` hears how many are done,
+/// of how many. Gives the numbers of archives and of files in them.
+///
+/// # Errors
+/// No archive there; as [`index`]; a file that cannot be written.
+pub fn index_beside(
+    folder: &Path,
+    one: Option<&str>,
+    storage: &Storage,
+    progress: &(dyn Fn(usize, usize) + Sync),
+) -> Result<(usize, usize)> {
+    let source = LocalFiles::new(folder);
+    let mut objects = source.list("", &Stop::default()).map_err(ReadError::into_error)?;
+    objects.retain(|object| one.map_or(is_archive(&object.key), |name| is_openable(name) && object.key == name));
+    if objects.is_empty() {
+        let place = folder.join(one.unwrap_or_default());
+        return Err(Error::dataset(
+            place,
+            "there is no archive",
+            "Name a folder with .tar, .zip or .mds files, or one of them",
+        ));
+    }
+    let archives: Vec<&Object> = objects.iter().collect();
+    let members = indexes(&source, &archives, &[], storage, &|done| progress(done, archives.len()))?;
+    for (archive, members) in archives.iter().zip(&members) {
+        let path = folder.join(format!("{}{INDEX_EXTENSION}", archive.key));
+        let written = super::storage::keep_text(&path, &to_text(members, archive.size_bytes));
+        written.map_err(|e| Error::io("write", path, e))?;
+    }
+    Ok((archives.len(), members.iter().map(Vec::len).sum()))
 }
 
 fn of(source: &dyn Source, archive: &Object, objects: &[Object], storage: &Storage) -> Result<Vec<Member>> {

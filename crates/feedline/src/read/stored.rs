@@ -166,6 +166,11 @@ impl Folder {
         &self.path
     }
 
+    /// How many files are known below the whole of it: 0 for a folder of this machine, which is looked at when it is needed.
+    pub fn files(&self) -> usize {
+        self.tree.as_ref().map_or(0, |tree| tree.files.len())
+    }
+
     /// A folder in it, which need not be there.
     #[must_use]
     pub fn join(&self, name: impl AsRef<Path>) -> Folder {
@@ -260,6 +265,9 @@ impl Tree {
         let mut members = archive::indexes(&*source, &archives, &objects, storage, &|_| ())?.into_iter();
         let mut files = Vec::with_capacity(objects.len());
         for (at, object) in (0u32..).zip(&objects) {
+            if object.key.strip_suffix(archive::INDEX_EXTENSION).is_some_and(is_archive) {
+                continue; // no file of the data set
+            }
             if !is_archive(&object.key) {
                 let stored_bytes = object.size_bytes;
                 let extent = Extent { object: at, start: 0, stored_bytes, packing: Packing::Plain };
