@@ -343,9 +343,11 @@ class Ranges(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-def test_pictures_listed_by_http_urls(shapes):
+def test_pictures_listed_by_http_urls(shapes, tmp_path):
     folder, _ = shapes
-    handler = lambda *args: Ranges(*args, directory=str(folder))  # noqa: E731
+    shutil.copytree(folder, tmp_path / "www")
+    shutil.make_archive(tmp_path / "www/all", "zip", folder)
+    handler = lambda *args: Ranges(*args, directory=str(tmp_path / "www"))  # noqa: E731
     http.server.ThreadingHTTPServer.request_queue_size = 128
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -353,6 +355,9 @@ def test_pictures_listed_by_http_urls(shapes):
         root = f"http://127.0.0.1:{server.server_port}"
         paths = [listed.location(i).replace(str(folder), root) for i in range(len(listed))]
         there = batches(package.images(paths, listed.labels).resize((32, 32)))
+        assert equal(there, batches(listed))
+        # An archive that is named needs no listing.
+        there = batches(package.images(f"{root}/all.zip/train").resize((32, 32)))
         assert equal(there, batches(listed))
         with pytest.raises(package.errors.FileError, match="none.jpg"):
             len(package.images([root + "/none.jpg"], [0]).resize((32, 32)))
