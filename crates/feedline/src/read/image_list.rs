@@ -110,10 +110,19 @@ impl ImageList {
 
     fn from_labelled(
         folder: &Folder,
-        labelled: Vec<(PathBuf, u32)>,
+        labelled: Vec<(PathBuf, Option<u32>)>,
         split: &str,
         classes: Option<Vec<String>>,
     ) -> Result<ImageList> {
+        if let Some((path, _)) = labelled.iter().find(|(path, class)| class.is_none() && is_picture(path)) {
+            return Err(Error::dataset(
+                path,
+                format!("this picture has no label, and archives in {} carry theirs", folder.path().display()),
+                "Keep archives with labels and class folders apart",
+            ));
+        }
+        let labelled: Vec<(PathBuf, u32)> =
+            labelled.into_iter().filter_map(|(path, class)| Some((path, class?))).collect();
         let largest = labelled.iter().map(|(_, class)| *class).max().unwrap_or_default();
         let named = match classes {
             None => folder
@@ -162,8 +171,7 @@ impl ImageList {
             let class_folder = folder.join(name);
             for (file, is_dir) in class_folder.names()? {
                 let path = class_folder.path().join(file);
-                let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
-                if EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension)) && !is_dir.unwrap_or(false) {
+                if is_picture(&path) && !is_dir.unwrap_or(false) {
                     entries.push(ImageEntry { path, class: class as u32 });
                 }
             }
@@ -351,6 +359,11 @@ fn parse_classes(text: Vec<u8>, file: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
+fn is_picture(path: &Path) -> bool {
+    let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
+    EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension))
+}
+
 fn folders(path: &Path) -> Vec<&OsStr> {
     path.parent().map(|parent| parent.iter().collect()).unwrap_or_default()
 }
@@ -369,7 +382,13 @@ fn text_of(bytes: Vec<u8>, file: &Path) -> Result<String> {
 /// The names of the folders in `folder`, bytewise sorted.
 fn class_folders(folder: &Folder) -> Result<Vec<String>> {
     let mut classes = Vec::new();
-    for (name, is_dir) in folder.names()? {
+    let names = folder.names()?;
+    let is_compressed = |name: &OsStr| {
+        let name = name.to_string_lossy();
+        [".tar.", ".tgz", ".mds."].iter().any(|part| name.contains(part)) && !name.ends_with(".index")
+    };
+    let compressed = names.iter().map(|(name, _)| name).find(|name| is_compressed(name)).cloned();
+    for (name, is_dir) in names {
         // A class folder that cannot be looked at must be an error, not a class less.
         if is_dir? {
             let name = name.into_string().map_err(|name| {
@@ -378,6 +397,13 @@ fn class_folders(folder: &Folder) -> Result<Vec<String>> {
             })?;
             classes.push(name);
         }
+    }
+    if let (true, Some(name)) = (classes.is_empty(), compressed) {
+        return Err(Error::dataset(
+            folder.join(name).path(),
+            "compressed archives are not read: nothing in them can be found without unpacking the whole",
+            "Write them without compression; pictures hardly get smaller",
+        ));
     }
     if classes.is_empty() {
         return Err(Error::dataset(

@@ -218,12 +218,14 @@ impl Folder {
         Ok(names)
     }
 
-    /// The files in it, folders and all, that carry their labels; sorted by name.
-    pub(super) fn labelled(&self) -> Vec<(PathBuf, u32)> {
+    /// If files in it, folders and all, carry their labels: all of them, sorted by name.
+    pub(super) fn labelled(&self) -> Vec<(PathBuf, Option<u32>)> {
         let Some(tree) = &self.tree else { return Vec::new() };
+        if tree.files_below(&self.path).all(|file| file.class.is_none()) {
+            return Vec::new();
+        }
         let root = tree.source.location("");
-        let files = tree.files_below(&self.path);
-        files.filter_map(|file| Some((format!("{root}{}", file.name).into(), file.class?))).collect()
+        tree.files_below(&self.path).map(|file| (format!("{root}{}", file.name).into(), file.class)).collect()
     }
 
     /// The whole of a file directly in it, if that is there and it is no folder of this machine.

@@ -321,6 +321,12 @@ fn labels_of_webdataset_are_those_of_the_pictures() {
     let error = ImageList::val(folder, &["x".into(), "y".into()]).unwrap_err().to_string();
     assert!(error.contains("0.tar/a.jpg: its label 2 is outside the 2 classes"), "{error}");
 
+    fs::create_dir_all(out.path().join("train/cat")).unwrap();
+    fs::write(out.path().join("train/cat/1.jpg"), "x").unwrap();
+    let mixed = Folder::open(out.path(), &storage(out.path())).unwrap();
+    let error = ImageList::train(mixed).unwrap_err().to_string();
+    assert!(error.contains("train/cat/1.jpg: this picture has no label") && error.contains("apart"), "{error}");
+
     let refused = |samples: &[(&str, &str)], words: &str| {
         let text = indexed_as("x.tar", &webdataset(samples)).unwrap_err();
         assert!(text.contains(words), "{words} in: {text}");
@@ -375,6 +381,11 @@ fn shards_of_mosaicml_are_read_in_place() {
     ];
     let expect = expect.map(|(class, name, content)| (class, name.to_owned(), content.as_bytes().to_vec()));
     assert_eq!(content(out.path(), &storage(out.path())), expect);
+
+    let compressed = tempfile::tempdir().unwrap();
+    fs::write(compressed.path().join("shard.00000.mds.zstd"), "x").unwrap();
+    let error = ImageList::from_folder(compressed.path(), "x", None).unwrap_err().to_string();
+    assert!(error.contains("shard.00000.mds.zstd: compressed archives are not read"), "{error}");
 
     let refused = |bytes: &[u8], words: &[&str]| {
         let text = indexed_as("x.mds", bytes).unwrap_err();
