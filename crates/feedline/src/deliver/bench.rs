@@ -110,7 +110,8 @@ impl StatsSnapshot {
         let mut text = format!("a worker's time goes to {work}; one worker makes {per_worker:.0} samples/s. ");
         let starved = self.fetch_s / (seconds * num_workers.max(1) as f64);
         text += &match () {
-            _ if self.readers > 0 && num_workers > 0 && starved >= 0.1 && waited >= 0.02 => {
+            // With less than half a request under way it is not the bytes that come late.
+            _ if self.read.busy_s >= seconds / 2.0 && num_workers > 0 && starved >= 0.1 && waited >= 0.02 => {
                 self.verdict_on_the_network(seconds, starved, limit)
             }
             _ if num_workers == 0 => format!(

@@ -142,8 +142,12 @@ impl Readers {
                 state.keep(read);
             })
         });
+        // To wake a thread for nothing costs as much as a small sample.
+        let is_more = state.walk.is_some() || !state.open.is_empty();
         drop(state);
-        self.shared.room.notify_one();
+        if is_more {
+            self.shared.room.notify_one();
+        }
         clock.fetched(asked.elapsed());
         outcome.unwrap_or_else(|panic| resume_unwind(panic))
     }
