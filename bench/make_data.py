@@ -10,7 +10,10 @@ import argparse
 import gzip
 import json
 import pathlib
+import shutil
+import subprocess
 import sys
+import tempfile
 import zipfile
 
 import numpy as np
@@ -140,6 +143,17 @@ def make_g(folder, count):
     facts(folder)
 
 
+def make_l(folder):
+    """Feedline's demo pictures of 3 KB: requests cost more than pixels."""
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        demo = pathlib.Path(scratch) / "demo"
+        subprocess.run([sys.executable, "-m", "feedline", "demo-data", "classification", "--out", demo], check=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        (demo / "train").rename(folder / "train")
+    facts(folder)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--packages", type=pathlib.Path, required=True)
@@ -169,6 +183,7 @@ def main():
     once("E", "E1.npy", lambda p: make_e(p, (640 if quick else 2000, 3, 224, 224)))
     once("E", "E2.npy", lambda p: make_e(p, (50_000 if quick else 200_000, 256)))
     once("F", "F", lambda p: make_f(p, 64 if quick else 200))
+    once("L", "L", make_l)
     once("G", "G", lambda p: make_g(p, 128 if quick else 400))
 
 

@@ -16,6 +16,9 @@ PR_SET_CHILD_SUBREAPER = 36
 ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # orphaned workers become ours, to be ended
 
 
+KEPT = set()  # ids of processes that outlive a measurement: a server, a proxy
+
+
 def below(root):
     """The process ids of `root` and everything under it."""
     children = {}
@@ -49,9 +52,10 @@ def memory(root):
 
 
 def reap():
-    """Ends every process still below this one."""
+    """Ends every process still below this one, but those in KEPT and what is below them."""
     for _ in range(50):
-        left = [pid for pid in below(os.getpid()) if pid != os.getpid()]
+        kept = {os.getpid()}.union(*map(below, KEPT))
+        left = [pid for pid in below(os.getpid()) if pid not in kept]
         if not left:
             return
         for pid in left:

@@ -1,10 +1,14 @@
-"""Writes RESULTS.md, results.csv and results.png from the harness's raw.json. Runs in the main environment."""
+"""Writes RESULTS.md, results.csv and results.png from the harness's raw.json. Runs in the main environment.
+
+A run of some works replaces what is theirs and leaves the rest as it stands.
+"""
 
 import csv
 import datetime
 import json
 import pathlib
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -24,7 +28,13 @@ TITLES = {
     "E2": "E2. No decode: f32 rows of 256 (1 KB) in one .npy, shuffled, by memory map",
     "F": "F. Point clouds: raw files of 120,000 x 4 f32",
     "G": "G. 16-bit depth PNG 640x480: delivered as f32, by Feedline as u16, as stored",
+    "S0": "S0. Bucket, one object each, no latency added: the pictures and operations of A",
+    "S30": "S30. Bucket, one object each, 30 ms of latency added: the pictures and operations of A",
+    "T0": "T0. Bucket, shards, no latency added: the pictures and operations of A",
+    "T30": "T30. Bucket, shards, 30 ms of latency added: the pictures and operations of A",
 }
+LIMITS_TITLE = "L. How near reading comes to what the line allows: `feedline-python`, pictures to 64 px"
+ORDER = [*TITLES, "L", "Sampler"]
 NOTES = {
     "limit-fast": "libjpeg-turbo decode only, fast DCT and upsampling, files in memory, pinned threads",
     "limit-accurate": "the same, accurate DCT and upsampling",
@@ -41,7 +51,12 @@ NOTES = {
     "torch-in-process": "num_workers=0",
 }  # fmt: skip
 
-
+BUCKET_NOTES = {
+    "boto3-threads": "16 threads in each worker",
+    "litdata-raw": "StreamingRawDataset", "webdataset": "its curl",
+    "litdata": "cache emptied before each epoch", "mosaicml-streaming": "cache emptied before each epoch",
+    **dict.fromkeys([f"{n}-cache" for n in ("feedline-python", "litdata", "mosaicml-streaming", "webdataset")], "from its cache"),
+}  # fmt: skip
 PICTURE_WORKS = ("A", "B", "C")
 ARRAY_NOTES = ("memcpy-map", "memcpy-ram", "torch-in-process")
 
@@ -57,7 +72,7 @@ def versions():
         if fields.get("name", "").strip('"') in names:
             crates.append(f"{fields['name']} {fields['version']}".replace('"', ""))
     rustc = subprocess.run(["rustc", "--version"], capture_output=True, text=True).stdout.strip()
-    return ", ".join(pinned), ", ".join(crates), rustc
+    return pinned, ", ".join(crates), rustc
 
 
 def machine():
@@ -71,10 +86,15 @@ def summarise(found):
     out = []
     for work, names in found["order"].items():
         rows = found["rows"].get(work, {})
-        feedline = rows.get("feedline")
+        feedline = rows.get("feedline-python" if work[0] in "ST" else "feedline")
         base = statistics.median(r["rate"] for r in feedline) if feedline else None
         for name in names:
-            note = NOTES.get(name, "") if work in PICTURE_WORKS or name in ARRAY_NOTES else ""
+            if work[0] in "ST":
+                note = BUCKET_NOTES.get(name, "")
+            else:
+                note = NOTES.get(name, "") if work in PICTURE_WORKS or name in ARRAY_NOTES else ""
+            per_core = found["workers_per_core"].get(work, {}).get(name, 1)
+            note = ", ".join(filter(None, [f"{per_core * found['cores']} workers" if per_core > 1 else "", note]))
             row = {"work": work, "name": name, "note": note}
             if name not in rows:
                 row["not_run"] = found["reasons"].get(work, {}).get(name, "unknown")
@@ -92,13 +112,59 @@ def summarise(found):
                 failed = found["reasons"].get(work, {}).get(name)
                 row["note"] += f" (a later round failed: {failed})" if failed else ""
             out.append(row)
+    limits(found, [r for r in out if r["work"] == "L" and "not_run" not in r])
     return out
 
 
-def markdown(found, rows):
+def limits(found, rows):
+    """Puts the bound of each row of work L into its note, and how near it comes into its ratio."""
+    server = next((r["images_per_second"] for r in rows if found["limits"][r["name"]][1] == 0), None)
+    for row in rows:
+        data, latency_ms, in_flight, mb_per_second = found["limits"][row["name"]]
+        bounds = []
+        if latency_ms:
+            bounds.append((in_flight * 1000 / latency_ms, "requests in flight / latency"))
+        if mb_per_second:
+            bounds.append((mb_per_second * 1000 / found["facts"][data]["mean_kb"], "bandwidth / mean size"))
+        if server and latency_ms and data == "L":
+            bounds.append((server, "this server, at 0 ms"))
+        if bounds:
+            bound, what = min(bounds)
+            row["note"], row["ratio"] = f"{bound:,.0f}, {what}", row["images_per_second"] / bound
+
+
+def markdown(found, rows, old):
+    """`old`, the file as it was, with this run's works in place of theirs; all anew if the run is whole."""
+    parts = re.split(r"^(?=## )", old, flags=re.MULTILINE)
+    keys = [part.removeprefix("## ").split(".")[0].split(":")[0] for part in parts[1:]]
+    kept = {} if found["whole"] else dict(zip(keys, (part.rstrip("\n") + "\n\n" for part in parts[1:])))
+    own = head(found) if found["whole"] or not old else parts[0]
+    told = provenance(found) if kept else []
+    for work in found["order"]:
+        lines = limits_table(rows) if work == "L" else table(work, rows)
+        kept[work] = "\n".join([f"## {LIMITS_TITLE if work == 'L' else TITLES[work]}", "", *told, *lines, "", ""])
+    if found["sampler"]:
+        title = "## Sampler: one rank's indices of one epoch (rank 0)"
+        kept["Sampler"] = "\n".join([title, "", *told, *sampler_table(found["sampler"]), "", ""])
+    return (own + "".join(kept[key] for key in sorted(kept, key=ORDER.index))).rstrip("\n") + "\n"
+
+
+def provenance(found):
+    quick = "**A quick run, not for quoting.** " if found["quick"] else ""
+    pinned, _, rustc = versions()
+    mine = [pin for pin in pinned if pin.split("==")[0] in (*found["parts"], "torch", "torchvision")]
+    return [
+        f"{quick}Measured by `{found['command'].strip()}` on {datetime.date.today()}, in {found['minutes']:.0f} minutes, at "
+        f"commit {found['commit']}. {machine()}; {found['cores']} cores usable; rounds: {found['rounds']}; {rustc}; Python "
+        f"{platform.python_version()}; {', '.join(mine)}.",
+        "",
+    ]
+
+
+def head(found):
     pinned, crates, rustc = versions()
     lines = ["# Results of the bench", "", f"Written by `{found['command'].strip()}` on {datetime.date.today()}, "
-             f"in {found['minutes']:.0f} minutes.", ""]  # fmt: skip
+             f"in {found['minutes']:.0f} minutes, at commit {found['commit']}.", ""]  # fmt: skip
     if found["quick"]:
         lines += ["**A quick run: small data, short epochs, one round. Not for quoting.**", ""]
     lines += [
@@ -115,43 +181,61 @@ def markdown(found, rows):
         f"- Batch sizes: {', '.join(f'{w} {b}' for w, b in found['batch'].items())}. Rounds: {found['rounds']}, all "
         "configurations in turn, a fresh process each; numbers are medians over rounds, with the smallest and the largest.",
         "- Peak memory: PSS of the whole process tree, sampled; in brackets without mapped files and program text.",
-        f"- {found['feedline']}; {rustc}; Python {platform.python_version()}; {pinned}; {crates}.",
+        f"- {found['feedline']}; {rustc}; Python {platform.python_version()}; {', '.join(pinned)}; {crates}.",
         "",
     ]
-    for work in found["order"]:
-        lines += [f"## {TITLES[work]}", "", "| loader | images/s | spread | of Feedline | first batch ms | peak MB | "
-                  "CPU s / 1,000 | note |", "|---|---:|---:|---:|---:|---:|---:|---|"]  # fmt: skip
-        mine = [r for r in rows if r["work"] == work]
-        for r in sorted(mine, key=lambda r: -r.get("images_per_second", 0)):
-            if "not_run" in r:
-                lines.append(f"| {r['name']} | not run: {r['not_run'].replace('|', '/')} | | | | | | {r['note']} |")
-                continue
-            ratio = f"{r['ratio']:.2f}" if r["ratio"] else ""
-            lines.append(
-                f"| {r['name']} | {r['images_per_second']:,.0f} | {r['min']:,.0f}-{r['max']:,.0f} | {ratio} | "
-                f"{r['first_batch_ms']:,.0f} | {r['peak_mb']:,.0f} ({r['anonymous_mb']:,.0f}) | "
-                f"{r['cpu_seconds_per_1000']:.3g} | {r['note']} |"
-            )
-        lines.append("")
-    if found["sampler"]:
-        lines += ["## Sampler: one rank's indices of one epoch (rank 0)", "", "| sampler | n | world | start s | "
-                  "first index s | all drawn s | indices | peak MB |", "|---|---:|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
-        for r in found["sampler"]:
-            head = f"| {r['name']} | {r['n']:.0e} | {r['world']} |".replace("e+", "e")
-            if r.get("failed"):
-                lines.append(f"{head} not run: {r['failed'].replace('|', '/')} | | | | |")
-            else:
-                times = " | ".join(f"{r[k]:.3g}" for k in ("start_seconds", "first_index_seconds", "draw_seconds"))
-                lines.append(f"{head} {times} | {r['indices']:,} | {r['peak_bytes'] / 1e6:,.0f} |")
-        lines.append("")
-    return "\n".join(lines)
+    return "\n".join([*lines, ""])
+
+
+def table(work, rows):
+    lines = ["| loader | images/s | spread | of Feedline | first batch ms | peak MB | CPU s / 1,000 | note |",
+             "|---|---:|---:|---:|---:|---:|---:|---|"]  # fmt: skip
+    mine = [r for r in rows if r["work"] == work]
+    for r in sorted(mine, key=lambda r: -r.get("images_per_second", 0)):
+        if "not_run" in r:
+            lines.append(f"| {r['name']} | not run: {r['not_run'].replace('|', '/')} | | | | | | {r['note']} |")
+            continue
+        ratio = f"{r['ratio']:.2f}" if r["ratio"] else ""
+        lines.append(
+            f"| {r['name']} | {r['images_per_second']:,.0f} | {r['min']:,.0f}-{r['max']:,.0f} | {ratio} | "
+            f"{r['first_batch_ms']:,.0f} | {r['peak_mb']:,.0f} ({r['anonymous_mb']:,.0f}) | "
+            f"{r['cpu_seconds_per_1000']:.3g} | {r['note']} |"
+        )
+    return lines
+
+
+def limits_table(rows):
+    lines = ["| data and line | samples/s | spread | bound | of the bound |", "|---|---:|---:|---|---:|"]
+    for r in (r for r in rows if r["work"] == "L"):
+        if "not_run" in r:
+            lines.append(f"| {r['name']} | not run: {r['not_run'].replace('|', '/')} | | | |")
+            continue
+        near = f"{r['ratio']:.0%}" if r["ratio"] else ""
+        lines.append(f"| {r['name']} | {r['images_per_second']:,.0f} | {r['min']:,.0f}-{r['max']:,.0f} | {r['note']} | {near} |")
+    return lines
+
+
+def sampler_table(rows):
+    lines = ["| sampler | n | world | start s | first index s | all drawn s | indices | peak MB |",
+             "|---|---:|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
+    for r in rows:
+        head = f"| {r['name']} | {r['n']:.0e} | {r['world']} |".replace("e+", "e")
+        if r.get("failed"):
+            lines.append(f"{head} not run: {r['failed'].replace('|', '/')} | | | | |")
+        else:
+            times = " | ".join(f"{r[k]:.3g}" for k in ("start_seconds", "first_index_seconds", "draw_seconds"))
+            lines.append(f"{head} {times} | {r['indices']:,} | {r['peak_bytes'] / 1e6:,.0f} |")
+    return lines
 
 
 def chart(rows, path):
-    works = [w for w in TITLES if any(r["work"] == w and "not_run" not in r for r in rows)]
+    """`rows` as they stand in results.csv."""
+    numbers = ("images_per_second", "min", "max")
+    rows = [r | {key: float(r[key]) for key in numbers} for r in rows if not r.get("not_run")]
+    works = [w for w in TITLES if any(r["work"] == w for r in rows)]
     if not works:
         return
-    heights = [sum(r["work"] == w and "not_run" not in r for r in rows) for w in works]
+    heights = [sum(r["work"] == w for r in rows) for w in works]
     columns = 2 if len(works) > 1 else 1
     lines = -(-len(works) // columns)
     tall = [max(heights[i * columns : (i + 1) * columns]) + 2 for i in range(lines)]
@@ -160,7 +244,7 @@ def chart(rows, path):
     for axis in axes.flat[len(works) :]:
         axis.axis("off")
     for axis, work in zip(axes.flat, works):
-        mine = [r for r in rows if r["work"] == work and "not_run" not in r]
+        mine = [r for r in rows if r["work"] == work]
         mine.sort(key=lambda r: r["images_per_second"])
         yardstick = ("limit", "bare", "memcpy")
         colours = ["#d9480f" if r["name"].startswith("feedline") else "#ced4da" if r["name"].startswith(yardstick)
@@ -179,20 +263,29 @@ def chart(rows, path):
     figure.savefig(path, dpi=110)
 
 
+def table_of(path, rows, found):
+    """The rows of the csv file with this run's in place of theirs; the file is written."""
+    names = ["work", "name", "images_per_second", "min", "max", "ratio", "rounds", "first_batch_ms", "peak_mb",
+             "anonymous_mb", "cpu_seconds_per_1000", "not_run", "note"]  # fmt: skip
+    merged = [{k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in rows]
+    if path.exists() and not found["whole"]:
+        with open(path, newline="") as file:
+            merged += [row for row in csv.DictReader(file) if row["work"] not in found["order"]]
+    merged.sort(key=lambda row: ORDER.index(row["work"]))
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(merged)
+    return merged
+
+
 def main():
     found, out = json.loads(pathlib.Path(sys.argv[1]).read_text()), pathlib.Path(sys.argv[2])
     out.mkdir(parents=True, exist_ok=True)
-    rows = summarise(found)
-    (out / "RESULTS.md").write_text(markdown(found, rows))
-    with open(out / "results.csv", "w", newline="") as file:
-        names = ["work", "name", "images_per_second", "min", "max", "ratio", "rounds", "first_batch_ms", "peak_mb",
-                 "anonymous_mb", "cpu_seconds_per_1000", "not_run", "note"]  # fmt: skip
-        table = csv.DictWriter(file, names)
-        table.writeheader()
-        for row in rows:
-            table.writerow({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
-    chart(rows, out / "results.png")
-    print(f"wrote {out / 'RESULTS.md'}", file=sys.stderr)
+    rows, text = summarise(found), out / "RESULTS.md"
+    text.write_text(markdown(found, rows, text.read_text() if text.exists() else ""))
+    chart(table_of(out / "results.csv", rows, found), out / "results.png")
+    print(f"wrote {text}", file=sys.stderr)
 
 
 if __name__ == "__main__":

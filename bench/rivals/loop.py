@@ -1,6 +1,7 @@
 """What every Python rival shares: arguments, sample lists, the epoch loop and its checks, the JSON report.
 
-A rival's file defines `build(args) -> loader`; `for batch in loader()` is one epoch. `run(build)` does the rest.
+A rival's file defines `build(args) -> loader`; `for batch in loader()` is one epoch. `run(build)` does the rest. What
+`loader.empty()` does, where there is such a thing, happens between epochs and is not timed.
 """
 
 import argparse
@@ -16,6 +17,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SHAPES = {  # of one delivered sample
     "A": (3, 224, 224), "B": (3, 224, 224), "C": (3, 224, 224), "D": (3, 28, 28),
     "E1": (3, 224, 224), "E2": (256,), "F": (120_000, 4), "G": (480, 640),
+    "L": (3, 64, 64), "S": (3, 224, 224), "T": (3, 224, 224),
 }  # fmt: skip
 
 
@@ -26,12 +28,15 @@ def arguments():
     parser.add_argument("--data", required=True)
     parser.add_argument("--shards", help="a folder for the rival's own format")
     parser.add_argument("--prepare", action="store_true", help="only write the rival's own format")
+    parser.add_argument("--url", help="where the data lies in a bucket; --data is the same on the disk, for counting")
+    parser.add_argument("--scratch", type=pathlib.Path, help="an empty folder for caches and listings")
+    parser.add_argument("--requests-in-flight", type=int, default=64)
     parser.add_argument("--batch-size", type=int, required=True)
     parser.add_argument("--workers", type=int, required=True)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--epochs", type=int, default=50)
     args = parser.parse_args()
-    args.train = args.work in ("A", "B")
+    args.train = args.work[0] in "ABST"
     return args
 
 
@@ -83,11 +88,13 @@ def run(build):
     args = arguments()
     if args.prepare:
         return build(args)
-    samples, shape = count(args), SHAPES[args.work]
+    samples, shape = count(args), SHAPES.get(args.work) or SHAPES[args.work[0]]
     started = time.perf_counter()
     loader = build(args)
     rates, first, warm_seconds, cpu = [], None, 0.0, 0.0
     while len(rates) < args.epochs and (len(rates) < 3 or warm_seconds < args.seconds):
+        if rates and hasattr(loader, "empty"):
+            loader.empty()
         at, delivered = time.perf_counter(), 0
         for batch in loader():
             if first is None:

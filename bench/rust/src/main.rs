@@ -1,4 +1,5 @@
-//! The yardsticks (`limit`, `bare`, `memcpy`) and the Rust rivals (`burn`, `dataloader-rs`) of the bench.
+//! The yardsticks (`limit`, `bare`, `memcpy`) and the Rust rivals (`burn`, `dataloader-rs`) of the bench, and the line
+//! to its S3 server (`proxy`).
 //!
 //! `bench-rust NAME --work A --data PATH --batch-size 64 --workers 2 --seconds 3 --epochs 50`
 //! runs whole epochs and prints one JSON object, as the Python rivals do. Nothing here knows Feedline.
@@ -7,6 +8,7 @@ mod bare;
 mod input;
 mod loaders;
 mod memcpy;
+mod proxy;
 mod report;
 
 use std::error::Error;
@@ -51,6 +53,9 @@ fn parse() -> Result<Args, Box<dyn Error>> {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
+    if std::env::args().nth(1).as_deref() == Some("proxy") {
+        return proxy::run(std::env::args().skip(2));
+    }
     let args = parse()?;
     let json = match args.name.as_str() {
         "limit-fast" => bare::limit(&args, true)?,
