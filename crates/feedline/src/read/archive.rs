@@ -196,12 +196,15 @@ pub(super) fn clean_name(name: &[u8]) -> Result<String, Wrong> {
     let Ok(name) = std::str::from_utf8(name) else {
         return Err(Wrong(format!("the name of the member {} is not UTF-8", String::from_utf8_lossy(name))));
     };
+    if name.contains('\\') {
+        return Err(Wrong(format!("the name of the member {name:?} has a backslash in it instead of a `/`")));
+    }
     let parts: Option<Vec<&str>> = Path::new(name)
         .components()
         .filter(|part| *part != Component::CurDir)
         .map(|part| if let Component::Normal(part) = part { part.to_str() } else { None })
         .collect();
-    match parts.filter(|parts| !parts.is_empty() && !name.contains(['\n', '\t', '\r', '\\'])) {
+    match parts.filter(|parts| !parts.is_empty() && !name.contains(['\n', '\t', '\r'])) {
         Some(parts) => Ok(parts.join("/")),
         None => Err(Wrong(format!("the name of the member {name:?} leads out of its folder, or is none"))),
     }

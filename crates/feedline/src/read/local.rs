@@ -63,7 +63,7 @@ fn version(metadata: &Metadata) -> String {
 
 impl Source for LocalFiles {
     fn location(&self, key: &str) -> String {
-        format!("file://{}/{key}", self.root.display())
+        format!("file://{}/{key}", self.root.display().to_string().trim_end_matches('/'))
     }
 
     fn get(&self, want: &Get<'_>, into: &mut Vec<u8>) -> Result<(), ReadError> {

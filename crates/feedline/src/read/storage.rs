@@ -116,6 +116,7 @@ impl Storage {
     pub fn open(&self, url: &str) -> Result<Arc<dyn Source>> {
         self.check()?;
         let source: Arc<dyn Source> = match url.strip_prefix("file://") {
+            Some("" | "/") => Arc::new(LocalFiles::new("/")),
             Some(folder) => Arc::new(LocalFiles::new(folder.trim_end_matches('/'))),
             None => cloud(url, self)?,
         };

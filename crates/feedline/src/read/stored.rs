@@ -73,23 +73,20 @@ impl Folder {
     /// A URL that cannot be opened or listed; an archive with something wrong.
     pub fn open(path: &Path, storage: &Storage) -> Result<Folder> {
         let mut path = storage.resolve(path);
-        let named = archives_named(&path);
         if !is_url(&path) {
             let mut splits = ["", "train", "test", "val", "valid"].iter();
-            if named.is_none() && !splits.any(|split| has_archives(&path.join(split))) {
+            if !is_in_archive(&path) && !splits.any(|split| has_archives(&path.join(split))) {
                 return Ok(Folder { path, tree: None });
             }
             let absolute = std::path::absolute(&path).map_err(|e| Error::io("find", &path, e))?;
             path = format!("file://{}", absolute.display()).into();
         }
+        if let Some(Named { folder, names, inside }) = archives_named(&path) {
+            return Ok(Folder::of_objects(folder, &names, storage)?.join(inside));
+        }
         let Some(url) = path.to_str() else {
             return Err(Error::dataset(&path, "its name is not UTF-8", "Rename it: it is read as a URL"));
         };
-        if let Some((names, inside)) = named {
-            let folder = url.trim_end_matches('/').strip_suffix(&inside).unwrap_or(url).trim_end_matches('/');
-            let (folder, _) = folder.rsplit_once('/').unwrap_or_default();
-            return Ok(Folder::of_objects(folder, &names, storage)?.join(inside));
-        }
         let source = storage.open(url)?;
         let objects = storage.listing(&*source, false)?;
         if objects.is_empty() {
@@ -644,13 +641,29 @@ pub fn is_in_archive(path: &Path) -> bool {
     archives_named(path).is_some()
 }
 
-/// The names of the archives that a path leads to, and the rest of it, a folder inside of them.
-fn archives_named(path: &Path) -> Option<(Vec<String>, String)> {
-    let parts: Vec<&str> = path.iter().map(|part| part.to_str()).collect::<Option<_>>()?;
-    let is_named =
-        |at: &usize| archive::is_openable(parts[*at]) && !path.iter().take(at + 1).collect::<PathBuf>().is_dir();
-    let at = (0..parts.len()).find(is_named)?;
-    Some((expand(parts[at]), parts[at + 1..].join("/")))
+/// A path that names archives: the folder they lie in, their names, and the rest, a folder inside of them.
+struct Named<'a> {
+    folder: &'a str,
+    names: Vec<String>,
+    inside: &'a str,
+}
+
+fn archives_named(path: &Path) -> Option<Named<'_>> {
+    let text = path.to_str()?;
+    let local = if is_url(path) { text.strip_prefix("file://") } else { Some(text) };
+    // The name of a bucket or a host is none of an archive.
+    let rest = local.or_else(|| text.split_once("://")?.1.split_once('/').map(|(_, rest)| rest))?;
+    let mut start = 0;
+    for part in rest.split('/') {
+        let end = start + part.len();
+        if archive::is_openable(part) && !local.is_some_and(|local| Path::new(&local[..end]).is_dir()) {
+            let folder = &text[..text.len() - rest.len() + start];
+            let folder = folder.strip_suffix('/').unwrap_or(folder);
+            return Some(Named { folder, names: expand(part), inside: rest[end..].trim_matches('/') });
+        }
+        start = end + 1;
+    }
+    None
 }
 
 /// `a{08..10}b` as a08b, a09b, a10b, each pair of braces in turn; what is no such thing stays as it is.
@@ -696,7 +709,7 @@ pub(super) fn read_whole(path: &Path, storage: &Storage) -> Result<Vec<u8>> {
 /// A URL that cannot be opened; a file that is not there; an archive that is named alone and holds several.
 pub fn open_file(path: &Path, storage: &Storage) -> Result<Option<(PathBuf, Stored)>> {
     let mut path = storage.resolve(path);
-    if let Some((_, inside)) = archives_named(&path) {
+    if let Some(inside) = archives_named(&path).map(|named| named.inside.to_owned()) {
         let mut folder = Folder::open(&path, storage)?;
         let names = folder.root().names()?;
         if let ([(only, Ok(false))], true) = (&*names, inside.is_empty()) {
@@ -733,5 +746,41 @@ pub fn read_sample(stored: Option<&Stored>, sample: u64, path: &Path, stop: &Sto
     match stored {
         None => read_file_into(path, bytes).map_err(|e| Error::io("read", path, e)),
         Some(stored) => stored.read_into(sample, stop, bytes).map_err(ReadError::into_error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn archives_that_a_path_names_are_told_from_buckets_hosts_and_folders() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("folder.zip");
+        fs::create_dir(&folder).unwrap();
+        let folder = folder.display();
+        let long = ["x-08.tar", "x-09.tar", "x-10.tar"];
+        for (path, expect) in [
+            ("s3://b.zip/x.tar".into(), Some(("s3://b.zip", &["x.tar"][..], ""))),
+            ("s3://b/a/x-{08..10}.tar/train/cat/".into(), Some(("s3://b/a", &long, "train/cat"))),
+            ("https://example.zip".into(), None),
+            ("https://example.zip/train".into(), None),
+            ("https://host/x.mds".into(), Some(("https://host", &["x.mds"], ""))),
+            ("file:///x.npz/a.npy".into(), Some(("file://", &["x.npz"], "a.npy"))),
+            (format!("file://{folder}/x.tar"), Some((&*format!("file://{folder}"), &["x.tar"], ""))),
+            (format!("{folder}/train"), None),
+            ("x.zip".into(), Some(("", &["x.zip"], ""))),
+            ("s3://b/x.tar.index".into(), None),
+            ("x-{3..1}.tar".into(), Some(("", &["x-{3..1}.tar"], ""))),
+        ] {
+            let path: String = path;
+            let named = archives_named(Path::new(&path));
+            let found = named.as_ref().map(|Named { folder, names, inside }| (*folder, names.clone(), *inside));
+            let expect = expect.map(|(folder, names, inside)| {
+                (folder, names.iter().map(|name| name.to_string()).collect::<Vec<_>>(), inside)
+            });
+            assert_eq!(found, expect, "{path}");
+        }
+        assert_eq!(expand("{0..1}-{08..09}.tar"), ["0-08.tar", "0-09.tar", "1-08.tar", "1-09.tar"]);
     }
 }

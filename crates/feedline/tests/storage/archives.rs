@@ -253,9 +253,10 @@ fn hostile_zips_are_refused_in_words() {
     };
     let one = |entry: zip::Entry| zip::written(&[entry]);
     let new = || zip::Entry::new("a.jpg", &[3; 2000]);
-    for name in ["../x.jpg", "a/../../x.jpg", "/etc/passwd", "..", "a\\..\\b.jpg", "a\nb"] {
+    for name in ["../x.jpg", "a/../../x.jpg", "/etc/passwd", "..", "a\nb"] {
         refused(&one(zip::Entry::new(name, b"x")), &["leads out of its folder"]);
     }
+    refused(&one(zip::Entry::new("a\\..\\b.jpg", b"x")), &["has a backslash"]);
     refused(&one(zip::Entry { mode: 0o120_777, ..new() }), &["a.jpg is a link"]);
     refused(&one(zip::Entry { flags: 1, ..new() }), &["a.jpg is encrypted"]);
     refused(&one(zip::Entry { method: Some(93), ..new() }), &["a.jpg is compressed by", "only Deflate"]);
