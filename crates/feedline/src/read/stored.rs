@@ -96,7 +96,7 @@ impl Folder {
                 "Check bucket and folder; if objects were added since, forget the old listing: feedline index --refresh URL",
             ));
         }
-        let path = PathBuf::from(source.location("").trim_end_matches('/'));
+        let path = root_of(&*source);
         let tree = Tree::new(source, objects, &archive::is_archive, storage)?;
         Ok(Folder { path, tree: Some(Arc::new(tree)) })
     }
@@ -154,8 +154,9 @@ impl Folder {
         .concat();
         objects.sort_by(|a, b| a.key.cmp(&b.key));
         objects.dedup();
+        let path = root_of(&*source);
         let tree = Tree::new(source, objects, &|key| archive::is_openable(key), storage)?;
-        Ok(Folder { path: url.into(), tree: Some(Arc::new(tree)) })
+        Ok(Folder { path, tree: Some(Arc::new(tree)) })
     }
 
     /// The folder.
@@ -176,7 +177,7 @@ impl Folder {
 
     /// What it was joined from: the folder of all files that are known.
     fn root(&self) -> Folder {
-        let root = self.tree.as_ref().map(|tree| tree.source.location("").trim_end_matches('/').into());
+        let root = self.tree.as_ref().map(|tree| root_of(&*tree.source));
         Folder { path: root.unwrap_or_else(|| self.path.clone()), tree: self.tree.clone() }
     }
 
@@ -308,8 +309,8 @@ impl Tree {
     /// The key of a path below the root.
     fn key<'a>(&self, path: &'a Path) -> Option<&'a str> {
         let root = self.source.location("");
-        path.to_str()
-            .and_then(|path| if path == root.trim_end_matches('/') { Some("") } else { path.strip_prefix(&root) })
+        let path = path.to_str()?;
+        if root.strip_suffix('/') == Some(path) { Some("") } else { path.strip_prefix(&root) }
     }
 
     fn find(&self, key: &str) -> Option<Extent> {
@@ -628,6 +629,13 @@ impl Outlook for Order {
         }
         epoch as f64 + 2.0
     }
+}
+
+/// The folder of all that a source holds, as one may join a name to it.
+fn root_of(source: &dyn Source) -> PathBuf {
+    let root = source.location("");
+    let is_root = root.ends_with(":///");
+    if is_root { root.into() } else { root.trim_end_matches('/').into() }
 }
 
 /// Whether a folder of this machine holds an archive.
