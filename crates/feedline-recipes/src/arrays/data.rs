@@ -63,7 +63,7 @@ pub fn open(path: &Path, shape: Option<&[usize]>, storage: &Storage) -> Result<A
 /// All of them may lie at a URL or in archives, as [`Folder::open`] has it; the samples are the same. `shape` is that of
 /// one sample; it is needed for `.bin` and checked for the others. A file of rows whose rows are at most
 /// `held_bytes_max` together is held in memory as it is read; one that lies elsewhere is read at once, and if it is larger,
-/// a row is a request.
+/// a row is a request, and a checksum of the whole is not looked at.
 ///
 /// # Errors
 /// A path that is none of these; files of another size or shape than they should be, by name, as far as sizes and the
@@ -110,10 +110,22 @@ fn open_rows(path: &Path, shape: Option<&[usize]>, held_bytes_max: u64) -> Resul
 
 fn open_stored(path: &Path, stored: &Stored, shape: Option<&[usize]>, held_bytes_max: u64) -> Result<ArrayData> {
     let size_bytes = stored.size_bytes(0);
+    let is_held = size_bytes <= held_bytes_max.saturating_add(NPY_HEADER_BYTES_MAX as u64);
+    if stored.is_compressed(0) && !is_held {
+        return Err(Error::dataset(
+            path,
+            format!("it is compressed and has {size_bytes} bytes, more than the {held_bytes_max} held in memory"),
+            "Save it with numpy.savez instead of numpy.savez_compressed, or each array as .npy",
+        ));
+    }
+    let whole = if is_held { Some(stored.read_whole().map_err(ReadError::into_error)?) } else { None };
     let mut start = Vec::new();
-    let rows = Rows::of(path, shape, size_bytes, || {
-        stored.read_start(0, NPY_HEADER_BYTES_MAX, &mut start).map_err(ReadError::into_error)?;
-        Ok(start)
+    let rows = Rows::of(path, shape, size_bytes, || match &whole {
+        Some(whole) => Ok(whole[..whole.len().min(NPY_HEADER_BYTES_MAX)].to_vec()),
+        None => {
+            stored.read_start(0, NPY_HEADER_BYTES_MAX, &mut start).map_err(ReadError::into_error)?;
+            Ok(start)
+        }
     })?;
     let Rows { dtype, shape, offset_bytes, row_bytes, count } = rows;
     let data_bytes = count.checked_mul(row_bytes);
@@ -125,18 +137,13 @@ fn open_stored(path: &Path, stored: &Stored, shape: Option<&[usize]>, held_bytes
         return Err(Error::dataset(path, problem, "It was cut, or more was appended: write it again"));
     }
     let fingerprint = rows_fingerprint(path, offset_bytes, row_bytes, count);
-    let source = if size_bytes - offset_bytes <= held_bytes_max {
-        let bytes = stored.read_whole().map_err(ReadError::into_error)?;
-        Source::Held { path: path.into(), bytes, offset_bytes: offset_bytes as usize, row_bytes: row_bytes as usize }
-    } else {
-        let Some(rows) = stored.rows(offset_bytes, row_bytes, count).map_err(ReadError::into_error)? else {
-            return Err(Error::dataset(
-                path,
-                format!("it is compressed and has {size_bytes} bytes, more than the {held_bytes_max} held in memory"),
-                "Save it with numpy.savez instead of numpy.savez_compressed, or each array as .npy",
-            ));
-        };
-        Source::Stored { path: path.into(), rows, count }
+    let (path, offset) = (path.to_path_buf(), offset_bytes as usize);
+    let source = match whole {
+        Some(bytes) => Source::Held { path, bytes, offset_bytes: offset, row_bytes: row_bytes as usize },
+        None => {
+            let rows = stored.rows(offset_bytes, row_bytes, count).map_err(ReadError::into_error)?;
+            Source::Stored { path, rows, count }
+        }
     };
     Ok(ArrayData::new(source, dtype, shape, fingerprint))
 }

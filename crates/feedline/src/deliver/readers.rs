@@ -20,9 +20,11 @@ const MAX_ITEMS: usize = 1 << 14;
 /// Storage kept for the next samples at most.
 const MAX_SPARE_BYTES: usize = 32 << 20;
 
-/// Samples that are read together at most, and bytes: more, and the first of them would wait for long.
+/// Samples that are read together at most: more, and the first of them would wait for long.
 const TOGETHER_MAX: usize = 64;
-const TOGETHER_BYTES_MAX: u64 = 4 << 20;
+
+/// Bytes of them: less than one request may read, since there is something between them.
+const TOGETHER_BYTES_MAX: u64 = crate::read::TOGETHER_BYTES_MAX / 8 * 7;
 
 /// What became of a read; a panic is passed on to the worker, which knows what to do with it.
 type Outcome = std::result::Result<Result<Raw>, Box<dyn Any + Send>>;
@@ -225,7 +227,7 @@ impl Shared {
                 state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
-            let bytes = self.pipeline.raw_bytes(request.index);
+            let bytes = self.bytes_of(request.index);
             if !self.fits(&state, bytes) && !state.items.is_empty() {
                 state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
@@ -233,11 +235,11 @@ impl Shared {
             let place = state.first + state.items.len() as u64;
             let (mut requests, mut run_bytes) = (vec![state.begin(bytes)], bytes);
             while let Some(next) = state.next() {
-                let bytes = self.pipeline.raw_bytes(next.index);
-                run_bytes += bytes;
+                let bytes = self.bytes_of(next.index);
+                run_bytes = run_bytes.saturating_add(bytes);
                 let is_wanted =
                     run_bytes <= TOGETHER_BYTES_MAX && requests.len() < TOGETHER_MAX && self.fits(&state, bytes);
-                if !is_wanted || !self.pipeline.is_near(requests[requests.len() - 1].index, next.index) {
+                if !is_wanted || !self.is_near(requests[requests.len() - 1].index, next.index) {
                     break;
                 }
                 requests.push(state.begin(bytes));
@@ -254,16 +256,12 @@ impl Shared {
                 ([request], [raw]) => vec![self.pipeline.read(request, raw, &mut clock)],
                 (requests, raws) => self.pipeline.read_many(requests, raws, &mut clock),
             }));
-            for request in &requests[1..] {
-                clock.begin(request.index, true);
-                clock.enter(Stage::Read);
-            }
             self.stats.add(&mut clock, number);
             let outcomes: Vec<Outcome> = match outcomes {
                 Ok(results) => results.into_iter().zip(raws).map(|(read, raw)| Ok(read.map(|()| raw))).collect(),
                 Err(panic) if requests.len() == 1 => vec![Err(panic)],
                 // Each for itself, so that whose fault it was is the only one.
-                Err(_) => requests.iter().map(|request| self.read(request, &stop)).collect(),
+                _ => requests.iter().map(|request| self.read(request, &stop)).collect(),
             };
 
             state = self.lock();
@@ -286,8 +284,17 @@ impl Shared {
         }
     }
 
+    /// What is expected of a sample. A pipeline that panics here may do so where it is caught: when it reads.
+    fn bytes_of(&self, index: u64) -> u64 {
+        catch_unwind(AssertUnwindSafe(|| self.pipeline.raw_bytes(index))).unwrap_or_default()
+    }
+
+    fn is_near(&self, one: u64, next: u64) -> bool {
+        catch_unwind(AssertUnwindSafe(|| self.pipeline.is_near(one, next))).unwrap_or_default()
+    }
+
     fn fits(&self, state: &State, bytes: u64) -> bool {
-        state.held_bytes + bytes <= self.limit_bytes && state.items.len() < MAX_ITEMS
+        state.held_bytes.saturating_add(bytes) <= self.limit_bytes && state.items.len() < MAX_ITEMS
     }
 
     fn read(&self, request: &Request, stop: &Stop) -> Outcome {

@@ -303,7 +303,7 @@ pub struct StatsSnapshot {
     /// Seconds workers were blocked because enough batches were ready (on put), added over all workers.
     pub idle_s: f64,
     /// Seconds workers were blocked because the bytes of their sample were not there yet, added over all workers. Not 0
-    /// only where threads read ahead; `read.busy_s` is then the time of their requests.
+    /// only where threads read ahead; `read.busy_s` is then the time of their requests, and `read.items` the number.
     #[serde(default)]
     pub fetch_s: f64,
     /// Threads that read ahead; 0 if workers read for themselves.

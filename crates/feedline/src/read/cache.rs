@@ -6,7 +6,7 @@
 //! of all entries are counted in one file under a lock, which the system takes back from a process that dies. What a
 //! killed process leaves is a file that nobody has locked, and a count that is too high until somebody counts anew.
 
-use super::source::{Get, Object, ReadError, Source, Stop};
+use super::source::{Fault, Get, Object, ReadError, Source, Stop};
 use crate::error::{Error, Result};
 use crate::plan::rng::{hash_name, hash_words};
 use std::cmp::Ordering as Order;
@@ -501,18 +501,17 @@ impl Source for Cache {
     }
 
     fn get_many(&self, wants: &[Get<'_>], into: &mut [Vec<u8>]) -> Vec<Result<(), ReadError>> {
-        let mut results: Vec<Result<(), ReadError>> = vec![Ok(()); wants.len()];
-        let missing: Vec<usize> = (0..wants.len()).filter(|at| !self.hit(&wants[*at], &mut into[*at])).collect();
-        let missed: Vec<Get<'_>> = missing.iter().map(|at| wants[*at].clone()).collect();
-        let mut buffers: Vec<Vec<u8>> = missing.iter().map(|at| std::mem::take(&mut into[*at])).collect();
-        let read = self.inner.get_many(&missed, &mut buffers);
-        for ((at, bytes), result) in missing.into_iter().zip(buffers).zip(read) {
-            if result.is_ok() {
-                self.missed(&wants[at], &bytes);
-            }
-            (into[at], results[at]) = (bytes, result);
+        let is_hit: Vec<bool> = wants.iter().zip(&mut *into).map(|(want, into)| self.hit(want, into)).collect();
+        let first = is_hit.iter().position(|is_hit| !is_hit).unwrap_or(wants.len());
+        let end = is_hit.iter().rposition(|is_hit| !is_hit).map_or(first, |last| last + 1);
+        // What is there already between two that are not is read with them: else neighbours would be neighbours no more.
+        let mut read = self.inner.get_many(&wants[first..end], &mut into[first..end]);
+        read.resize_with(end - first, || Err(ReadError::new(Fault::Other, self.location(""), "there was no answer")));
+        for at in (first..end).filter(|at| !is_hit[*at] && read[at - first].is_ok()) {
+            self.missed(&wants[at], &into[at]);
         }
-        results
+        let hits = |count: usize| std::iter::repeat_n(Ok(()), count);
+        hits(first).chain(read).chain(hits(wants.len() - end)).collect()
     }
 
     fn list(&self, prefix: &str, stop: &Stop) -> Result<Vec<Object>, ReadError> {

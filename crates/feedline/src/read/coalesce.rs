@@ -69,12 +69,13 @@ impl Source for Coalesce {
                 1 => false,
                 _ => match self.together(&wants[begin..end], &mut into[begin..end]) {
                     Ok(()) => true,
-                    Err(error) if error.fault == Fault::Stopped => {
+                    // One range may be wrong: each for itself, so that it is the only one.
+                    Err(error) if matches!(error.fault, Fault::Changed | Fault::Other) => false,
+                    // What was tried for long enough, or is the same for all of the object.
+                    Err(error) => {
                         results.resize(end, Err(error));
                         continue;
                     }
-                    // Each for itself, so that one that cannot be read is the only one.
-                    Err(_) => false,
                 },
             };
             for at in begin..end {
@@ -164,7 +165,10 @@ mod tests {
             assert!(results.len() == ranges.len() && results.iter().all(Result::is_ok), "{results:?}");
             assert_eq!(found, requests);
         }
-        // One that cannot be read spoils no other.
+        // A missing object is asked for once; a range that cannot be read spoils no other.
+        let (results, found) = asked(&[("none", 0..10), ("none", 10..20)], "");
+        assert!(results.iter().all(|result| result.as_ref().is_err_and(|e| e.fault == Fault::Missing)), "{results:?}");
+        assert_eq!(found.len(), 1);
         let (results, found) = asked(&[("a", 8_999_000..9_000_000), ("a", 9_000_000..9_000_001)], "");
         assert!(results[0].is_ok() && results[1].is_err(), "{results:?}");
         assert_eq!(found.len(), 3);

@@ -32,8 +32,10 @@ pub(super) fn index(mut windows: Windows<'_>) -> Result<Vec<Member>, Problem> {
     if table_bytes > size_bytes {
         return Err(Wrong(format!("it is no MDS shard: {samples} samples do not fit into {size_bytes} bytes")).into());
     }
-    let mut table = vec![0; table_bytes as usize];
-    read_into(&mut windows, 0, &mut table)?;
+    // Grows with what comes, not with what is claimed.
+    let mut table = Vec::new();
+    let read = windows.seek(SeekFrom::Start(0)).and_then(|_| (&mut windows).take(table_bytes).read_to_end(&mut table));
+    read.map_err(|e| Problem::of(e, |e| e.to_string()))?;
     let places: Vec<u64> =
         table.as_chunks::<4>().0[1..].iter().map(|place| u64::from(u32::from_le_bytes(*place))).collect();
     let is_sorted = places.is_sorted() && places[0] >= table_bytes && places[places.len() - 1] == size_bytes;
@@ -47,7 +49,7 @@ pub(super) fn index(mut windows: Windows<'_>) -> Result<Vec<Member>, Problem> {
     let config: Config = serde_json::from_slice(&config)
         .map_err(|e| Wrong(format!("it is no MDS shard, or damaged: its description of the columns is wrong: {e}")))?;
     let columns = Columns::choose(&config)?;
-    let mut members = Vec::with_capacity(samples as usize);
+    let mut members = Vec::new();
     let mut sizes = vec![0; 4 * config.column_sizes.iter().filter(|size| size.is_none()).count()];
     for (number, place) in places.array_windows().enumerate() {
         let [start, end] = *place;
@@ -58,17 +60,17 @@ pub(super) fn index(mut windows: Windows<'_>) -> Result<Vec<Member>, Problem> {
         }
         read_into(&mut windows, start, &mut sizes)?;
         let mut variable = sizes.as_chunks::<4>().0.iter().map(|size| u32::from_le_bytes(*size));
-        let (mut at, mut picture, mut label) = (body, None, None);
-        for (column, size) in config.column_sizes.iter().enumerate() {
-            let size = u64::from(size.or_else(|| variable.next()).unwrap_or_default());
-            if column == columns.picture {
-                picture = Some((at, size));
-            } else if column == columns.label {
-                label = Some((at, size));
-            }
-            at += size;
-        }
-        let (Some((start, stored_bytes)), Some((label_at, label_bytes))) = (picture, label) else { continue };
+        let mut at = body;
+        let parts: Vec<(u64, u64)> = config
+            .column_sizes
+            .iter()
+            .map(|size| {
+                let (start, size) = (at, u64::from(size.or_else(|| variable.next()).unwrap_or_default()));
+                at += size;
+                (start, size)
+            })
+            .collect();
+        let ((start, stored_bytes), (label_at, label_bytes)) = (parts[columns.picture], parts[columns.label]);
         if at != end {
             return Err(wrong("its columns do not add up to its size").into());
         }

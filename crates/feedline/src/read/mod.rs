@@ -26,6 +26,7 @@ pub use cache::{Cache, CacheCounts, Outlook};
 #[cfg(feature = "cloud")]
 pub use cloud::Cloud;
 pub use coalesce::Coalesce;
+pub(crate) use coalesce::TOGETHER_BYTES_MAX;
 pub use limit::Limit;
 pub use local::LocalFiles;
 pub use retry::Retry;

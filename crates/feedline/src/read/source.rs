@@ -59,7 +59,7 @@ pub trait Source: Debug + Send + Sync {
     fn get(&self, want: &Get<'_>, into: &mut Vec<u8>) -> Result<(), ReadError>;
 
     /// Several reads, each as [`Source::get`] and into its own of `into`: what is needed soon, in that order. Gives as many
-    /// results. A source that can answer several at once does.
+    /// results. [`super::Coalesce`] makes one `get` of neighbours, and a wrapper around it has to pass them on together.
     fn get_many(&self, wants: &[Get<'_>], into: &mut [Vec<u8>]) -> Vec<Result<(), ReadError>> {
         wants.iter().zip(into).map(|(want, into)| self.get(want, into)).collect()
     }

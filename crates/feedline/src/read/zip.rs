@@ -23,6 +23,9 @@ const BYTES_PER_BYTE_MAX: u64 = 1032;
 /// No sample is larger unpacked.
 const UNPACKED_BYTES_MAX: u64 = 1 << 30;
 
+/// Memory that a thread keeps from one member to the next.
+const KEPT_BYTES_MAX: usize = 32 << 20;
+
 /// How a member is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packed {
@@ -180,6 +183,9 @@ pub(super) fn unpack(packed: Packed, bytes: &mut Vec<u8>) -> Result<(), String> 
             inflate.reset(false);
             let status = inflate.decompress(&bytes[data], unpacked, InflateFlush::Finish);
             std::mem::swap(bytes, unpacked);
+            if unpacked.capacity() > KEPT_BYTES_MAX {
+                *unpacked = Vec::new();
+            }
             status == Ok(Status::StreamEnd)
                 && inflate.total_in() == packed.packed_bytes
                 && inflate.total_out() == packed.size_bytes
@@ -191,6 +197,14 @@ pub(super) fn unpack(packed: Packed, bytes: &mut Vec<u8>) -> Result<(), String> 
         bytes.copy_within(data, 0);
         bytes.truncate(packed.packed_bytes as usize);
     }
+    check_sum(packed, bytes)
+}
+
+/// That a file is the one that was packed.
+///
+/// # Errors
+/// Both sums, in words.
+pub(super) fn check_sum(packed: Packed, bytes: &[u8]) -> Result<(), String> {
     match crc32fast::hash(bytes) {
         sum if sum == packed.crc32 => Ok(()),
         sum => Err(format!("its checksum is {sum:08x}, the zip archive says {:08x}: it is damaged", packed.crc32)),

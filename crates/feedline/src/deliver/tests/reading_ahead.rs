@@ -25,7 +25,7 @@ fn reading_ahead_changes_nothing_but_when() {
         assert!(batches == expect, "{readers} readers, {workers} workers");
         let stats = loader.stats();
         // Prefetching crosses the last epoch's end, so there may be more.
-        assert!(stats.readers == readers && stats.read.items >= 120 && stats.fetch_s > 0.0, "{stats:?}");
+        assert!(stats.readers == readers && (near || stats.read.items >= 120) && stats.fetch_s > 0.0, "{stats:?}");
         // From any step, and back and forth.
         let mut cursors = Vec::new();
         let mut walked = make();
