@@ -23,7 +23,7 @@ fn data() -> tempfile::TempDir {
     dir
 }
 
-fn storage(dir: &Path) -> Storage {
+pub(super) fn storage(dir: &Path) -> Storage {
     Storage { listings_dir: dir.join("listings"), ..Storage::default() }
 }
 
@@ -505,7 +505,7 @@ mod zip {
 }
 
 /// The index of an archive with this name and these bytes, or what is said.
-fn indexed_as(name: &str, bytes: &[u8]) -> Result<Vec<Member>, String> {
+pub(super) fn indexed_as(name: &str, bytes: &[u8]) -> Result<Vec<Member>, String> {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join(name), bytes).unwrap();
     let source = LocalFiles::new(dir.path());
