@@ -214,6 +214,18 @@ fn a_zip_is_the_folder_it_was_made_of() {
     assert!(error.contains("part-11.zip"), "{error}");
 }
 
+#[cfg(not(feature = "parquet"))]
+#[test]
+fn without_the_feature_a_parquet_file_is_an_error_that_says_so() {
+    let out = tempfile::tempdir().unwrap();
+    fs::create_dir(out.path().join("train")).unwrap();
+    fs::write(out.path().join("train/0.parquet"), "PAR1").unwrap();
+    for path in [out.path().to_path_buf(), out.path().join("train/0.parquet")] {
+        let error = Folder::open(&path, &storage(out.path())).unwrap_err().to_string();
+        assert!(error.contains("0.parquet") && error.contains("--features parquet"), "{error}");
+    }
+}
+
 #[test]
 fn a_member_that_was_damaged_is_an_error_that_names_it() {
     let out = tempfile::tempdir().unwrap();

@@ -10,9 +10,8 @@ use ::parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPro
 use ::parquet::file::writer::SerializedFileWriter;
 use ::parquet::schema::parser::parse_message_type;
 use ::parquet::schema::types::ColumnPath;
-use feedline::read::archive::{index, to_text};
 use feedline::read::pack::{PackOptions, pack_list};
-use feedline::read::{Folder, ImageList, LocalFiles, Source, Stop, read_sample};
+use feedline::read::{Folder, ImageList, Stop, read_sample};
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -335,10 +334,6 @@ fn files_without_pictures_or_labels_are_refused_in_words() {
 /// Indexes what the bytes say and reads all of it: an answer or an error.
 fn read_all(dir: &Path, bytes: &[u8]) -> Result<Samples, String> {
     fs::write(dir.join("x.parquet"), bytes).unwrap();
-    let source = LocalFiles::new(dir);
-    let object = source.head("x.parquet", &Stop::default()).unwrap();
-    let members = index(&source, &object).map_err(|e| e.to_string())?;
-    assert!(to_text(&members, object.size_bytes).lines().count() == members.len() + 2);
     let folder = Folder::open(&dir.join("x.parquet"), &storage(&dir.join("kept"))).map_err(|e| e.to_string())?;
     let list = ImageList::from_folder(folder, "x", None).map_err(|e| e.to_string())?;
     let stored = list.stored.as_ref().unwrap();
@@ -371,13 +366,11 @@ fn damaged_files_are_refused_in_words_or_read_and_never_panic() {
         for end in (0..footer).step_by(211).chain(footer..whole.len()) {
             assert!(read_all(dir.path(), &whole[..end]).is_err(), "cut at {end}");
         }
-        // Each byte of the footer, and of the rest so many that headers, levels and sizes are among them.
+        // Each byte of the footer, and so many of the rest that headers, levels and sizes are among them.
         for at in (0..footer).step_by(13).chain(footer..whole.len()) {
-            for change in [0x01, 0x80, 0xff] {
-                let mut bytes = whole.clone();
-                bytes[at] ^= change;
-                refused += usize::from(read_all(dir.path(), &bytes).is_err());
-            }
+            let mut bytes = whole.clone();
+            bytes[at] ^= [0x01, 0x80, 0xff, 0x10][at % 4];
+            refused += usize::from(read_all(dir.path(), &bytes).is_err());
         }
     }
     assert!(refused > 1000, "{refused}");
