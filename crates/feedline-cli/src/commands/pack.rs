@@ -49,10 +49,15 @@ pub fn run(args: Args) -> Result<Done> {
             let list = ImageList::from_list(&args.data, "packed", &classes, &storage)?;
             pack_list(&list, &args.out, options)
         }
-        // Pictures with their labels, whatever kind of archive has them.
         None if is_in_archive(&args.data) => {
-            let list = ImageList::from_folder(Folder::open(&args.data, &storage)?, "packed", None)?;
-            pack_list(&list, &args.out, options)
+            let folder = Folder::open(&args.data, &storage)?;
+            if !folder.is_labelled() {
+                return Err(Error::config(
+                    format!("{} is an archive, and says no labels", args.data.display()),
+                    "It needs no packing: name it as the data",
+                ));
+            }
+            pack_list(&ImageList::from_folder(folder, "packed", None)?, &args.out, options)
         }
         None if args.data.is_file() => Err(Error::config(
             format!("{} is a file, so a list", args.data.display()),

@@ -217,12 +217,14 @@ impl Folder {
         Ok(names)
     }
 
+    /// Whether files in it, folders and all, carry their labels.
+    pub fn is_labelled(&self) -> bool {
+        self.tree.as_ref().is_some_and(|tree| tree.files_below(&self.path).any(|file| file.class.is_some()))
+    }
+
     /// If files in it, folders and all, carry their labels: all of them, sorted by name.
     pub(super) fn labelled(&self) -> Vec<(PathBuf, Option<u32>)> {
-        let Some(tree) = &self.tree else { return Vec::new() };
-        if tree.files_below(&self.path).all(|file| file.class.is_none()) {
-            return Vec::new();
-        }
+        let Some(tree) = self.tree.as_ref().filter(|_| self.is_labelled()) else { return Vec::new() };
         let root = tree.source.location("");
         tree.files_below(&self.path).map(|file| (format!("{root}{}", file.name).into(), file.class)).collect()
     }
