@@ -1,7 +1,9 @@
 """What can be a source: folders, lists, arrays, datasets; against torchvision and Pillow."""
 
 import copy
+import json
 import pickle
+from pathlib import Path
 
 import feedline
 import numpy as np
@@ -31,6 +33,16 @@ def test_a_folder_is_torchvisions_image_folder(pictures):
     assert ours.fields == ["image", "label"]
     labels = [label for _, label in batches(ours)]
     assert np.concatenate(labels).tolist() == theirs.targets
+
+
+def test_parquet_files_of_hugging_face_are_sources():
+    """As their library writes them now and before; classes and contents are what pyarrow reads."""
+    folder = Path(__file__).parents[3] / "testdata" / "parquet"
+    expected = json.loads((folder / "expected.json").read_text("utf-8"))
+    sources = [feedline.images(folder / name).resize((8, 8)) for name in expected["files"]]
+    for source, samples in zip(sources, expected["files"].values(), strict=True):
+        assert source.classes == expected["classes"] and source.labels == [label for label, _ in samples]
+    assert all(equal(batches(source), batches(sources[0])) for source in sources[1:])
 
 
 def test_pixels_are_torchvisions(pictures):

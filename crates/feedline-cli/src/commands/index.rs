@@ -54,7 +54,8 @@ pub fn run(args: Args) -> Result<Done> {
     } else {
         format!("listed in {:.1} s", since.elapsed().as_secs_f64())
     };
-    let archives: Vec<&Object> = objects.iter().filter(|object| archive::is_archive(&object.key)).collect();
+    let is_archive = archive::finder(&objects);
+    let archives: Vec<&Object> = objects.iter().filter(|object| is_archive(&object.key)).collect();
     let bar = bar_of(archives.len());
     let indexes = archive::indexes(&*source, &archives, &objects, &storage, &|done| bar.set_position(done as u64));
     bar.finish_and_clear();

@@ -3,7 +3,7 @@
 use crate::Done;
 use clap::Args as ClapArgs;
 use feedline::read::pack::{PackOptions, Packed, pack, pack_list};
-use feedline::read::{ImageList, read_classes};
+use feedline::read::{Folder, ImageList, is_in_archive, read_classes};
 use feedline::{Error, Result};
 use feedline_recipes::classification::config::Said;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -11,7 +11,8 @@ use std::path::PathBuf;
 
 #[derive(ClapArgs)]
 pub struct Args {
-    /// Folder of the data, e.g. with {train,test}/<class>/*.jpg; or with --classes a list of lines `class;path`. May be a URL
+    /// Folder of the data, e.g. with {train,test}/<class>/*.jpg; or archives with labelled pictures, e.g.
+    /// 'birds-{00..12}.parquet'; or with --classes a list of lines `class;path`. May be a URL
     data: PathBuf,
     /// Folder to make, with {train,test}/000000.tar and so on
     #[arg(long, value_name = "DIR")]
@@ -47,6 +48,16 @@ pub fn run(args: Args) -> Result<Done> {
             let classes = read_classes(file, &storage)?;
             let list = ImageList::from_list(&args.data, "packed", &classes, &storage)?;
             pack_list(&list, &args.out, options)
+        }
+        None if is_in_archive(&args.data) => {
+            let folder = Folder::open(&args.data, &storage)?;
+            if !folder.is_labelled() {
+                return Err(Error::config(
+                    format!("{} is an archive, and says no labels", args.data.display()),
+                    "It needs no packing: name it as the data",
+                ));
+            }
+            pack_list(&ImageList::from_folder(folder, "packed", None)?, &args.out, options)
         }
         None if args.data.is_file() => Err(Error::config(
             format!("{} is a file, so a list", args.data.display()),

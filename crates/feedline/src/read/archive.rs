@@ -1,16 +1,21 @@
 //! Archives (shards) as the files in them, without unpacking: where each member lies, found out once and kept. Owns what
-//! an index is and what no member may be; how each format is read stands in `tar.rs`, `zip.rs` and `mds.rs`.
+//! an index is and what no member may be; how each format is read stands in `tar.rs`, `zip.rs`, `mds.rs` and
+//! `parquet.rs`.
 //!
 //! A member stands for the file that unpacking the archive where it lies would give: `train/000.tar` with the member
 //! `cat/1.jpg` is `train/cat/1.jpg`. So archives and the folder they were packed from are the same data set. An archive
 //! whose samples carry their labels has no such folder: there the members are `train/000.tar/key.jpg`.
 
+use super::image_list::is_picture;
 use super::local::LocalFiles;
+#[cfg(feature = "parquet")]
+use super::parquet;
 use super::source::{Get, Object, ReadError, Source, Stop};
 use super::storage::Storage;
 use super::{mds, tar, zip};
 use crate::error::{Error, Result};
 use crate::plan::rng::{hash_name, hash_words};
+use std::collections::HashSet;
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
@@ -45,6 +50,9 @@ pub enum Packing {
     Plain,
     /// Behind a header of its own, perhaps compressed, with a checksum.
     Zip(zip::Packed),
+    /// In a page of a Parquet file.
+    #[cfg(feature = "parquet")]
+    Parquet(parquet::Packed),
 }
 
 impl Member {
@@ -60,6 +68,8 @@ impl Packing {
         match self {
             Packing::Plain => stored_bytes,
             Packing::Zip(packed) => packed.size_bytes,
+            #[cfg(feature = "parquet")]
+            Packing::Parquet(packed) => packed.size_bytes(),
         }
     }
 
@@ -71,6 +81,36 @@ impl Packing {
         match self {
             Packing::Plain => Ok(()),
             Packing::Zip(packed) => zip::unpack(packed, bytes),
+            #[cfg(feature = "parquet")]
+            Packing::Parquet(packed) => parquet::unpack(packed, bytes),
+        }
+    }
+
+    fn to_text(self) -> String {
+        match self {
+            Packing::Plain => "-".to_owned(),
+            Packing::Zip(packed) => packed.to_text(),
+            #[cfg(feature = "parquet")]
+            Packing::Parquet(packed) => packed.to_text(),
+        }
+    }
+
+    fn parse(text: &str) -> Option<Packing> {
+        if text == "-" {
+            return Some(Packing::Plain);
+        }
+        let packing = zip::Packed::parse(text).map(Packing::Zip);
+        #[cfg(feature = "parquet")]
+        let packing = packing.or_else(|| parquet::Packed::parse(text).map(Packing::Parquet));
+        packing
+    }
+
+    /// Whether it is the names of the classes that an archive brings, which is no sample and no member in its own right.
+    pub(super) fn is_class_names(self) -> bool {
+        match self {
+            #[cfg(feature = "parquet")]
+            Packing::Parquet(parquet::Packed::Names { .. }) => true,
+            _ => false,
         }
     }
 }
@@ -81,6 +121,7 @@ pub(super) enum Format {
     Tar,
     Zip,
     Mds,
+    Parquet,
 }
 
 fn format(key: &str) -> Option<Format> {
@@ -89,6 +130,7 @@ fn format(key: &str) -> Option<Format> {
         "tar" => Some(Format::Tar),
         "zip" | "npz" => Some(Format::Zip),
         "mds" => Some(Format::Mds),
+        "parquet" => Some(Format::Parquet),
         _ => None,
     }
 }
@@ -104,6 +146,28 @@ pub(super) fn is_openable(key: &str) -> bool {
     format(key).is_some()
 }
 
+pub(super) fn is_parquet(key: &str) -> bool {
+    format(key) == Some(Format::Parquet)
+}
+
+/// Which of these objects are archives. A Parquet file is one where no picture and no other archive lies in its folder or
+/// below: there it says something about them.
+pub fn finder(objects: &[Object]) -> impl Fn(&str) -> bool + use<> {
+    let folder = |key: &str| key.rsplit_once('/').map_or(String::new(), |(folder, _)| folder.to_owned());
+    let mut described = HashSet::new();
+    if objects.iter().any(|object| is_parquet(&object.key)) {
+        for Object { key, .. } in objects {
+            if is_picture(Path::new(key)) || is_archive(key) && !is_parquet(key) {
+                let mut folder = folder(key);
+                while described.insert(folder.clone()) && !folder.is_empty() {
+                    folder.truncate(folder.rfind('/').unwrap_or_default());
+                }
+            }
+        }
+    }
+    move |key| is_archive(key) && !(is_parquet(key) && described.contains(&folder(key)))
+}
+
 fn is_sample(key: &str) -> bool {
     key.ends_with(".npz")
 }
@@ -116,7 +180,9 @@ fn is_sample(key: &str) -> bool {
 pub fn index(source: &dyn Source, object: &Object) -> Result<Vec<Member>> {
     match format(&object.key) {
         Some(format) => index_as(source, object, format),
-        None => Err(wrong(source, object, "its name does not end as that of an archive: .tar, .zip, .mds".into())),
+        None => {
+            Err(wrong(source, object, "its name does not end as that of an archive: .tar, .zip, .mds, .parquet".into()))
+        }
     }
 }
 
@@ -127,6 +193,16 @@ pub(super) fn index_as(source: &dyn Source, object: &Object, format: Format) -> 
         Format::Tar => tar::index(reader),
         Format::Zip => zip::index(reader),
         Format::Mds => mds::index(reader),
+        #[cfg(feature = "parquet")]
+        Format::Parquet => parquet::index(reader),
+        #[cfg(not(feature = "parquet"))]
+        Format::Parquet => {
+            return Err(Error::Unsupported {
+                what: format!("reading {}", source.location(&object.key)),
+                remedy: "Build with the feature `parquet`: cargo install --path crates/feedline-cli --features parquet"
+                    .into(),
+            });
+        }
     }
     .map_err(|problem| match problem {
         Problem::Read(error) => error.into_error(),
@@ -275,10 +351,7 @@ const END: &str = "end\n";
 /// An index as text: of which size its archive is; then of each member start, bytes, packing, label (or `-`) and name.
 pub fn to_text(members: &[Member], archive_bytes: u64) -> String {
     let line = |Member { name, start, stored_bytes, packing, class }: &Member| {
-        let packing = match packing {
-            Packing::Plain => "-".to_owned(),
-            Packing::Zip(packed) => packed.to_text(),
-        };
+        let packing = packing.to_text();
         let class = class.map_or("-".to_owned(), |class| class.to_string());
         format!("{start}\t{stored_bytes}\t{packing}\t{class}\t{name}\n")
     };
@@ -292,10 +365,7 @@ fn parse(text: &str, archive_bytes: u64) -> Option<Vec<Member>> {
     let member = |line: &str| {
         let mut parts = line.splitn(5, '\t');
         let (start, stored_bytes) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-        let packing = match parts.next()? {
-            "-" => Packing::Plain,
-            packed => Packing::Zip(zip::Packed::parse(packed)?),
-        };
+        let packing = Packing::parse(parts.next()?)?;
         let class = match parts.next()? {
             "-" => None,
             class => Some(class.parse().ok()?),
@@ -360,13 +430,14 @@ pub fn index_beside(
 ) -> Result<(usize, usize)> {
     let source = LocalFiles::new(folder);
     let mut objects = source.list("", &Stop::default()).map_err(ReadError::into_error)?;
+    let is_archive = finder(&objects);
     objects.retain(|object| one.map_or(is_archive(&object.key), |name| is_openable(name) && object.key == name));
     if objects.is_empty() {
         let place = folder.join(one.unwrap_or_default());
         return Err(Error::dataset(
             place,
             "there is no archive",
-            "Name a folder with .tar, .zip or .mds files, or one of them",
+            "Name a folder with .tar, .zip, .mds or .parquet files, or one of them",
         ));
     }
     let archives: Vec<&Object> = objects.iter().collect();
@@ -380,6 +451,10 @@ pub fn index_beside(
 }
 
 fn of(source: &dyn Source, archive: &Object, objects: &[Object], storage: &Storage) -> Result<Vec<Member>> {
+    #[cfg(not(feature = "parquet"))]
+    if is_parquet(&archive.key) {
+        return index(source, archive); // which says what to build
+    }
     let beside = format!("{}{INDEX_EXTENSION}", archive.key);
     if let Ok(at) = objects.binary_search_by(|object| object.key.cmp(&beside)) {
         let (mut text, stop) = (Vec::new(), Stop::default());

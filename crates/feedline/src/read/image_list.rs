@@ -78,7 +78,8 @@ impl ImageList {
 
     /// The images of `folder/<class>/*.{jpg,jpeg,png}`, read as by [`ImageList::train`]; `classes`, if given, decide the
     /// labels, and one of them may have no folder here. Or, if archives in it say what their samples are labelled, all
-    /// these; without `classes` their names are those of a file `classes.txt` beside them, or numbers.
+    /// these; without `classes` their names are those of a file `classes.txt` beside them, or those that they
+    /// bring, or numbers.
     ///
     /// # Errors
     /// As [`ImageList::train`], a class folder that is not one of `classes`, a label that is not below their number.
@@ -359,7 +360,7 @@ fn parse_classes(text: Vec<u8>, file: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn is_picture(path: &Path) -> bool {
+pub(super) fn is_picture(path: &Path) -> bool {
     let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
     EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension))
 }

@@ -13,6 +13,8 @@ mod limit;
 mod local;
 mod mds;
 pub mod pack;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod retry;
 mod row_file;
 mod source;
@@ -29,6 +31,8 @@ pub use coalesce::Coalesce;
 pub(crate) use coalesce::TOGETHER_BYTES_MAX;
 pub use limit::Limit;
 pub use local::LocalFiles;
+#[cfg(feature = "parquet")]
+pub use parquet::{Codec as ParquetCodec, Packed as ParquetPacked};
 pub use retry::Retry;
 pub use source::{Fault, Get, Object, ReadError, Source, Stop};
 pub use storage::{Storage, is_url};

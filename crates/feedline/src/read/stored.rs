@@ -97,7 +97,8 @@ impl Folder {
             ));
         }
         let path = root_of(&*source);
-        let tree = Tree::new(source, objects, &archive::is_archive, storage)?;
+        let is_archive = archive::finder(&objects);
+        let tree = Tree::new(source, objects, &is_archive, storage)?;
         Ok(Folder { path, tree: Some(Arc::new(tree)) })
     }
 
@@ -216,12 +217,14 @@ impl Folder {
         Ok(names)
     }
 
+    /// Whether files in it, folders and all, carry their labels.
+    pub fn is_labelled(&self) -> bool {
+        self.tree.as_ref().is_some_and(|tree| tree.files_below(&self.path).any(|file| file.class.is_some()))
+    }
+
     /// If files in it, folders and all, carry their labels: all of them, sorted by name.
     pub(super) fn labelled(&self) -> Vec<(PathBuf, Option<u32>)> {
-        let Some(tree) = &self.tree else { return Vec::new() };
-        if tree.files_below(&self.path).all(|file| file.class.is_none()) {
-            return Vec::new();
-        }
+        let Some(tree) = self.tree.as_ref().filter(|_| self.is_labelled()) else { return Vec::new() };
         let root = tree.source.location("");
         tree.files_below(&self.path).map(|file| (format!("{root}{}", file.name).into(), file.class)).collect()
     }
@@ -289,6 +292,14 @@ impl Tree {
         let is_member = |file: &File| is_archive(&object(file).key);
         // An archive may lie beside what was unpacked from it.
         files.dedup_by(|other, one| {
+            // Archives may bring the names of the classes, all the same ones; a file of that name comes first.
+            let [one_brings, other_brings] = [&*one, &*other].map(|file| file.extent.packing.is_class_names());
+            if one.name == other.name && (one_brings || other_brings) {
+                if one_brings && !other_brings {
+                    std::mem::swap(one, other);
+                }
+                return one_brings != other_brings || one.extent.packing == other.extent.packing;
+            }
             let is_same = one.name == other.name && one.size_bytes() == other.size_bytes();
             if is_same && is_member(one) && !is_member(other) {
                 std::mem::swap(one, other);
@@ -407,18 +418,43 @@ impl Stored {
     /// As [`Source::get`].
     pub fn read_into(&self, sample: u64, stop: &Stop, bytes: &mut Vec<u8>) -> Result<(), ReadError> {
         let (Object { key, version, .. }, range) = self.place(sample);
+        #[cfg(feature = "parquet")]
+        if let Some(packed) = self.in_page(sample) {
+            let location = self.source.location(key);
+            let wanted = super::parquet::Wanted { location: &location, version, start: range.start };
+            let read = |page: &mut Vec<u8>| {
+                self.source.get(&Get { key, range: range.clone(), version, until: None, stop }, page)
+            };
+            let picked = super::parquet::read_value(packed, &wanted, bytes, read)?;
+            return picked.map_err(|problem| ReadError::new(Fault::Other, location, problem));
+        }
         self.source.get(&Get { key, range, version, until: None, stop }, bytes)?;
         self.unpack(sample, key, bytes)
+    }
+
+    /// How a sample that shares a compressed page with others comes out of it.
+    #[cfg(feature = "parquet")]
+    fn in_page(&self, sample: u64) -> Option<super::parquet::Packed> {
+        match self.extents.get(sample).packing {
+            packing if packing.is_class_names() => None,
+            Packing::Parquet(packed) => Some(packed),
+            _ => None,
+        }
     }
 
     /// Whether two samples' files lie so close together that [`Stored::read_many`] reads both in one request.
     pub fn is_near(&self, one: u64, next: u64) -> bool {
         let ((one, one_range), (next, next_range)) = (self.place(one), self.place(next));
-        std::ptr::eq(one, next) && coalesce::is_near(&one_range, &next_range)
+        std::ptr::eq(one, next) && (one_range == next_range || coalesce::is_near(&one_range, &next_range))
     }
 
     /// Reads the files of several samples, each into its own of `into`; as many results.
     pub fn read_many(&self, samples: &[u64], stop: &Stop, into: &mut [Vec<u8>]) -> Vec<Result<(), ReadError>> {
+        // Samples of one page one behind the other read it once.
+        #[cfg(feature = "parquet")]
+        if samples.iter().any(|sample| self.in_page(*sample).is_some()) {
+            return samples.iter().zip(into).map(|(sample, into)| self.read_into(*sample, stop, into)).collect();
+        }
         let want = |sample: &u64| {
             let (Object { key, version, .. }, range) = self.place(*sample);
             Get { key, range, version, until: None, stop }
@@ -503,7 +539,12 @@ impl Stored {
     /// Where the file itself stands, without what comes before it in an archive; `None` if it is compressed.
     fn in_place(&self, sample: u64) -> Result<Option<Extent>, ReadError> {
         let extent = self.extents.get(sample);
-        let Packing::Zip(packed) = extent.packing else { return Ok(Some(extent)) };
+        let packed = match extent.packing {
+            Packing::Plain => return Ok(Some(extent)),
+            Packing::Zip(packed) => packed,
+            #[cfg(feature = "parquet")]
+            Packing::Parquet(_) => return Ok(None),
+        };
         if packed.is_deflated {
             return Ok(None);
         }
@@ -640,8 +681,13 @@ fn root_of(source: &dyn Source) -> PathBuf {
 
 /// Whether a folder of this machine holds an archive.
 fn has_archives(folder: &Path) -> bool {
-    let mut names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
-    names.any(|name| name.to_str().is_some_and(archive::is_archive))
+    let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let names: Vec<String> = names.filter_map(|name| name.into_string().ok()).collect();
+    // A Parquet file beside class folders says something about them ([`archive::finder`]).
+    let has_folders = || names.iter().any(|name| !name.starts_with('.') && folder.join(name).is_dir());
+    let (mut parquets, mut others) = (names.iter().map(|name| &**name), names.iter());
+    others.any(|name| archive::is_archive(name) && !archive::is_parquet(name))
+        || parquets.any(archive::is_parquet) && !has_folders()
 }
 
 /// Whether a path leads to an archive that it names, or into one.

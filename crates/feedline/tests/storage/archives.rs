@@ -23,7 +23,7 @@ fn data() -> tempfile::TempDir {
     dir
 }
 
-fn storage(dir: &Path) -> Storage {
+pub(super) fn storage(dir: &Path) -> Storage {
     Storage { listings_dir: dir.join("listings"), ..Storage::default() }
 }
 
@@ -212,6 +212,18 @@ fn a_zip_is_the_folder_it_was_made_of() {
     assert_eq!(ImageList::from_folder(inside, "x", None).unwrap().entries.len(), 40);
     let error = Folder::open(&parts.join("part-{08..11}.zip"), &storage(out.path())).unwrap_err().to_string();
     assert!(error.contains("part-11.zip"), "{error}");
+}
+
+#[cfg(not(feature = "parquet"))]
+#[test]
+fn without_the_feature_a_parquet_file_is_an_error_that_says_so() {
+    let out = tempfile::tempdir().unwrap();
+    fs::create_dir(out.path().join("train")).unwrap();
+    fs::write(out.path().join("train/0.parquet"), "PAR1").unwrap();
+    for path in [out.path().to_path_buf(), out.path().join("train/0.parquet")] {
+        let error = Folder::open(&path, &storage(out.path())).unwrap_err().to_string();
+        assert!(error.contains("0.parquet") && error.contains("--features parquet"), "{error}");
+    }
 }
 
 #[test]
@@ -505,7 +517,7 @@ mod zip {
 }
 
 /// The index of an archive with this name and these bytes, or what is said.
-fn indexed_as(name: &str, bytes: &[u8]) -> Result<Vec<Member>, String> {
+pub(super) fn indexed_as(name: &str, bytes: &[u8]) -> Result<Vec<Member>, String> {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join(name), bytes).unwrap();
     let source = LocalFiles::new(dir.path());

@@ -5,6 +5,8 @@ mod archives;
 mod cache;
 #[cfg(feature = "cloud")]
 mod cloud;
+#[cfg(feature = "parquet")]
+mod parquet;
 #[cfg(feature = "cloud")]
 mod proxy;
 #[cfg(feature = "cloud")]
