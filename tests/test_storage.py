@@ -211,7 +211,16 @@ def test_archives_of_every_kind_are_the_same_pictures(feedline, shapes, bucket, 
     for number, place in enumerate([tmp_path / "zip", tmp_path / "zip/shapes.zip", url, f"{url}/shapes.zip"]):
         train(feedline, tmp_path / f"zip{number}", place)
         assert weights(tmp_path / f"zip{number}") == weights(tmp_path / "files"), place
-    assert "1 archives with 78 files, an index beside each" in feedline.ok("index", tmp_path / "zip").stdout
+    for place in ("zip", "zip/shapes.zip"):
+        assert "1 archives with 78 files, an index beside each" in feedline.ok("index", tmp_path / place).stdout
+    # Several named at once, and a folder inside, from the command line too.
+    packed = tmp_path / "packed"
+    feedline.ok("pack", folder, "--out", packed, "--shard-bytes", 20_000)
+    count = len(list((packed / "train").glob("*.tar")))
+    for place in (f"{packed}/train/{{000000..{count - 1:06}}}.tar", tmp_path / "zip/shapes.zip/train"):
+        assert package.images(place).labels == package.images(folder / "train").labels
+    ended = feedline("bench", "--data", f"{tmp_path}/zip/{{0..1}}.zip")
+    assert ended.code == 5 and "0.zip" in ended.stderr, ended.stderr
     train(feedline, tmp_path / "indexed", tmp_path / "zip/shapes.zip")
     assert weights(tmp_path / "indexed") == weights(tmp_path / "files")
     # A list keeps its order and its labels in archives; a bucket is packed as a folder is.

@@ -168,6 +168,17 @@ def test_an_array_in_an_npz_is_its_rows(tmp_path, save):
         len(feedline.arrays(tmp_path / "objects.npz"))
 
 
+def test_a_damaged_array_in_an_npz_is_found_out(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(40, 128, 512)).astype(np.float32)
+    for name, part in (("small.npz", rows[:4]), ("large.npz", rows)):  # read in one piece, and in several
+        np.savez(tmp_path / name, part)
+        content = bytearray((tmp_path / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(feedline.FeedlineError, match="it is damaged"):
+            len(feedline.arrays(tmp_path / name))
+
+
 @pytest.mark.parametrize(
     ("columns", "remedy"),
     [

@@ -8,7 +8,7 @@ use feedline::deliver::bench::{measure, save_chrome_trace};
 use feedline::deliver::{Loader, LoaderOptions};
 use feedline::pipeline::Pipeline;
 use feedline::plan::Plan;
-use feedline::read::{is_in_archive, is_url};
+use feedline::read::{holds_archives, is_in_archive, is_url};
 use feedline::{Error, Result};
 use feedline_recipes::arrays;
 use feedline_recipes::classification::config::{Config, Said};
@@ -72,7 +72,8 @@ pub fn run(args: Args) -> Result<Done> {
     }
     let is_arrays = |path: &PathBuf| match path.extension().and_then(|extension| extension.to_str()) {
         Some("npy" | "npz" | "bin") => true,
-        _ => !is_url(path) && !is_in_archive(path) && path.exists() && !path.join("train").is_dir(),
+        _ if is_url(path) || is_in_archive(path) || holds_archives(path) => false,
+        _ => path.exists() && !path.join("train").is_dir(),
     };
     let work = match args.work {
         None if args.data.data.as_ref().is_some_and(is_arrays) => Some(Work::E),

@@ -3,7 +3,7 @@
 use crate::Done;
 use clap::Args as ClapArgs;
 use feedline::Result;
-use feedline::read::{Folder, Object, Storage, archive, is_in_archive, is_url};
+use feedline::read::{Folder, Object, Storage, archive, is_in_archive, is_url, local_archives};
 use feedline_recipes::classification::config::Said;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 #[derive(ClapArgs)]
 pub struct Args {
     /// The folder of a bucket, as it is named for training: s3://BUCKET/FOLDER; or a folder of this machine with archives,
-    /// or one archive: then an index is written beside each
+    /// or archives: then an index is written beside each
     data: PathBuf,
     /// Forget the listing that was kept, and list anew
     #[arg(long)]
@@ -80,11 +80,12 @@ fn bar_of(archives: usize) -> ProgressBar {
     bar
 }
 
-/// Writes an index beside each archive of a folder, or beside one.
+/// Writes an index beside each archive of a folder, or beside those that are named.
 fn beside(path: &Path, storage: &Storage) -> Result<Done> {
-    let (folder, one) = if path.is_dir() { (path, None) } else { (path.parent().unwrap_or(path), path.file_name()) };
+    let named = local_archives(path);
+    let (folder, names) = named.as_ref().map_or((path, None), |(folder, names)| (&**folder, Some(&**names)));
     let bar = bar_of(0);
-    let written = archive::index_beside(folder, one.and_then(|name| name.to_str()), storage, &|done, archives| {
+    let written = archive::index_beside(folder, names, storage, &|done, archives| {
         bar.set_length(archives as u64);
         bar.set_position(done as u64);
     });

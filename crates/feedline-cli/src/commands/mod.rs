@@ -17,7 +17,7 @@ pub mod train;
 pub mod verify;
 
 use clap::Args;
-use feedline::read::is_url;
+use feedline::read::{is_in_archive, is_url};
 use feedline::{Error, Result};
 use feedline_recipes::classification::config::Said;
 use std::io::Write;
@@ -114,7 +114,12 @@ impl DataArgs {
 
 /// An existing path as absolute text, so that a run can be resumed from anywhere.
 pub fn text_of(path: &Path) -> Result<String> {
-    let absolute = if is_url(path) { Ok(path.to_path_buf()) } else { path.canonicalize() };
+    let absolute = match path {
+        path if is_url(path) => Ok(path.to_path_buf()),
+        // May be a pattern, or a folder inside; whether it is there shows when it is opened.
+        path if is_in_archive(path) => std::path::absolute(path),
+        path => path.canonicalize(),
+    };
     let absolute = absolute.map_err(|e| Error::dataset(path, e.to_string(), "Check the path"))?;
     absolute.into_os_string().into_string().map_err(|name| {
         Error::config(format!("the path {} is not valid UTF-8", name.display()), "Rename it, or go through a link")

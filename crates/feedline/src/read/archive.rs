@@ -150,14 +150,21 @@ pub(super) fn is_parquet(key: &str) -> bool {
     format(key) == Some(Format::Parquet)
 }
 
-/// Which of these objects are archives. A Parquet file is one where no picture and no other archive lies in its folder or
-/// below: there it says something about them.
+/// The folders of a data set that may hold its splits.
+pub(super) const SPLITS: [&str; 4] = ["train", "test", "val", "valid"];
+
+/// Which of these objects are archives to look into: those in the folder itself or in that of a split. A Parquet file is
+/// one where no picture and no other archive lies in its folder or below: there it says something about them.
 pub fn finder(objects: &[Object]) -> impl Fn(&str) -> bool + use<> {
     let folder = |key: &str| key.rsplit_once('/').map_or(String::new(), |(folder, _)| folder.to_owned());
+    let is_found = move |key: &str| {
+        let folder = folder(key);
+        is_archive(key) && (folder.is_empty() || SPLITS.contains(&&*folder))
+    };
     let mut described = HashSet::new();
     if objects.iter().any(|object| is_parquet(&object.key)) {
         for Object { key, .. } in objects {
-            if is_picture(Path::new(key)) || is_archive(key) && !is_parquet(key) {
+            if is_picture(Path::new(key)) || is_found(key) && !is_parquet(key) {
                 let mut folder = folder(key);
                 while described.insert(folder.clone()) && !folder.is_empty() {
                     folder.truncate(folder.rfind('/').unwrap_or_default());
@@ -165,7 +172,7 @@ pub fn finder(objects: &[Object]) -> impl Fn(&str) -> bool + use<> {
             }
         }
     }
-    move |key| is_archive(key) && !(is_parquet(key) && described.contains(&folder(key)))
+    move |key| is_found(key) && !(is_parquet(key) && described.contains(&folder(key)))
 }
 
 fn is_sample(key: &str) -> bool {
@@ -229,7 +236,8 @@ pub(super) fn index_as(source: &dyn Source, object: &Object, format: Format) -> 
 }
 
 fn wrong(source: &dyn Source, object: &Object, problem: String) -> Error {
-    Error::dataset(source.location(&object.key), problem, "Write the archive again, with files only")
+    let remedy = "Write the archive again, with files only; or move it elsewhere, if it is no part of the data";
+    Error::dataset(source.location(&object.key), problem, remedy)
 }
 
 /// Why an archive has no index.
@@ -371,6 +379,11 @@ fn parse(text: &str, archive_bytes: u64) -> Option<Vec<Member>> {
             class => Some(class.parse().ok()?),
         };
         let end: u64 = u64::checked_add(start, stored_bytes)?;
+        if let Packing::Zip(packed) = packing
+            && packed.packed_bytes.checked_add(zip::HEADER_BYTES).is_none_or(|least| least > stored_bytes)
+        {
+            return None;
+        }
         (end <= archive_bytes).then_some(Member { name: parts.next()?.into(), start, stored_bytes, packing, class })
     };
     let members: Option<Vec<Member>> = lines.map(member).collect();
@@ -417,27 +430,32 @@ pub fn indexes(
     }
 }
 
-/// Writes an index beside each archive below `folder`, or beside the one of that name. `progress` hears how many are done,
-/// of how many. Gives the numbers of archives and of files in them.
+/// Writes an index beside each archive of `folder`, or beside each of `named`. `progress` hears how many are done, of how
+/// many. Gives the numbers of archives and of files in them.
 ///
 /// # Errors
 /// No archive there; as [`index`]; a file that cannot be written.
 pub fn index_beside(
     folder: &Path,
-    one: Option<&str>,
+    named: Option<&[String]>,
     storage: &Storage,
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<(usize, usize)> {
-    let source = LocalFiles::new(folder);
-    let mut objects = source.list("", &Stop::default()).map_err(ReadError::into_error)?;
-    let is_archive = finder(&objects);
-    objects.retain(|object| one.map_or(is_archive(&object.key), |name| is_openable(name) && object.key == name));
+    let (source, stop) = (LocalFiles::new(folder), Stop::default());
+    let objects = match named {
+        Some(names) => names.iter().map(|name| source.head(name, &stop)).collect(),
+        None => source.list("", &stop).map(|mut objects| {
+            let is_archive = finder(&objects);
+            objects.retain(|object| is_archive(&object.key));
+            objects
+        }),
+    };
+    let objects: Vec<Object> = objects.map_err(ReadError::into_error)?;
     if objects.is_empty() {
-        let place = folder.join(one.unwrap_or_default());
         return Err(Error::dataset(
-            place,
-            "there is no archive",
-            "Name a folder with .tar, .zip, .mds or .parquet files, or one of them",
+            folder,
+            "there is no archive in it, nor in its train, test, val or valid",
+            "Name a folder with .tar, .zip, .mds or .parquet files, or such files",
         ));
     }
     let archives: Vec<&Object> = objects.iter().collect();
@@ -456,7 +474,9 @@ fn of(source: &dyn Source, archive: &Object, objects: &[Object], storage: &Stora
         return index(source, archive); // which says what to build
     }
     let beside = format!("{}{INDEX_EXTENSION}", archive.key);
-    if let Ok(at) = objects.binary_search_by(|object| object.key.cmp(&beside)) {
+    if let Ok(at) = objects.binary_search_by(|object| object.key.cmp(&beside))
+        && !super::local::is_older(source, &objects[at], archive)
+    {
         let (mut text, stop) = (Vec::new(), Stop::default());
         let Object { key, size_bytes, version } = &objects[at];
         let want = Get { key, range: 0..*size_bytes, version, until: None, stop: &stop };
@@ -468,10 +488,16 @@ fn of(source: &dyn Source, archive: &Object, objects: &[Object], storage: &Stora
     }
     let name = hash_words(&[hash_name(&archive.key), hash_name(&archive.version), archive.size_bytes]);
     let kept: PathBuf = storage.listing_path(source).with_extension(format!("{name:016x}.index"));
-    if let Some(members) = fs::read_to_string(&kept).ok().and_then(|text| parse(&text, archive.size_bytes)) {
+    // Without a version nothing would tell an old index from a new one.
+    let has_version = !archive.version.is_empty();
+    let text = has_version.then(|| fs::read_to_string(&kept).ok()).flatten();
+    if let Some(members) = text.and_then(|text| parse(&text, archive.size_bytes)) {
         return Ok(members);
     }
     let members = index(source, archive)?;
+    if !has_version {
+        return Ok(members);
+    }
     // Kept if that is possible; an archive can be indexed again.
     let _ = super::storage::keep_text(&kept, &to_text(&members, archive.size_bytes));
     Ok(members)

@@ -1,9 +1,10 @@
 //! The files of one folder, one sample each. Owns their order, which depends on their names alone, and their sizes; never
 //! opens them.
 
+use super::folder::Folder;
 use super::read_start;
 use super::source::ReadError;
-use super::stored::{Folder, Stored};
+use super::stored::Stored;
 use crate::error::{Error, Result};
 use crate::plan::rng::{hash_name, hash_words};
 use std::ffi::OsStr;

@@ -1,8 +1,9 @@
 //! The list of labelled image files of a split: from a tree of class folders, or from upstream's `class;path` lists.
 //! Owns the order of the files, which depends on their names alone; never opens an image.
 
+use super::folder::{Folder, read_whole};
 use super::storage::{Storage, is_url};
-use super::stored::{Folder, Stored, read_whole};
+use super::stored::Stored;
 use crate::error::{Error, Result};
 use crate::plan::rng::{hash_name, hash_words};
 use std::ffi::OsStr;

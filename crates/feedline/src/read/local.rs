@@ -61,6 +61,15 @@ fn version(metadata: &Metadata) -> String {
     format!("{}.{:09}", metadata.mtime(), metadata.mtime_nsec())
 }
 
+/// Whether `one` was changed before `other`, as far as `source` is a folder and so tells.
+pub(super) fn is_older(source: &dyn Source, one: &Object, other: &Object) -> bool {
+    let time = |object: &Object| {
+        let (seconds, nanoseconds) = object.version.split_once('.')?;
+        Some((seconds.parse::<i64>().ok()?, nanoseconds.parse::<u32>().ok()?))
+    };
+    source.location("").starts_with("file://") && time(one) < time(other)
+}
+
 impl Source for LocalFiles {
     fn location(&self, key: &str) -> String {
         format!("file://{}/{key}", self.root.display().to_string().trim_end_matches('/'))

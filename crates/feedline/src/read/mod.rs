@@ -8,10 +8,12 @@ mod cloud;
 mod coalesce;
 pub mod conformance;
 mod file_list;
+mod folder;
 mod image_list;
 mod limit;
 mod local;
 mod mds;
+mod outlook;
 pub mod pack;
 #[cfg(feature = "parquet")]
 mod parquet;
@@ -29,6 +31,7 @@ pub use cache::{Cache, CacheCounts, Outlook};
 pub use cloud::Cloud;
 pub use coalesce::Coalesce;
 pub(crate) use coalesce::TOGETHER_BYTES_MAX;
+pub use folder::{Folder, holds_archives, is_in_archive, local_archives, open_file};
 pub use limit::Limit;
 pub use local::LocalFiles;
 #[cfg(feature = "parquet")]
@@ -36,7 +39,7 @@ pub use parquet::{Codec as ParquetCodec, Packed as ParquetPacked};
 pub use retry::Retry;
 pub use source::{Fault, Get, Object, ReadError, Source, Stop};
 pub use storage::{Storage, is_url};
-pub use stored::{Folder, Stored, is_in_archive, open_file, read_sample};
+pub use stored::{Stored, read_sample};
 pub use timeout::Timeout;
 pub use zip::Packed;
 

@@ -1,12 +1,12 @@
 //! From a folder or a list to archives of about one size, with an index beside each, and back again to see that they are
 //! right. Owns what goes where; what an archive is understood as is [`super::archive`]'s.
 
-use super::archive::{Format, INDEX_EXTENSION, Member, Packing, index_as, to_text};
-use super::image_list::{CLASSES_FILE, ImageList};
+use super::archive::{self, Format, INDEX_EXTENSION, Member, Packing, index_as, to_text};
+use super::image_list::{CLASSES_FILE, ImageList, is_picture};
 use super::local::LocalFiles;
-use super::source::{Get, ReadError, Source, Stop};
+use super::source::{Get, Object, ReadError, Source, Stop};
 use super::stored::read_sample;
-use super::{Storage, is_url};
+use super::{ImageEntry, Storage, is_url};
 use crate::error::{Error, Result};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-/// The folders of a data set whose archives are kept apart.
-const SPLITS: [&str; 4] = ["train", "test", "val", "valid"];
+/// Ends the name of an archive that is not whole yet.
+const NEW: &str = "tar.new";
 
 /// What was packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +46,7 @@ struct Input {
     label: Option<u32>,
     /// What it is asked for by.
     number: u64,
+    size_bytes: u64,
 }
 
 /// One archive to be written.
@@ -72,23 +73,31 @@ pub fn pack(dir: &Path, storage: &Storage, out: &Path, options: PackOptions<'_>)
     };
     let mut listed = storage.listing(&*source, false)?;
     listed.retain(|object| !object.key.split('/').any(|part| part.is_empty() || part.starts_with('.')));
-    let input = |(number, key): (u64, &str)| match key.split_once('/') {
-        Some((top, rest)) if SPLITS.contains(&top) => {
-            let split = SPLITS.iter().find(|split| **split == top).copied().unwrap_or_default();
-            (split, rest.to_owned(), number)
-        }
-        _ => ("", key.to_owned(), number),
+    let refused = |key: &str| match key.rsplit_once('.') {
+        Some((_, "cls")) => Some("which in an archive would be the label of a picture: pack a list instead"),
+        _ if archive::is_archive(key) => Some("which is an archive, and nobody looks into an archive in another"),
+        _ => None,
     };
-    let inputs = (0..).zip(listed.iter().map(|object| object.key.as_str())).map(input);
-    let inputs: Vec<Input> = inputs.map(|(split, name, number)| Input { split, name, label: None, number }).collect();
+    if let Some((object, why)) = listed.iter().find_map(|object| Some((object, refused(&object.key)?))) {
+        let problem = format!("there is {} in it, {why}", object.key);
+        return Err(Error::dataset(&dir, problem, "Keep it elsewhere, and pack the rest"));
+    }
+    let input = |(number, object): (u64, &Object)| {
+        let (top, rest) = object.key.split_once('/').unwrap_or_default();
+        let split = archive::SPLITS.into_iter().find(|split| *split == top);
+        let name = if split.is_some() { rest } else { &object.key }.to_owned();
+        Input { split: split.unwrap_or_default(), name, label: None, number, size_bytes: object.size_bytes }
+    };
+    let mut inputs: Vec<Input> = (0..).zip(&listed).map(input).collect();
+    // What lies beside the splits comes before and behind them.
+    inputs.sort_by_key(|input| input.split);
     let stop = Stop::default();
     let read = |number: u64, bytes: &mut Vec<u8>| {
         let object = &listed[number as usize];
         let (key, version, range) = (&*object.key, &*object.version, 0..object.size_bytes);
         source.get(&Get { key, range, version, until: None, stop: &stop }, bytes).map_err(ReadError::into_error)
     };
-    let sizes: Vec<u64> = listed.iter().map(|object| object.size_bytes).collect();
-    pack_inputs(&dir, &inputs, &sizes, &read, out, options)
+    pack_inputs(&dir, &inputs, &read, out, options)
 }
 
 /// Packs the pictures of `list` as WebDataset has it: `00000000.jpg` with its label in `00000000.cls`, in the order of the
@@ -98,34 +107,27 @@ pub fn pack(dir: &Path, storage: &Storage, out: &Path, options: PackOptions<'_>)
 /// As [`pack`].
 pub fn pack_list(list: &ImageList, out: &Path, options: PackOptions<'_>) -> Result<Packed> {
     let digits = (list.entries.len().max(2) - 1).to_string().len().max(8);
-    let inputs = (0u64..).zip(&list.entries).map(|(number, entry)| {
-        let extension =
-            entry.path.extension().map_or("jpg".into(), |extension| extension.to_string_lossy().to_lowercase());
-        Input { split: "", name: format!("{number:0digits$}.{extension}"), label: Some(entry.class), number }
-    });
-    let inputs: Vec<Input> = inputs.collect();
-    let size = |(number, entry): (u64, &super::ImageEntry)| match &list.stored {
-        Some(stored) => Ok(stored.size_bytes(number)),
-        None => fs::metadata(&entry.path).map(|file| file.len()).map_err(|e| Error::io("look at", &entry.path, e)),
+    let input = |(number, entry): (u64, &ImageEntry)| {
+        let size_bytes = match &list.stored {
+            Some(stored) => stored.size_bytes(number),
+            None => fs::metadata(&entry.path).map_err(|e| Error::io("look at", &entry.path, e))?.len(),
+        };
+        // What it is says its first bytes; the name must only be that of a picture.
+        let extension = entry.path.extension().filter(|_| is_picture(&entry.path)).unwrap_or("jpg".as_ref());
+        let name = format!("{number:0digits$}.{}", extension.to_string_lossy().to_lowercase());
+        Ok(Input { split: "", name, label: Some(entry.class), number, size_bytes })
     };
-    let sizes = (0u64..).zip(&list.entries).map(size).collect::<Result<Vec<u64>>>()?;
+    let inputs = (0u64..).zip(&list.entries).map(input).collect::<Result<Vec<Input>>>()?;
     let read = |number: u64, bytes: &mut Vec<u8>| {
         read_sample(list.stored.as_ref(), number, &list.entries[number as usize].path, &Stop::default(), bytes)
     };
-    let packed = pack_inputs(Path::new(&list.split), &inputs, &sizes, &read, out, options)?;
+    let packed = pack_inputs(Path::new(&list.split), &inputs, &read, out, options)?;
     let path = out.join(CLASSES_FILE);
     super::storage::keep_text(&path, &(list.classes.join("\n") + "\n")).map_err(|e| Error::io("write", path, e))?;
     Ok(packed)
 }
 
-fn pack_inputs(
-    from: &Path,
-    inputs: &[Input],
-    sizes: &[u64],
-    read: Read<'_>,
-    out: &Path,
-    options: PackOptions<'_>,
-) -> Result<Packed> {
+fn pack_inputs(from: &Path, inputs: &[Input], read: Read<'_>, out: &Path, options: PackOptions<'_>) -> Result<Packed> {
     if inputs.is_empty() {
         return Err(Error::dataset(from, "there is no file in it", "Name the folder that holds the data"));
     }
@@ -141,20 +143,23 @@ fn pack_inputs(
     for at in 0..=inputs.len() {
         let split = inputs[begin].split;
         let is_new_split = inputs.get(at).is_none_or(|input| input.split != split);
-        let is_full = at > begin && sizes.get(at).is_some_and(|size| held_bytes + size > shard_bytes) && held_bytes > 0;
+        let is_full = at > begin
+            && inputs.get(at).is_some_and(|input| held_bytes + input.size_bytes > shard_bytes)
+            && held_bytes > 0;
         if is_new_split || is_full {
             let path = out.join(split).join(format!("{number:06}.tar"));
             shards.push(Shard { path, files: &inputs[begin..at] });
             number = if is_new_split { 0 } else { number + 1 };
             (begin, held_bytes) = (at.min(inputs.len() - 1), 0);
         }
-        held_bytes += sizes.get(at).copied().unwrap_or_default();
+        held_bytes += inputs.get(at).map_or(0, |input| input.size_bytes);
     }
     let (next, done, total) = (AtomicUsize::new(0), AtomicU64::new(0), inputs.len() as u64);
     let work = || -> Result<()> {
         while let Some(shard) = shards.get(next.fetch_add(1, Relaxed)) {
             let outcome = write(shard, read, &|| progress(done.fetch_add(1, Relaxed) + 1, total));
             if outcome.is_err() {
+                let _ = fs::remove_file(shard.path.with_extension(NEW)); // of no use, and perhaps not there
                 next.store(shards.len(), Relaxed);
                 return outcome;
             }
@@ -168,7 +173,7 @@ fn pack_inputs(
         };
         threads.into_iter().try_for_each(join)
     })?;
-    Ok(Packed { files: total, archives: shards.len() as u64, bytes: sizes.iter().sum() })
+    Ok(Packed { files: total, archives: shards.len() as u64, bytes: inputs.iter().map(|input| input.size_bytes).sum() })
 }
 
 /// Writes one archive, reads it back, and gives it its name.
@@ -176,7 +181,7 @@ fn write(shard: &Shard<'_>, read: Read<'_>, progress: &dyn Fn()) -> Result<()> {
     let folder = shard.path.parent().unwrap_or(Path::new(""));
     let failed = |e: io::Error| Error::io("write", &shard.path, e);
     fs::create_dir_all(folder).map_err(failed)?;
-    let new = shard.path.with_extension("tar.new");
+    let new = shard.path.with_extension(NEW);
     let mut builder = tar::Builder::new(BufWriter::new(File::create(&new).map_err(failed)?));
     let mut bytes = Vec::new();
     let mut sums = Vec::with_capacity(shard.files.len());

@@ -2,8 +2,10 @@
 //! crate `tar`.
 
 use super::archive::{Member, Packing, Problem, Windows, Wrong, clean_name};
+use super::image_list::is_picture;
 use std::collections::HashMap;
 use std::io::{self, Read};
+use std::path::Path;
 use tar::EntryType;
 
 /// What holds the label of a sample in WebDataset's archives: a number, as text.
@@ -11,8 +13,6 @@ const LABEL_EXTENSION: &str = "cls";
 
 /// No label is longer.
 const LABEL_BYTES_MAX: u64 = 32;
-
-const PICTURES: [&str; 3] = ["jpg", "jpeg", "png"];
 
 /// The files in the archive, in its order. Labels in members of their own (`key.cls`) are those of the pictures with
 /// the same key.
@@ -67,8 +67,8 @@ fn label(members: &mut Vec<Member>, mut labels: HashMap<String, u32>) -> Result<
     let mut last = None;
     members.sort_by(|a, b| a.name.cmp(&b.name));
     for member in &mut *members {
-        let (key, extension) = key_and_extension(&member.name);
-        if !PICTURES.iter().any(|picture| picture.eq_ignore_ascii_case(extension)) {
+        let (key, _) = key_and_extension(&member.name);
+        if !is_picture(Path::new(&member.name)) {
             continue;
         }
         match labels.remove(key) {

@@ -171,16 +171,91 @@ fn archives_and_files_may_lie_side_by_side_but_not_twice() {
         copy(&dir.path().join(name), &shards.join(name));
     }
     assert_eq!(content(&shards, &storage(&out.path().join("1"))), expect);
-    // What was unpacked beside its archive is the same file; one of another size is not, and one in another archive.
+    // Pictures beside archives that hold others: is that the data, or were they forgotten?
+    let refused = |name: &str, words: &[&str]| {
+        let error = Folder::open(&shards, &storage(&out.path().join(name))).unwrap_err().to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "{words:?} in: {error}");
+    };
     copy(&dir.path().join("train/a/4.jpg"), &shards.join("train/a/4.jpg"));
-    assert_eq!(content(&shards, &storage(&out.path().join("2"))), expect);
-    fs::write(shards.join("train/a/4.jpg"), "other").unwrap();
-    let error = Folder::open(&shards, &storage(&out.path().join("3"))).unwrap_err().to_string();
-    assert!(error.contains("train/a/4.jpg is in it, and in") && error.contains(".tar"), "{error}");
-    fs::remove_file(shards.join("train/a/4.jpg")).unwrap();
+    refused(
+        "2",
+        &["which does not lie beside it, though other data does: train/a/4.jpg", "move the archive elsewhere"],
+    );
+    fs::remove_dir_all(shards.join("train/a")).unwrap();
     copy(&shards.join("train/000000.tar"), &shards.join("train/again.tar"));
-    let error = Folder::open(&shards, &storage(&out.path().join("4"))).unwrap_err().to_string();
-    assert!(error.contains("is in it, and in") && error.contains("again.tar"), "{error}");
+    refused("3", &["is in it, and in", "again.tar"]);
+    fs::remove_file(shards.join("train/again.tar")).unwrap();
+    // An archive that cannot be understood may not belong there.
+    fs::write(shards.join("notes.zip"), "none").unwrap();
+    refused("4", &["notes.zip: it is no zip archive", "or move it elsewhere"]);
+}
+
+#[test]
+fn an_archive_beside_what_was_unpacked_from_it_changes_nothing() {
+    let (dir, out) = (data(), tempfile::tempdir().unwrap());
+    let expect = content(dir.path(), &Storage::default());
+    let names = files_in(dir.path());
+    let entries: Vec<zip::Entry> =
+        names.iter().map(|name| zip::Entry::new(name, &fs::read(dir.path().join(name)).unwrap())).collect();
+    fs::write(dir.path().join("birds.zip"), zip::written(&entries)).unwrap();
+    fs::write(dir.path().join("notes.zip"), zip::written(&[zip::Entry::new("read me.txt", b"x")])).unwrap();
+    // Deeper than the folders of the splits nobody looks for archives, here and at a URL.
+    fs::write(dir.path().join("train/a/more.zip"), zip::written(&[zip::Entry::new("2.jpg", b"x")])).unwrap();
+    let url = format!("file://{}", dir.path().display());
+    for place in [dir.path(), Path::new(&url)] {
+        assert_eq!(content(place, &storage(out.path())), expect);
+    }
+    let list = dir.path().join("list.txt");
+    fs::write(&list, format!("0;{url}/train/a/4.jpg\n")).unwrap();
+    // A list of files needs no archive, not even one that is broken.
+    fs::write(dir.path().join("train/broken.zip"), "x").unwrap();
+    let list = ImageList::from_list(&list, "x", &["a".into()], &storage(out.path())).unwrap();
+    assert_eq!(list.entries.len(), 1);
+}
+
+#[test]
+fn what_cannot_be_packed_is_refused_and_nothing_is_lost() {
+    let (dir, out) = (data(), tempfile::tempdir().unwrap());
+    // Before and behind the splits, in the order of names.
+    for name in ["annotations.txt", "unlabeled/9.jpg", "words.txt"] {
+        fs::create_dir_all(dir.path().join(name).parent().unwrap()).unwrap();
+        fs::write(dir.path().join(name), name).unwrap();
+    }
+    let packed = pack(dir.path(), &out.path().join("1"), 1 << 30, 3).unwrap();
+    assert_eq!((packed.files, packed.archives), (50, 3));
+    let names = |place: &Path| -> Vec<String> {
+        let source = LocalFiles::new(place);
+        let listed = source.list("", &Stop::default()).unwrap().into_iter().filter(|file| file.key.ends_with(".tar"));
+        let in_archive = |object: feedline::read::Object| -> Vec<String> {
+            let folder = object.key.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
+            let members = index(&source, &object).unwrap();
+            members.into_iter().map(|member| format!("{folder}{}", member.name)).collect()
+        };
+        let mut names: Vec<String> = listed.flat_map(in_archive).collect();
+        names.sort();
+        names
+    };
+    let files: Vec<String> = files_in(dir.path()).into_iter().filter(|name| !name.contains("/.")).collect();
+    assert_eq!(names(&out.path().join("1")), files);
+    for (name, words) in [("train/a/1.cls", "label of a picture"), ("old.tar", "an archive in another")] {
+        fs::write(dir.path().join(name), "x").unwrap();
+        let error = pack(dir.path(), &out.path().join("2"), 1 << 30, 3).unwrap_err().to_string();
+        assert!(error.contains(words) && error.contains(name), "{error}");
+        fs::remove_file(dir.path().join(name)).unwrap();
+    }
+    // A picture of a list may be called anything.
+    fs::rename(dir.path().join("train/a/4.jpg"), dir.path().join("train/a/4.JFIF")).unwrap();
+    let file = dir.path().join("list.txt");
+    fs::write(&file, "0;train/a/4.JFIF\n").unwrap();
+    let list = ImageList::from_list(&file, "x", &["a".into()], &Storage::default()).unwrap();
+    let options = PackOptions { shard_bytes: 1, threads: 1, progress: &|_, _| () };
+    pack_list(&list, &out.path().join("3"), options).unwrap();
+    assert_eq!(names(&out.path().join("3")), ["00000000.jpg"]);
+    // What fails leaves nothing half done.
+    fs::remove_file(dir.path().join("train/a/4.JFIF")).unwrap();
+    fs::create_dir(out.path().join("4")).unwrap();
+    pack_list(&list, &out.path().join("4"), options).unwrap_err();
+    assert!(files_in(&out.path().join("4")).is_empty());
 }
 
 #[test]
@@ -331,11 +406,23 @@ fn labels_of_webdataset_are_those_of_the_pictures() {
     }
     let folder = Folder::open(out.path(), &storage(out.path())).unwrap();
     assert_eq!(ImageList::train(folder.clone()).unwrap().classes, ["0", "1", "2"]);
+    // Names of classes beside them, found or named.
+    fs::write(out.path().join("train/classes.txt"), "x\ny\nz\nnone\n").unwrap();
+    for place in ["train", "train/{0..1}.tar"] {
+        let folder = Folder::open(&out.path().join(place), &storage(out.path())).unwrap();
+        let list = ImageList::from_folder(folder, "x", None).unwrap();
+        assert_eq!((list.classes.len(), list.entries.len()), (4, 3), "{place}");
+    }
+    fs::remove_file(out.path().join("train/classes.txt")).unwrap();
     let error = ImageList::val(folder, &["x".into(), "y".into()]).unwrap_err().to_string();
     assert!(error.contains("0.tar/a.jpg: its label 2 is outside the 2 classes"), "{error}");
 
     fs::create_dir_all(out.path().join("train/cat")).unwrap();
     fs::write(out.path().join("train/cat/1.jpg"), "x").unwrap();
+    let error = Folder::open(out.path(), &storage(out.path())).unwrap_err().to_string();
+    assert!(error.contains("though other data does: train/cat/1.jpg"), "{error}");
+    fs::remove_dir_all(out.path().join("train/cat")).unwrap();
+    fs::write(out.path().join("train/2.zip"), zip::written(&[zip::Entry::new("cat/1.jpg", b"x")])).unwrap();
     let mixed = Folder::open(out.path(), &storage(out.path())).unwrap();
     let error = ImageList::train(mixed).unwrap_err().to_string();
     assert!(error.contains("train/cat/1.jpg: this picture has no label") && error.contains("apart"), "{error}");
@@ -663,5 +750,29 @@ fn an_index_that_does_not_fit_is_refused() {
         let error = Folder::open(&shards, &storage(listings.path())).unwrap_err().to_string();
         assert!(error.contains("000000.tar.index: this index is damaged"), "{error}");
     }
+    // A member that claims more than there is room for.
+    let zipped = out.path().join("zipped");
+    fs::create_dir_all(&zipped).unwrap();
+    fs::write(zipped.join("x.zip"), zip::written(&[zip::Entry::new("train/a/1.jpg", &[3; 50])])).unwrap();
+    feedline::read::archive::index_beside(&zipped, None, &storage(out.path()), &|_, _| ()).unwrap();
+    let path = zipped.join("x.zip.index");
+    let good = fs::read_to_string(&path).unwrap();
+    for claim in [u64::MAX, u64::MAX - 29, 51, 1 << 40] {
+        let bad = good.replacen("stored:50:50:", &format!("stored:{claim}:{claim}:"), 1);
+        assert_ne!(bad, good);
+        fs::write(&path, bad).unwrap();
+        let error = Folder::open(&zipped, &storage(out.path())).unwrap_err().to_string();
+        assert!(error.contains("x.zip.index: this index is damaged"), "{claim}: {error}");
+    }
+    // An archive that was written since is looked through again, though its size is the same.
+    let labelled = |label| webdataset(&[("a.jpg", "A"), ("a.cls", label)]);
+    fs::remove_dir_all(&zipped).unwrap();
+    fs::create_dir_all(&zipped).unwrap();
+    fs::write(zipped.join("x.tar"), labelled("3")).unwrap();
+    feedline::read::archive::index_beside(&zipped, None, &storage(out.path()), &|_, _| ()).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    fs::write(zipped.join("x.tar"), labelled("5")).unwrap();
+    let folder = Folder::open(&zipped, &storage(out.path())).unwrap();
+    assert_eq!(ImageList::from_folder(folder, "x", None).unwrap().entries[0].class, 5);
     assert!(to_text(&[], 5).starts_with("feedline index 2\t5\n"));
 }

@@ -1,0 +1,554 @@
+//! Folders and archives to look for data in, wherever they lie. Owns the tree of names that a source has, and what a path
+//! means: a folder, a URL, archives that are named.
+
+use super::archive::{self, Member, Packing};
+use super::image_list::{CLASSES_FILE, is_picture, sorted_names};
+use super::read_file_into;
+use super::source::{Fault, Object, ReadError, Source, Stop};
+use super::storage::{Storage, is_url};
+use super::stored::{Extent, Stored};
+use crate::error::{Error, Result};
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+/// A folder to look for data in: of this machine, or the URL of a source.
+#[derive(Debug, Clone)]
+pub struct Folder {
+    path: PathBuf,
+    tree: Option<Arc<Tree>>,
+}
+
+/// A source and the files in it, sorted by name.
+#[derive(Debug)]
+struct Tree {
+    source: Arc<dyn Source>,
+    objects: Arc<[Object]>,
+    files: Vec<File>,
+    requests_in_flight: usize,
+}
+
+/// An object, or a member of one that is an archive.
+#[derive(Debug)]
+struct File {
+    name: Box<str>,
+    extent: Extent,
+    class: Option<u32>,
+}
+
+impl From<&Path> for Folder {
+    /// A folder of this machine.
+    fn from(path: &Path) -> Folder {
+        Folder { path: path.to_path_buf(), tree: None }
+    }
+}
+
+impl Folder {
+    /// A folder of this machine, or what lies at a URL: then its listing is loaded, or made and kept. Archives in it, or in
+    /// the folder of a split, count as the files that they hold ([`super::archive`]).
+    ///
+    /// An archive may be named itself, `birds.zip`, or several, `train-{000..146}.tar`, and a folder inside: then nothing
+    /// is listed, and what they hold is all there is.
+    ///
+    /// # Errors
+    /// A URL that cannot be opened or listed; an archive with something wrong.
+    pub fn open(path: &Path, storage: &Storage) -> Result<Folder> {
+        let mut path = storage.resolve(path);
+        if !is_url(&path) {
+            if !is_in_archive(&path) && !holds_archives(&path) {
+                return Ok(Folder { path, tree: None });
+            }
+            let absolute = std::path::absolute(&path).map_err(|e| Error::io("find", &path, e))?;
+            let Some(text) = absolute.to_str() else {
+                return Err(Error::dataset(&path, "its name is not UTF-8", "Rename it: it is read as a URL"));
+            };
+            path = format!("file://{text}").into();
+        }
+        if let Some(Named { folder, names, inside }) = archives_named(&path) {
+            return Ok(Folder::of_objects(folder, &names, storage)?.join(inside));
+        }
+        let Some(url) = path.to_str() else {
+            return Err(Error::dataset(&path, "its name is not UTF-8", "Rename it: it is read as a URL"));
+        };
+        let source = storage.open(url)?;
+        let objects = storage.listing(&*source, false)?;
+        if objects.is_empty() {
+            return Err(Error::dataset(
+                &path,
+                "there is no object",
+                "Check bucket and folder; if objects were added since, forget the old listing: feedline index --refresh URL",
+            ));
+        }
+        let path = root_of(&*source);
+        let is_archive = archive::finder(&objects);
+        let tree = Tree::new(source, objects, &is_archive, storage)?;
+        Ok(Folder { path, tree: Some(Arc::new(tree)) })
+    }
+
+    /// The deepest folder of all `paths`, which are URLs. A plain HTTP server lists nothing, so there each file is asked
+    /// for. Archives are looked into if a path is of none of the objects.
+    pub(super) fn of_files(paths: &[PathBuf], storage: &Storage) -> Result<Folder> {
+        let common = paths.iter().map(|path| path.parent().unwrap_or(path)).reduce(|common, folder| {
+            common.ancestors().find(|common| folder.starts_with(common)).unwrap_or(Path::new(""))
+        });
+        let common = common.unwrap_or(Path::new(""));
+        if common.iter().count() < 2 {
+            return Err(Error::config(
+                format!("the files of one list lie in several places, such as {} and elsewhere", paths[0].display()),
+                "Keep them in one bucket",
+            ));
+        }
+        let url = url_of(common);
+        if !url.starts_with("http") {
+            let source = storage.open(&url)?;
+            let objects = storage.listing(&*source, false)?;
+            let path = root_of(&*source);
+            let plain = Tree::new(source, objects, &|_| false, storage)?;
+            if paths.iter().all(|path| plain.key(path).is_some_and(|key| plain.find(key).is_some())) {
+                return Ok(Folder { path, tree: Some(Arc::new(plain)) });
+            }
+            return Folder::open(Path::new(&url), storage);
+        }
+        let base = format!("{}/", url.trim_end_matches('/'));
+        let keys = paths.iter().map(|path| url_of(path).strip_prefix(&base).unwrap_or_default().to_owned());
+        Folder::of_objects(&url, &keys.collect::<Vec<_>>(), storage)
+    }
+
+    /// Some objects of the folder at `url`, each of which is asked for; with archives what may lie beside them: an index,
+    /// the names of the classes.
+    ///
+    /// # Errors
+    /// The first that is not there.
+    pub(super) fn of_objects(url: &str, keys: &[String], storage: &Storage) -> Result<Folder> {
+        let source = storage.open(url)?;
+        let next = AtomicUsize::new(0);
+        // Who may not list a bucket is told that he may not see what is not there.
+        let ask_for = |key: String| match source.head(&key, &Stop::default()) {
+            Err(error) if matches!(error.fault, Fault::Missing | Fault::Denied) => Ok(None),
+            other => other.map(Some).map_err(ReadError::into_error),
+        };
+        let ask = || -> Result<Vec<Object>> {
+            let mut found = Vec::new();
+            while let Some(key) = keys.get(next.fetch_add(1, Relaxed)) {
+                found.push(source.head(key, &Stop::default()).map_err(ReadError::into_error)?);
+                if archive::is_openable(key) {
+                    found.extend(ask_for(format!("{key}{}", archive::INDEX_EXTENSION))?);
+                }
+            }
+            Ok(found)
+        };
+        let mut objects = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..storage.requests_in_flight.min(keys.len())).map(|_| scope.spawn(ask)).collect();
+            let join = |thread: std::thread::ScopedJoinHandle<'_, Result<Vec<Object>>>| {
+                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            threads.into_iter().map(join).collect::<Result<Vec<_>>>()
+        })?
+        .concat();
+        if keys.iter().any(|key| archive::is_archive(key)) {
+            objects.extend(ask_for(CLASSES_FILE.into())?);
+        }
+        objects.sort_by(|a, b| a.key.cmp(&b.key));
+        objects.dedup();
+        let path = root_of(&*source);
+        let tree = Tree::new(source, objects, &|key| archive::is_openable(key), storage)?;
+        Ok(Folder { path, tree: Some(Arc::new(tree)) })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How many files are known below the whole of it: 0 for a folder of this machine, which is looked at when it is needed.
+    pub fn files(&self) -> usize {
+        self.tree.as_ref().map_or(0, |tree| tree.files.len())
+    }
+
+    /// A folder in it, which need not be there.
+    #[must_use]
+    pub fn join(&self, name: impl AsRef<Path>) -> Folder {
+        Folder { path: self.path.join(name), tree: self.tree.clone() }
+    }
+
+    /// What it was joined from: the folder of all files that are known.
+    fn root(&self) -> Folder {
+        let root = self.tree.as_ref().map(|tree| root_of(&*tree.source));
+        Folder { path: root.unwrap_or_else(|| self.path.clone()), tree: self.tree.clone() }
+    }
+
+    /// Whether it is there.
+    pub fn is_dir(&self) -> bool {
+        match &self.tree {
+            None => self.path.is_dir(),
+            Some(tree) => tree.below(&self.path).next().is_some(),
+        }
+    }
+
+    /// The names in it that are not hidden, bytewise sorted, and which of them are folders, if that can be told.
+    ///
+    /// # Errors
+    /// A folder that cannot be listed.
+    pub(super) fn names(&self) -> Result<Vec<(OsString, Result<bool>)>> {
+        let Some(tree) = &self.tree else {
+            let look = |name: OsString| {
+                let path = self.path.join(&name);
+                let metadata = fs::metadata(&path).map_err(|source| Error::io("look into", &path, source));
+                (name, metadata.map(|metadata| metadata.is_dir()))
+            };
+            return Ok(sorted_names(&self.path)?.into_iter().map(look).collect());
+        };
+        let mut names: Vec<(OsString, Result<bool>)> = Vec::new();
+        for (name, is_dir) in tree.below(&self.path) {
+            if !name.starts_with('.') && names.last().is_none_or(|(last, _)| last != name) {
+                names.push((name.into(), Ok(is_dir)));
+            }
+        }
+        if names.is_empty() {
+            return Err(Error::io("list the folder", &self.path, std::io::ErrorKind::NotFound.into()));
+        }
+        // Keys are sorted with their `/`, which comes after some other characters.
+        names.sort_by(|a, b| a.0.as_encoded_bytes().cmp(b.0.as_encoded_bytes()));
+        Ok(names)
+    }
+
+    /// Whether files in it, folders and all, carry their labels.
+    pub fn is_labelled(&self) -> bool {
+        self.tree.as_ref().is_some_and(|tree| tree.files_below(&self.path).any(|file| file.class.is_some()))
+    }
+
+    /// If files in it, folders and all, carry their labels: all of them, sorted by name.
+    pub(super) fn labelled(&self) -> Vec<(PathBuf, Option<u32>)> {
+        let Some(tree) = self.tree.as_ref().filter(|_| self.is_labelled()) else { return Vec::new() };
+        let root = tree.source.location("");
+        tree.files_below(&self.path).map(|file| (format!("{root}{}", file.name).into(), file.class)).collect()
+    }
+
+    /// The whole of a file directly in it, if that is there and it is no folder of this machine.
+    pub(super) fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let path = self.path.join(name);
+        match self.stored(std::iter::once(&*path)) {
+            Ok(Some(stored)) => stored.read_whole().map(Some).map_err(ReadError::into_error),
+            _ => Ok(None),
+        }
+    }
+
+    /// What reads `paths`, files below the source's root; `None` where they are files of this machine.
+    ///
+    /// # Errors
+    /// The place of the first path that is not there.
+    pub(super) fn stored<'a>(&self, paths: impl Iterator<Item = &'a Path>) -> Result<Option<Stored>, usize> {
+        let Some(tree) = &self.tree else { return Ok(None) };
+        let find = |(at, path): (usize, &'a Path)| tree.key(path).and_then(|key| tree.find(key)).ok_or(at);
+        let extents: Result<Vec<Extent>, usize> = paths.enumerate().map(find).collect();
+        Ok(Some(Stored::new(Arc::clone(&tree.source), Arc::clone(&tree.objects), extents?, tree.requests_in_flight)))
+    }
+}
+
+impl Tree {
+    /// The files in `objects`, which are sorted by key; in those that are archives, what they hold.
+    fn new(
+        source: Arc<dyn Source>,
+        objects: Vec<Object>,
+        is_archive: &dyn Fn(&str) -> bool,
+        storage: &Storage,
+    ) -> Result<Tree> {
+        let archives: Vec<&Object> = objects.iter().filter(|object| is_archive(&object.key)).collect();
+        let mut members = archive::indexes(&*source, &archives, &objects, storage, &|_| ())?.into_iter();
+        let mut files = Vec::with_capacity(objects.len());
+        for (at, object) in (0u32..).zip(&objects) {
+            if object.key.strip_suffix(archive::INDEX_EXTENSION).is_some_and(is_archive) {
+                continue; // no file of the data set
+            }
+            if !is_archive(&object.key) {
+                let stored_bytes = object.size_bytes;
+                let extent = Extent { object: at, start: 0, stored_bytes, packing: Packing::Plain };
+                files.push(File { name: object.key.as_str().into(), extent, class: None });
+                continue;
+            }
+            let folder = object.key.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
+            let members = members.next().unwrap_or_default();
+            if is_copy(&source.location(&object.key), &folder, &members, &objects, is_archive)? {
+                continue;
+            }
+            for Member { name, start, stored_bytes, packing, class } in members {
+                let extent = Extent { object: at, start, stored_bytes, packing };
+                let name = match class {
+                    None => format!("{folder}{name}"),
+                    Some(_) => format!("{}/{name}", object.key),
+                };
+                files.push(File { name: name.into(), extent, class });
+            }
+        }
+        files.sort_by(|a, b| a.name.cmp(&b.name));
+        let object = |file: &File| &objects[file.extent.object as usize];
+        // Archives may bring the names of the classes, all the same ones; a file of that name comes first.
+        files.dedup_by(|other, one| {
+            let [one_brings, other_brings] = [&*one, &*other].map(|file| file.extent.packing.is_class_names());
+            if one.name != other.name || !(one_brings || other_brings) {
+                return false;
+            }
+            if one_brings && !other_brings {
+                std::mem::swap(one, other);
+            }
+            one_brings != other_brings || one.extent.packing == other.extent.packing
+        });
+        if let Some([one, other]) = files.array_windows().find(|[one, other]| one.name == other.name) {
+            return Err(Error::dataset(
+                source.location(&object(other).key),
+                format!("{} is in it, and in {} too", one.name, source.location(&object(one).key)),
+                "Keep each file once: in one archive, or beside them",
+            ));
+        }
+        let objects = objects.into();
+        Ok(Tree { source, objects, files, requests_in_flight: storage.requests_in_flight })
+    }
+
+    /// The key of a path below the root.
+    fn key<'a>(&self, path: &'a Path) -> Option<&'a str> {
+        let root = self.source.location("");
+        let path = path.to_str()?;
+        if root.strip_suffix('/') == Some(path) { Some("") } else { path.strip_prefix(&root) }
+    }
+
+    fn find(&self, key: &str) -> Option<Extent> {
+        let at = self.files.binary_search_by(|file| (*file.name).cmp(key)).ok()?;
+        Some(self.files[at].extent)
+    }
+
+    fn files_below(&self, folder: &Path) -> impl Iterator<Item = &File> {
+        let prefix = self.key(folder).map(|key| if key.is_empty() { String::new() } else { format!("{key}/") });
+        let start =
+            prefix.as_ref().map_or(self.files.len(), |prefix| self.files.partition_point(|file| *file.name < **prefix));
+        self.files[start..].iter().take_while(move |file| file.name.starts_with(prefix.as_deref().unwrap_or_default()))
+    }
+
+    /// For each file below a folder: the next part of its name, and whether more follows.
+    fn below(&self, folder: &Path) -> impl Iterator<Item = (&str, bool)> {
+        let depth = self.key(folder).map_or(0, |key| if key.is_empty() { 0 } else { key.len() + 1 });
+        let rests = self.files_below(folder).map(move |file| &file.name[depth..]);
+        // What ends in `/` is a mark that some tools leave for a folder.
+        rests.filter(|rest| !rest.is_empty() && !rest.ends_with('/')).map(|rest| match rest.split_once('/') {
+            Some((name, _)) => (name, true),
+            None => (rest, false),
+        })
+    }
+}
+
+/// Whether an archive, of these `members` in `folder`, is what the files beside it were unpacked from. Where there are files
+/// of data, what else it holds is no part of the data set by mistake.
+///
+/// # Errors
+/// A member that is data and not beside the archive, where others are.
+fn is_copy(
+    archive: &str,
+    folder: &str,
+    members: &[Member],
+    objects: &[Object],
+    is_archive: &dyn Fn(&str) -> bool,
+) -> Result<bool> {
+    let is_data = |name: &str| {
+        let extension = Path::new(name).extension().unwrap_or_default();
+        is_picture(Path::new(name)) || extension == "npy" || extension == "bin"
+    };
+    let start = objects.partition_point(|object| object.key.as_str() < folder);
+    let mut beside = objects[start..].iter().take_while(|object| object.key.starts_with(folder));
+    let Some(file) = beside.find(|object| is_data(&object.key) && !is_archive(&object.key)) else { return Ok(false) };
+    let is_beside = |member: &&Member| {
+        let name = format!("{folder}{}", member.name);
+        let found = objects.binary_search_by(|object| object.key.cmp(&name));
+        found.is_ok_and(|at| objects[at].size_bytes == member.size_bytes())
+    };
+    let mut data = members.iter().filter(|member| member.class.is_some() || is_data(&member.name));
+    match data.find(|member| !is_beside(member)) {
+        None => Ok(true),
+        Some(Member { name, .. }) => Err(Error::dataset(
+            archive,
+            format!("it holds {name}, which does not lie beside it, though other data does: {}", file.key),
+            "Keep a split in archives or in files: pack the rest too, or move the archive elsewhere",
+        )),
+    }
+}
+
+/// The folder of all that a source holds, as one may join a name to it.
+fn root_of(source: &dyn Source) -> PathBuf {
+    let root = source.location("");
+    let is_root = root.ends_with(":///");
+    if is_root { root.into() } else { root.trim_end_matches('/').into() }
+}
+
+/// Whether archives lie in a folder of this machine, or in that of a split.
+pub fn holds_archives(folder: &Path) -> bool {
+    std::iter::once("").chain(archive::SPLITS).any(|split| {
+        let folder = folder.join(split);
+        let names = fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        let names: Vec<String> = names.filter_map(|name| name.into_string().ok()).collect();
+        // A Parquet file beside class folders says something about them ([`archive::finder`]).
+        let has_folders = || names.iter().any(|name| !name.starts_with('.') && folder.join(name).is_dir());
+        names.iter().any(|name| archive::is_archive(name) && !archive::is_parquet(name))
+            || names.iter().any(|name| archive::is_parquet(name)) && !has_folders()
+    })
+}
+
+/// Whether a path leads to an archive that it names, or into one.
+pub fn is_in_archive(path: &Path) -> bool {
+    archives_named(path).is_some()
+}
+
+/// A path that names archives: the folder they lie in, their names, and the rest, a folder inside of them.
+struct Named<'a> {
+    folder: &'a str,
+    names: Vec<String>,
+    inside: &'a str,
+}
+
+fn archives_named(path: &Path) -> Option<Named<'_>> {
+    let text = path.to_str()?;
+    let local = if is_url(path) { text.strip_prefix("file://") } else { Some(text) };
+    // The name of a bucket or a host is none of an archive.
+    let rest = local.or_else(|| text.split_once("://")?.1.split_once('/').map(|(_, rest)| rest))?;
+    let mut start = 0;
+    for part in rest.split('/') {
+        let end = start + part.len();
+        if archive::is_openable(part) && !local.is_some_and(|local| Path::new(&local[..end]).is_dir()) {
+            let folder = &text[..text.len() - rest.len() + start];
+            let folder = folder.strip_suffix('/').unwrap_or(folder);
+            return Some(Named { folder, names: expand(part), inside: rest[end..].trim_matches('/') });
+        }
+        start = end + 1;
+    }
+    None
+}
+
+/// Names that a pattern stands for, at most.
+const NAMES_MAX: usize = 1 << 20;
+
+/// `a{08..10}b` as a08b, a09b, a10b, each pair of braces in turn. What is no range, or of too many names, stays as it is.
+fn expand(name: &str) -> Vec<String> {
+    let Some((before, (range, after))) =
+        name.split_once('{').and_then(|(before, rest)| Some((before, rest.split_once('}')?)))
+    else {
+        return vec![name.to_owned()];
+    };
+    let rests = expand(after);
+    let numbers = range.split_once("..").and_then(|(first, last)| {
+        let (from, to): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+        (from <= to && to - from < (NAMES_MAX / rests.len()) as u64).then_some((from..=to, first.len()))
+    });
+    match numbers {
+        None => rests.iter().map(|rest| format!("{before}{{{range}}}{rest}")).collect(),
+        Some((numbers, digits)) => numbers
+            .flat_map(|number| rests.iter().map(move |rest| format!("{before}{number:0digits$}{rest}")))
+            .collect(),
+    }
+}
+
+/// The folder of this machine and the names of the archives that a path names; `None` if it names none.
+pub fn local_archives(path: &Path) -> Option<(PathBuf, Vec<String>)> {
+    let Named { folder, names, inside } = archives_named(path).filter(|_| !is_url(path))?;
+    let folder = match folder {
+        "" if path.is_absolute() => "/",
+        "" => ".",
+        folder => folder,
+    };
+    inside.is_empty().then(|| (folder.into(), names))
+}
+
+/// The text of a URL that was taken apart as a path, which loses one of its two `/`.
+fn url_of(path: &Path) -> String {
+    let text = path.display().to_string();
+    if text.contains("://") { text } else { text.replacen(":/", "://", 1) }
+}
+
+/// The whole of a small file: of this machine, or at a URL.
+///
+/// # Errors
+/// [`Error::Io`] with the file's name or URL.
+pub(super) fn read_whole(path: &Path, storage: &Storage) -> Result<Vec<u8>> {
+    let path = storage.resolve(path);
+    let mut bytes = Vec::new();
+    if !is_url(&path) {
+        read_file_into(&path, &mut bytes).map_err(|e| Error::io("read the list", path, e))?;
+        return Ok(bytes);
+    }
+    match open_file(&path, storage)? {
+        Some((_, stored)) => stored.read_whole().map_err(ReadError::into_error),
+        None => Err(Error::dataset(path, "it cannot be opened", "Check the URL")),
+    }
+}
+
+/// One file that is not simply a file of this machine: at a URL, or in an archive that is named, `rows.npz` or
+/// `rows.npz/x.npy`. With its path, archive and all. `None` if it is one.
+///
+/// # Errors
+/// A URL that cannot be opened; a file that is not there; an archive that is named alone and holds several.
+pub fn open_file(path: &Path, storage: &Storage) -> Result<Option<(PathBuf, Stored)>> {
+    let mut path = storage.resolve(path);
+    if let Some(inside) = archives_named(&path).map(|named| named.inside.to_owned()) {
+        let mut folder = Folder::open(&path, storage)?;
+        let names = folder.root().names()?;
+        if let ([(only, Ok(false))], true) = (&*names, inside.is_empty()) {
+            folder = folder.join(only);
+            path = path.join(only);
+        }
+        if let Ok(Some(stored)) = folder.stored(std::iter::once(folder.path())) {
+            return Ok(Some((path, stored)));
+        }
+        let names: Vec<String> = names.iter().take(20).map(|(name, _)| name.display().to_string()).collect();
+        let problem = if inside.is_empty() { "it holds several files" } else { "there is no such file in the archive" };
+        return Err(Error::dataset(
+            &path,
+            problem,
+            format!("Name one behind the archive and a `/`: {}", names.join(", ")),
+        ));
+    }
+    if !is_url(&path) {
+        return Ok(None);
+    }
+    let url = path.display().to_string();
+    let (folder, key) = url.rsplit_once('/').unwrap_or((&url, ""));
+    let folder = Folder::of_objects(folder, &[key.to_owned()], storage)?.join(key);
+    let stored = folder.stored(std::iter::once(folder.path())).ok().flatten();
+    let stored = stored.ok_or_else(|| Error::dataset(&path, "there is no such object", "Check the URL"))?;
+    Ok(Some((path, stored)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn archives_that_a_path_names_are_told_from_buckets_hosts_and_folders() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("folder.zip");
+        fs::create_dir(&folder).unwrap();
+        let folder = folder.display();
+        let long = ["x-08.tar", "x-09.tar", "x-10.tar"];
+        for (path, expect) in [
+            ("s3://b.zip/x.tar".into(), Some(("s3://b.zip", &["x.tar"][..], ""))),
+            ("s3://b/a/x-{08..10}.tar/train/cat/".into(), Some(("s3://b/a", &long, "train/cat"))),
+            ("https://example.zip".into(), None),
+            ("https://example.zip/train".into(), None),
+            ("https://host/x.mds".into(), Some(("https://host", &["x.mds"], ""))),
+            ("file:///x.npz/a.npy".into(), Some(("file://", &["x.npz"], "a.npy"))),
+            (format!("file://{folder}/x.tar"), Some((&*format!("file://{folder}"), &["x.tar"], ""))),
+            (format!("{folder}/train"), None),
+            ("x.zip".into(), Some(("", &["x.zip"], ""))),
+            ("s3://b/x.tar.index".into(), None),
+            ("x-{3..1}.tar".into(), Some(("", &["x-{3..1}.tar"], ""))),
+        ] {
+            let path: String = path;
+            let named = archives_named(Path::new(&path));
+            let found = named.as_ref().map(|Named { folder, names, inside }| (*folder, names.clone(), *inside));
+            let expect = expect.map(|(folder, names, inside)| {
+                (folder, names.iter().map(|name| name.to_string()).collect::<Vec<_>>(), inside)
+            });
+            assert_eq!(found, expect, "{path}");
+        }
+        assert_eq!(expand("{0..1}-{08..09}.tar"), ["0-08.tar", "0-09.tar", "1-08.tar", "1-09.tar"]);
+        assert_eq!(expand("x{a}-{0..1}{.tar"), ["x{a}-0{.tar", "x{a}-1{.tar"]);
+        assert_eq!(expand("{0..9999999}-{0..9999999}").len(), 1, "too many");
+    }
+}
