@@ -35,7 +35,7 @@ pub use folder::{Folder, holds_archives, is_in_archive, local_archives, open_fil
 pub use limit::Limit;
 pub use local::LocalFiles;
 #[cfg(feature = "parquet")]
-pub use parquet::{Codec as ParquetCodec, Packed as ParquetPacked};
+pub use parquet::{Packed as ParquetPacked, ParquetCodec};
 pub use retry::Retry;
 pub use source::{Fault, Get, Object, ReadError, Source, Stop};
 pub use storage::{Storage, is_url};

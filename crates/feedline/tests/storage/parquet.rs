@@ -326,9 +326,25 @@ fn files_without_pictures_or_labels_are_refused_in_words() {
     let blank = properties(Compression::SNAPPY).set_key_value_metadata(Some(metadata)).build();
     refused(&written(NESTED, &samples(9), 4, blank, &[]), &["class 1 is blank"]);
     refused(&written(FLAT, &Vec::new(), 4, properties(Compression::SNAPPY).build(), &[]), &["no file in it"]);
+    refused(&nested(20_000), &["nested too deeply"]);
     for none in [&b""[..], b"PAR1", b"PAR1PAR1", b"PAR1\0\0\0\0PAR1", &[7; 4096]] {
         refused(none, &["x.parquet"]);
     }
+}
+
+/// A file whose only column stands in so many groups.
+fn nested(depth: usize) -> Vec<u8> {
+    let mut footer = vec![0x15, 2, 0x19, 0xfc]; // a version, and a list of structs with their number
+    let mut count = depth + 2;
+    while count > 0x7f {
+        footer.push(count as u8 | 0x80);
+        count >>= 7;
+    }
+    footer.push(count as u8);
+    footer.extend([0x48, 1, b'm', 0x15, 2, 0]);
+    (0..depth).for_each(|_| footer.extend([0x35, 2, 0x18, 1, b'g', 0x15, 2, 0]));
+    footer.extend([0x15, 2, 0x25, 2, 0x18, 1, b'x', 0, 0x16, 0, 0x19, 0x0c, 0]);
+    [b"PAR1", &*footer, &(footer.len() as u32).to_le_bytes(), b"PAR1"].concat()
 }
 
 /// Indexes what the bytes say and reads all of it: an answer or an error.
