@@ -1,6 +1,7 @@
 """Training and loading from a real S3 server: what comes is what lies on the disk, and no credential is left anywhere."""
 
 import http.server
+import io
 import json
 import os
 import shutil
@@ -280,11 +281,36 @@ def test_what_is_wrong_is_named(feedline, shapes, bucket, tmp_path):
         (["storage.cache_bytes"], ["--data", url, "--set", "storage.cache_bytes=5"], 2),
         (["storage.cache_bytes", "less than one object"], ["--data", url, "--set", "storage.cache_bytes=50",
           "--set", f"storage.cache_dir={tmp_path}/c"], 2),
+        (["storage.endpoint", "begins with http://"], ["--data", url, "--set", "storage.endpoint=127.0.0.1:9000"], 2),
         (["unknown key storage.retries", "retry_s"], ["--data", url, "--set", "storage.retries=5"], 2),
     ]:
         ended = feedline("bench", *args)
         codes = code if isinstance(code, tuple) else (code,)
         assert ended.code in codes and all(word in ended.stderr for word in words), (args, ended)
+
+
+def test_an_index_that_is_older_than_its_archive_is_not_believed(feedline, bucket, tmp_path):
+    def write(labels):
+        with tarfile.open(tmp_path / "a.tar", "w") as archive:
+            for number, label in enumerate(labels):
+                for name, part in ((f"{number}.jpg", b"x"), (f"{number}.cls", str(label).encode())):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(part)
+                    archive.addfile(member, io.BytesIO(part))
+
+    write([0, 1, 2])
+    feedline.ok("index", tmp_path)
+    url = bucket(tmp_path, "stale")
+    assert package.images(url).labels == [0, 1, 2]
+    time.sleep(1.1)  # a bucket tells the time in seconds
+    write([2, 1, 0])
+    bucket.client.upload_file(str(tmp_path / "a.tar"), "bench", "stale/a.tar")
+    feedline.ok("index", "--refresh", url)
+    assert package.images(url).labels == package.images(tmp_path).labels == [2, 1, 0]
+    # A listing of nothing is not kept.
+    assert feedline("index", "s3://bench/later").code == 3
+    bucket(tmp_path, "later")
+    assert "objects" in feedline.ok("index", "s3://bench/later").stdout
 
 
 def batches(source, **options):

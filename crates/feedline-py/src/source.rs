@@ -84,8 +84,8 @@ impl Source {
             let Some(size_px) = size_px.or_else(|| output_size_px(&ops)) else {
                 return Err(Error::config(
                     "the pictures are of any size, so they cannot be put into one batch",
-                    "Add .resize(224), .random_resized_crop(224) or .resize_center_crop(224), or name the size that \
-                     your own step gives: .map(step, size_px=224)",
+                    "Add .random_resized_crop(224), .resize((224, 224)) or .resize(256).center_crop(224), or name the size \
+                     that your own step gives: .map(step, size_px=224)",
                 ));
             };
             let numbers = match floats {

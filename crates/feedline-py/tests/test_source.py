@@ -155,7 +155,7 @@ def test_an_array_in_an_npz_is_its_rows(tmp_path, save):
     save(tmp_path / "one.npz", x)
     save(tmp_path / "two.npz", x=x, y=y)
     expect = feedline.arrays(x)
-    for path in ("one.npz", "one.npz/arr_0.npy", "two.npz/x.npy"):
+    for path in ("one.npz", "one.npz/arr_0.npy", "two.npz/x.npy", "two.npz/x"):
         assert equal(batches(feedline.arrays(tmp_path / path)), batches(expect)), path
     assert feedline.arrays(tmp_path / "two.npz/x.npy").location(3) == f"row 3 of {tmp_path}/two.npz/x.npy"
     with pytest.raises(feedline.DatasetError, match=r"two.npz: it holds several files. Name one .*: x.npy, y.npy"):
@@ -166,6 +166,23 @@ def test_an_array_in_an_npz_is_its_rows(tmp_path, save):
     save(tmp_path / "objects.npz", np.array([{}, 1], dtype=object))
     with pytest.raises(feedline.DatasetError, match="'|O' cannot be delivered"):
         len(feedline.arrays(tmp_path / "objects.npz"))
+
+
+def test_a_list_is_known_before_the_pictures_have_a_size(tmp_path):
+    for label, name in enumerate(("cat", "dog")):
+        (tmp_path / name).mkdir()
+        for number in range(label + 1):
+            (tmp_path / name / f"{number}.jpg").write_bytes(b"")
+    source = feedline.images(tmp_path)
+    for each in (source, source.hflip(), source.resize(64)):
+        assert (len(each), each.classes, each.labels) == (3, ["cat", "dog"], [0, 1, 1])
+        assert each.location(2).endswith("dog/1.jpg")
+    with pytest.raises(feedline.ConfigError, match="of any size"):
+        source.fields
+    with pytest.raises(feedline.ConfigError, match="one pattern"):
+        feedline.images(["a.tar", "b.tar"])
+    with pytest.raises(feedline.ConfigError, match="one file at a time"):
+        feedline.arrays("x.npy", "y.npy")
 
 
 def test_a_damaged_array_in_an_npz_is_found_out(tmp_path):

@@ -2,8 +2,8 @@
 
 use crate::Done;
 use clap::Args as ClapArgs;
-use feedline::Result;
 use feedline::read::{Folder, Object, Storage, archive, is_in_archive, is_url, local_archives};
+use feedline::{Error, Result};
 use feedline_recipes::classification::config::Said;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
@@ -48,6 +48,10 @@ pub fn run(args: Args) -> Result<Done> {
     bar.enable_steady_tick(Duration::from_millis(100));
     let objects = storage.listing(&*source, args.refresh)?;
     bar.finish_and_clear();
+    if objects.is_empty() {
+        let problem = "there is no object";
+        return Err(Error::dataset(source.location(""), problem, "Check bucket and folder; upload the data first"));
+    }
     let bytes: u64 = objects.iter().map(|object| object.size_bytes).sum();
     let how = if is_old {
         "kept, not looked at again".into()

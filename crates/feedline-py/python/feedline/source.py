@@ -71,7 +71,7 @@ class Source:
 
     def __getstate__(self) -> dict[str, Any]:
         # The pipeline is opened anew where it is used.
-        return {key: value for key, value in self.__dict__.items() if key != "_opened"}
+        return {key: value for key, value in self.__dict__.items() if key not in ("_opened", "_sized_list")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -106,14 +106,34 @@ class Images(Source):
         )
 
     @property
+    def _listed(self) -> _native.Source:
+        """The pipeline, or as long as the pictures have no size, one that knows the list."""
+        if self.size_px is not None or self._opened is not None:
+            return self.native
+        if self._sized_list is None:
+            object.__setattr__(self, "_sized_list", self.resize((1, 1)))
+        assert self._sized_list is not None
+        return self._sized_list.native
+
+    _sized_list = None
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self._listed)
+
+    def location(self, index: int) -> str:
+        """The file of a sample."""
+        return self._listed.location(index)
+
+    @property
     def classes(self) -> list[str]:
         """Names of the classes; a label is a place in this list."""
-        return self.native.classes or []
+        return self._listed.classes or []
 
     @property
     def labels(self) -> list[int]:
         """The label of each sample."""
-        return self.native.labels or []
+        return self._listed.labels or []
 
     def decode(
         self,
@@ -238,6 +258,8 @@ def images(
             raise ConfigError("labels are given for one path. Give a list of paths, or leave labels out")
         return Images(files, names, storage=how)
     paths = [os.fspath(path) for path in files]
+    if labels is None and paths and all(path.endswith((".tar", ".zip", ".mds", ".parquet")) for path in paths):
+        raise ConfigError(f"{paths[0]} and others are archives. Name their folder, or all by one pattern: train-{{000..146}}.tar")
     numbers = [0] * len(paths) if labels is None else [whole_number("label", label, 0, 2**32 - 1) for label in labels]
     if len(numbers) != len(paths):
         raise ConfigError(f"there are {len(paths)} paths and {len(numbers)} labels. Give one label for each path")
@@ -286,6 +308,9 @@ def arrays(
     if shape is not None or storage is not None:
         raise ConfigError("shape and storage are for files: arrays have their own. Leave them out")
     given = {str(at): column for at, column in enumerate(columns)} | named
+    for name, column in given.items():
+        if isinstance(column, (str, os.PathLike)):
+            raise ConfigError(f"array {name} is the path {column}: one file at a time. Give arrays, numpy.load(path, mmap_mode='r')")
     if not given:
         raise ConfigError("arrays() was given none. Give NumPy arrays, or the path of a file")
     return Declared(_open_arrays, (tuple((name, np.asarray(column)) for name, column in given.items()),))

@@ -79,7 +79,9 @@ pub fn open_with(
         .extension()
         .and_then(|extension| extension.to_str())
         .is_some_and(|extension| ["npy", "npz", "bin"].iter().any(|known| known.eq_ignore_ascii_case(extension)));
-    if is_rows && !path.is_dir() {
+    // `rows.npz/x` is short for `rows.npz/x.npy`.
+    let is_npz = path.parent().and_then(Path::extension).is_some_and(|end| end.eq_ignore_ascii_case("npz"));
+    if (is_rows || is_npz) && !path.is_dir() {
         return match open_file(path, storage)? {
             Some((path, stored)) => open_stored(&path, &stored, shape, held_bytes_max),
             None => open_rows(path, shape, held_bytes_max),

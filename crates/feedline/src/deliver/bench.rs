@@ -123,12 +123,15 @@ impl StatsSnapshot {
                 "The consumer waits {:.1} % of its time: the loader keeps up, and has room for {limit:.0} samples/s",
                 waited * 100.0
             ),
-            _ if own_s > 0.25 * seconds => format!(
-                "The consumer waits {:.0} % of its time, mostly for {}; {} workers would hide it",
-                waited * 100.0,
-                shares[0].1,
-                (busy_s / own_s).ceil()
-            ),
+            _ if own_s > 0.25 * seconds => {
+                let workers = (busy_s / own_s).ceil();
+                format!(
+                    "The consumer waits {:.0} % of its time, mostly for {}; {workers} worker{} would hide it",
+                    waited * 100.0,
+                    shares[0].1,
+                    if workers > 1.0 { "s" } else { "" }
+                )
+            }
             _ => format!(
                 "Without a model the limit is {}: {:.0} samples/s with {num_workers} worker{}. A model that takes \
                  more than {per_worker:.0} samples/s needs another worker for each as many, as long as there are cores",
@@ -147,12 +150,13 @@ impl StatsSnapshot {
     fn verdict_on_the_network(&self, seconds: f64, starved: f64, limit: f64) -> String {
         let reads = self.read.items.max(1) as f64;
         let (each_bytes, each_s) = (self.read.bytes as f64 / reads, self.read.busy_s / reads);
-        let under_way = self.read.busy_s / seconds;
+        // Those that wait for their turn are not under way.
+        let under_way = (self.read.busy_s / seconds).min(self.readers as f64);
         let remedy = if under_way > 0.8 * self.readers as f64 {
             "If more of them at once do not help (storage.requests_in_flight), the bandwidth or the server is used up: a \
              cache (storage.cache_dir) makes every epoch but the first local"
         } else {
-            "Reading ahead is held up by its memory: raise memory_budget_bytes"
+            "More may be under way: reading ahead has come to the end of the data, or of its memory (memory_budget_bytes)"
         };
         format!(
             "The limit is the network: workers wait for bytes {:.0} % of their time. {:.1} MB/s come with {under_way:.0} \

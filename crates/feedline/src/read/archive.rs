@@ -153,6 +153,19 @@ pub(super) fn is_parquet(key: &str) -> bool {
 /// The folders of a data set that may hold its splits.
 pub(super) const SPLITS: [&str; 4] = ["train", "test", "val", "valid"];
 
+/// The split that an archive is called after, `train.zip` or `train-000000.tar`.
+pub(super) fn split_of(name: &str) -> Option<&'static str> {
+    let rest = |split: &&str| name.strip_prefix(*split).is_some_and(|rest| rest.starts_with(['.', '-', '_']));
+    SPLITS.into_iter().find(rest)
+}
+
+/// Whether a name is that of an archive that is compressed as a whole, so that nothing in it can be found.
+pub(super) fn is_compressed(name: &str) -> bool {
+    let Some((inner, extension)) = name.rsplit_once('.') else { return false };
+    let is_packer = ["gz", "bz2", "xz", "zst", "zstd", "lz4", "br", "snappy"].contains(&extension);
+    matches!(extension, "tgz" | "tbz2" | "txz") || is_packer && matches!(format(inner), Some(Format::Tar | Format::Mds))
+}
+
 /// Which of these objects are archives to look into: those in the folder itself or in that of a split. A Parquet file is
 /// one where no picture and no other archive lies in its folder or below: there it says something about them.
 pub fn finder(objects: &[Object]) -> impl Fn(&str) -> bool + use<> {
@@ -236,7 +249,7 @@ pub(super) fn index_as(source: &dyn Source, object: &Object, format: Format) -> 
 }
 
 fn wrong(source: &dyn Source, object: &Object, problem: String) -> Error {
-    let remedy = "Write the archive again, with files only; or move it elsewhere, if it is no part of the data";
+    let remedy = "Write the archive again; or move it elsewhere, if it is no part of the data";
     Error::dataset(source.location(&object.key), problem, remedy)
 }
 
@@ -475,15 +488,16 @@ fn of(source: &dyn Source, archive: &Object, objects: &[Object], storage: &Stora
     }
     let beside = format!("{}{INDEX_EXTENSION}", archive.key);
     if let Ok(at) = objects.binary_search_by(|object| object.key.cmp(&beside))
-        && !super::local::is_older(source, &objects[at], archive)
+        // What was written before its archive is of another one.
+        && objects[at].changed_ns >= archive.changed_ns
     {
         let (mut text, stop) = (Vec::new(), Stop::default());
-        let Object { key, size_bytes, version } = &objects[at];
+        let Object { key, size_bytes, version, .. } = &objects[at];
         let want = Get { key, range: 0..*size_bytes, version, until: None, stop: &stop };
         source.get(&want, &mut text).map_err(ReadError::into_error)?;
         return parse(&String::from_utf8_lossy(&text), archive.size_bytes).ok_or_else(|| {
             let problem = "this index is damaged, or of another archive than the one beside it";
-            Error::dataset(source.location(key), problem, "Remove it; the archive is indexed anew")
+            Error::dataset(source.location(key), problem, "Write it anew: feedline index FOLDER; or remove it")
         });
     }
     let name = hash_words(&[hash_name(&archive.key), hash_name(&archive.version), archive.size_bytes]);

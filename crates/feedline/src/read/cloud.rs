@@ -64,6 +64,17 @@ impl Cloud {
                 "a URL of data holds no credentials and no query; they belong into the environment".into(),
             ));
         }
+        for name in ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"] {
+            let endpoint = std::env::var(name).unwrap_or_default();
+            if scheme == "s3"
+                && !endpoint.is_empty()
+                && !endpoint.starts_with("http://")
+                && !endpoint.starts_with("https://")
+            {
+                let remedy = format!("For example {name}=http://127.0.0.1:9000");
+                return Err(Error::config(format!("{name} does not begin with http:// or https://"), remedy));
+            }
+        }
         // Fails if somebody in this process has chosen another, which will do.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let timeout = Duration::from_secs_f64(storage.timeout_s);
@@ -111,7 +122,10 @@ impl Cloud {
         };
         let folder = folder.trim_end_matches('/');
         let folder = if folder.is_empty() { String::new() } else { format!("{folder}/") };
-        let store = store.map_err(|e| wrong(without_secrets(&e.to_string())))?;
+        let store = store.map_err(|e| {
+            let problem = format!("{}: {}", without_secrets(url), without_secrets(&e.to_string()));
+            Error::config(problem, "Check the URL, and the credentials in the environment")
+        })?;
         Ok(Cloud { store, base: format!("{scheme}://{bucket}/{folder}"), folder, timeout })
     }
 
@@ -122,7 +136,9 @@ impl Cloud {
 
     fn object(&self, meta: ObjectMeta) -> Object {
         let key = meta.location.as_ref().strip_prefix(&self.folder).unwrap_or(meta.location.as_ref()).to_owned();
-        Object { key, size_bytes: meta.size, version: version(&meta) }
+        let changed_ns =
+            meta.last_modified.timestamp_nanos_opt().and_then(|time| time.try_into().ok()).unwrap_or_default();
+        Object { key, size_bytes: meta.size, version: version(&meta), changed_ns }
     }
 
     /// Runs `work` on the runtime and waits for it; calls it off when it is stopped or late.
@@ -169,6 +185,9 @@ impl Cloud {
         let credentials = "check the credentials and what they are allowed to: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, \
                            AWS_SESSION_TOKEN or those of the provider; storage.anonymous reads what is public";
         let (fault, problem) = match (error, seen.status) {
+            (E::NotFound { .. }, _) | (_, 404) if seen.code == "NoSuchBucket" => {
+                (Fault::Missing, format!("{answer}: there is no such bucket"))
+            }
             (E::NotFound { .. }, _) | (_, 404) => (Fault::Missing, format!("{answer}: there is no such object")),
             (E::Precondition { .. } | E::NotModified { .. }, _) | (_, 412) => (Fault::Changed, CHANGED.into()),
             (_, 401 | 403) => (Fault::Denied, format!("{answer}; {credentials}")),
@@ -179,6 +198,10 @@ impl Cloud {
             }
             (_, 429 | 503) => (Fault::Busy, answer),
             (_, 408 | 500..=599) => (Fault::Broken, answer),
+            (_, 405) if self.base.starts_with("http") => {
+                let hint = "a web server lists nothing: name the files in a list, or archives";
+                (Fault::Other, format!("{answer}; {hint}"))
+            }
             (_, 300..=499) => (Fault::Other, answer),
             // No answer at all, or one that broke off.
             _ => (Fault::Broken, format!("the connection failed: {}", without_secrets(&deepest(error)))),

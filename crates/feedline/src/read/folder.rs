@@ -8,6 +8,7 @@ use super::source::{Fault, Object, ReadError, Source, Stop};
 use super::storage::{Storage, is_url};
 use super::stored::{Extent, Stored};
 use crate::error::{Error, Result};
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -56,6 +57,9 @@ impl Folder {
     /// A URL that cannot be opened or listed; an archive with something wrong.
     pub fn open(path: &Path, storage: &Storage) -> Result<Folder> {
         let mut path = storage.resolve(path);
+        if path.to_str().is_some_and(archive::is_compressed) && !path.is_dir() {
+            return Err(compressed(path));
+        }
         if !is_url(&path) {
             if !is_in_archive(&path) && !holds_archives(&path) {
                 return Ok(Folder { path, tree: None });
@@ -83,7 +87,15 @@ impl Folder {
         }
         let path = root_of(&*source);
         let is_archive = archive::finder(&objects);
-        let tree = Tree::new(source, objects, &is_archive, storage)?;
+        let folder = |key: &str| key.rsplit_once('/').map_or(String::new(), |(folder, _)| folder.to_owned());
+        let folders: HashSet<String> =
+            objects.iter().filter(|object| is_archive(&object.key)).map(|object| folder(&object.key)).collect();
+        // Among archives that are read it would be missed.
+        let lost = |object: &&Object| archive::is_compressed(&object.key) && folders.contains(&folder(&object.key));
+        if let Some(object) = objects.iter().find(lost) {
+            return Err(compressed(source.location(&object.key)));
+        }
+        let tree = Tree::new(source, objects, &is_archive, true, storage)?;
         Ok(Folder { path, tree: Some(Arc::new(tree)) })
     }
 
@@ -105,7 +117,7 @@ impl Folder {
             let source = storage.open(&url)?;
             let objects = storage.listing(&*source, false)?;
             let path = root_of(&*source);
-            let plain = Tree::new(source, objects, &|_| false, storage)?;
+            let plain = Tree::new(source, objects, &|_| false, false, storage)?;
             if paths.iter().all(|path| plain.key(path).is_some_and(|key| plain.find(key).is_some())) {
                 return Ok(Folder { path, tree: Some(Arc::new(plain)) });
             }
@@ -153,7 +165,7 @@ impl Folder {
         objects.sort_by(|a, b| a.key.cmp(&b.key));
         objects.dedup();
         let path = root_of(&*source);
-        let tree = Tree::new(source, objects, &|key| archive::is_openable(key), storage)?;
+        let tree = Tree::new(source, objects, &|key| archive::is_openable(key), false, storage)?;
         Ok(Folder { path, tree: Some(Arc::new(tree)) })
     }
 
@@ -226,13 +238,18 @@ impl Folder {
         tree.files_below(&self.path).map(|file| (format!("{root}{}", file.name).into(), file.class)).collect()
     }
 
-    /// The whole of a file directly in it, if that is there and it is no folder of this machine.
-    pub(super) fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        let path = self.path.join(name);
-        match self.stored(std::iter::once(&*path)) {
-            Ok(Some(stored)) => stored.read_whole().map(Some).map_err(ReadError::into_error),
-            _ => Ok(None),
+    /// The path and the whole of a file directly in it, or if it is a split, beside it; if that is there, and it is no folder
+    /// of this machine.
+    pub(super) fn read_beside(&self, name: &str) -> Result<Option<(PathBuf, Vec<u8>)>> {
+        let is_split = archive::SPLITS.iter().any(|split| self.path.ends_with(split));
+        let parent = self.path.parent().filter(|_| is_split);
+        for folder in std::iter::once(&*self.path).chain(parent) {
+            let path = folder.join(name);
+            if let Ok(Some(stored)) = self.stored(std::iter::once(&*path)) {
+                return stored.read_whole().map(|text| Some((path, text))).map_err(ReadError::into_error);
+            }
         }
+        Ok(None)
     }
 
     /// What reads `paths`, files below the source's root; `None` where they are files of this machine.
@@ -248,11 +265,13 @@ impl Folder {
 }
 
 impl Tree {
-    /// The files in `objects`, which are sorted by key; in those that are archives, what they hold.
+    /// The files in `objects`, which are sorted by key; in those that are archives, what they hold. Archives that were found,
+    /// and not named, lie in the split that they are called after.
     fn new(
         source: Arc<dyn Source>,
         objects: Vec<Object>,
         is_archive: &dyn Fn(&str) -> bool,
+        is_found: bool,
         storage: &Storage,
     ) -> Result<Tree> {
         let archives: Vec<&Object> = objects.iter().filter(|object| is_archive(&object.key)).collect();
@@ -268,16 +287,27 @@ impl Tree {
                 files.push(File { name: object.key.as_str().into(), extent, class: None });
                 continue;
             }
-            let folder = object.key.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
             let members = members.next().unwrap_or_default();
+            let is_split =
+                |member: &Member| archive::SPLITS.iter().any(|split| member.name.starts_with(&format!("{split}/")));
+            let folder = match (object.key.rsplit_once('/'), archive::split_of(&object.key)) {
+                (Some((folder, _)), _) => format!("{folder}/"),
+                (None, Some(split)) if is_found && !members.iter().any(is_split) => format!("{split}/"),
+                _ => String::new(),
+            };
             if is_copy(&source.location(&object.key), &folder, &members, &objects, is_archive)? {
                 continue;
             }
             for Member { name, start, stored_bytes, packing, class } in members {
                 let extent = Extent { object: at, start, stored_bytes, packing };
                 let name = match class {
+                    // For all splits of the folder.
+                    None if packing.is_class_names() => match object.key.rsplit_once('/') {
+                        Some((folder, _)) => format!("{folder}/{name}"),
+                        None => name,
+                    },
                     None => format!("{folder}{name}"),
-                    Some(_) => format!("{}/{name}", object.key),
+                    Some(_) => format!("{folder}{}/{name}", object.key.rsplit('/').next().unwrap_or_default()),
                 };
                 files.push(File { name: name.into(), extent, class });
             }
@@ -335,6 +365,15 @@ impl Tree {
             None => (rest, false),
         })
     }
+}
+
+/// What is said of an archive that is compressed as a whole.
+pub(super) fn compressed(path: impl Into<PathBuf>) -> Error {
+    Error::dataset(
+        path,
+        "compressed archives are not read: nothing in them can be found without unpacking the whole",
+        "Write them without compression; pictures hardly get smaller",
+    )
 }
 
 /// Whether an archive, of these `members` in `folder`, is what the files beside it were unpacked from. Where there are files
@@ -489,6 +528,11 @@ pub fn open_file(path: &Path, storage: &Storage) -> Result<Option<(PathBuf, Stor
     if let Some(inside) = archives_named(&path).map(|named| named.inside.to_owned()) {
         let mut folder = Folder::open(&path, storage)?;
         let names = folder.root().names()?;
+        // As NumPy has it: the name of an array may leave out its end.
+        if !inside.is_empty() && names.iter().any(|(name, _)| *name == *format!("{inside}.npy")) {
+            path = format!("{}.npy", path.display()).into();
+            folder = folder.root().join(format!("{inside}.npy"));
+        }
         if let ([(only, Ok(false))], true) = (&*names, inside.is_empty()) {
             folder = folder.join(only);
             path = path.join(only);

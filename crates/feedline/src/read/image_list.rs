@@ -1,11 +1,13 @@
 //! The list of labelled image files of a split: from a tree of class folders, or from upstream's `class;path` lists.
 //! Owns the order of the files, which depends on their names alone; never opens an image.
 
-use super::folder::{Folder, read_whole};
+use super::archive::{SPLITS, is_compressed};
+use super::folder::{Folder, compressed, read_whole};
 use super::storage::{Storage, is_url};
 use super::stored::Stored;
 use crate::error::{Error, Result};
 use crate::plan::rng::{hash_name, hash_words};
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -51,10 +53,17 @@ impl ImageList {
         let dir = dir.into();
         let folder = dir.join("train");
         if !folder.is_dir() {
+            let names = dir.names().unwrap_or_default();
+            if let Some((name, _)) = names.iter().find(|(name, _)| name.to_str().is_some_and(is_compressed)) {
+                return Err(compressed(dir.path().join(name)));
+            }
+            let found: Vec<String> = names.iter().take(4).map(|(name, _)| name.display().to_string()).collect();
+            let found = if found.is_empty() { String::new() } else { format!(", but {}", found.join(", ")) };
             return Err(Error::dataset(
                 dir.path(),
-                "there is no folder `train` in it",
-                "The layout is DIR/{train,test}/<class>/*.{jpg,jpeg,png}, with one folder per class",
+                format!("there is no folder `train` in it{found}"),
+                "The layout is DIR/{train,test}/<class>/*.{jpg,jpeg,png}, with one folder per class; of an archive that holds \
+                 DIR, name ARCHIVE/DIR",
             ));
         }
         ImageList::from_folder(folder, "train", None)
@@ -123,14 +132,21 @@ impl ImageList {
                 "Keep archives with labels and class folders apart",
             ));
         }
+        let split_of = |path: &Path| {
+            let first = path.strip_prefix(folder.path()).ok()?.iter().next()?.to_str()?.to_owned();
+            SPLITS.contains(&&*first).then_some(first)
+        };
+        let splits: BTreeSet<String> = labelled.iter().filter_map(|(path, _)| split_of(path)).collect();
+        if splits.len() > 1 {
+            let names = splits.into_iter().collect::<Vec<_>>();
+            let remedy = format!("Name one: {}", folder.path().join(&names[0]).display());
+            return Err(Error::dataset(folder.path(), format!("it holds the splits {}", names.join(", ")), remedy));
+        }
         let labelled: Vec<(PathBuf, u32)> =
             labelled.into_iter().filter_map(|(path, class)| Some((path, class?))).collect();
         let largest = labelled.iter().map(|(_, class)| *class).max().unwrap_or_default();
         let named = match classes {
-            None => folder
-                .read(CLASSES_FILE)?
-                .map(|text| parse_classes(text, &folder.path().join(CLASSES_FILE)))
-                .transpose()?,
+            None => folder.read_beside(CLASSES_FILE)?.map(|(path, text)| parse_classes(text, &path)).transpose()?,
             classes => classes,
         };
         let classes = match named {
@@ -385,11 +401,7 @@ fn text_of(bytes: Vec<u8>, file: &Path) -> Result<String> {
 fn class_folders(folder: &Folder) -> Result<Vec<String>> {
     let mut classes = Vec::new();
     let names = folder.names()?;
-    let is_compressed = |name: &OsStr| {
-        let name = name.to_string_lossy();
-        [".tar.", ".tgz", ".mds."].iter().any(|part| name.contains(part)) && !name.ends_with(".index")
-    };
-    let compressed = names.iter().map(|(name, _)| name).find(|name| is_compressed(name)).cloned();
+    let packed = names.iter().map(|(name, _)| name).find(|name| name.to_str().is_some_and(is_compressed)).cloned();
     for (name, is_dir) in names {
         // A class folder that cannot be looked at must be an error, not a class less.
         if is_dir? {
@@ -400,12 +412,8 @@ fn class_folders(folder: &Folder) -> Result<Vec<String>> {
             classes.push(name);
         }
     }
-    if let (true, Some(name)) = (classes.is_empty(), compressed) {
-        return Err(Error::dataset(
-            folder.join(name).path(),
-            "compressed archives are not read: nothing in them can be found without unpacking the whole",
-            "Write them without compression; pictures hardly get smaller",
-        ));
+    if let (true, Some(name)) = (classes.is_empty(), packed) {
+        return Err(compressed(folder.join(name).path()));
     }
     if classes.is_empty() {
         return Err(Error::dataset(

@@ -54,20 +54,12 @@ impl LocalFiles {
 }
 
 fn object(key: String, metadata: &Metadata) -> Object {
-    Object { key, size_bytes: metadata.len(), version: version(metadata) }
+    let changed_ns = metadata.mtime().max(0) as u64 * 1_000_000_000 + metadata.mtime_nsec().max(0) as u64;
+    Object { key, size_bytes: metadata.len(), version: version(metadata), changed_ns }
 }
 
 fn version(metadata: &Metadata) -> String {
     format!("{}.{:09}", metadata.mtime(), metadata.mtime_nsec())
-}
-
-/// Whether `one` was changed before `other`, as far as `source` is a folder and so tells.
-pub(super) fn is_older(source: &dyn Source, one: &Object, other: &Object) -> bool {
-    let time = |object: &Object| {
-        let (seconds, nanoseconds) = object.version.split_once('.')?;
-        Some((seconds.parse::<i64>().ok()?, nanoseconds.parse::<u32>().ok()?))
-    };
-    source.location("").starts_with("file://") && time(one) < time(other)
 }
 
 impl Source for LocalFiles {

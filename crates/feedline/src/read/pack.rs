@@ -131,6 +131,10 @@ fn pack_inputs(from: &Path, inputs: &[Input], read: Read<'_>, out: &Path, option
     if inputs.is_empty() {
         return Err(Error::dataset(from, "there is no file in it", "Name the folder that holds the data"));
     }
+    if is_url(out) {
+        let problem = format!("{} is no folder of this machine", out.display());
+        return Err(Error::config(problem, "Pack into one, and upload it: aws s3 sync DIR URL"));
+    }
     if fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(Error::config(
             format!("the folder {} is not empty", out.display()),

@@ -21,6 +21,8 @@ pub struct Object {
     pub size_bytes: u64,
     /// What changes when its content does: an ETag, or a time of change. Empty where the place has neither.
     pub version: String,
+    /// When it was changed, in nanoseconds since 1970; 0 where the place does not tell.
+    pub changed_ns: u64,
 }
 
 /// What to read, and how long that may take.

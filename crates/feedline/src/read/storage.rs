@@ -87,6 +87,13 @@ impl Storage {
                 "above 0 together with storage.cache_dir, or neither",
             ),
             (!self.endpoint.contains(['@', '?']), "storage.endpoint", "a URL without credentials"),
+            (
+                self.endpoint.is_empty()
+                    || self.endpoint.starts_with("http://")
+                    || self.endpoint.starts_with("https://"),
+                "storage.endpoint",
+                "a URL that begins with http:// or https://",
+            ),
         ];
         match checks.into_iter().find(|(good, ..)| !good) {
             Some((_, key, range)) => {
@@ -151,7 +158,8 @@ impl Storage {
             });
         }
         let objects = source.list("", &Stop::default()).map_err(ReadError::into_error)?;
-        if is_kept {
+        // An empty folder may be filled tomorrow.
+        if is_kept && !objects.is_empty() {
             // If that is possible; a bucket can be listed again.
             let _ = keep(&path, &source.location(""), &objects);
         }
@@ -192,19 +200,19 @@ fn cloud(url: &str, _: &Storage) -> Result<Arc<dyn Source>> {
     })
 }
 
-const HEADER: &str = "feedline listing 1";
+const HEADER: &str = "feedline listing 2";
 
 /// Ends a listing that is whole.
 const END: &str = "end\n";
 
-/// A line of what it is, a line of whose, then size, version and key of each object; numbers and names only.
+/// A line of what it is, a line of whose, then size, version, time and key of each object; numbers and names only.
 fn keep(path: &Path, location: &str, objects: &[Object]) -> std::io::Result<()> {
     let mut text = format!("{HEADER}\t{}\n{location}\n", objects.len());
-    for Object { key, size_bytes, version } in objects {
+    for Object { key, size_bytes, version, changed_ns } in objects {
         if key.contains(['\n', '\t', '\r']) || version.contains(['\n', '\t', '\r']) {
             return Ok(()); // would need an escape; such a bucket is listed each time
         }
-        text += &format!("{size_bytes}\t{version}\t{key}\n");
+        text += &format!("{size_bytes}\t{version}\t{changed_ns}\t{key}\n");
     }
     text += END;
     keep_text(path, &text)
@@ -226,9 +234,10 @@ fn parse(text: &str, location: &str) -> Option<Vec<Object>> {
         return None;
     }
     let object = |line: &str| {
-        let mut parts = line.splitn(3, '\t');
-        let (size, version, key) = (parts.next()?, parts.next()?, parts.next()?);
-        Some(Object { key: key.into(), size_bytes: size.parse().ok()?, version: version.into() })
+        let mut parts = line.splitn(4, '\t');
+        let (size_bytes, version) = (parts.next()?.parse().ok()?, parts.next()?.into());
+        let changed_ns = parts.next()?.parse().ok()?;
+        Some(Object { key: parts.next()?.into(), size_bytes, version, changed_ns })
     };
     let objects: Option<Vec<Object>> = lines.map(object).collect();
     objects.filter(|objects| objects.len() == count)

@@ -214,6 +214,61 @@ fn an_archive_beside_what_was_unpacked_from_it_changes_nothing() {
 }
 
 #[test]
+fn archives_in_one_folder_lie_in_the_splits_that_they_are_called_after() {
+    let (dir, out) = (data(), tempfile::tempdir().unwrap());
+    let expect = content(dir.path(), &Storage::default());
+    let flat = out.path().join("flat");
+    fs::create_dir(&flat).unwrap();
+    for split in ["train", "test"] {
+        let folder = dir.path().join(split);
+        let names = files_in(&folder).into_iter().filter(|name| name.ends_with(".jpg"));
+        let entry = |name: String| zip::Entry::new(&name, &fs::read(folder.join(&name)).unwrap());
+        fs::write(flat.join(format!("{split}.zip")), zip::written(&names.map(entry).collect::<Vec<_>>())).unwrap();
+    }
+    assert_eq!(content(&flat, &storage(out.path())), expect);
+    // One that holds the folder of its split needs no other.
+    let whole = zip::Entry::new("train/a/1.jpg", b"x");
+    fs::write(flat.join("train.zip"), zip::written(&[whole])).unwrap();
+    let folder = Folder::open(&flat, &storage(out.path())).unwrap();
+    assert_eq!(ImageList::train(folder).unwrap().names(), ["1.jpg"]);
+
+    let shards = out.path().join("shards");
+    fs::create_dir(&shards).unwrap();
+    for (name, label) in [("train-0.tar", "1"), ("train-1.tar", "0"), ("val-0.tar", "1")] {
+        fs::write(shards.join(name), webdataset(&[("a.jpg", name), ("a.cls", label)])).unwrap();
+    }
+    let folder = Folder::open(&shards, &storage(out.path())).unwrap();
+    let train = ImageList::train(folder.clone()).unwrap();
+    assert_eq!(train.names(), ["train-0.tar/a.jpg", "train-1.tar/a.jpg"]);
+    assert_eq!(ImageList::val(folder.clone(), &train.classes).unwrap().entries[0].class, 1);
+    let error = ImageList::from_folder(folder, "x", None).unwrap_err().to_string();
+    assert!(error.contains("it holds the splits train, val") && error.contains("shards/train"), "{error}");
+    let named = Folder::open(&shards.join("train-{0..1}.tar"), &storage(out.path())).unwrap();
+    assert_eq!(ImageList::from_folder(named, "x", None).unwrap().names(), train.names());
+
+    // Compressed ones would be missed, wherever they are.
+    let error = Folder::open(&shards.join("x.tar.gz"), &storage(out.path())).unwrap_err().to_string();
+    assert!(error.contains("x.tar.gz: compressed archives are not read"), "{error}");
+    fs::write(shards.join("train-2.tar.gz"), "x").unwrap();
+    let error = Folder::open(&shards, &storage(out.path())).unwrap_err().to_string();
+    assert!(error.contains("train-2.tar.gz: compressed archives are not read"), "{error}");
+    let (wrapped, alone) = (out.path().join("wrapped"), out.path().join("alone"));
+    for (folder, name, content) in [
+        (&wrapped, "w.zip", zip::written(&[zip::Entry::new("dataset/train/a/1.jpg", b"x")])),
+        (&alone, "train.tgz", b"x".to_vec()),
+    ] {
+        fs::create_dir(folder).unwrap();
+        fs::write(folder.join(name), content).unwrap();
+    }
+    let error = ImageList::train(Folder::open(&wrapped, &storage(out.path())).unwrap()).unwrap_err().to_string();
+    assert!(error.contains("no folder `train` in it, but dataset") && error.contains("ARCHIVE/DIR"), "{error}");
+    let inside = Folder::open(&wrapped.join("w.zip/dataset"), &storage(out.path())).unwrap();
+    assert_eq!(ImageList::train(inside).unwrap().entries.len(), 1);
+    let error = ImageList::train(alone.as_path()).unwrap_err().to_string();
+    assert!(error.contains("train.tgz: compressed archives are not read"), "{error}");
+}
+
+#[test]
 fn what_cannot_be_packed_is_refused_and_nothing_is_lost() {
     let (dir, out) = (data(), tempfile::tempdir().unwrap());
     // Before and behind the splits, in the order of names.
@@ -243,6 +298,8 @@ fn what_cannot_be_packed_is_refused_and_nothing_is_lost() {
         assert!(error.contains(words) && error.contains(name), "{error}");
         fs::remove_file(dir.path().join(name)).unwrap();
     }
+    let error = pack(dir.path(), Path::new("s3://bucket/x"), 1 << 30, 3).unwrap_err().to_string();
+    assert!(error.contains("no folder of this machine"), "{error}");
     // A picture of a list may be called anything.
     fs::rename(dir.path().join("train/a/4.jpg"), dir.path().join("train/a/4.JFIF")).unwrap();
     let file = dir.path().join("list.txt");
@@ -757,7 +814,7 @@ fn an_index_that_does_not_fit_is_refused() {
     feedline::read::archive::index_beside(&zipped, None, &storage(out.path()), &|_, _| ()).unwrap();
     let path = zipped.join("x.zip.index");
     let good = fs::read_to_string(&path).unwrap();
-    for claim in [u64::MAX, u64::MAX - 29, 51, 1 << 40] {
+    for claim in [u64::MAX, u64::MAX - 29, 1 << 40, 64] {
         let bad = good.replacen("stored:50:50:", &format!("stored:{claim}:{claim}:"), 1);
         assert_ne!(bad, good);
         fs::write(&path, bad).unwrap();
