@@ -111,7 +111,7 @@ class Images(Source):
         if self.size_px is not None or self._opened is not None:
             return self.native
         if self._sized_list is None:
-            object.__setattr__(self, "_sized_list", self.resize((1, 1)))
+            object.__setattr__(self, "_sized_list", replace(self, steps=(), floats=None).resize((1, 1)))
         assert self._sized_list is not None
         return self._sized_list.native
 

@@ -174,9 +174,11 @@ impl Folder {
         &self.path
     }
 
-    /// How many files are known below the whole of it: 0 for a folder of this machine, which is looked at when it is needed.
+    /// How many files are known below the whole of it, but for the names of classes: 0 for a folder of this machine, which
+    /// is looked at when it is needed.
     pub fn files(&self) -> usize {
-        self.tree.as_ref().map_or(0, |tree| tree.files.len())
+        let is_file = |file: &&File| &*file.name != CLASSES_FILE && !file.extent.packing.is_class_names();
+        self.tree.as_ref().map_or(0, |tree| tree.files.iter().filter(is_file).count())
     }
 
     /// A folder in it, which need not be there.
