@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
@@ -51,6 +52,14 @@ def main():
         sums = [[row["label"], hashlib.sha256(row["image"]["bytes"]).hexdigest()] for row in rows]
         expected["files"][path.name] = sums
     (OUT / "expected.json").write_text(json.dumps(expected, indent=1, ensure_ascii=False) + "\n")
+    # One column of `.npy` files: row i is arange(12) + i, as float32 (3, 4).
+    files = []
+    for row in range(7):
+        file = io.BytesIO()
+        np.save(file, (np.arange(12, dtype=np.float32) + row).reshape(3, 4))
+        files.append(file.getvalue())
+    (OUT / "arrays").mkdir(exist_ok=True)
+    pq.write_table(pa.table({"array": files}), OUT / "arrays/rows.parquet", row_group_size=3)
 
 
 main()

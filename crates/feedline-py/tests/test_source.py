@@ -45,6 +45,15 @@ def test_parquet_files_of_hugging_face_are_sources():
     assert all(equal(batches(source), batches(sources[0])) for source in sources[1:])
 
 
+def test_a_parquet_column_of_arrays_is_a_folder_of_them():
+    path = Path(__file__).parents[3] / "testdata/parquet/arrays/rows.parquet"
+    rows = (np.arange(12, dtype=np.float32) + np.arange(7, dtype=np.float32)[:, None]).reshape(7, 3, 4)
+    assert equal(batches(feedline.arrays(path)), batches(feedline.arrays(rows)))
+    assert equal(batches(feedline.arrays(path.parent)), batches(feedline.arrays(rows)))
+    with pytest.raises(feedline.DatasetError, match="there is no class folder"):
+        len(feedline.images(path))
+
+
 def test_pixels_are_torchvisions(pictures):
     """Byte for byte, where they are decoded whole."""
     theirs = ImageFolder(pictures)

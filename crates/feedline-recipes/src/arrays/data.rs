@@ -58,7 +58,8 @@ pub fn open(path: &Path, shape: Option<&[usize]>, storage: &Storage) -> Result<A
 /// - a `.bin` file, raw little-endian f32: rows of `shape`;
 /// - a folder of `.npy` files of one shape and element type, sorted by name;
 /// - a folder of `.bin` files, raw little-endian f32 of `shape`;
-/// - a folder of 16-bit grey `.png` pictures of one size: u16 (H, W).
+/// - a folder of 16-bit grey `.png` pictures of one size: u16 (H, W);
+/// - a `.parquet` file with one column of bytes, each of them such a file.
 ///
 /// All of them may lie at a URL or in archives, as [`Folder::open`] has it; the samples are the same. `shape` is that of
 /// one sample; it is needed for `.bin` and checked for the others. A file of rows whose rows are at most

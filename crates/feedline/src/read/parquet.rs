@@ -1,5 +1,6 @@
-//! Labelled pictures in Parquet files, as the library `datasets` of Hugging Face writes them. Owns the choice of columns,
-//! and where in the file the bytes of a picture are; the layout is in `parquet/{footer,pages,values}.rs`.
+//! Labelled pictures in Parquet files, as the library `datasets` of Hugging Face writes them, and files of any kind in a
+//! column of bytes that is alone. Owns the choice of columns, and where in the file the bytes of a picture are; the layout
+//! is in `parquet/{footer,pages,values}.rs`.
 //!
 //! In a page that is not compressed a picture is a range of the file. In one that is, it is a range of what the page
 //! unpacks to. Where that is, is found out by reading and unpacking the whole file once, so a later read needs no more
@@ -79,7 +80,8 @@ impl Packed {
     }
 }
 
-/// The pictures in the file, named by their rows, with their labels; and the names of the classes, if it has them.
+/// The pictures in the file, named by their rows, with their labels, and the names of the classes, if it has them; or the
+/// values of the only column, named by their rows and by what they are.
 pub(super) fn index(mut windows: Windows<'_>) -> Result<Vec<Member>> {
     let size_bytes = windows.size_bytes();
     let (footer_start, bytes) = read_footer(&mut windows)?;
@@ -87,7 +89,7 @@ pub(super) fn index(mut windows: Windows<'_>) -> Result<Vec<Member>> {
     let footer = Footer::parse(&bytes).map_err(damaged)?;
     let features = footer.described.map_or(Ok(BTreeMap::new()), |(_, json)| features(json))?;
     let columns = Columns::choose(&footer.leaves, &features)?;
-    let chunks = || footer.groups.iter().flat_map(|group| columns.both().map(|at| group.chunks[at]));
+    let chunks = || footer.groups.iter().flat_map(|group| columns.all().map(|at| group.chunks[at]));
     let stored_bytes = chunks().fold(0, |sum: u64, chunk| sum.saturating_add(chunk.stored_bytes));
     let rows = footer.groups.iter().fold(0, |sum: u64, group| sum.saturating_add(group.rows));
     if chunks().any(|chunk| chunk.start.checked_add(chunk.stored_bytes).is_none_or(|end| end > footer_start))
@@ -103,12 +105,14 @@ pub(super) fn index(mut windows: Windows<'_>) -> Result<Vec<Member>> {
     for group in &footer.groups {
         places.clear();
         labels.clear();
-        let [picture, label] = columns.both().map(|at| (&group.chunks[at], &footer.leaves[at]));
+        let column = |at: usize| (&group.chunks[at], &footer.leaves[at]);
+        let (picture, label) = (column(columns.picture), columns.label.map(column));
         let (first_row, rows) = (members.len() as u64, group.rows as usize);
         let mut read_pictures =
             |pages: &mut Pages<'_>| pages.read("picture", picture, first_row, rows, &mut places, Place::decode);
-        let width_bytes = if label.1.kind == INT32 { 4 } else { 8 };
         let mut read_labels = |pages: &mut Pages<'_>| {
+            let Some(label) = label else { return Ok(()) };
+            let width_bytes = if label.1.kind == INT32 { 4 } else { 8 };
             pages.read("label", label, first_row, rows, &mut labels, |encoding, section, count, into| match encoding {
                 values::PLAIN => values::plain_numbers(section.bytes, width_bytes, count, into).map(|()| true),
                 values::DELTA_BINARY_PACKED => values::delta_numbers(section.bytes, count, into).map(|()| true),
@@ -116,20 +120,23 @@ pub(super) fn index(mut windows: Windows<'_>) -> Result<Vec<Member>> {
             })
         };
         // In the order of the file, which is the one to read it in.
-        if picture.0.start < label.0.start {
+        if label.is_none_or(|label| picture.0.start < label.0.start) {
             read_pictures(&mut pages)?;
             read_labels(&mut pages)?;
         } else {
             read_labels(&mut pages)?;
             read_pictures(&mut pages)?;
         }
-        for (Place { start, stored_bytes, packing }, label) in places.iter().zip(&labels) {
+        for (at, Place { start, stored_bytes, packing, extension }) in places.drain(..).enumerate() {
             let row = members.len();
-            let Ok(class) = u32::try_from(*label) else {
-                return wrong(format!("row {row}: its label {label} is negative or too large; -1 stands for none"));
+            let (name, class) = match labels.get(at).map(|label| (label, u32::try_from(*label))) {
+                None => (format!("{row:07}.{extension}"), None),
+                Some((_, Ok(class))) => (format!("{row:07}"), Some(class)),
+                Some((label, Err(_))) => {
+                    return wrong(format!("row {row}: its label {label} is negative or too large; -1 stands for none"));
+                }
             };
-            let (start, stored_bytes, packing) = (*start, *stored_bytes, *packing);
-            members.push(Member { name: format!("{row:07}"), start, stored_bytes, packing, class: Some(class) });
+            members.push(Member { name, start, stored_bytes, packing, class });
         }
     }
     if let (Some((at, json)), Some(feature)) = (footer.described, columns.named) {
@@ -207,14 +214,15 @@ fn names(json: &[u8], feature: u32) -> Result<String, Wrong> {
 /// Which columns are read.
 struct Columns {
     picture: usize,
-    label: usize,
+    /// Without one the values are files of any kind.
+    label: Option<usize>,
     /// The place among the features of the label, if that names classes.
     named: Option<u32>,
 }
 
 impl Columns {
-    fn both(&self) -> [usize; 2] {
-        [self.picture, self.label]
+    fn all(&self) -> impl Iterator<Item = usize> + use<> {
+        std::iter::once(self.picture).chain(self.label)
     }
 
     fn choose(leaves: &[Leaf<'_>], features: &Features) -> Result<Columns, Wrong> {
@@ -249,7 +257,15 @@ impl Columns {
             ([picture], [label]) => {
                 let place = || features.keys().position(|name| name == leaves[*label].name);
                 let named = names_classes(label).then(place).flatten().map(|place| place as u32);
-                Ok(Columns { picture: *picture, label: *label, named })
+                Ok(Columns { picture: *picture, label: Some(*label), named })
+            }
+            // Nothing else is there, but for what stands with it in a group.
+            ([value], [])
+                if leaves
+                    .iter()
+                    .all(|leaf| leaf.group.is_some() && leaf.group == leaves[*value].group || leaves.len() == 1) =>
+            {
+                Ok(Columns { picture: *value, label: None, named: None })
             }
             _ => {
                 let kind = |leaf: &Leaf<'_>| match leaf.kind {
@@ -275,13 +291,17 @@ impl Columns {
     }
 }
 
-/// A part of the file, and how a picture comes out of it.
+/// A part of the file, how a picture or something else comes out of it, and what it is by its first bytes.
 #[derive(Debug, Clone, Copy)]
 struct Place {
     start: u64,
     stored_bytes: u64,
     packing: Packing,
+    extension: &'static str,
 }
+
+/// How the files begin that have an extension of their own here; `bin` is anything else.
+const BEGINNINGS: [(&[u8], &str); 3] = [(b"\x93NUMPY", "npy"), (b"\x89PNG", "png"), (b"\xff\xd8\xff", "jpg")];
 
 impl Place {
     fn decode(encoding: u64, section: &Section<'_>, count: usize, into: &mut Vec<Place>) -> Result<bool, Wrong> {
@@ -296,16 +316,19 @@ impl Place {
                 return Err(Wrong("a page in it ends within a picture".into()));
             };
             let begin = section.at + at as u32 + 4;
+            let is_begun = |(beginning, _): &&(&[u8], &str)| bytes[at + 4..end].starts_with(beginning);
+            let extension = BEGINNINGS.iter().find(is_begun).map_or("bin", |(_, extension)| *extension);
             into.push(match section.codec {
                 None => Place {
                     start: section.start + u64::from(begin),
                     stored_bytes: size_bytes.into(),
                     packing: Packing::Plain,
+                    extension,
                 },
                 Some(codec) => {
                     let packed = Packed::Value { codec, page_bytes: section.page_bytes, at: begin, size_bytes };
                     let Section { start, stored_bytes, .. } = *section;
-                    Place { start, stored_bytes, packing: Packing::Parquet(packed) }
+                    Place { start, stored_bytes, packing: Packing::Parquet(packed), extension }
                 }
             });
             at = end;

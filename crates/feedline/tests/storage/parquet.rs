@@ -74,6 +74,9 @@ fn written(
                     let bytes = there.map(|(_, bytes)| if name == "path" { b"1.jpg".to_vec() } else { bytes.clone() });
                     column.write_batch(&bytes.map(ByteArray::from).collect::<Vec<_>>(), levels, None)
                 }
+                ColumnWriter::DoubleColumnWriter(column) => {
+                    column.write_batch(&there.map(|(label, _)| *label as f64).collect::<Vec<_>>(), levels, None)
+                }
                 _ => panic!("a column of another kind"),
             }
             .unwrap();
@@ -254,6 +257,38 @@ fn several_files_share_their_class_names_and_a_file_beside_them_decides() {
 }
 
 #[test]
+fn a_column_that_is_alone_holds_files_of_any_kind() {
+    let dir = tempfile::tempdir().unwrap();
+    let expect: Vec<&[u8]> = vec![b"\x93NUMPY one", b"\x89PNG two", b"\xff\xd8\xff three", b"four", b""];
+    let rows: Samples = expect.iter().map(|bytes| (0, bytes.to_vec())).collect();
+    for (schema, compression) in [
+        ("message m { required binary array; }", Compression::UNCOMPRESSED),
+        ("message m { optional binary array; }", Compression::SNAPPY),
+        (
+            "message m { optional group image { optional binary bytes; optional binary path (UTF8); } }",
+            Compression::SNAPPY,
+        ),
+    ] {
+        let path = dir.path().join("x.parquet");
+        fs::write(&path, written(schema, &rows, 2, properties(compression).build(), &[])).unwrap();
+        let members = indexed_as("x.parquet", &fs::read(&path).unwrap()).unwrap();
+        let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
+        assert_eq!(names, ["0000000.npy", "0000001.png", "0000002.jpg", "0000003.bin", "0000004.bin"]);
+        assert!(members.iter().all(|member| member.class.is_none()));
+        for (name, expect) in names.iter().zip(&expect) {
+            let file = path.join(name);
+            let (_, stored) = feedline::read::open_file(&file, &storage(&dir.path().join("kept"))).unwrap().unwrap();
+            assert_eq!(stored.read_whole().unwrap(), *expect, "{name}");
+        }
+    }
+    // Beside other columns it is not known what it is.
+    let schema = "message m { required binary array; required binary name (UTF8); }";
+    let bytes = written(schema, &rows, 2, properties(Compression::SNAPPY).build(), &[]);
+    let error = indexed_as("x.parquet", &bytes).unwrap_err();
+    assert!(error.contains("its columns are array: bytes, name: text"), "{error}");
+}
+
+#[test]
 fn a_parquet_file_beside_pictures_or_archives_is_no_archive() {
     let dir = tempfile::tempdir().unwrap();
     for class in ["cat", "dog"] {
@@ -296,7 +331,7 @@ fn files_without_pictures_or_labels_are_refused_in_words() {
     assert!(indexed_as("x.parquet", &bytes(NESTED, &[(3, "path")])).is_ok());
     for (schema, words) in [
         ("message m { required int64 label; }", &["its columns are label: whole numbers; one of bytes"][..]),
-        ("message m { required binary image; }", &["image: bytes", "its label"]),
+        ("message m { required binary image; required double x; }", &["image: bytes", "its label"]),
         ("message m { required binary image (UTF8); required int32 label; }", &["image: text"]),
         ("message m { required binary a; required binary b; required int32 label; }", &["a: bytes, b: bytes"]),
         ("message m { required binary jpg; required int32 a; required int32 b; }", &["a: whole numbers, b: whole"]),
