@@ -541,7 +541,7 @@ fn the_verdict_names_the_stage_and_the_workers_that_would_hide_it() {
         assert!(text.contains(part), "{part:?} is not in: {text}");
     }
     let text = StatsSnapshot { readers: 64, ..slow }.verdict(10.0, 1);
-    assert!(text.contains("raise memory_budget_bytes"), "{text}");
+    assert!(text.contains("More may be under way") && text.contains("memory_budget_bytes"), "{text}");
     // Bytes that are there in time are no limit.
     let text = StatsSnapshot { fetch_s: 0.5, ..slow }.verdict(10.0, 1);
     assert!(text.contains("the limit is decode") && !text.contains("read"), "{text}");
