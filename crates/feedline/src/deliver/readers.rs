@@ -258,9 +258,12 @@ impl Shared {
             }));
             self.stats.add(&mut clock, number);
             let outcomes: Vec<Outcome> = match outcomes {
-                Ok(results) => results.into_iter().zip(raws).map(|(read, raw)| Ok(read.map(|()| raw))).collect(),
+                Ok(results) if results.len() == requests.len() => {
+                    results.into_iter().zip(raws).map(|(read, raw)| Ok(read.map(|()| raw))).collect()
+                }
                 Err(panic) if requests.len() == 1 => vec![Err(panic)],
-                // Each for itself, so that whose fault it was is the only one.
+                // A panic, or too few results: each for itself, so that whose fault it was is the only one, and nobody
+                // waits for ever.
                 _ => requests.iter().map(|request| self.read(request, &stop)).collect(),
             };
 

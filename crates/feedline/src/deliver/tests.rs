@@ -107,7 +107,9 @@ impl Pipeline for Numbered {
     fn read_many(&self, requests: &[Request], raws: &mut [Raw], clock: &mut Clock) -> Vec<Result<()>> {
         assert!(requests.array_windows().all(|[one, next]| self.is_near(one.index, next.index)));
         self.together.fetch_add(requests.len(), Ordering::SeqCst);
-        requests.iter().zip(raws).map(|(request, raw)| self.read(request, raw, clock)).collect()
+        // One that forgets the last of every few: it is read again, by itself.
+        let answered = requests.len() - usize::from(self.slow_reads && requests.len().is_multiple_of(3));
+        requests[..answered].iter().zip(raws).map(|(request, raw)| self.read(request, raw, clock)).collect()
     }
 }
 
