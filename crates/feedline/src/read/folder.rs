@@ -278,6 +278,8 @@ impl Tree {
     ) -> Result<Tree> {
         let archives: Vec<&Object> = objects.iter().filter(|object| is_archive(&object.key)).collect();
         let mut members = archive::indexes(&*source, &archives, &objects, storage, &|_| ())?.into_iter();
+        let is_loose = |object: &&Object| is_data(&object.key) && !is_archive(&object.key);
+        let loose: Vec<&Object> = objects.iter().filter(|_| !archives.is_empty()).filter(is_loose).collect();
         let mut files = Vec::with_capacity(objects.len());
         for (at, object) in (0u32..).zip(&objects) {
             if object.key.strip_suffix(archive::INDEX_EXTENSION).is_some_and(is_archive) {
@@ -297,7 +299,7 @@ impl Tree {
                 (None, Some(split)) if is_found && !members.iter().any(is_split) => format!("{split}/"),
                 _ => String::new(),
             };
-            if is_copy(&source.location(&object.key), &folder, &members, &objects, is_archive)? {
+            if is_copy(&source.location(&object.key), &folder, &members, &loose)? {
                 continue;
             }
             for Member { name, start, stored_bytes, packing, class } in members {
@@ -378,29 +380,24 @@ pub(super) fn compressed(path: impl Into<PathBuf>) -> Error {
     )
 }
 
-/// Whether an archive, of these `members` in `folder`, is what the files beside it were unpacked from. Where there are files
-/// of data, what else it holds is no part of the data set by mistake.
+/// Whether a name is that of a file that samples are made of.
+fn is_data(name: &str) -> bool {
+    let extension = Path::new(name).extension().unwrap_or_default();
+    is_picture(Path::new(name)) || extension == "npy" || extension == "bin"
+}
+
+/// Whether an archive, of these `members` in `folder`, is what the files beside it were unpacked from; `loose` are all files
+/// of data outside of archives, sorted. Where there are some, what else it holds is no part of the data set by mistake.
 ///
 /// # Errors
 /// A member that is data and not beside the archive, where others are.
-fn is_copy(
-    archive: &str,
-    folder: &str,
-    members: &[Member],
-    objects: &[Object],
-    is_archive: &dyn Fn(&str) -> bool,
-) -> Result<bool> {
-    let is_data = |name: &str| {
-        let extension = Path::new(name).extension().unwrap_or_default();
-        is_picture(Path::new(name)) || extension == "npy" || extension == "bin"
-    };
-    let start = objects.partition_point(|object| object.key.as_str() < folder);
-    let mut beside = objects[start..].iter().take_while(|object| object.key.starts_with(folder));
-    let Some(file) = beside.find(|object| is_data(&object.key) && !is_archive(&object.key)) else { return Ok(false) };
+fn is_copy(archive: &str, folder: &str, members: &[Member], loose: &[&Object]) -> Result<bool> {
+    let start = loose.partition_point(|object| object.key.as_str() < folder);
+    let Some(file) = loose.get(start).filter(|object| object.key.starts_with(folder)) else { return Ok(false) };
     let is_beside = |member: &&Member| {
         let name = format!("{folder}{}", member.name);
-        let found = objects.binary_search_by(|object| object.key.cmp(&name));
-        found.is_ok_and(|at| objects[at].size_bytes == member.size_bytes())
+        let found = loose.binary_search_by(|object| object.key.cmp(&name));
+        found.is_ok_and(|at| loose[at].size_bytes == member.size_bytes())
     };
     let mut data = members.iter().filter(|member| member.class.is_some() || is_data(&member.name));
     match data.find(|member| !is_beside(member)) {
