@@ -37,6 +37,19 @@ impl Normalize {
         Normalize { table, formulas: Some([red, green, blue]) }
     }
 
+    /// As [`Normalize::new`], for code that does not work in place: `x.astype(float32) / 255`, from which float64 arrays of
+    /// means are subtracted and by which it is divided, has float64 values, rounded to f32 once at the end.
+    pub fn in_float64(mean: [f64; 3], std: [f64; 3]) -> Normalize {
+        let value = |c: usize, x: usize| ((f64::from(x as f32 / 255.0) - mean[c]) / std[c]) as f32;
+        let table = Box::new(std::array::from_fn(|c| std::array::from_fn(|x| value(c, x))));
+        Normalize { table, formulas: None }
+    }
+
+    /// The values of every byte in every channel.
+    pub fn table(&self) -> &[[f32; 256]; 3] {
+        &self.table
+    }
+
     /// Writes `image` (H, W, 3) to `into` as (3, H, W), left and right exchanged if `mirrored`.
     ///
     /// # Panics

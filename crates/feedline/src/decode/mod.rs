@@ -6,11 +6,13 @@
 mod cache;
 mod jpeg;
 mod npy;
+mod npz;
 mod png;
 mod png_whole;
 
 pub use npy::{NPY_HEADER_BYTES_MAX, NpyHeader};
-pub use png::decode_depth_u16;
+pub use npz::{Number, decode_npy, decode_npz, npz_shape};
+pub use png::{decode_depth_u16, decode_labels_u8};
 
 pub use cache::DecodedCache;
 pub(crate) use cache::Kept;

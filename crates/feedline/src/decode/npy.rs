@@ -1,5 +1,6 @@
 //! The header of a `.npy` file (NumPy enhancement proposal 1, versions 1.0 to 3.0): element type, shape, and where the
-//! elements begin. Owns the little grammar of the header; the elements themselves are delivered as they stand.
+//! elements begin. Owns the little grammar of the header; elements are delivered as they stand, or made numbers of another
+//! type by npz.rs.
 
 use crate::sample::DType;
 
@@ -24,44 +25,65 @@ impl NpyHeader {
     /// A text that says what is wrong: not a `.npy` file, cut, an element type or memory order that cannot be
     /// delivered as it stands (with the line of NumPy that makes it so), a shape whose size overflows. Never panics.
     pub fn parse(bytes: &[u8]) -> Result<NpyHeader, String> {
-        let Some(rest) = bytes.strip_prefix(b"\x93NUMPY") else {
-            let start = &bytes[..bytes.len().min(12)];
-            return Err(format!("not a .npy file (starts with '{}')", start.escape_ascii()));
-        };
-        let cut = || format!("truncated .npy file: the header ends early ({} bytes)", bytes.len());
-        let (length_bytes, header_start) = match rest.first() {
-            Some(1) => (2, 10),
-            Some(2 | 3) => (4, 12),
-            Some(other) => return Err(format!(".npy files of version {other} are not known; save it anew with NumPy")),
-            None => return Err(cut()),
-        };
-        let length = rest.get(2..2 + length_bytes).ok_or_else(cut)?;
-        let length = length.iter().rev().fold(0, |value, byte| value << 8 | usize::from(*byte));
-        let data_offset_bytes = header_start + length;
-        if data_offset_bytes > NPY_HEADER_BYTES_MAX {
-            return Err(format!(
-                "the .npy header has {data_offset_bytes} bytes, more than the {NPY_HEADER_BYTES_MAX} allowed; \
-                 save the array without field names"
-            ));
-        }
-        let text = bytes.get(header_start..data_offset_bytes).ok_or_else(cut)?;
-        let text = std::str::from_utf8(text).map_err(|_| "damaged .npy header: it is not text".to_owned())?;
-        let entries =
-            Entries::parse(text).ok_or_else(|| format!("damaged .npy header: {}", text.trim().escape_debug()))?;
-        if entries.fortran_order && entries.shape.len() > 1 {
-            return Err("the array is stored column by column (fortran_order); \
-                        save numpy.ascontiguousarray(array) instead"
-                .into());
-        }
-        let dtype = dtype(entries.descr)?;
-        let size = entries.shape.iter().try_fold(dtype.size_bytes(), |size, &axis| size.checked_mul(axis));
+        let Head { descr, shape, data_offset_bytes } = head(bytes)?;
+        let dtype = dtype(descr)?;
+        let size = shape.iter().try_fold(dtype.size_bytes(), |size, &axis| size.checked_mul(axis));
         match size {
-            Some(size) if size <= isize::MAX as usize => {
-                Ok(NpyHeader { dtype, shape: entries.shape, data_offset_bytes })
-            }
-            _ => Err(format!("damaged .npy header: no memory holds the shape {:?}", entries.shape)),
+            Some(size) if size <= isize::MAX as usize => Ok(NpyHeader { dtype, shape, data_offset_bytes }),
+            _ => Err(format!("damaged .npy header: no memory holds the shape {shape:?}")),
         }
     }
+}
+
+/// What a header says, whatever its elements are.
+pub(super) struct Head<'a> {
+    /// NumPy's name of the element type.
+    pub(super) descr: &'a str,
+    pub(super) shape: Vec<usize>,
+    pub(super) data_offset_bytes: usize,
+}
+
+/// How many bytes the header has, by its first 12.
+pub(super) fn header_bytes(start: &[u8; 12]) -> Option<usize> {
+    let length = match (start.strip_prefix(b"\x93NUMPY")?, &start[8..]) {
+        ([1, ..], [low, high, ..]) => 10 + usize::from(u16::from_le_bytes([*low, *high])),
+        ([2 | 3, ..], [a, b, c, d]) => 12 + u32::from_le_bytes([*a, *b, *c, *d]) as usize,
+        _ => return None,
+    };
+    (12..=NPY_HEADER_BYTES_MAX).contains(&length).then_some(length)
+}
+
+/// Reads a header; see [`NpyHeader::parse`].
+pub(super) fn head(bytes: &[u8]) -> Result<Head<'_>, String> {
+    let Some(rest) = bytes.strip_prefix(b"\x93NUMPY") else {
+        let start = &bytes[..bytes.len().min(12)];
+        return Err(format!("not a .npy file (starts with '{}')", start.escape_ascii()));
+    };
+    let cut = || format!("truncated .npy file: the header ends early ({} bytes)", bytes.len());
+    let (length_bytes, header_start) = match rest.first() {
+        Some(1) => (2, 10),
+        Some(2 | 3) => (4, 12),
+        Some(other) => return Err(format!(".npy files of version {other} are not known; save it anew with NumPy")),
+        None => return Err(cut()),
+    };
+    let length = rest.get(2..2 + length_bytes).ok_or_else(cut)?;
+    let length = length.iter().rev().fold(0, |value, byte| value << 8 | usize::from(*byte));
+    let data_offset_bytes = header_start + length;
+    if data_offset_bytes > NPY_HEADER_BYTES_MAX {
+        return Err(format!(
+            "the .npy header has {data_offset_bytes} bytes, more than the {NPY_HEADER_BYTES_MAX} allowed; \
+                 save the array without field names"
+        ));
+    }
+    let text = bytes.get(header_start..data_offset_bytes).ok_or_else(cut)?;
+    let text = std::str::from_utf8(text).map_err(|_| "damaged .npy header: it is not text".to_owned())?;
+    let entries = Entries::parse(text).ok_or_else(|| format!("damaged .npy header: {}", text.trim().escape_debug()))?;
+    if entries.fortran_order && entries.shape.len() > 1 {
+        return Err("the array is stored column by column (fortran_order); \
+                        save numpy.ascontiguousarray(array) instead"
+            .into());
+    }
+    Ok(Head { descr: entries.descr, shape: entries.shape, data_offset_bytes })
 }
 
 fn dtype(descr: &str) -> Result<DType, String> {

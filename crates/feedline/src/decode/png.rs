@@ -158,6 +158,54 @@ fn decode_depth_carefully(bytes: &[u8], width_px: u32, height_px: u32, out: &mut
     Ok(())
 }
 
+/// Decodes a PNG whose pixels are numbers and not colours, as labels are stored: 8-bit grey as it is, of a palette the places
+/// in it (what `numpy.asarray(PIL.Image.open(..))` gives; OpenCV makes grey of the palette's colours). Into `out`,
+/// row-major (H, W), whose allocation is reused.
+///
+/// # Returns
+/// Width and height.
+///
+/// # Errors
+/// A text that says what is wrong: not a PNG, truncated, damaged, pixels of another kind, more than `limits` allow. Never
+/// panics, whatever the bytes.
+pub fn decode_labels_u8(bytes: &[u8], limits: &Limits, out: &mut Vec<u8>) -> Result<(u32, u32), String> {
+    guarded(|| {
+        let Format::Png = format(bytes)? else { return Err("not a PNG; labels are read from PNG".into()) };
+        if let Some(header) = png_whole::header(bytes).filter(|header| header.pixels == Pixels::Grey8) {
+            check_size(header.width_px, header.height_px, limits)?;
+            out.clear();
+            if png_whole::rows(bytes, header, |row| out.extend_from_slice(row)).is_some() {
+                return Ok((header.width_px, header.height_px));
+            }
+        }
+        decode_labels_carefully(bytes, limits, out)
+    })
+}
+
+fn decode_labels_carefully(bytes: &[u8], limits: &Limits, out: &mut Vec<u8>) -> Result<(u32, u32), String> {
+    let mut decoder = open(bytes);
+    decoder.set_transformations(Transformations::IDENTITY);
+    let info = decoder.read_header_info().map_err(|e| explain(e, bytes, None))?;
+    let (width, height, color, depth) = (info.width, info.height, info.color_type, info.bit_depth);
+    check_size(width, height, limits)?;
+    let bits = depth as usize;
+    if !(color == ColorType::Indexed || (color, depth) == (ColorType::Grayscale, BitDepth::Eight)) {
+        return Err(format!("its pixels are {color:?} of {bits} bits; labels are read from 8-bit grey or a palette"));
+    }
+    let mut reader = decoder.read_info().map_err(|e| explain(e, bytes, None))?;
+    let row_bytes = (width as usize * bits).div_ceil(8);
+    let mut packed = vec![0; row_bytes * height as usize];
+    reader.next_frame(&mut packed).map_err(|e| explain(e, bytes, None))?;
+    reader.finish().map_err(|e| explain(e, bytes, None))?;
+    out.clear();
+    for row in packed.chunks_exact(row_bytes) {
+        // The first pixel of a byte stands in its high bits.
+        let pixel = |x: usize| row[x * bits / 8] >> (8 - bits - x * bits % 8) & (0xFF >> (8 - bits)) as u8;
+        out.extend((0..width as usize).map(pixel));
+    }
+    Ok((width, height))
+}
+
 /// Drops alpha and spreads grey, within the buffer.
 fn reduce_to_rgb(pixels: &mut Vec<u8>, color: ColorType) {
     let count = pixels.len() / color.samples();
@@ -350,6 +398,55 @@ mod tests {
         // An end that is not an end, and none at all.
         assert!(whole(&good[..good.len() - 12]).is_none());
         assert!(careful(&good[..good.len() - 12]).is_err());
+    }
+
+    #[test]
+    fn labels_are_grey_values_or_places_in_a_palette() {
+        let mut rng = SampleRng::new(4, 0, 0, "labels");
+        let mut out = Vec::new();
+        for (color, depth) in [
+            (ColorType::Grayscale, BitDepth::Eight),
+            (ColorType::Indexed, BitDepth::Eight),
+            (ColorType::Indexed, BitDepth::Four),
+            (ColorType::Indexed, BitDepth::Two),
+            (ColorType::Indexed, BitDepth::One),
+        ] {
+            let (width, height, bits) = (7usize, 5usize, depth as usize);
+            let values: Vec<u8> = (0..width * height).map(|_| rng.below(1 << bits.min(7)) as u8).collect();
+            let mut packed = Vec::new();
+            for row in values.chunks(width) {
+                let mut bytes = vec![0u8; (width * bits).div_ceil(8)];
+                for (x, value) in row.iter().enumerate() {
+                    bytes[x * bits / 8] |= value << (8 - bits - x * bits % 8);
+                }
+                packed.extend(bytes);
+            }
+            let mut file = Vec::new();
+            let mut encoder = Encoder::new(&mut file, width as u32, height as u32);
+            encoder.set_color(color);
+            encoder.set_depth(depth);
+            if color == ColorType::Indexed {
+                encoder.set_palette((0..3usize << bits).map(|i| 255 - i as u8).collect::<Vec<u8>>());
+            }
+            let mut writer = encoder.write_header().unwrap();
+            writer.write_image_data(&packed).unwrap();
+            writer.finish().unwrap();
+            assert_eq!(decode_labels_u8(&file, &LIMITS, &mut out), Ok((7, 5)), "{color:?} {depth:?}");
+            assert_eq!(out, values, "{color:?} {depth:?}");
+            if depth == BitDepth::Eight {
+                assert_eq!(decode_labels_carefully(&file, &LIMITS, &mut out), Ok((7, 5)));
+                assert_eq!(out, values);
+            }
+            for end in 0..file.len() {
+                assert!(decode_labels_u8(&file[..end], &LIMITS, &mut out).is_err(), "{end} of {} bytes", file.len());
+            }
+        }
+        for (color, depth) in [(ColorType::Rgb, BitDepth::Eight), (ColorType::Grayscale, BitDepth::Sixteen)] {
+            let bytes = picture(color, depth, Filter::Sub, 1 << 15, &mut rng);
+            let problem = decode_labels_u8(&bytes, &LIMITS, &mut out).unwrap_err();
+            assert!(problem.contains("8-bit grey or a palette"), "{problem}");
+        }
+        assert!(decode_labels_u8(b"\xff\xd8\xff\xe0 a JPEG", &LIMITS, &mut out).unwrap_err().contains("not a PNG"));
     }
 
     #[test]

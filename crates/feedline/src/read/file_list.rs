@@ -1,15 +1,16 @@
-//! The files of one folder, one sample each. Owns their order, which depends on their names alone, and their sizes; never
-//! opens them.
+//! Files, wherever they lie: those of one folder, or those that a list names. Owns their order, which depends on their
+//! names or the list alone, and their sizes; never opens them.
 
-use super::folder::Folder;
+use super::folder::{Folder, holds_archives, is_in_archive};
 use super::read_start;
-use super::source::ReadError;
-use super::stored::Stored;
+use super::source::{ReadError, Stop};
+use super::storage::{Storage, is_url};
+use super::stored::{Stored, read_sample};
 use crate::error::{Error, Result};
 use crate::plan::rng::{hash_name, hash_words};
 use std::ffi::OsStr;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// One file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,10 +21,10 @@ pub struct FileEntry {
     pub size_bytes: u64,
 }
 
-/// The files of one kind in a folder, in the bytewise order of their names. Never empty.
+/// The files of one kind in a folder, in the bytewise order of their names, or those of a list in its order. Never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileList {
-    /// The extension they share, in lower case.
+    /// The extension that the files of a folder share, in lower case; empty for those of a list.
     pub extension: String,
     /// The files in their fixed order.
     pub entries: Vec<FileEntry>,
@@ -73,13 +74,66 @@ impl FileList {
         let stored = folder.stored(entries.iter().map(|entry| &*entry.path));
         let stored =
             stored.map_err(|at| Error::dataset(&entries[at].path, "it is not there", "List the bucket anew"))?;
-        for (at, entry) in (0u64..).zip(&mut entries) {
-            entry.size_bytes = match &stored {
+        FileList { extension: extension.into(), entries, stored }.sized()
+    }
+
+    /// The files at `paths`, at least one: all of them on this machine, below one URL, or in archives in the deepest folder
+    /// that is common to them. What is wrong with one that is not there is `missing`'s to say, given its place.
+    ///
+    /// # Errors
+    /// A place that cannot be opened or listed; files in several places; what `missing` gives for the first.
+    pub fn of_paths(paths: Vec<PathBuf>, storage: &Storage, missing: impl Fn(usize) -> Error) -> Result<FileList> {
+        let mut paths: Vec<PathBuf> = paths.iter().map(|path| storage.resolve(path)).collect();
+        let urls = paths.iter().filter(|path| is_url(path)).count();
+        if urls > 0 && urls < paths.len() {
+            let (mine, other) = (paths.iter().find(|path| !is_url(path)), paths.iter().find(|path| is_url(path)));
+            let [mine, other] = [mine, other].map(|path| path.map_or(String::new(), |path| path.display().to_string()));
+            return Err(Error::config(
+                format!("{mine} is a file of this machine, but {other} is not"),
+                "Keep all files of a data set in one place",
+            ));
+        }
+        let mut folder = None;
+        if urls > 0 {
+            folder = Some(Folder::of_files(&paths, storage)?);
+        } else if paths.iter().any(|path| !path.is_file()) {
+            let archived = |folder: &&Path| is_in_archive(folder) || holds_archives(folder);
+            if let Some(root) = common_folder(&paths).filter(|root| archived(&root.as_path())) {
+                let opened = Folder::open(&root, storage)?;
+                let inside = |path: &PathBuf| opened.path().join(path.strip_prefix(&root).unwrap_or(path));
+                paths = paths.iter().map(inside).collect();
+                folder = Some(opened);
+            }
+        }
+        let stored = match &folder {
+            Some(folder) => folder.stored(paths.iter().map(|path| &**path)).map_err(&missing)?,
+            None => match paths.iter().position(|path| !path.is_file()) {
+                Some(at) => return Err(missing(at)),
+                None => None,
+            },
+        };
+        let entries = paths.into_iter().map(|path| FileEntry { path, size_bytes: 0 }).collect();
+        FileList { extension: String::new(), entries, stored }.sized()
+    }
+
+    fn sized(mut self) -> Result<FileList> {
+        for (at, entry) in (0u64..).zip(&mut self.entries) {
+            entry.size_bytes = match &self.stored {
                 Some(stored) => stored.size_bytes(at),
                 None => fs::metadata(&entry.path).map_err(|source| Error::io("look at", &entry.path, source))?.len(),
             };
         }
-        Ok(FileList { extension: extension.into(), entries, stored })
+        Ok(self)
+    }
+
+    /// The whole of a file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with the file's name or URL.
+    pub fn read_whole(&self, at: usize) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        read_sample(self.stored.as_ref(), at as u64, &self.entries[at].path, &Stop::default(), &mut bytes)?;
+        Ok(bytes)
     }
 
     /// The first bytes of a file, at most `most_bytes`.
@@ -104,9 +158,32 @@ impl FileList {
     }
 }
 
+/// The deepest folder that all `paths` lie in.
+fn common_folder(paths: &[PathBuf]) -> Option<PathBuf> {
+    let folders = paths.iter().map(|path| path.parent().unwrap_or(Path::new("")));
+    let common = folders
+        .reduce(|common, folder| common.ancestors().find(|common| folder.starts_with(common)).unwrap_or(Path::new("")));
+    common.map(Path::to_path_buf)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_of_a_list_keep_its_order_and_the_first_missing_one_is_named() {
+        let dir = folder(&[("b.bin", 2), ("a.bin", 1)]);
+        let paths = |names: &[&str]| names.iter().map(|name| dir.path().join(name)).collect::<Vec<_>>();
+        let missing = |at: usize| Error::dataset(Path::new("list"), format!("line {at} is not there"), "Correct it");
+        let list = FileList::of_paths(paths(&["b.bin", "a.bin", "b.bin"]), &Storage::default(), missing).unwrap();
+        assert_eq!(list.entries.iter().map(|entry| entry.size_bytes).collect::<Vec<_>>(), [2, 1, 2]);
+        assert_eq!(list.read_whole(0).unwrap(), [0, 0]);
+        let error = FileList::of_paths(paths(&["b.bin", "c.bin"]), &Storage::default(), missing).unwrap_err();
+        assert!(error.to_string().contains("line 1 is not there"), "{error}");
+        let mixed = [paths(&["b.bin"]), vec!["s3://bucket/a.bin".into()]].concat();
+        let error = FileList::of_paths(mixed, &Storage::default(), missing).unwrap_err();
+        assert!(error.to_string().contains("one place"), "{error}");
+    }
 
     fn folder(files: &[(&str, usize)]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
