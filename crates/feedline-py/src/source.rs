@@ -9,8 +9,9 @@ use feedline::decode::{DecodedCache, Limits};
 use feedline::fused::DecodeMode;
 use feedline::images::{Images, ImagesOptions, Step};
 use feedline::pipeline::Pipeline;
-use feedline::read::{Folder, ImageEntry, ImageList, Storage, is_in_archive, is_url, read_classes};
+use feedline::read::{Credentials, Folder, ImageEntry, ImageList, Storage, is_in_archive, is_url, read_classes};
 use feedline::{Error, Result};
+use feedline_recipes::scene_completion;
 use pyo3::prelude::*;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -127,6 +128,37 @@ impl Source {
     fn array_files(py: Python<'_>, path: PathBuf, shape: Option<Vec<usize>>, storage: &str) -> PyResult<Source> {
         let opened = py.detach(|| feedline_recipes::arrays::open(&path, shape.as_deref(), &parse_storage(storage)?));
         Ok(Source { pipeline: opened.map_err(|e| raise(py, e))?, list: None })
+    }
+
+    /// Files for scene completion: `files`, `options` and `storage` of `feedline_recipes::scene_completion::open` in one JSON
+    /// object; what is null is the default. `credentials` are an access key, a secret and perhaps a token.
+    #[staticmethod]
+    #[pyo3(signature = (options, credentials))]
+    fn scenes(
+        py: Python<'_>,
+        options: &str,
+        credentials: Option<(String, String, Option<String>)>,
+    ) -> PyResult<Source> {
+        let open = || -> Result<Source> {
+            let wrong = |e: serde_json::Error| Error::config(format!("scenes: {e}"), "See NYUv2 for the settings");
+            let mut said: serde_json::Map<String, serde_json::Value> = serde_json::from_str(options).map_err(wrong)?;
+            said.retain(|_, value| !value.is_null());
+            let storage = said.remove("storage").map_or(Ok("{}".into()), |storage| serde_json::to_string(&storage));
+            let mut storage = parse_storage(&storage.map_err(wrong)?)?;
+            storage.credentials = credentials.map(|(access_key_id, secret_access_key, session_token)| Credentials {
+                access_key_id,
+                secret_access_key,
+                session_token,
+            });
+            let roots = ["img_root", "gt_root", "hha_root", "mapping_root", "list", "split"];
+            let files = roots.map(|name| (name.to_owned(), said.remove(name).unwrap_or_default()));
+            let files =
+                serde_json::from_value(serde_json::Value::Object(files.into_iter().collect())).map_err(wrong)?;
+            let options = serde_json::from_value(serde_json::Value::Object(said)).map_err(wrong)?;
+            let pipeline = Arc::new(scene_completion::open(&files, &options, &storage)?);
+            Ok(Source { pipeline, list: None })
+        };
+        py.detach(open).map_err(|e| raise(py, e))
     }
 
     /// (name, array) of equal length in memory.

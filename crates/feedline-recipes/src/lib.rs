@@ -8,3 +8,5 @@ pub mod arrays;
 pub mod burn_loader;
 
 pub mod classification;
+
+pub mod scene_completion;

@@ -56,12 +56,20 @@ impl Normalize {
     /// If `into` does not hold exactly `3 * H * W` values.
     pub fn write_chw(&self, image: &RgbImage, mirrored: bool, into: &mut [f32]) {
         assert_eq!(into.len(), image.pixels.len(), "one float per byte of the image");
-        // Only a mirror cares where a row ends.
+        let (red, rest) = into.split_at_mut(image.pixels.len() / 3);
+        let (green, blue) = rest.split_at_mut(image.pixels.len() / 3);
+        self.write_planes(image, mirrored, [red, green, blue]);
+    }
+
+    /// As [`Normalize::write_chw`], to the planes of red, green and blue, wherever they are.
+    ///
+    /// # Panics
+    /// If a plane does not hold exactly `H * W` values.
+    pub fn write_planes(&self, image: &RgbImage, mirrored: bool, planes: [&mut [f32]; 3]) {
         let pixels = image.pixels.as_chunks::<3>().0;
+        assert!(planes.iter().all(|plane| plane.len() == pixels.len()), "one float per byte of the image");
+        // Only a mirror cares where a row ends.
         let row_px = if mirrored { image.width_px as usize } else { pixels.len() };
-        let (red, rest) = into.split_at_mut(pixels.len());
-        let (green, blue) = rest.split_at_mut(pixels.len());
-        let planes = [red, green, blue];
         #[cfg(target_arch = "x86_64")]
         if let Some(formulas) = &self.formulas
             && is_x86_feature_detected!("avx2")

@@ -35,6 +35,16 @@ impl NpyHeader {
     }
 }
 
+impl NpyHeader {
+    /// The shape alone, whatever the elements are.
+    ///
+    /// # Errors
+    /// As [`NpyHeader::parse`], but for the element type.
+    pub fn shape(bytes: &[u8]) -> Result<Vec<usize>, String> {
+        head(bytes).map(|head| head.shape)
+    }
+}
+
 /// What a header says, whatever its elements are.
 pub(super) struct Head<'a> {
     /// NumPy's name of the element type.

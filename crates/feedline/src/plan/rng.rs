@@ -24,12 +24,12 @@ pub(crate) fn mix(mut z: u64) -> u64 {
 }
 
 /// A 64-bit hash of a sequence of words; order matters, so no two keys coincide the way sums do.
-pub(crate) fn hash_words(words: &[u64]) -> u64 {
+pub fn hash_words(words: &[u64]) -> u64 {
     words.iter().fold(0x243F_6A88_85A3_08D3, |h, &w| mix(h.rotate_left(5) ^ mix(w.wrapping_add(0x9E37_79B9_7F4A_7C15))))
 }
 
 /// FNV-1a, for names; `const` so that a stage's key costs nothing at run time.
-pub(crate) const fn hash_name(name: &str) -> u64 {
+pub const fn hash_name(name: &str) -> u64 {
     let bytes = name.as_bytes();
     let mut h = 0xCBF2_9CE4_8422_2325_u64;
     let mut i = 0;

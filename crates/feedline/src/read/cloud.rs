@@ -3,10 +3,11 @@
 //! limits and caching are the wrappers' beside this file.
 
 use super::source::{Fault, Get, Object, PATIENCE, ReadError, Source, Stop};
-use super::storage::Storage;
+use super::storage::{Credentials, Storage};
 use crate::error::{Error, Result};
 use futures_util::{StreamExt, TryStreamExt};
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::StaticCredentialProvider;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential};
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpService, ReqwestConnector,
@@ -309,6 +310,13 @@ fn version(meta: &ObjectMeta) -> String {
 /// writes, else of the machine (web identity, container, instance).
 fn s3(bucket: &str, storage: &Storage) -> AmazonS3Builder {
     let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_skip_signature(storage.anonymous);
+    if let Some(Credentials { access_key_id, secret_access_key, session_token }) = &storage.credentials {
+        builder = builder.with_credentials(Arc::new(StaticCredentialProvider::new(AwsCredential {
+            key_id: access_key_id.clone(),
+            secret_key: secret_access_key.clone(),
+            token: session_token.clone(),
+        })));
+    }
     let profile = profile();
     let given = |builder: &AmazonS3Builder, key: AmazonS3ConfigKey| builder.get_config_value(&key).is_some();
     if !given(&builder, AmazonS3ConfigKey::AccessKeyId) && !storage.anonymous {

@@ -38,7 +38,7 @@ pub use local::LocalFiles;
 pub use parquet::{Packed as ParquetPacked, ParquetCodec};
 pub use retry::Retry;
 pub use source::{Fault, Get, Object, ReadError, Source, Stop};
-pub use storage::{Storage, is_url};
+pub use storage::{Credentials, Storage, is_url};
 pub use stored::{Stored, read_sample};
 pub use timeout::Timeout;
 pub use zip::Packed;

@@ -8,13 +8,14 @@ use super::{coalesce::Coalesce, limit::Limit, retry::Retry, timeout::Timeout};
 use crate::error::{Error, Result};
 use crate::plan::rng::{hash_name, hash_words};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How objects are read. Changes speed and patience, never what is read. Credentials are not settings: they come from
-/// where the provider's own tools take them.
+/// where the provider's own tools take them, or from a client of the caller's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Storage {
@@ -38,6 +39,24 @@ pub struct Storage {
     pub map: String,
     /// Where listings are kept; empty is `feedline/listings` in the user's folder for caches.
     pub listings_dir: PathBuf,
+    /// What another client of the caller's signs with, in place of the environment. Never written anywhere.
+    #[serde(skip)]
+    pub credentials: Option<Credentials>,
+}
+
+/// Keys of an S3 account.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    pub access_key_id: String,
+    pub secret_access_key: String,
+    pub session_token: Option<String>,
+}
+
+impl fmt::Debug for Credentials {
+    /// Without them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credentials(...)")
+    }
 }
 
 impl Default for Storage {
@@ -53,6 +72,7 @@ impl Default for Storage {
             cache_bytes: 0,
             map: String::new(),
             listings_dir: PathBuf::new(),
+            credentials: None,
         }
     }
 }

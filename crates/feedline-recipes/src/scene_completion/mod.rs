@@ -1,0 +1,12 @@
+//! The scene completion recipe: RGB, HHA, distances, labels and what joins pixels and voxels, as TorchSSC's loader
+//! delivers them, and RGB-D segmentation lists. Owns the files of a data set and what they become.
+
+mod augment;
+
+pub mod data;
+
+mod list;
+
+pub use augment::SceneAugment;
+pub use data::{ChannelOrder, SceneOptions, Scenes, open};
+pub use list::{Layout, SceneFiles};
