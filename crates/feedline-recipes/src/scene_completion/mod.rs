@@ -7,6 +7,8 @@ pub mod data;
 
 mod list;
 
+pub mod picture;
+
 pub use augment::SceneAugment;
 pub use data::{ChannelOrder, SceneOptions, Scenes, open};
 pub use list::{Layout, SceneFiles};
