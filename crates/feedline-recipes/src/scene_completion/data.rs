@@ -9,8 +9,8 @@ use feedline::augment::normalize::{IMAGENET_MEAN, IMAGENET_STD, Normalize};
 use feedline::decode::{Limits, NpyHeader, RgbImage, decode_labels_u8, decode_npy, decode_npz, decode_rgb, npz_shape};
 use feedline::deliver::Clock;
 use feedline::pipeline::{Pipeline, Raw};
-use feedline::plan::Request;
 use feedline::plan::rng::{hash_name, hash_words};
+use feedline::plan::{Plan, Request};
 use feedline::read::{ReadError, Storage, Stored, read_sample};
 use feedline::{Array, DType, Error, FieldSpec, Result, Slot, Stage};
 use serde::{Deserialize, Serialize};
@@ -335,12 +335,18 @@ impl Pipeline for Scenes {
         self.list.files.entries[first..first + self.list.parts.len()].iter().map(|file| file.size_bytes).sum()
     }
 
+    fn follow(&self, plan: &Plan) -> Result<()> {
+        let parts = self.list.parts.len() as u64;
+        self.stored().map_or(Ok(()), |stored| stored.follow_parts(plan, parts))
+    }
+
     fn read(&self, request: &Request, raw: &mut Raw, clock: &mut Clock) -> Result<()> {
         let count = self.list.parts.len();
         raw.resize_with(count, Vec::new);
         let first = request.index * count as u64;
         match self.stored() {
             Some(stored) => {
+                stored.reached(request.epoch, request.position);
                 let files: Vec<u64> = (first..first + count as u64).collect();
                 let results = stored.read_many(&files, clock.stop_signal(), raw);
                 results.into_iter().try_for_each(|result| result.map_err(ReadError::into_error))?;

@@ -160,17 +160,18 @@ impl Cache {
         Ok(cache)
     }
 
-    /// From now on the samples with these objects, or parts of them, are kept by when `outlook` says that they are needed.
+    /// From now on the samples with these objects, or parts of them, each by its number, are kept by when `outlook` says
+    /// that they are needed.
     ///
     /// # Errors
     /// A budget that is smaller than the largest object, which is named.
     pub fn follow<'a>(
         &self,
-        samples: impl Iterator<Item = (&'a Object, Range<u64>)>,
+        samples: impl Iterator<Item = (u64, (&'a Object, Range<u64>))>,
         outlook: Weak<dyn Outlook>,
     ) -> Result<()> {
         let mut entries = HashMap::new();
-        for (sample, (Object { key, version, .. }, range)) in (0u64..).zip(samples) {
+        for (sample, (Object { key, version, .. }, range)) in samples {
             let location = self.inner.location(key);
             let identity = identity(&location, version, range.start, range.end);
             let size_bytes = range.end - range.start;

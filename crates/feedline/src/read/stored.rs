@@ -271,10 +271,18 @@ impl Stored {
     /// # Errors
     /// A cache that is too small for one sample.
     pub fn follow(&self, plan: &Plan) -> Result<()> {
+        self.follow_parts(plan, 1)
+    }
+
+    /// As [`Stored::follow`], where a sample of the plan is so many files, one behind the other.
+    ///
+    /// # Errors
+    /// As [`Stored::follow`].
+    pub fn follow_parts(&self, plan: &Plan, parts: u64) -> Result<()> {
         let Some(cache) = self.source.cache().filter(|_| self.extents.len() <= MOST_FOLLOWED) else { return Ok(()) };
         let order = Arc::new(Order::new(plan.clone()));
         let weak = Arc::downgrade(&order);
-        cache.follow((0..self.extents.len()).map(|sample| self.place(sample)), weak)?;
+        cache.follow((0..self.extents.len()).map(|file| (file / parts.max(1), self.place(file))), weak)?;
         *self.outlook.lock().unwrap_or_else(PoisonError::into_inner) = Some(order);
         Ok(())
     }
