@@ -15,9 +15,10 @@ pub enum Event {
     Warning { message: String },
     /// A sample was replaced by another.
     Replaced(Replaced),
-    /// A pass over the training split begins. Epochs count from 1 here and in every file a person reads.
+    /// A pass over the training split begins, or goes on at `step`; `lr` is that of the next step. Epochs count from 1 here
+    /// and in every file a person reads.
     EpochStart { epoch: u64, epochs: u64, steps: u64, step: u64, frozen: bool, batch_size: u64, lr: f64 },
-    /// One optimiser step is done; means over the running epoch.
+    /// One optimiser step is done; loss and metrics of the running epoch so far.
     Step {
         epoch: u64,
         step: u64,
@@ -45,9 +46,10 @@ pub struct EpochRecord {
     pub epoch: u64,
     pub train_loss: f64,
     pub val_loss: f64,
-    /// Mean of each metric, in the order of the task's names.
+    /// Each metric, in the order of the task's names.
     pub train_metrics: Vec<f64>,
     pub val_metrics: Vec<f64>,
+    /// Learning rate of the last step.
     pub lr: f64,
     /// Training samples per second of training time (evaluation excluded).
     pub images_per_second: f64,

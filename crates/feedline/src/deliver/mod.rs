@@ -206,6 +206,11 @@ impl Loader {
         self.epoch
     }
 
+    /// Global positions of [`Loader::epoch`] delivered so far, on all ranks together.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
     /// Goes to the beginning of an epoch. Nobody has to call this: a loader counts its epochs itself. An epoch from before
     /// the weights of a mixture changed is not what it was then: the weights of now hold in it.
     pub fn set_epoch(&mut self, epoch: u64) {

@@ -42,6 +42,9 @@ pub struct Progress {
     pub train_seconds: f64,
     /// Seconds of these spent waiting for data.
     pub wait_seconds: f64,
+    /// Learning rate of the last step of the running epoch; `None` before its first, or if an older version saved it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lr: Option<f64>,
     /// Sums over the running epoch so far.
     pub tally: Tally,
     /// Epochs that are done.

@@ -34,8 +34,9 @@ pub struct Phase {
     pub frozen: bool,
     /// Global batch size, over all ranks.
     pub batch_size: u64,
-    /// Learning rate of an epoch (from 0).
-    pub lr: Box<dyn Fn(u64) -> f64>,
+    /// Learning rate of a step, from its epoch (from 0) and the global positions of that epoch that were consumed before
+    /// it. A rate per epoch looks at the epoch alone.
+    pub lr: Box<dyn Fn(u64, u64) -> f64>,
 }
 
 /// Settings of the loop.
@@ -158,20 +159,25 @@ pub fn fit(
             let (epoch, epochs) = (progress.epoch + 1, options.epochs);
             // Not the loader's length: a resume may have changed the number of ranks or the batch in mid-epoch.
             let steps = progress.step + if progress.trained { 0 } else { train.left() };
-            let lr = (phase.lr)(progress.epoch);
+            // Of the steps before, where the epoch's training is done: the loader stands at the next epoch then.
+            let last_lr = progress.lr.filter(|_| progress.trained);
+            let mut lr = last_lr.unwrap_or_else(|| (phase.lr)(progress.epoch, train.position()));
             let (step, frozen, batch_size) = (progress.step, phase.frozen, share * ranks);
             sink.emit(&Event::EpochStart { epoch, epochs, steps, step, frozen, batch_size, lr })?;
 
             let before = train.stats();
             let (mut began, mut waited) = (Instant::now(), before.wait_s);
             while !progress.trained {
+                let position = train.position();
                 let Some(batch) = train.next_batch()? else {
                     progress.trained = true;
                     break;
                 };
+                lr = (phase.lr)(progress.epoch, position);
                 let tally = task.train_step(&batch, lr, group)?;
                 progress.tally.add(&tally);
                 progress.step += 1;
+                progress.lr = Some(lr);
                 let now = train.stats().wait_s;
                 progress.wait_seconds += now - waited;
                 progress.train_seconds += began.elapsed().as_secs_f64();
@@ -182,7 +188,7 @@ pub fn fit(
                     step: progress.step,
                     steps,
                     loss: progress.tally.loss(),
-                    metrics: means(&progress.tally),
+                    metrics: task.metrics(&progress.tally),
                     lr,
                     images_per_second: progress.tally.samples as f64 / seconds,
                     data_wait_share: progress.wait_seconds / seconds,
@@ -215,8 +221,8 @@ pub fn fit(
                 epoch,
                 train_loss: progress.tally.loss(),
                 val_loss: val_tally.loss(),
-                train_metrics: means(&progress.tally),
-                val_metrics: means(&val_tally),
+                train_metrics: task.metrics(&progress.tally),
+                val_metrics: task.metrics(&val_tally),
                 lr,
                 images_per_second: progress.tally.samples as f64 / progress.train_seconds.max(1e-9),
                 data_wait_share: progress.wait_seconds / progress.train_seconds.max(1e-9),
@@ -275,7 +281,7 @@ impl Together<'_> {
     /// One pass over the validation split; `None` if it was stopped. Ranks may differ by one batch: those that are
     /// through early still answer whether they want to stop.
     fn evaluate(&self, task: &mut dyn Task, val: &mut Loader, epoch: u64) -> Result<Option<Tally>> {
-        let mut tally = Tally { metric_sums: vec![0.0; task.metric_names().len()], ..Tally::default() };
+        let mut tally = Tally { metric_sums: vec![0.0; task.metric_sums_len()], ..Tally::default() };
         let batch_size = val.options().batch_size;
         let steps = val.plan().num_batches(0, 0, batch_size, false); // of rank 0, which has the most
         val.set_epoch(0); // the same pictures every time, whatever random numbers a pipeline draws
@@ -304,10 +310,6 @@ impl Together<'_> {
         let (epoch, step) = (progress.epoch, progress.step);
         self.sink.emit(&Event::Checkpoint { path: path.display().to_string(), epoch, step, best })
     }
-}
-
-fn means(tally: &Tally) -> Vec<f64> {
-    (0..tally.metric_sums.len()).map(|at| tally.metric(at)).collect()
 }
 
 #[cfg(test)]

@@ -32,7 +32,8 @@ pub struct Tally {
     pub samples: u64,
     /// Sum of the loss over these samples.
     pub loss_sum: f64,
-    /// Sums of the task's metrics over these samples, in the order of [`Task::metric_names`].
+    /// Sums over these samples from which [`Task::metrics`] makes the metrics: of the metrics themselves, unless the task
+    /// says otherwise.
     pub metric_sums: Vec<f64>,
 }
 
@@ -87,8 +88,19 @@ pub struct TaskState {
 
 /// What is trained: a model with its loss and optimiser. The loop calls these methods and nothing else.
 pub trait Task {
-    /// Names of the metrics summed in [`Tally::metric_sums`], e.g. `["accuracy"]`.
+    /// Names of the metrics, e.g. `["accuracy"]`.
     fn metric_names(&self) -> &'static [&'static str];
+
+    /// Length of [`Tally::metric_sums`], the same for every batch: of every tally that is summed over the ranks.
+    fn metric_sums_len(&self) -> usize {
+        self.metric_names().len()
+    }
+
+    /// The metrics of what was counted, in the order of [`Task::metric_names`]: means over the samples, unless a metric is
+    /// something else, such as a ratio of sums. NaN where nothing was counted.
+    fn metrics(&self, tally: &Tally) -> Vec<f64> {
+        (0..tally.metric_sums.len()).map(|at| tally.metric(at)).collect()
+    }
 
     /// Freezes the backbone (its parameters and running statistics stay as they are), or thaws it.
     fn set_frozen(&mut self, frozen: bool);

@@ -7,6 +7,7 @@ use crate::pipeline::Raw;
 use crate::plan::Request;
 use crate::sample::{Array, Batch, DType, FieldSpec, Slot};
 use crate::train::group::Alone;
+use crate::train::schedule::poly_lr;
 use crate::train::threads::ThreadGroup;
 use std::cell::Cell;
 use std::path::Path;
@@ -38,7 +39,7 @@ impl Pipeline for Line {
     }
 }
 
-/// Fits a line by gradient descent with momentum; frozen, only the offset moves.
+/// Fits a line by gradient descent with momentum; frozen, only the offset moves. Its metric is a ratio of two sums.
 #[derive(Debug, Default)]
 struct LineTask {
     weights: [f64; 2],
@@ -49,10 +50,10 @@ struct LineTask {
 impl LineTask {
     /// Losses and the sum of the gradients.
     fn losses(&self, batch: &Batch) -> (Tally, [f64; 2]) {
-        let (mut tally, mut gradient) = (Tally { metric_sums: vec![0.0], ..Tally::default() }, [0.0; 2]);
+        let (mut tally, mut gradient) = (Tally { metric_sums: vec![0.0; 2], ..Tally::default() }, [0.0; 2]);
         for xy in batch.stacked("xy").unwrap().as_slice::<f32>().chunks(2).take(batch.valid) {
             let error = self.weights[0] * f64::from(xy[0]) + self.weights[1] - f64::from(xy[1]);
-            tally.add(&Tally { samples: 1, loss_sum: error * error, metric_sums: vec![error.abs()] });
+            tally.add(&Tally { samples: 1, loss_sum: error * error, metric_sums: vec![error.abs(), 1.0] });
             gradient[0] += 2.0 * error * f64::from(xy[0]);
             gradient[1] += 2.0 * error;
         }
@@ -63,6 +64,15 @@ impl LineTask {
 impl Task for LineTask {
     fn metric_names(&self) -> &'static [&'static str] {
         &["absolute error"]
+    }
+    fn metric_sums_len(&self) -> usize {
+        2
+    }
+    fn metrics(&self, tally: &Tally) -> Vec<f64> {
+        match tally.metric_sums[..] {
+            [errors, count] => vec![errors / count],
+            _ => panic!("{tally:?}"),
+        }
     }
     fn set_frozen(&mut self, frozen: bool) {
         self.frozen = frozen;
@@ -123,7 +133,7 @@ fn options(batch_sizes: [u64; 2]) -> FitOptions {
         first_epoch,
         frozen,
         batch_size,
-        lr: Box::new(move |epoch| 0.05 / (1 + epoch) as f64),
+        lr: Box::new(move |epoch, _| 0.05 / (1 + epoch) as f64),
     };
     FitOptions {
         epochs: 4,
@@ -147,11 +157,12 @@ fn run_rank(
     stop_after: u64,
     steps: &Arc<Steps>,
 ) -> Result<(Outcome, LineTask, Progress)> {
-    run_rank_by(Tail::Drop, dir, group, options, stop_after, steps)
+    run_rank_by(Tail::Drop, 7, dir, group, options, stop_after, steps)
 }
 
 fn run_rank_by(
     tail: Tail,
+    val_samples: u64,
     dir: &Path,
     group: &dyn Group,
     options: &FitOptions,
@@ -160,7 +171,7 @@ fn run_rank_by(
 ) -> Result<(Outcome, LineTask, Progress)> {
     let splits = Splits {
         train: data(23),
-        val: data(7),
+        val: data(val_samples),
         loader: LoaderOptions { num_workers: 2, ..Default::default() },
         plan: Plan::new(23, group.world_size()).unwrap().with_seed(4).with_tail(tail),
     };
@@ -327,11 +338,69 @@ fn a_plan_by_which_ranks_take_different_steps_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let ends: Vec<_> = std::thread::scope(|scope| {
         let run =
-            |group: ThreadGroup| run_rank_by(Tail::Exact, dir.path(), &group, &options([8, 4]), 9, &Arc::default());
+            |group: ThreadGroup| run_rank_by(Tail::Exact, 7, dir.path(), &group, &options([8, 4]), 9, &Arc::default());
         let ranks: Vec<_> = ThreadGroup::new(2).into_iter().map(|group| scope.spawn(move || run(group))).collect();
         ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
     });
     for end in ends {
         assert!(end.unwrap_err().to_string().contains("the tail `exact`"));
+    }
+}
+
+/// As TorchSSC: over all samples of the run, whatever the batch size.
+fn poly_options(batch_size: u64) -> FitOptions {
+    let lr = |epoch, position| poly_lr(0.05, 0.9, epoch * 23 + position, 3 * 23);
+    let phase = Phase { first_epoch: 0, frozen: false, batch_size, lr: Box::new(lr) };
+    FitOptions { epochs: 3, phases: vec![phase], checkpoint_steps: 0, ..options([1, 1]) }
+}
+
+#[test]
+fn a_rate_per_step_depends_on_the_samples_before_it_also_after_a_resume_with_another_batch() {
+    let rates = |steps: &Steps| -> Vec<f64> {
+        let lines = steps.0.lock().unwrap();
+        let steps = lines.iter().filter(|line| line.contains('/'));
+        steps.map(|line| line.rsplit_once(' ').unwrap().1.parse().unwrap()).collect()
+    };
+    let expect = |places: &[(u64, u64)]| -> Vec<f64> {
+        places.iter().map(|(epoch, position)| poly_lr(0.05, 0.9, epoch * 23 + position, 69)).collect()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let steps = Arc::new(Steps::default());
+    let (_, _, progress) = run_rank(dir.path(), &Alone, &poly_options(5), u64::MAX, &steps).unwrap();
+    let whole: Vec<(u64, u64)> = (0..3).flat_map(|epoch| [0, 5, 10, 15].map(|position| (epoch, position))).collect();
+    assert_eq!(rates(&steps), expect(&whole));
+    let last: Vec<f64> = progress.history.iter().map(|record| record.lr).collect();
+    assert_eq!(last, expect(&[(0, 15), (1, 15), (2, 15)]), "an epoch's record has the rate of its last step");
+
+    // Stopped after the second step of an epoch, and after its last batch of validation but one.
+    let dir = tempfile::tempdir().unwrap();
+    let steps = Arc::new(Steps::default());
+    run_rank(dir.path(), &Alone, &poly_options(5), 1, &steps).unwrap();
+    let (outcome, _, progress) = run_rank(dir.path(), &Alone, &poly_options(4), 3, &steps).unwrap();
+    assert_eq!((outcome, progress.trained), (Outcome::Interrupted, true));
+    let (_, _, progress) = run_rank(dir.path(), &Alone, &poly_options(7), u64::MAX, &steps).unwrap();
+    let places = [(0, 0), (0, 5), (0, 10), (0, 14), (0, 18), (1, 0), (1, 7), (1, 14), (2, 0), (2, 7), (2, 14)];
+    assert_eq!(rates(&steps), expect(&places));
+    assert_eq!(progress.history[0].lr, expect(&[(0, 18)])[0]);
+}
+
+#[test]
+fn a_metric_may_be_a_ratio_of_sums_also_where_a_rank_has_no_sample() {
+    let metrics = |ranks: usize| -> Vec<f64> {
+        let dir = tempfile::tempdir().unwrap();
+        let ends: Vec<Progress> = std::thread::scope(|scope| {
+            let run = |group: ThreadGroup| {
+                run_rank_by(Tail::Drop, 1, dir.path(), &group, &options([8, 4]), u64::MAX, &Arc::default()).unwrap().2
+            };
+            let ranks: Vec<_> =
+                ThreadGroup::new(ranks).into_iter().map(|group| scope.spawn(move || run(group))).collect();
+            ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+        });
+        ends[0].history.iter().flat_map(|record| [record.train_metrics[0], record.val_metrics[0]]).collect()
+    };
+    let one = metrics(1);
+    assert_eq!(one.len(), 8);
+    for (found, expect) in metrics(2).iter().zip(&one) {
+        assert!((found - expect).abs() <= 1e-9 * expect, "{found} {expect}");
     }
 }
