@@ -9,4 +9,8 @@ pub mod burn_loader;
 
 pub mod classification;
 
+pub mod run;
+
 pub mod scene_completion;
+
+pub mod settings;

@@ -1,0 +1,394 @@
+//! A training run of any recipe: from settings to a run folder. Puts task, data, phases and loop together; owns no step of
+//! any of them, and knows no recipe and no tensor framework.
+
+use crate::settings::{CONFIG, Settings};
+use feedline::deliver::{Loader, LoaderOptions};
+use feedline::event::{EpochRecord, Event, Fan, Sink, Warnings};
+use feedline::pipeline::Pipeline;
+use feedline::plan::{Plan, Tail};
+use feedline::train::agree::agree;
+use feedline::train::checkpoint::{self, Checkpoints, Progress};
+use feedline::train::group::Group;
+use feedline::train::proof::LedgerFile;
+use feedline::train::run::RunFolder;
+use feedline::train::{FitOptions, Outcome, Splits, Tally, Task, Together, fit};
+use feedline::{Batch, Error, Result};
+use serde::Serialize;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The file of a run folder with a line for each training sample, in order: its name, and perhaps a tab and its class.
+pub const SAMPLES: &str = "samples.txt";
+
+/// What a family of work is made of: what is the recipe's own in a run.
+pub trait Recipe: Sized {
+    /// Its settings.
+    type Config: Settings;
+    /// A split of its data.
+    type Data: Pipeline + 'static;
+    /// Model, loss and optimiser.
+    type Task: Task;
+    /// The figures of a finished run, as `summary.json` holds them.
+    type Summary: Serialize;
+
+    /// The training and the validation split.
+    ///
+    /// # Errors
+    /// What the data has wrong.
+    fn open(config: &Self::Config) -> Result<(Arc<Self::Data>, Arc<Self::Data>)>;
+
+    /// Order of the training split over `ranks`.
+    ///
+    /// # Errors
+    /// No samples, or no ranks.
+    fn plan(config: &Self::Config, train: &Self::Data, ranks: u64) -> Result<Plan> {
+        Ok(Plan::new(train.len(), ranks)?.with_seed(config.seed()).with_tail(Tail::Drop))
+    }
+
+    /// The task at its first step, for this data.
+    ///
+    /// # Errors
+    /// A value out of range, or a device that is not to be had.
+    fn task(config: &Self::Config, train: &Self::Data) -> Result<Self::Task>;
+
+    /// Brings weights from elsewhere into a task at its first step, and tells of it.
+    ///
+    /// # Errors
+    /// Weights that cannot be read or do not fit.
+    fn import(_config: &Self::Config, _task: &mut Self::Task) -> Result<Option<String>> {
+        Ok(None)
+    }
+
+    /// Phases and learning rates of a run whose epochs have `epoch_len` samples.
+    ///
+    /// # Errors
+    /// A schedule that is not possible.
+    fn fit_options(config: &Self::Config, epoch_len: u64) -> Result<FitOptions>;
+
+    /// What [`SAMPLES`] says of the training split: a line for each sample.
+    fn sample_list(train: &Self::Data) -> String;
+
+    /// Files of the recipe's own in a new run folder: name and text.
+    fn files(_config: &Self::Config, _train: &Self::Data) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+
+    /// What a person should be told before a new run begins.
+    fn advice(_config: &Self::Config, _train: &Self::Data) -> Option<String> {
+        None
+    }
+
+    /// The figures of a finished run; all ranks work them out together. `sink` hears warnings.
+    ///
+    /// # Errors
+    /// What the data or the model report.
+    fn summary(run: &mut Run<Self>, sink: Arc<dyn Sink>) -> Result<Self::Summary>;
+}
+
+/// A run that is ready to train, as one rank sees it.
+pub struct Run<R: Recipe> {
+    config: R::Config,
+    task: R::Task,
+    train: Arc<R::Data>,
+    val: Arc<R::Data>,
+    group: Arc<dyn Group>,
+    dir: PathBuf,
+    /// On rank 0: the others write nothing.
+    folder: Option<Arc<RunFolder>>,
+    progress: Progress,
+    notes: Vec<String>,
+}
+
+/// Figures that every finished run has.
+#[derive(Debug, Clone, Serialize)]
+pub struct RunFigures {
+    /// Of the last epoch.
+    pub train_loss: f64,
+    /// Of the last epoch.
+    pub val_loss: f64,
+    pub epochs: u64,
+    /// Training time without evaluation.
+    pub train_seconds: f64,
+    /// Samples per second, a mean over the run.
+    pub images_per_second: f64,
+    /// Share of the training time spent waiting for data.
+    pub data_wait_share: f64,
+    /// Samples that were replaced because they could not be used.
+    pub bad_samples: u64,
+}
+
+impl<R: Recipe> Run<R> {
+    /// A new run of all ranks in `dir`, which must be empty or not exist on rank 0. Nothing is written before data,
+    /// model and weights are known to be good.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the settings, the data, the weights or the folder.
+    pub fn create(config: R::Config, dir: &Path, group: Arc<dyn Group>) -> Result<Run<R>> {
+        let config = config.absolute()?;
+        let (train, val) = R::open(&config)?;
+        let mut task = R::task(&config, &train)?;
+        let mut notes: Vec<String> = R::import(&config, &mut task)?.into_iter().collect();
+        let samples = R::plan(&config, &train, 1)?.epoch_len();
+        let phases = R::fit_options(&config, samples)?.phases;
+        let batch_size = phases.iter().map(|phase| phase.batch_size).max().unwrap_or(1);
+        if samples < batch_size {
+            return Err(Error::SplitTooSmall { split: "train".into(), samples, batch_size });
+        }
+        let folder = match group.rank() {
+            0 => {
+                let folder = RunFolder::create(dir, &config.to_toml()?, task.metric_names())?;
+                for (name, text) in R::files(&config, &train) {
+                    folder.write(name, text.as_bytes())?;
+                }
+                folder.write(SAMPLES, R::sample_list(&train).as_bytes())?;
+                Some(Arc::new(folder))
+            }
+            _ => None,
+        };
+        notes.extend(R::advice(&config, &train));
+        let (dir, progress) = (dir.to_path_buf(), Progress::default());
+        Ok(Run { config, task, train, val, group, dir, folder, progress, notes })
+    }
+
+    /// The run in `dir`, from its last checkpoint, or from its beginning if it has none; only rank 0 needs to see the
+    /// folder. `change` may change the settings as far as a run that goes on allows. The number of ranks may be another
+    /// than before: the epoch goes on with exactly the samples that are left.
+    ///
+    /// With `allow_changed_data` a run goes on though samples were added or removed: the epoch under way begins anew,
+    /// over the data as it is now.
+    ///
+    /// # Errors
+    /// A folder that is no run, settings that may not change, data that has changed, a damaged checkpoint.
+    pub fn resume(
+        dir: &Path,
+        change: impl FnOnce(R::Config) -> Result<R::Config>,
+        allow_changed_data: bool,
+        group: Arc<dyn Group>,
+    ) -> Result<Run<R>> {
+        let mut text = Vec::new();
+        if group.rank() == 0 {
+            let saved = R::Config::of_run(dir)?;
+            let config = change(saved.clone())?.absolute()?;
+            saved.check_resume(&config)?;
+            text = config.to_toml()?.into_bytes();
+        }
+        group.broadcast(&mut text)?;
+        let config = R::Config::from_toml(&String::from_utf8_lossy(&text))?;
+        let (train, val) = R::open(&config)?;
+        let mut task = R::task(&config, &train)?;
+        let loaded = match Checkpoints::new(dir.join("checkpoints")).last().filter(|_| group.rank() == 0) {
+            Some(last) => Some(checkpoint::load(&last)?),
+            None => None,
+        };
+        let mut notes = Vec::new();
+        let (mut loaded, mut changed, plan) = (loaded, false, R::plan(&config, &train, 1)?);
+        if let Some((saved, _)) = &mut loaded
+            && let Some(cursor) = &saved.cursor
+            && let Err(error) = cursor.check(train.fingerprint(), &plan)
+        {
+            let change = difference(&dir.join(SAMPLES), &R::sample_list(&train));
+            if !allow_changed_data {
+                return Err(change.map_or(error, |change| changed_data(dir, &change)));
+            }
+            if saved.step > 0 && !saved.trained {
+                notes.push(format!("epoch {} begins anew with the data as it is now", saved.epoch + 1));
+                (saved.step, saved.lr, saved.tally) = (0, None, Tally::default());
+                (saved.train_seconds, saved.wait_seconds) = (0.0, 0.0);
+            }
+            let mut loader = Loader::new(train.clone(), plan, LoaderOptions { num_workers: 0, ..Default::default() })?;
+            loader.set_epoch(saved.epoch + u64::from(saved.trained));
+            saved.cursor = Some(loader.state_dict());
+            changed = true;
+        }
+        let progress = match checkpoint::broadcast(&*group, loaded)? {
+            Some((progress, state)) => {
+                task.load_state(state)?;
+                progress
+            }
+            None => {
+                R::import(&config, &mut task)?;
+                Progress::default()
+            }
+        };
+        let folder = match group.rank() {
+            0 => {
+                let folder = RunFolder::open(dir, task.metric_names(), progress.history.clone())?;
+                if changed {
+                    // At once: a checkpoint and the list of samples beside it must be of the same data.
+                    folder.checkpoints().save(&progress, &task.state()?, false, false)?;
+                }
+                folder.write(CONFIG, &text)?;
+                folder.write(SAMPLES, R::sample_list(&train).as_bytes())?;
+                folder.emit(&Event::Resumed { epoch: progress.epoch + 1, step: progress.step })?;
+                Some(Arc::new(folder))
+            }
+            _ => None,
+        };
+        notes.push(if progress.epoch >= config.epochs() {
+            format!("all {} epochs are done already", progress.epoch)
+        } else {
+            format!("resumed at epoch {}, after step {}", progress.epoch + 1, progress.step)
+        });
+        Ok(Run { config, task, train, val, group, dir: dir.to_path_buf(), folder, progress, notes })
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &R::Config {
+        &self.config
+    }
+
+    /// What a person should be told before the run begins.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// The folder of the run.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The ranks that train it.
+    pub fn group(&self) -> &Arc<dyn Group> {
+        &self.group
+    }
+
+    /// Model, loss and optimiser.
+    pub fn task(&self) -> &R::Task {
+        &self.task
+    }
+
+    /// The task, for whoever evaluates it.
+    pub fn task_mut(&mut self) -> &mut R::Task {
+        &mut self.task
+    }
+
+    /// The training and the validation split.
+    pub fn data(&self) -> (&Arc<R::Data>, &Arc<R::Data>) {
+        (&self.train, &self.val)
+    }
+
+    /// Where the run stands.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Trains to the end, and rank 0 writes `summary.json`; or until a rank's `stop` says so: then a checkpoint is saved
+    /// and there is no summary. `sink` hears this rank's events.
+    ///
+    /// # Errors
+    /// What the data, the model or the disk report.
+    pub fn train(&mut self, sink: Arc<dyn Sink>, stop: &dyn Fn() -> bool) -> Result<Option<R::Summary>> {
+        let facts = self.config.facts()?;
+        let facts: Vec<(&str, String)> = facts.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+        agree(&*self.group, &facts)?;
+        let sink = match &self.folder {
+            Some(folder) => Arc::new(Fan(vec![folder.clone(), sink])) as Arc<dyn Sink>,
+            None => Arc::new(Warnings),
+        };
+        let plan = R::plan(&self.config, &self.train, self.group.world_size())?;
+        let options = R::fit_options(&self.config, plan.epoch_len())?;
+        let loader = self.config.loader().options(sink.clone());
+        let splits = Splits { train: self.train.clone(), val: self.val.clone(), loader, plan };
+        let checkpoints = self.folder.as_ref().map(|folder| folder.checkpoints());
+        let cursor = self.progress.cursor.as_ref();
+        let ledger =
+            RefCell::new(LedgerFile::begin(&self.dir, &*self.group, &splits.plan, splits.train.fingerprint(), cursor)?);
+        let ledger = Some(&ledger);
+        let together = Together { group: &*self.group, ledger, checkpoints: checkpoints.as_ref(), sink: &sink, stop };
+        if fit(&mut self.task, &splits, &options, &together, &mut self.progress)? == Outcome::Interrupted {
+            return Ok(None);
+        }
+        let summary = R::summary(self, sink)?;
+        if let Some(folder) = &self.folder {
+            let json = serde_json::to_string_pretty(&summary)
+                .map_err(|e| Error::train(format!("the summary is not JSON: {e}"), "Please report this"))?;
+            folder.write("summary.json", (json + "\n").as_bytes())?;
+        }
+        Ok(Some(summary))
+    }
+
+    /// The figures that every run has, from its history.
+    pub fn figures(&self) -> RunFigures {
+        let history = &self.progress.history;
+        let none = EpochRecord { train_loss: f64::NAN, val_loss: f64::NAN, ..EpochRecord::default() };
+        let last = history.last().unwrap_or(&none);
+        let train_seconds: f64 = history.iter().map(|record| record.train_seconds).sum();
+        let share = |part: fn(&EpochRecord) -> f64| {
+            history.iter().map(|record| part(record) * record.train_seconds).sum::<f64>() / train_seconds.max(1e-9)
+        };
+        RunFigures {
+            train_loss: last.train_loss,
+            val_loss: last.val_loss,
+            epochs: last.epoch,
+            train_seconds,
+            images_per_second: share(|record| record.images_per_second),
+            data_wait_share: share(|record| record.data_wait_share),
+            bad_samples: self.progress.cursor.as_ref().map_or(0, |cursor| cursor.bad_samples),
+        }
+    }
+
+    /// The best and the last value on the validation split of the metric that the task names first; the more, the better.
+    pub fn first_metric(&self) -> (f64, f64) {
+        let first = |record: &EpochRecord| record.val_metrics.first().copied().unwrap_or(f64::NAN);
+        let history = &self.progress.history;
+        (history.iter().map(first).fold(f64::NAN, f64::max), history.last().map_or(f64::NAN, first))
+    }
+}
+
+/// Every sample of `data` once over all ranks, in order: `on_batch` sees the batches of this rank. The batch size is that of
+/// the settings, over all ranks.
+///
+/// # Errors
+/// What the data reports, and `on_batch`.
+pub fn each_once<P: Pipeline + 'static>(
+    data: &Arc<P>,
+    config: &impl Settings,
+    group: &dyn Group,
+    sink: Arc<dyn Sink>,
+    mut on_batch: impl FnMut(&Batch) -> Result<()>,
+) -> Result<()> {
+    let plan = Plan::unshuffled(data.len(), group.world_size())?.with_tail(Tail::Exact);
+    let options = LoaderOptions {
+        rank: group.rank(),
+        batch_size: config.batch_size().div_ceil(group.world_size()),
+        end_epoch: Some(1),
+        ..config.loader().options(sink)
+    };
+    let mut loader = Loader::new(data.clone(), plan, options)?;
+    loader.iter().try_for_each(|batch| on_batch(&batch?))
+}
+
+/// What has become of the training samples since `list` (see [`SAMPLES`]) was written, in words; `None` if it cannot be
+/// read or nothing has.
+fn difference(list: &Path, now: &str) -> Option<String> {
+    let old = std::fs::read_to_string(list).ok()?;
+    let classes = |text: &str| -> BTreeMap<String, String> {
+        let parts = text.lines().map(|line| line.rsplit_once('\t').unwrap_or((line, "")));
+        parts.map(|(name, class)| (name.into(), class.into())).collect()
+    };
+    let (old, new) = (classes(&old), classes(now));
+    let added: Vec<&String> = new.keys().filter(|name| !old.contains_key(*name)).collect();
+    let removed: Vec<&String> = old.keys().filter(|name| !new.contains_key(*name)).collect();
+    let moved: Vec<&String> =
+        old.iter().filter(|(name, class)| new.get(*name).is_some_and(|c| c != *class)).map(|(name, _)| name).collect();
+    let parts = [(added, "added"), (removed, "removed"), (moved, "of another class")];
+    let parts: Vec<String> = parts
+        .iter()
+        .filter_map(|(names, what)| {
+            names
+                .first()
+                .map(|first| format!("{} {what} ({first}{})", names.len(), if names.len() > 1 { ", ..." } else { "" }))
+        })
+        .collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+fn changed_data(dir: &Path, change: &str) -> Error {
+    Error::Checkpoint {
+        path: dir.to_path_buf(),
+        problem: format!("the training samples have changed since the checkpoint: {change}"),
+        remedy: "Restore the data, or add --allow-changed-data: the epoch under way then begins anew with the data as it is now".into(),
+    }
+}

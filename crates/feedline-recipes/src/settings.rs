@@ -1,0 +1,394 @@
+//! Settings of any recipe, in two steps: what was said (the embedded defaults, a file, the command line, merged key by
+//! key) and what it means (the recipe's own structure, checked). Owns the merging and what may change when a run goes on;
+//! knows no key but those that every recipe has.
+
+use feedline::deliver::{LoaderOptions, OnBadSample};
+use feedline::event::Sink;
+use feedline::read::{Storage, is_url};
+use feedline::{Error, Result};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use toml::{Table, Value};
+
+/// File of a run folder with its settings, complete.
+pub const CONFIG: &str = "config.toml";
+
+/// The key that names the recipe, outside the sections. Older files lack it and mean [`FIRST`].
+const RECIPE: &str = "recipe";
+const FIRST: &str = "classification";
+
+/// The settings of a recipe's run, complete.
+pub trait Settings: Clone + Serialize + DeserializeOwned {
+    /// The recipe's name, as the key `recipe` has it.
+    const RECIPE: &'static str;
+
+    /// The commented reference of every key, with its default.
+    const DEFAULT_TOML: &'static str;
+
+    /// What may be another when a run goes on: where things are and how fast they go, and who gets how much of a step. All
+    /// else would make it another run. Section `storage` may always change.
+    const CHANGEABLE: &'static [&'static str];
+
+    /// Keys of section `data` that say where the data is; all empty is no data.
+    const PLACES: &'static [&'static str];
+
+    /// That every value is in its range and none contradicts another.
+    ///
+    /// # Errors
+    /// The first key that is wrong.
+    fn check(&self) -> Result<()>;
+
+    /// Every path in it, so that a run can be resumed from any folder. Empty ones mean nothing.
+    fn paths(&mut self) -> Vec<&mut PathBuf>;
+
+    /// Seed of the run.
+    fn seed(&self) -> u64;
+
+    /// Epochs in total.
+    fn epochs(&self) -> u64;
+
+    /// Global batch size of the run's end.
+    fn batch_size(&self) -> u64;
+
+    /// How samples are loaded.
+    fn loader(&self) -> &LoaderSettings;
+
+    /// Settings from a file, as a run folder holds it.
+    ///
+    /// # Errors
+    /// As [`Said::file`] and [`Said::resolve`].
+    fn from_resolved(path: &Path) -> Result<Self> {
+        Said::defaults().file(path)?.resolve()
+    }
+
+    /// The settings of the run in `dir`.
+    ///
+    /// # Errors
+    /// A folder that holds no run, or one of another recipe, or a `config.toml` that was spoilt.
+    fn of_run(dir: &Path) -> Result<Self> {
+        recipe_of_run(dir)?;
+        Self::from_resolved(&dir.join(CONFIG))
+    }
+
+    /// The settings as the text of a file.
+    ///
+    /// # Errors
+    /// None that is known of.
+    fn to_toml(&self) -> Result<String> {
+        toml::to_string(self)
+            .map_err(|e| Error::config(format!("the settings cannot be written as TOML: {e}"), "Please report this"))
+    }
+
+    /// Settings from [`Settings::to_toml`].
+    ///
+    /// # Errors
+    /// A text that is none, or of another version.
+    fn from_toml(text: &str) -> Result<Self> {
+        toml::from_str(text)
+            .map_err(|e| Error::config(format!("these are no settings: {e}"), "Use one version on all ranks"))
+    }
+
+    /// Every key with its value as text, in order, but those that may change.
+    ///
+    /// # Errors
+    /// As [`Settings::to_toml`].
+    fn facts(&self) -> Result<Vec<(String, String)>> {
+        let table = self.to_toml()?.parse::<Table>().unwrap_or_default();
+        let keys = table.iter().flat_map(|(name, value)| match value {
+            Value::Table(section) => {
+                section.iter().map(|(key, value)| (format!("{name}.{key}"), value.to_string())).collect()
+            }
+            _ => vec![(name.clone(), value.to_string())],
+        });
+        // Nor does it matter by which way the bytes come.
+        Ok(keys.filter(|(key, _)| !Self::CHANGEABLE.contains(&key.as_str()) && !key.starts_with("storage.")).collect())
+    }
+
+    /// That a run which was started with `self` may go on with `now`.
+    ///
+    /// # Errors
+    /// The first key that differs and may not.
+    fn check_resume(&self, now: &Self) -> Result<()> {
+        for ((key, saved), (_, now)) in self.facts()?.into_iter().zip(now.facts()?) {
+            if saved != now {
+                let changeable: Vec<&str> = Self::CHANGEABLE.iter().copied().filter(|key| *key != "name").collect();
+                return Err(Error::config(
+                    format!("{key} was {saved} when the run began and is now {now}"),
+                    format!("A run goes on with its own settings, but for storage.* and {}", changeable.join(", ")),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// With every path made absolute.
+    ///
+    /// # Errors
+    /// The current folder is unknown.
+    fn absolute(mut self) -> Result<Self> {
+        for path in self.paths() {
+            if !path.as_os_str().is_empty() && !is_url(path) {
+                *path = std::path::absolute(&*path).map_err(|e| Error::io("find", &*path, e))?;
+            }
+        }
+        Ok(self)
+    }
+}
+
+/// Keys of section `data` that every recipe has: how samples are loaded, not which.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LoaderSettings {
+    pub num_workers: i64,
+    pub memory_budget_bytes: u64,
+    pub max_pixels: u64,
+    pub on_bad_sample: OnBadSample,
+    pub max_bad_samples: u64,
+}
+
+impl LoaderSettings {
+    /// Worker threads of a loader.
+    pub fn num_workers(&self) -> usize {
+        usize::try_from(self.num_workers)
+            .unwrap_or_else(|_| std::thread::available_parallelism().map_or(1, usize::from))
+    }
+
+    /// Options of a loader that says them; all others are the defaults.
+    pub fn options(&self, sink: Arc<dyn Sink>) -> LoaderOptions {
+        LoaderOptions {
+            num_workers: self.num_workers(),
+            memory_budget_bytes: self.memory_budget_bytes,
+            on_bad_sample: self.on_bad_sample,
+            max_bad_samples: self.max_bad_samples,
+            sink,
+            ..LoaderOptions::default()
+        }
+    }
+
+    /// Range checks, for [`in_range`].
+    pub(crate) fn checks(&self) -> [(bool, &'static str, &'static str); 1] {
+        [(self.num_workers <= 1024, "data.num_workers", "at most 1024")]
+    }
+}
+
+/// That every check is good: whether it is, the key, and what it must be.
+///
+/// # Errors
+/// The first that is not.
+pub(crate) fn in_range<'c>(checks: impl IntoIterator<Item = (bool, &'c str, &'c str)>) -> Result<()> {
+    match checks.into_iter().find(|(good, ..)| !good) {
+        None => Ok(()),
+        Some((_, key, range)) => Err(Error::config(format!("{key} is out of range"), format!("It must be {range}"))),
+    }
+}
+
+/// The recipe that the text of a settings file names, if it names one.
+pub fn recipe_named(text: &str) -> Option<String> {
+    text.parse::<Table>().ok()?.get(RECIPE)?.as_str().map(str::to_owned)
+}
+
+/// The recipe of the run in `dir`.
+///
+/// # Errors
+/// A folder that holds no run, or a file that cannot be read.
+pub fn recipe_of_run(dir: &Path) -> Result<String> {
+    let path = dir.join(CONFIG);
+    if !path.is_file() {
+        return Err(Error::Checkpoint {
+            path: dir.to_path_buf(),
+            problem: "it is not a run folder: there is no config.toml in it".into(),
+            remedy: "Name the folder that `feedline train` printed as its run folder".into(),
+        });
+    }
+    let text = std::fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+    Ok(recipe_named(&text).unwrap_or_else(|| FIRST.into()))
+}
+
+/// What was said so far: the defaults, overlaid key by key.
+#[derive(Debug, Clone)]
+pub struct Said<C> {
+    table: Table,
+    means: PhantomData<fn() -> C>,
+}
+
+impl<C: Settings> Said<C> {
+    /// The embedded defaults.
+    pub fn defaults() -> Said<C> {
+        match C::DEFAULT_TOML.parse() {
+            Ok(table) => Said { table, means: PhantomData },
+            Err(e) => unreachable!("the embedded defaults are valid TOML, a test says so: {e}"),
+        }
+    }
+
+    /// Whether there is a key, e.g. `train.epochs`.
+    pub fn has(&self, key: &str) -> bool {
+        let mut names = key.split('.');
+        let first = names.next().and_then(|name| self.table.get(name));
+        names.fold(first, |value, name| value?.as_table()?.get(name)).is_some()
+    }
+
+    /// Overlays values; those of another recipe are refused as a whole.
+    fn overlaid(mut self, above: Table) -> Result<Said<C>> {
+        match above.get(RECIPE).map(|name| name.as_str().unwrap_or_default()) {
+            Some(name) if name != C::RECIPE => Err(Error::config(
+                format!("these are settings of the recipe {name:?}, and this is {}", C::RECIPE),
+                format!("Say --recipe {name}, if there is such a recipe, or use other settings"),
+            )),
+            _ => {
+                overlay(&mut self.table, above, &mut vec![])?;
+                Ok(self)
+            }
+        }
+    }
+
+    /// Overlays the text of a file.
+    ///
+    /// # Errors
+    /// As [`Said::file`].
+    pub fn table(self, text: String) -> Result<Said<C>> {
+        let table = text.parse().map_err(|e: toml::de::Error| Error::config(e.to_string(), "Correct the settings"))?;
+        self.overlaid(table)
+    }
+
+    /// Overlays a file.
+    ///
+    /// # Errors
+    /// A file that cannot be read, is not TOML, or has an unknown key: with its path, place and what it may mean.
+    pub fn file(self, path: &Path) -> Result<Said<C>> {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+        let wrong = |problem: String| Error::config(format!("{}: {problem}", path.display()), "Correct the file");
+        let table: Table = text.parse().map_err(|e: toml::de::Error| wrong(e.to_string()))?;
+        self.overlaid(table).map_err(|error| match error {
+            Error::Config { problem, remedy } => {
+                Error::Config { problem: format!("{}: {problem}", path.display()), remedy }
+            }
+            other => other,
+        })
+    }
+
+    /// Sets one key, e.g. `train.epochs`, to a value as it would stand in a file.
+    ///
+    /// # Errors
+    /// An unknown key.
+    pub fn set(self, key: &str, value: impl Into<Value>) -> Result<Said<C>> {
+        let mut names: Vec<&str> = key.split('.').collect();
+        let last = names.pop().unwrap_or_default();
+        let mut table = Table::from_iter([(last.to_string(), value.into())]);
+        while let Some(name) = names.pop() {
+            table = Table::from_iter([(name.to_string(), Value::Table(table))]);
+        }
+        self.overlaid(table)
+    }
+
+    /// Sets one key from `KEY=VALUE`; a value that is no TOML is taken as text.
+    ///
+    /// # Errors
+    /// No `=` in it, or an unknown key.
+    pub fn assign(self, assignment: &str) -> Result<Said<C>> {
+        let Some((key, value)) = assignment.split_once('=') else {
+            return Err(Error::config(format!("--set {assignment}: no `=` in it"), "Write --set train.epochs=20"));
+        };
+        let parsed = format!("v = {value}").parse::<Table>().ok().and_then(|mut table| table.remove("v"));
+        self.set(key.trim(), parsed.unwrap_or_else(|| Value::String(value.to_string())))
+    }
+
+    /// Whether it is said where the data is.
+    pub fn names_data(&self) -> bool {
+        let data = self.table.get("data").and_then(Value::as_table);
+        C::PLACES.iter().any(|key| {
+            data.and_then(|data| data.get(*key)).and_then(Value::as_str).is_some_and(|text| !text.is_empty())
+        })
+    }
+
+    /// What it means for storage alone.
+    ///
+    /// # Errors
+    /// As [`Said::resolve`].
+    pub fn storage(self) -> Result<Storage> {
+        let section = self.table.get("storage").cloned().unwrap_or_else(|| Value::Table(Table::new()));
+        let storage: Storage = section
+            .try_into()
+            .map_err(|e: toml::de::Error| Error::config(e.to_string().trim().to_string(), reference::<C>()))?;
+        storage.check()?;
+        Ok(storage)
+    }
+
+    /// What it means.
+    ///
+    /// # Errors
+    /// A value of another type or out of range, settings that contradict each other, or no data at all.
+    pub fn resolve(self) -> Result<C> {
+        let config: C = Value::Table(self.table)
+            .try_into()
+            .map_err(|e: toml::de::Error| Error::config(e.to_string().trim().to_string(), reference::<C>()))?;
+        config.check()?;
+        Ok(config)
+    }
+}
+
+/// Where every key stands.
+fn reference<C: Settings>() -> String {
+    let recipe = if C::RECIPE == FIRST { String::new() } else { format!(" --recipe {}", C::RECIPE) };
+    format!("See the reference: feedline train{recipe} --print-config")
+}
+
+/// Replaces values of `below` by those of `above`, refusing keys that `below` does not have.
+fn overlay(below: &mut Table, above: Table, path: &mut Vec<String>) -> Result<()> {
+    for (key, value) in above {
+        path.push(key.clone());
+        match (below.get_mut(&key), value) {
+            (None, _) => return Err(unknown(below, path)),
+            (Some(Value::Table(below)), Value::Table(above)) => overlay(below, above, path)?,
+            (Some(Value::Table(_)), _) => {
+                let problem = format!("{} is a section, not a value", path.join("."));
+                return Err(Error::config(problem, "Set one of its keys"));
+            }
+            // "epochs = 20" must be good for a float too: TOML tells 30 from 30.0, people do not.
+            (Some(below @ Value::Float(_)), Value::Integer(value)) => *below = Value::Float(value as f64),
+            (Some(below), value) => *below = value,
+        }
+        path.pop();
+    }
+    Ok(())
+}
+
+fn unknown(known: &Table, path: &[String]) -> Error {
+    let (key, section) = match path.split_last() {
+        Some((key, section)) => (key.as_str(), section),
+        None => ("", path),
+    };
+    let inside = known.iter().find(|(_, value)| value.as_table().is_some_and(|table| table.contains_key(key)));
+    if let Some((section, _)) = inside {
+        return Error::config(
+            format!("unknown key {key} outside the sections"),
+            format!("Did you mean {section}.{key}?"),
+        );
+    }
+    let place = match section {
+        [] => "outside the sections".to_string(),
+        section => format!("in section [{}]", section.join(".")),
+    };
+    let alike = known.keys().map(|name| (distance(name, key), name)).min().filter(|(d, _)| *d <= 2 + key.len() / 4);
+    let names = known.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+    let remedy = match alike {
+        Some((_, name)) => format!("Did you mean {name}? Known there: {names}"),
+        None => format!("Known there: {names}"),
+    };
+    Error::config(format!("unknown key {} {place}", path.join(".")), remedy)
+}
+
+/// Levenshtein's distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut corner = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.iter().enumerate() {
+            let cost = (corner + usize::from(x != *y)).min(row[j] + 1).min(row[j + 1] + 1);
+            corner = std::mem::replace(&mut row[j + 1], cost);
+        }
+    }
+    row[b.len()]
+}
