@@ -12,3 +12,6 @@ pub mod picture;
 pub use augment::SceneAugment;
 pub use data::{ChannelOrder, SceneOptions, Scenes, open};
 pub use list::{Layout, SceneFiles};
+
+#[cfg(test)]
+mod tests;
