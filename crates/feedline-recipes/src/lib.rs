@@ -8,3 +8,7 @@ pub mod arrays;
 pub mod burn_loader;
 
 pub mod classification;
+
+mod demo_folder;
+
+pub mod scene_completion;
