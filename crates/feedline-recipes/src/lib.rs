@@ -9,4 +9,6 @@ pub mod burn_loader;
 
 pub mod classification;
 
+mod demo_folder;
+
 pub mod scene_completion;

@@ -5,6 +5,8 @@ mod augment;
 
 pub mod data;
 
+pub mod demo;
+
 mod list;
 
 pub mod picture;
