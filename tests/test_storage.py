@@ -413,3 +413,61 @@ def test_a_forked_process_makes_connections_of_its_own(shapes, tmp_path):
     assert os.waitpid(process, 0)[1] == 0
     assert json.loads((tmp_path / "labels").read_text()) == expect
     assert [label.tolist() for _, label in batches(source)] == expect
+
+
+@pytest.fixture(scope="module")
+def rooms(feedline, tmp_path_factory, bucket):
+    """Drawn rooms in TorchSSC's layout, and the URL of the same."""
+    folder = tmp_path_factory.mktemp("rooms") / "NYU"
+    feedline.ok("demo-data", "scene_completion", "--out", folder)
+    ids = (folder / "train.txt").read_text().split()[:5]
+    (folder / "train.txt").write_text("\n".join(ids))
+    for path in folder.rglob("*"):
+        if path.is_file() and path.suffix != ".txt" and not any(number in path.name for number in ids):
+            path.unlink()
+    return folder, bucket(folder, "NYU")
+
+
+def test_scenes_by_every_kind_of_s3client_are_those_from_disk(rooms, bucket, monkeypatch):
+    from feedline.recipes import scene_completion
+
+    folder, url = rooms
+
+    def minibatches(root, s3client=None):
+        config = {"dataset_path": str(root), "batch_size": 2, "niters_per_epoch": 4}
+        engine = scene_completion.Engine(argv=[])
+        loader, _ = scene_completion.get_train_loader(
+            engine, scene_completion.NYUv2, s3client, config=config, output="numpy", num_workers=2
+        )
+        with loader:
+            return [batch for _ in range(2) for batch in loader]
+
+    def same(one, other):
+        return len(one) == len(other) == 8 and all(
+            a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a) for a, b in zip(one, other)
+        )
+
+    here = minibatches(folder)
+    assert same(minibatches(folder, url), here)
+    assert same(minibatches(folder, {"map": f"{folder}={url}", "requests_in_flight": 3}), here)
+    assert same(minibatches(url, {"endpoint": bucket.endpoint}), here)
+    # The client's own endpoint and keys are used: the environment has none.
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name)
+    assert same(minibatches(url, bucket.client), here)
+    wrong = boto3.client("s3", endpoint_url=bucket.endpoint, region_name="us-east-1",
+                         aws_access_key_id=KEY_ID, aws_secret_access_key="wrong")  # fmt: skip
+    with pytest.raises(package.FeedlineError) as refused:
+        # Another prefix: the listing of this one is known.
+        minibatches(f"{url}/..", wrong)
+    assert "wrong" not in str(refused.value) and "credentials" in str(refused.value)
+
+
+def test_training_on_rooms_in_a_bucket_is_training_from_disk(feedline, rooms, tmp_path):
+    folder, url = rooms
+    few = ("--recipe", "scene_completion", "--epochs", 1, "--batch-size", 2, "--set", "data.epoch_samples=4", "--set",
+           f"data.val_list={folder / 'train.txt'}")  # fmt: skip
+    for name, data in (("disk", folder), ("bucket", url)):
+        feedline.ok("train", "--data", data, "--out", tmp_path / name, *few, timeout=300)
+    assert weights(tmp_path / "disk") == weights(tmp_path / "bucket")
+    feedline.ok("verify", tmp_path / "bucket")

@@ -9,6 +9,8 @@ pub mod burn_loader;
 
 pub mod classification;
 
+mod demo_folder;
+
 pub mod run;
 
 pub mod scene_completion;

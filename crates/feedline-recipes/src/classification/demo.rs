@@ -1,15 +1,16 @@
-//! The demo data set: six kinds of shapes, drawn. Owns how they look and how they get to disk whole or not at all.
+//! The demo data set: six kinds of shapes, drawn. Owns how they look; how they get to disk whole
+//! or not at all belongs to `demo_folder.rs`.
 //!
 //! The class is in the outline alone: area, colour, place, turn, background and stray lines are drawn from the same
 //! distributions for all classes, so that no linear function of the pixels tells them apart.
 
+use crate::demo_folder::{Marker, write_each, write_whole};
 use feedline::plan::rng::SampleRng;
 use feedline::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::f64::consts::{PI, TAU};
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::path::Path;
 
 /// What a demo data set consists of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,17 +33,8 @@ impl Default for DemoOptions {
 /// Names of the classes, in the order of their labels.
 pub const DEMO_CLASSES: [&str; 6] = ["circle", "cross", "ring", "square", "star", "triangle"];
 
-/// The file that says a folder is a whole demo data set.
-const MARKER: &str = "demo.json";
 /// Goes up whenever the pictures change.
 const VERSION: u32 = 3;
-const THREADS: u64 = 2;
-
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Marker {
-    version: u32,
-    options: DemoOptions,
-}
 
 /// Writes the demo data set `dir/{train,test}/<class>/NNNN.jpg`, unless it is there already, whole and with the same
 /// options. It is written beside `dir` and renamed at the end, so that `dir` is never half-written. `progress` is told
@@ -59,101 +51,16 @@ pub fn write_demo_data(dir: &Path, options: &DemoOptions, progress: impl FnMut(u
             format!("Ask for {classes} of each or more, one per class"),
         ));
     }
-    if is_written(dir, options)? {
-        return Ok(());
-    }
-    let unfinished = make_folder_beside(dir)?;
-    let written = write_all(&unfinished, options, progress).and_then(|()| match fs::rename(&unfinished, dir) {
-        Ok(()) => Ok(true),
-        // Another process may have been faster.
-        Err(_) if is_written(dir, options)? => Ok(false),
-        Err(source) => Err(Error::io("put the demo data set in place at", dir, source)),
-    });
-    if !matches!(written, Ok(true)) {
-        // This folder is ours: we made it a moment ago. What matters is the first error.
-        let _ = fs::remove_dir_all(&unfinished);
-    }
-    written.map(|_| ())
-}
-
-/// Whether `dir` is this demo data set; an error if it is something else, false if it is absent or empty.
-fn is_written(dir: &Path, options: &DemoOptions) -> Result<bool> {
-    let foreign = |problem: &str| {
-        Err(Error::dataset(dir, problem, "Choose another folder, or remove this one if nobody needs it any more"))
-    };
-    match fs::read(dir.join(MARKER)) {
-        Ok(bytes) => match serde_json::from_slice::<Marker>(&bytes) {
-            Ok(marker) if marker == (Marker { version: VERSION, options: *options }) => Ok(true),
-            _ => foreign("this folder holds a demo data set made with other options or by another version"),
-        },
-        Err(source) if source.kind() == std::io::ErrorKind::NotFound => match fs::read_dir(dir).map(Iterator::count) {
-            Ok(0) => Ok(false),
-            Ok(_) => foreign("the demo data set would go here, but the folder holds something else"),
-            Err(source) if source.kind() == std::io::ErrorKind::NotFound => Ok(false),
-            Err(source) => Err(Error::io("look into", dir, source)),
-        },
-        Err(source) => Err(Error::io("look into", dir, source)),
-    }
-}
-
-/// A new folder `dir.tmp-<pid>`, on the same file system as `dir` will be.
-fn make_folder_beside(dir: &Path) -> Result<PathBuf> {
-    let dir = std::path::absolute(dir).map_err(|source| Error::io("find", dir, source))?;
-    let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else {
-        return Err(Error::dataset(dir, "the demo data set cannot be written here", "Name a new folder for it"));
-    };
-    fs::create_dir_all(parent).map_err(|source| Error::io("make the folder", parent, source))?;
-    let mut serial = 0;
-    loop {
-        let mut name = name.to_owned();
-        name.push(format!(".tmp-{}", std::process::id()));
-        if serial > 0 {
-            name.push(format!("-{serial}"));
-        }
-        let folder = parent.join(name);
-        match fs::create_dir(&folder) {
-            Ok(()) => return Ok(folder),
-            // Left by a killed process of the same number; in containers that is not rare.
-            Err(source) if source.kind() == std::io::ErrorKind::AlreadyExists => serial += 1,
-            Err(source) => return Err(Error::io("make the folder", folder, source)),
-        }
-    }
-}
-
-fn write_all(folder: &Path, options: &DemoOptions, mut progress: impl FnMut(u64, u64)) -> Result<()> {
     let splits = [("train", options.train), ("test", options.test)];
-    for (split, class) in splits.iter().flat_map(|(split, _)| DEMO_CLASSES.map(|class| (split, class))) {
-        let folder = folder.join(split).join(class);
-        fs::create_dir_all(&folder).map_err(|source| Error::io("make the folder", folder, source))?;
-    }
-    let total = options.train + options.test;
-    std::thread::scope(|scope| {
-        let (sender, receiver) = mpsc::channel();
-        for thread in 0..THREADS {
-            let sender = sender.clone();
-            scope.spawn(move || {
-                let images = splits.iter().flat_map(|&(split, count)| (0..count).map(move |index| (split, index)));
-                for (split, index) in images.skip(thread as usize).step_by(THREADS as usize) {
-                    let result = write_image(folder, options.seed, split, index);
-                    let failed = result.is_err();
-                    // Nobody listens any more once the other thread has failed.
-                    if sender.send(result).is_err() || failed {
-                        return;
-                    }
-                }
-            });
+    write_whole(dir, &Marker { version: VERSION, options: *options }, |folder| {
+        for (split, class) in splits.iter().flat_map(|(split, _)| DEMO_CLASSES.map(|class| (split, class))) {
+            let folder = folder.join(split).join(class);
+            fs::create_dir_all(&folder).map_err(|source| Error::io("make the folder", folder, source))?;
         }
-        drop(sender);
-        for (done, result) in (1..).zip(receiver) {
-            result?;
-            progress(done, total);
-        }
-        Ok(())
-    })?;
-    let marker = Marker { version: VERSION, options: *options };
-    let path = folder.join(MARKER);
-    let text = serde_json::to_string_pretty(&marker).map_err(|error| Error::io("write", &path, error.into()))?;
-    fs::write(&path, text + "\n").map_err(|source| Error::io("write", path, source))
+        let images = splits.iter().flat_map(|&(split, count)| (0..count).map(move |index| (split, index)));
+        let images: Vec<_> = images.collect();
+        write_each(&images, progress, |&(split, index)| write_image(folder, options.seed, split, index))
+    })
 }
 
 fn write_image(folder: &Path, seed: u64, split: &str, index: u64) -> Result<()> {
@@ -371,27 +278,10 @@ impl Noise {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::{BTreeMap, BTreeSet};
+    use crate::demo_folder::tests::files;
+    use std::collections::BTreeSet;
 
     const SMALL: DemoOptions = DemoOptions { train: 62, test: 12, seed: 3 };
-
-    /// Every file below `dir` with its bytes.
-    fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-        let mut found = BTreeMap::new();
-        let mut folders = vec![dir.to_path_buf()];
-        while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(folder).unwrap() {
-                let path = entry.unwrap().path();
-                if path.is_dir() {
-                    folders.push(path);
-                } else {
-                    let name = path.strip_prefix(dir).unwrap().to_str().unwrap().to_owned();
-                    found.insert(name, fs::read(path).unwrap());
-                }
-            }
-        }
-        found
-    }
 
     #[test]
     fn equal_options_give_equal_bytes_and_every_picture_differs() {

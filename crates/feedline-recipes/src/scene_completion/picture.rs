@@ -9,6 +9,9 @@ use feedline::{Batch, BatchField, Result};
 const EMPTY: [u8; 3] = [245, 245, 245];
 const IGNORED: [u8; 3] = [160, 160, 160];
 
+/// About the longer side of a view of voxels.
+const VIEW_PX: usize = 240;
+
 /// The colour of a class; of neighbouring classes very different ones.
 pub fn class_colour(class: i64) -> [u8; 3] {
     match class {
@@ -29,7 +32,7 @@ pub fn class_colour(class: i64) -> [u8; 3] {
 
 /// Pictures of the real samples of a batch with their captions, and how many there are of each sample: RGB, HHA if there is
 /// one, and the labels. Of voxels those of the pixels that show them (the others dark), from above (the highest that is
-/// neither empty nor a ceiling, with 12 classes), and upright slices through the middle, across the view and along it.
+/// neither empty nor a ceiling, with 12 classes), and the upright slices across the view and along it that show most.
 ///
 /// # Errors
 /// A batch of another recipe.
@@ -78,14 +81,36 @@ pub fn pictures(batch: &Batch, options: &SceneOptions) -> Result<(Vec<(RgbImage,
                 }),
             )
         };
-        let view = |rows: usize, columns: usize| [rows as u32, columns as u32];
-        let above = painted(view(z_len, x_len), |row, column| from_above(z_len - 1 - row, column));
-        let across = painted(view(y_len, x_len), |row, column| class_colour(label(column, y_len - 1 - row, z_len / 2)));
-        let along = painted(view(y_len, z_len), |row, column| class_colour(label(x_len / 2, y_len - 1 - row, column)));
-        pictures.extend([(above, "from above".into()), (across, "slice across".into()), (along, "slice along".into())]);
+        let view = |rows: usize, columns: usize, colour: &dyn Fn(usize, usize) -> [u8; 3]| {
+            let times = (VIEW_PX / rows.max(columns)).max(1);
+            painted([rows * times, columns * times].map(|px| px as u32), |row, column| {
+                colour(row / times, column / times)
+            })
+        };
+        let above = view(z_len, x_len, &|row, column| from_above(z_len - 1 - row, column));
+        let z = fullest(z_len, |z| (0..x_len * y_len).map(move |at| label(at / y_len, at % y_len, z)));
+        let x = fullest(x_len, |x| (0..y_len * z_len).map(move |at| label(x, at / z_len, at % z_len)));
+        let across = view(y_len, x_len, &|row, column| class_colour(label(column, y_len - 1 - row, z)));
+        let along = view(y_len, z_len, &|row, column| class_colour(label(x, y_len - 1 - row, column)));
+        pictures.push((above, "from above".into()));
+        pictures.push((across, format!("slice across, z = {z}")));
+        pictures.push((along, format!("slice along, x = {x}")));
     }
     let each = pictures.len() / batch.valid.max(1);
     Ok((pictures, each))
+}
+
+/// The slice with the most classes, and of these with the fewest empty voxels.
+fn fullest<I: Iterator<Item = i64>>(slices: usize, labels: impl Fn(usize) -> I) -> usize {
+    let contents = |slice: usize| {
+        let (mut seen, mut occupied) = ([false; 256], 0);
+        for label in labels(slice).filter(|label| (1..IGNORE).contains(label)) {
+            seen[label as usize] = true;
+            occupied += 1;
+        }
+        (seen.iter().filter(|seen| **seen).count(), occupied)
+    };
+    (0..slices).max_by_key(|slice| contents(*slice)).unwrap_or_default()
 }
 
 /// The elements of sample `at` in a stacked field.
