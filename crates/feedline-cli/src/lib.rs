@@ -31,18 +31,18 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Train an image classifier; without --data on a demo data set made on the spot
+    /// Train an image classifier, or a network for scenes; without --data on a demo data set made on the spot
     #[cfg(feature = "train")]
     Train(commands::train::Args),
     /// Run a command, such as train, on several ranks
     #[cfg(feature = "train")]
     Launch(commands::launch::Args),
-    /// Evaluate a checkpoint: top-1, top-5, per-class figures, confusion matrix
+    /// Evaluate a checkpoint: top-1, top-5, per-class figures, confusion matrix; of scenes SSC mIoU and SC IoU
     #[cfg(feature = "train")]
     Eval(commands::eval::Args),
     /// Measure the data pipeline without a model, and say what limits it
     Bench(commands::bench::Args),
-    /// Write a picture of one augmented batch, without training
+    /// Write a picture of one batch as it is trained on, without training
     Show(commands::show::Args),
     /// Show which sample goes to which rank in which epoch
     Plan(commands::plan::Args),

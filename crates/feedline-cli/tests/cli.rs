@@ -1,6 +1,7 @@
 //! The binary as a user meets it: real processes, real files, real signals.
 
 mod ranks;
+mod scenes;
 
 use feedline_recipes::classification::demo::{DemoOptions, write_demo_data};
 use std::collections::BTreeMap;

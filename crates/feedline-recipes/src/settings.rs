@@ -44,6 +44,9 @@ pub trait Settings: Clone + Serialize + DeserializeOwned {
     /// Every path in it, so that a run can be resumed from any folder. Empty ones mean nothing.
     fn paths(&mut self) -> Vec<&mut PathBuf>;
 
+    /// Part of the run folder's name.
+    fn name(&self) -> &str;
+
     /// Seed of the run.
     fn seed(&self) -> u64;
 
@@ -280,6 +283,18 @@ impl<C: Settings> Said<C> {
             table = Table::from_iter([(name.to_string(), Value::Table(table))]);
         }
         self.overlaid(table)
+    }
+
+    /// As [`Said::set`], because a flag of the command line says so.
+    ///
+    /// # Errors
+    /// A flag that makes no sense for the recipe.
+    pub fn flag(self, flag: &str, key: &str, value: impl Into<Value>) -> Result<Said<C>> {
+        if self.has(key) {
+            return self.set(key, value);
+        }
+        let problem = format!("{flag} makes no sense for the recipe {}: it has no {key}", C::RECIPE);
+        Err(Error::config(problem, format!("Leave it out. {}", reference::<C>())))
     }
 
     /// Sets one key from `KEY=VALUE`; a value that is no TOML is taken as text.

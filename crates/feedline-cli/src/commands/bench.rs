@@ -1,18 +1,23 @@
 //! `feedline bench`: the data pipeline alone, as fast as it goes, and a verdict in words.
 
 use super::DataArgs;
+use super::demo_data::or_demo;
+use super::recipe::Recipe;
 use crate::Done;
 use clap::{Args as ClapArgs, ValueEnum};
 use feedline::augment::{Augmentation, Filter, ImageOp};
 use feedline::deliver::bench::{measure, save_chrome_trace};
 use feedline::deliver::{Loader, LoaderOptions};
+use feedline::event::Warnings;
 use feedline::pipeline::Pipeline;
 use feedline::plan::Plan;
 use feedline::read::{holds_archives, is_in_archive, is_url};
 use feedline::{Error, Result};
-use feedline_recipes::arrays;
 use feedline_recipes::classification::config::{Config, Said};
 use feedline_recipes::classification::data;
+use feedline_recipes::scene_completion::splits::{self, Split, open_split};
+use feedline_recipes::settings::{self, Settings};
+use feedline_recipes::{arrays, scene_completion};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -70,6 +75,27 @@ pub fn run(args: Args) -> Result<Done> {
     if args.all_reduce {
         return super::all_reduce::run(args.seconds);
     }
+    match args.data.recipe()? {
+        Recipe::Classification => pictures_or_arrays(args),
+        Recipe::SceneCompletion => scenes(args),
+    }
+}
+
+fn scenes(args: Args) -> Result<Done> {
+    if args.work.is_some() || args.shape.is_some() {
+        return Err(Error::config(
+            "--work and --shape make no sense for the recipe scene_completion",
+            "Leave them out: scenes are loaded as for training",
+        ));
+    }
+    let said: settings::Said<scene_completion::config::Config> = args.data.said(settings::Said::defaults())?;
+    let config = or_demo(said, Recipe::SceneCompletion)?.resolve()?;
+    let data = open_split(&config, Split::Train)?;
+    let plan = splits::plan(&config, &data, 1)?;
+    report(&args, data, plan, &config)
+}
+
+fn pictures_or_arrays(args: Args) -> Result<Done> {
     let is_arrays = |path: &PathBuf| match path.extension().and_then(|extension| extension.to_str()) {
         Some("npy" | "npz" | "bin") => true,
         _ if is_url(path) || is_in_archive(path) || holds_archives(path) => false,
@@ -84,37 +110,30 @@ pub fn run(args: Args) -> Result<Done> {
     if let Some(work) = work {
         said = said.set("model.input_px", if work == Work::D { 28 } else { 224 })?.set("train.batch_size", 64)?;
     }
-    said = args.data.said(said)?;
-    if !said.names_data() {
-        let dir = super::demo_data::ensure(super::demo_data::DEFAULT_DIR.as_ref())?;
-        said = said.set("data.dir", super::text_of(&dir)?)?;
-    }
-    let config = said.resolve()?;
+    let config = or_demo(args.data.said(said)?, Recipe::Classification)?.resolve()?;
     let pipeline = match work {
         Some(Work::E | Work::F | Work::G) => arrays::open(&config.data.dir, args.shape.as_deref(), &config.storage)?,
         _ => photos(&config, work)?,
     };
-    let num_workers = config.num_workers();
+    let plan = Plan::new(pipeline.len(), 1)?.with_seed(config.seed);
+    report(&args, pipeline, plan, &config)
+}
+
+/// Measures and tells.
+fn report(args: &Args, pipeline: Arc<dyn Pipeline>, plan: Plan, config: &impl Settings) -> Result<Done> {
+    let (batch_size, num_workers) = (config.batch_size(), config.loader().num_workers());
     if !args.json {
-        eprintln!(
-            "{} samples, batch {}, {num_workers} workers; epoch 0 warms up",
-            pipeline.len(),
-            config.train.batch_size
-        );
+        eprintln!("{} samples, batch {batch_size}, {num_workers} workers; epoch 0 warms up", plan.epoch_len());
     }
     let make = || {
         let options = LoaderOptions {
             split: "bench".into(),
-            batch_size: config.train.batch_size,
-            num_workers,
-            memory_budget_bytes: config.data.memory_budget_bytes,
+            batch_size,
             end_epoch: Some(args.epochs.max(1)),
-            on_bad_sample: config.data.on_bad_sample,
-            max_bad_samples: config.data.max_bad_samples,
             trace: args.trace.is_some(),
-            ..LoaderOptions::default()
+            ..config.loader().options(Arc::new(Warnings))
         };
-        Loader::new(Arc::clone(&pipeline), Plan::new(pipeline.len(), 1)?.with_seed(config.seed), options)
+        Loader::new(Arc::clone(&pipeline), plan.clone(), options)
     };
     let (measured, loader) = measure(make, args.epochs, &mut |epoch, rate| {
         if !args.json {

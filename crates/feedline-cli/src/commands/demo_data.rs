@@ -1,48 +1,58 @@
-//! `feedline demo-data`: pictures to try everything on.
+//! `feedline demo-data`: data to try everything on.
 
+use super::recipe::Recipe;
 use crate::Done;
-use clap::{Args as ClapArgs, ValueEnum};
+use clap::Args as ClapArgs;
 use feedline::Result;
-use feedline_recipes::classification::demo::{DemoOptions, write_demo_data};
+use feedline_recipes::settings::{Said, Settings};
+use feedline_recipes::{classification, scene_completion};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
-
-/// Where `feedline train` looks for the demo data set, and makes it.
-pub const DEFAULT_DIR: &str = "demo-data/classification";
 
 #[derive(ClapArgs)]
 pub struct Args {
     /// Which recipe the data is for
     #[arg(value_enum)]
     recipe: Recipe,
-    /// Folder to make
-    #[arg(long, value_name = "DIR", default_value = DEFAULT_DIR)]
-    out: PathBuf,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Recipe {
-    /// Drawn shapes as JPEG files in class folders
-    Classification,
+    /// Folder to make [default: demo-data/<RECIPE>]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
 }
 
 pub fn run(args: Args) -> Result<Done> {
-    let Recipe::Classification = args.recipe;
-    let dir = ensure(&args.out)?;
+    let dir = ensure(args.recipe, args.out.as_deref())?;
     super::print(&format!("{}\n", dir.display()))?;
     Ok(Done::Ok)
 }
 
-/// Makes the demo data set in `dir`, unless it is there already.
-pub fn ensure(dir: &Path) -> Result<PathBuf> {
+/// Makes the demo data set of a recipe in `dir`, or where the other commands look for it, unless it is there already.
+pub fn ensure(recipe: Recipe, dir: Option<&Path>) -> Result<PathBuf> {
+    let dir = dir.map_or_else(|| Path::new("demo-data").join(recipe.name()), Path::to_path_buf);
     let bar = ProgressBar::new(0);
-    if let Ok(style) = ProgressStyle::with_template("drawing the demo data set [{bar:24}] {pos}/{len} pictures") {
+    let things = match recipe {
+        Recipe::Classification => "pictures",
+        Recipe::SceneCompletion => "scenes",
+    };
+    let template = format!("drawing the demo data set [{{bar:24}}] {{pos}}/{{len}} {things}");
+    if let Ok(style) = ProgressStyle::with_template(&template) {
         bar.set_style(style.progress_chars("=> "));
     }
-    write_demo_data(dir, &DemoOptions::default(), |done, total| {
+    let progress = |done, total| {
         bar.set_length(total);
         bar.set_position(done);
-    })?;
+    };
+    match recipe {
+        Recipe::Classification => classification::demo::write_demo_data(&dir, &Default::default(), progress)?,
+        Recipe::SceneCompletion => scene_completion::demo::write_demo_data(&dir, &Default::default(), progress)?,
+    }
     bar.finish_and_clear();
-    Ok(dir.to_path_buf())
+    Ok(dir)
+}
+
+/// The settings, with the demo data set if they name no data.
+pub fn or_demo<C: Settings>(said: Said<C>, recipe: Recipe) -> Result<Said<C>> {
+    if said.names_data() {
+        return Ok(said);
+    }
+    said.set("data.dir", super::text_of(&ensure(recipe, None)?)?)
 }

@@ -1,6 +1,9 @@
 //! `feedline eval`: a checkpoint on a data set.
 
+mod scenes;
+
 use super::DataArgs;
+use super::recipe::Recipe;
 use crate::Done;
 use clap::Args as ClapArgs;
 use feedline::event::Warnings;
@@ -10,9 +13,10 @@ use feedline::read::{Storage, read_classes};
 use feedline::train::checkpoint::load_model;
 use feedline::train::group::Alone;
 use feedline::{Error, Result};
-use feedline_recipes::classification::config::Said;
+use feedline_recipes::classification::config::Config;
 use feedline_recipes::classification::train::{CLASSES, evaluate, task_options};
 use feedline_recipes::classification::{ClassificationTask, data};
+use feedline_recipes::settings::{CONFIG, Said, Settings};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -24,10 +28,10 @@ pub struct Args {
     checkpoint: PathBuf,
     #[command(flatten)]
     data: DataArgs,
-    /// Also write `path,label,logit_0,...` for each image, in order
+    /// Also write `path,label,logit_0,...` for each image, in order; not of scenes
     #[arg(long, value_name = "FILE")]
     logits: Option<PathBuf>,
-    /// Folder for the figures and the confusion matrix [default: eval in the run folder]
+    /// Folder for the figures, and of images the confusion matrix [default: eval in the run folder]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// cpu or gpu [default: that of the run]
@@ -37,27 +41,25 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<Done> {
     let (checkpoint, run) = locate(&args.checkpoint)?;
-    // The run's own settings, so that the network sees what it was trained on; flags come on top.
-    let mut said = Said::defaults().file(&run.join("config.toml"))?;
+    match Recipe::of_run(&run, args.data.recipe)? {
+        Recipe::Classification => images(args, &checkpoint, &run),
+        Recipe::SceneCompletion => scenes::run(args, &checkpoint, &run),
+    }
+}
+
+fn images(args: Args, checkpoint: &Path, run: &Path) -> Result<Done> {
+    let mut said = Said::<Config>::defaults().file(&run.join(CONFIG))?;
     let trained_on = read_classes(&run.join(CLASSES), &Storage::default())?;
     let named = [&args.data.data, &args.data.train_list, &args.data.val_list, &args.data.classes];
     if named.iter().any(|path| path.is_some()) {
-        for key in ["data.dir", "data.train_list", "data.val_list", "data.classes"] {
-            said = said.set(key, "")?;
-        }
+        said = elsewhere(said)?;
     }
-    if let Some(device) = &args.device {
-        said = said.set("model.device", device.as_str())?;
-    }
-    let config = args.data.said(said)?.resolve()?;
+    let config = settings(&args, said)?;
     let val = data::open_val(&config, &trained_on)?;
     let mut task = ClassificationTask::new(task_options(&config, val.classes().len()))?;
-    task.load_model(&load_model(&checkpoint)?)?;
+    task.load_model(&load_model(checkpoint)?)?;
 
-    let bar = ProgressBar::new(val.len());
-    if let Ok(style) = ProgressStyle::with_template("evaluating [{bar:24}] {pos}/{len} images {per_sec}") {
-        bar.set_style(style.progress_chars("=> "));
-    }
+    let bar = bar(val.len(), "images");
     let classes = val.classes();
     let mut logits = format!("path,label,{}\n", joined((0..classes.len()).map(|at| format!("logit_{at}"))));
     let evaluation = evaluate(&mut task, &val, &config, &Alone, Arc::new(Warnings), &mut |batch, rows| {
@@ -103,6 +105,28 @@ pub fn run(args: Args) -> Result<Done> {
     Ok(Done::Ok)
 }
 
+/// The run's own settings, so that the network sees what it was trained on, with the flags on top.
+fn settings<C: Settings>(args: &Args, mut said: Said<C>) -> Result<C> {
+    if let Some(device) = &args.device {
+        said = said.set("model.device", device.as_str())?;
+    }
+    args.data.said(said)?.resolve()
+}
+
+/// Without the places of the run's own data.
+fn elsewhere<C: Settings>(said: Said<C>) -> Result<Said<C>> {
+    C::PLACES.iter().try_fold(said, |said, key| said.set(&format!("data.{key}"), ""))
+}
+
+fn bar(len: u64, things: &str) -> ProgressBar {
+    let bar = ProgressBar::new(len);
+    let template = format!("evaluating [{{bar:24}}] {{pos}}/{{len}} {things} {{per_sec}}");
+    if let Ok(style) = ProgressStyle::with_template(&template) {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar
+}
+
 fn joined(cells: impl Iterator<Item = String>) -> String {
     cells.collect::<Vec<_>>().join(",")
 }
@@ -114,7 +138,7 @@ fn locate(path: &Path) -> Result<(PathBuf, PathBuf)> {
         _ => path.to_path_buf(),
     };
     let real = checkpoint.canonicalize().map_err(|e| Error::io("find the checkpoint", path, e))?;
-    let run = real.parent().and_then(Path::parent).filter(|run| run.join("config.toml").is_file());
+    let run = real.parent().and_then(Path::parent).filter(|run| run.join(CONFIG).is_file());
     match run {
         Some(run) => Ok((real.clone(), run.to_path_buf())),
         None => Err(Error::Checkpoint {

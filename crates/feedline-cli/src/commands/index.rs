@@ -4,7 +4,6 @@ use crate::Done;
 use clap::Args as ClapArgs;
 use feedline::read::{Folder, Object, Storage, archive, is_in_archive, is_url, local_archives};
 use feedline::{Error, Result};
-use feedline_recipes::classification::config::Said;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -26,11 +25,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<Done> {
-    let mut said = Said::defaults();
-    if let Some(file) = &args.config {
-        said = said.file(file)?;
-    }
-    let storage: Storage = args.set.iter().try_fold(said, |said, assignment| said.assign(assignment))?.storage()?;
+    let storage = super::recipe::storage(args.config.as_deref(), &args.set)?;
     let path = storage.resolve(&args.data);
     let Some(url) = path.to_str().filter(|_| is_url(&path)) else { return beside(&path, &storage) };
     if is_in_archive(&path) {

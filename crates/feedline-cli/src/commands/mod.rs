@@ -11,28 +11,36 @@ pub mod index;
 pub mod launch;
 pub mod pack;
 pub mod plan;
+pub mod recipe;
 pub mod show;
 #[cfg(feature = "train")]
 pub mod train;
 pub mod verify;
+#[cfg(feature = "train")]
+mod words;
 
 use clap::Args;
 use feedline::read::{is_in_archive, is_url};
 use feedline::{Error, Result};
-use feedline_recipes::classification::config::Said;
+use feedline_recipes::settings::{Said, Settings};
+use recipe::Recipe;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Flags that name the data and how it is augmented, the same for every command.
 #[derive(Args)]
 pub struct DataArgs {
-    /// Folder with {train,test}/<class>/*.{jpg,jpeg,png}, or its URL: s3://BUCKET/FOLDER
+    /// Which kind of data and network [default: classification, or what --config says]
+    #[arg(long, value_enum)]
+    pub recipe: Option<Recipe>,
+    /// Folder with {train,test}/<class>/*.{jpg,jpeg,png}, or of scenes (train.txt, test.txt, RGB, ...), or its URL:
+    /// s3://BUCKET/FOLDER
     #[arg(long, value_name = "DIR|URL")]
     pub data: Option<PathBuf>,
-    /// List of training images, one `class;path` a line (cls_train.txt)
+    /// List of training images, one `class;path` a line (cls_train.txt), or of scenes, one id a line
     #[arg(long, value_name = "FILE")]
     pub train_list: Option<PathBuf>,
-    /// List of validation images (cls_test.txt)
+    /// List of validation images (cls_test.txt) or scenes
     #[arg(long, value_name = "FILE")]
     pub val_list: Option<PathBuf>,
     /// Names of the classes, one a line (cls_classes.txt)
@@ -50,7 +58,7 @@ pub struct DataArgs {
     /// light, upstream or none [default: light]
     #[arg(long, value_name = "PRESET")]
     pub augment: Option<String>,
-    /// Samples a step, over all ranks [default: 32]
+    /// Samples a step, over all ranks [default: 32, of scenes 4]
     #[arg(long, value_name = "N")]
     pub batch_size: Option<u32>,
     /// Threads that read, decode and augment; 0 does it in the training thread [default: one per core]
@@ -71,41 +79,48 @@ pub struct DataArgs {
 }
 
 impl DataArgs {
+    /// The recipe that is asked for.
+    pub fn recipe(&self) -> Result<Recipe> {
+        Recipe::chosen(self.recipe, self.config.as_deref())
+    }
+
     /// The settings said so far: defaults, the file, these flags.
-    pub fn said(&self, mut said: Said) -> Result<Said> {
+    pub fn said<C: Settings>(&self, mut said: Said<C>) -> Result<Said<C>> {
         if let Some(file) = &self.config {
             said = said.file(file)?;
         }
         let storage = self.set.iter().try_fold(said.clone(), |said, assignment| said.assign(assignment))?.storage()?;
-        for (key, path) in [
-            ("data.dir", &self.data),
-            ("data.train_list", &self.train_list),
-            ("data.val_list", &self.val_list),
-            ("data.classes", &self.classes),
+        for (flag, key, path) in [
+            ("--data", "data.dir", &self.data),
+            ("--train-list", "data.train_list", &self.train_list),
+            ("--val-list", "data.val_list", &self.val_list),
+            ("--classes", "data.classes", &self.classes),
         ] {
             if let Some(path) = path {
                 let text = path.to_str().filter(|_| storage.resolve(path) != *path);
-                said = said.set(key, text.map_or_else(|| text_of(path), |mapped| Ok(mapped.into()))?)?;
+                said = said.flag(flag, key, text.map_or_else(|| text_of(path), |mapped| Ok(mapped.into()))?)?;
             }
         }
-        let texts = [("augment.preset", &self.augment), ("data.on_bad_sample", &self.on_bad_sample)];
-        for (key, text) in texts {
+        for (flag, key, text) in [
+            ("--augment", "augment.preset", &self.augment),
+            ("--on-bad-sample", "data.on_bad_sample", &self.on_bad_sample),
+        ] {
             if let Some(text) = text {
-                said = said.set(key, text.as_str())?;
+                said = said.flag(flag, key, text.as_str())?;
             }
         }
         let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         let numbers = [
-            ("seed", self.seed),
-            ("model.input_px", self.input_px.map(i64::from)),
-            ("train.batch_size", self.batch_size.map(i64::from)),
-            ("data.num_workers", self.num_workers.map(i64::from)),
-            ("data.decoded_cache_bytes", self.decoded_cache.map(bytes)),
-            ("data.memory_budget_bytes", self.memory_budget.map(bytes)),
+            ("--seed", "seed", self.seed),
+            ("--input-px", "model.input_px", self.input_px.map(i64::from)),
+            ("--batch-size", "train.batch_size", self.batch_size.map(i64::from)),
+            ("--num-workers", "data.num_workers", self.num_workers.map(i64::from)),
+            ("--decoded-cache", "data.decoded_cache_bytes", self.decoded_cache.map(bytes)),
+            ("--memory-budget", "data.memory_budget_bytes", self.memory_budget.map(bytes)),
         ];
-        for (key, number) in numbers {
+        for (flag, key, number) in numbers {
             if let Some(number) = number {
-                said = said.set(key, number)?;
+                said = said.flag(flag, key, number)?;
             }
         }
         self.set.iter().try_fold(said, |said, assignment| said.assign(assignment))

@@ -5,7 +5,6 @@ use clap::Args as ClapArgs;
 use feedline::read::pack::{PackOptions, Packed, pack, pack_list};
 use feedline::read::{Folder, ImageList, is_in_archive, read_classes};
 use feedline::{Error, Result};
-use feedline_recipes::classification::config::Said;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::PathBuf;
 
@@ -32,7 +31,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<Done> {
-    let storage = args.set.iter().try_fold(Said::defaults(), |said, assignment| said.assign(assignment))?.storage()?;
+    let storage = super::recipe::storage(None, &args.set)?;
     let threads = args.num_workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let bar = ProgressBar::new(0);
     if let Ok(style) = ProgressStyle::with_template("packing [{bar:24}] {pos}/{len} files {per_sec} eta {eta}") {

@@ -1,14 +1,23 @@
 //! `feedline show`: a contact sheet of one augmented batch, of any epoch and step, without training.
 
 use super::DataArgs;
+use super::demo_data::or_demo;
+use super::recipe::Recipe;
 use crate::Done;
 use clap::{Args as ClapArgs, ValueEnum};
+use feedline::decode::RgbImage;
+use feedline::deliver::{Loader, LoaderOptions};
+use feedline::event::Warnings;
 use feedline::picture::{contact_sheet, encode_png};
 use feedline::pipeline::Pipeline;
+use feedline::plan::{Cursor, Plan};
 use feedline::{Error, Result};
-use feedline_recipes::classification::config::Said;
 use feedline_recipes::classification::data;
+use feedline_recipes::scene_completion::{picture, splits};
+use feedline_recipes::settings::{Said, Settings};
+use feedline_recipes::{classification, scene_completion};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 #[derive(ClapArgs)]
 pub struct Args {
@@ -35,25 +44,28 @@ enum Split {
 }
 
 pub fn run(args: Args) -> Result<Done> {
-    let mut said = args.data.said(Said::defaults())?;
-    if !said.names_data() {
-        let dir = super::demo_data::ensure(super::demo_data::DEFAULT_DIR.as_ref())?;
-        said = said.set("data.dir", super::text_of(&dir)?)?;
-    }
-    let config = said.resolve()?;
+    let (pictures, columns) = match args.data.recipe()? {
+        Recipe::Classification => images(&args)?,
+        Recipe::SceneCompletion => scenes(&args)?,
+    };
+    super::write(&args.out, &encode_png(contact_sheet(&pictures, columns).image())?)?;
+    super::print(&format!("{}\n", args.out.display()))?;
+    Ok(Done::Ok)
+}
+
+/// Pictures with their captions, and how many stand beside each other.
+type Sheet = (Vec<(RgbImage, String)>, usize);
+
+fn images(args: &Args) -> Result<Sheet> {
+    let said: Said<classification::config::Config> = args.data.said(Said::defaults())?;
+    let config = or_demo(said, Recipe::Classification)?.resolve()?;
     let (train_data, val_data) = data::open(&config)?;
     let (data, plan) = match args.split {
         Split::Train => (train_data.clone(), data::plan(&config, &train_data, 1)?),
-        Split::Val => (val_data.clone(), feedline::plan::Plan::unshuffled(val_data.len(), 1)?),
+        Split::Val => (val_data.clone(), Plan::unshuffled(val_data.len(), 1)?),
     };
     let batch_size = config.train.batch_size;
-    let steps = plan.num_batches(0, 0, batch_size, args.split == Split::Train);
-    if args.step >= steps {
-        return Err(Error::config(
-            format!("--step {}: an epoch of {} images has {steps} batches of {batch_size}", args.step, data.len()),
-            format!("Steps count from 0, so the last one is {}", steps.saturating_sub(1)),
-        ));
-    }
+    check_step(args, &plan, batch_size)?;
     let epoch = plan.epoch(args.epoch);
     let requests = epoch.rank(0).skip((args.step * batch_size) as usize).take(batch_size as usize);
     let pictures = requests
@@ -63,7 +75,38 @@ pub fn run(args: Args) -> Result<Done> {
         })
         .collect::<Result<Vec<_>>>()?;
     let columns = (pictures.len() as f64).sqrt().ceil() as usize;
-    super::write(&args.out, &encode_png(contact_sheet(&pictures, columns).image())?)?;
-    super::print(&format!("{}\n", args.out.display()))?;
-    Ok(Done::Ok)
+    Ok((pictures, columns))
+}
+
+fn scenes(args: &Args) -> Result<Sheet> {
+    let said: Said<scene_completion::config::Config> = args.data.said(Said::defaults())?;
+    let config = or_demo(said, Recipe::SceneCompletion)?.resolve()?;
+    let split = match args.split {
+        Split::Train => splits::Split::Train,
+        Split::Val => splits::Split::Val,
+    };
+    let data = splits::open_split(&config, split)?;
+    let plan = match args.split {
+        Split::Train => splits::plan(&config, &data, 1)?,
+        Split::Val => Plan::unshuffled(data.len(), 1)?,
+    };
+    let batch_size = config.train.batch_size;
+    check_step(args, &plan, batch_size)?;
+    let cursor = Cursor::new(data.fingerprint(), &plan, args.epoch, args.step * batch_size, 0);
+    let options = LoaderOptions { batch_size, num_workers: 0, ..config.loader().options(Arc::new(Warnings)) };
+    let mut loader = Loader::new(data.clone(), plan, options)?;
+    loader.load_state_dict(&cursor)?;
+    let Some(batch) = loader.next_batch()? else { return Ok((Vec::new(), 1)) };
+    picture::pictures(&batch, data.options())
+}
+
+fn check_step(args: &Args, plan: &Plan, batch_size: u64) -> Result<()> {
+    let steps = plan.num_batches(0, 0, batch_size, args.split == Split::Train);
+    if args.step < steps {
+        return Ok(());
+    }
+    Err(Error::config(
+        format!("--step {}: an epoch of {} samples has {steps} batches of {batch_size}", args.step, plan.epoch_len()),
+        format!("Steps count from 0, so the last one is {}", steps.saturating_sub(1)),
+    ))
 }

@@ -1,14 +1,20 @@
 //! `feedline train`: from flags to a run folder.
 
+use super::recipe::Recipe;
+use super::words::Words;
 use super::{DataArgs, demo_data};
 use crate::Done;
 use crate::progress::Progress;
 use clap::Args as ClapArgs;
+use feedline::train::Task;
 use feedline::train::group::Group;
 use feedline::train::ranks::join;
 use feedline::{Error, Result};
-use feedline_recipes::classification::config::{Config, DEFAULT_TOML, Said};
-use feedline_recipes::classification::train::{METRIC_NAMES, Run, Summary};
+use feedline_recipes::classification::train::Classification;
+use feedline_recipes::run::Run;
+use feedline_recipes::scene_completion::train::SceneCompletion;
+use feedline_recipes::settings::{Said, Settings};
+use feedline_recipes::{classification, scene_completion};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -20,7 +26,7 @@ use std::time::Duration;
 pub struct Args {
     #[command(flatten)]
     data: DataArgs,
-    /// Epochs in total [default: 10]
+    /// Epochs in total [default: 10, of scenes 20]
     #[arg(long, value_name = "N")]
     epochs: Option<u32>,
     /// Folder of the run, new or empty [default: runs/<time>-<name>]
@@ -68,7 +74,10 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<Done> {
     if args.print_config {
-        super::print(DEFAULT_TOML)?;
+        super::print(match args.data.recipe()? {
+            Recipe::Classification => classification::config::DEFAULT_TOML,
+            Recipe::SceneCompletion => scene_completion::config::DEFAULT_TOML,
+        })?;
         return Ok(Done::Ok);
     }
     let (group, ranks) = join()?;
@@ -88,29 +97,47 @@ pub fn run(args: Args) -> Result<Done> {
 }
 
 fn train(args: &Args, group: &Arc<dyn Group>) -> Result<Done> {
-    let mut run = match resumed(args, &**group)? {
+    let resumed = resumed(args, &**group)?;
+    let recipe = match &resumed {
         Some(dir) => {
-            let change = |config: Config| settings(args, Said::defaults().table(config.to_toml()?)?)?.resolve();
+            // Only rank 0 needs to see the folder.
+            let name = if group.rank() == 0 { Recipe::of_run(dir, args.data.recipe)?.name() } else { "" };
+            let mut name = name.as_bytes().to_vec();
+            group.broadcast(&mut name)?;
+            Recipe::named(&String::from_utf8_lossy(&name))?
+        }
+        None => args.data.recipe()?,
+    };
+    match recipe {
+        Recipe::Classification => train_as::<Classification>(args, group, recipe, resumed),
+        Recipe::SceneCompletion => train_as::<SceneCompletion>(args, group, recipe, resumed),
+    }
+}
+
+fn train_as<R: Words>(args: &Args, group: &Arc<dyn Group>, recipe: Recipe, resumed: Option<PathBuf>) -> Result<Done> {
+    let mut run: Run<R> = match resumed {
+        Some(dir) => {
+            let change = |config: R::Config| settings(args, Said::defaults().table(config.to_toml()?)?)?.resolve();
             Run::resume(&dir, change, args.allow_changed_data, Arc::clone(group))?
         }
         None => {
-            let mut said = settings(args, Said::defaults())?;
+            let said = settings(args, Said::<R::Config>::defaults())?;
             if !said.names_data() {
                 // One rank makes it, the others find it.
                 if group.rank() == 0 {
-                    demo_data::ensure(Path::new(demo_data::DEFAULT_DIR))?;
+                    demo_data::ensure(recipe, None)?;
                 }
                 group.barrier()?;
-                let dir = demo_data::ensure(Path::new(demo_data::DEFAULT_DIR))?;
-                said = said.set("data.dir", super::text_of(&dir)?)?;
             }
-            let config = said.resolve()?;
-            let dir = args.out.clone().unwrap_or_else(|| default_folder(&config.name));
+            let config = demo_data::or_demo(said, recipe)?.resolve()?;
+            let dir = args.out.clone().unwrap_or_else(|| default_folder(config.name()));
             Run::create(config, &dir, Arc::clone(group))?
         }
     };
     if group.rank() == 0 {
-        describe(&run);
+        eprintln!("run folder   {}", run.dir().display());
+        eprint!("{}", R::describe(&run));
+        run.notes().iter().for_each(|note| eprintln!("note         {note}"));
     }
 
     // The first signal asks the loop to stop after its step; a second one ends the process at once.
@@ -131,7 +158,8 @@ fn train(args: &Args, group: &Arc<dyn Group>) -> Result<Done> {
         eprintln!("error: no end after {grace:?} of grace; the last checkpoint is as it was");
         std::process::exit(128 + asked.load(Ordering::Relaxed) as i32);
     });
-    let progress = Progress::new(METRIC_NAMES[0], run.config().num_workers());
+    let metric = run.task().metric_names().first().copied().unwrap_or_default();
+    let progress = Progress::new(metric, run.config().loader().num_workers());
     let summary = run.train(Arc::new(progress), &|| signal.load(Ordering::Relaxed) != 0)?;
     let Some(summary) = summary else {
         let number = match signal.load(Ordering::Relaxed) as i32 {
@@ -156,7 +184,8 @@ fn train(args: &Args, group: &Arc<dyn Group>) -> Result<Done> {
         return Ok(Done::Interrupted(number));
     };
     if group.rank() == 0 {
-        report(&run, &summary);
+        eprint!("\n{}", R::report(&summary));
+        eprintln!("everything is in {}", run.dir().display());
     }
     Ok(Done::Ok)
 }
@@ -191,32 +220,32 @@ fn resumed(args: &Args, group: &dyn Group) -> Result<Option<PathBuf>> {
 }
 
 /// The settings that the flags say, on top of `said`.
-fn settings(args: &Args, said: Said) -> Result<Said> {
+fn settings<C: Settings>(args: &Args, said: Said<C>) -> Result<Said<C>> {
     let mut said = args.data.said(said)?;
-    for (key, text) in [
-        ("model.backbone", &args.backbone),
-        ("model.precision", &args.precision),
-        ("model.device", &args.device),
-        ("train.optimizer", &args.optimizer),
+    for (flag, key, text) in [
+        ("--backbone", "model.backbone", &args.backbone),
+        ("--precision", "model.precision", &args.precision),
+        ("--device", "model.device", &args.device),
+        ("--optimizer", "train.optimizer", &args.optimizer),
     ] {
         if let Some(text) = text {
-            said = said.set(key, text.as_str())?;
+            said = said.flag(flag, key, text.as_str())?;
         }
     }
     if let Some(file) = &args.pretrained {
-        said = said.set("model.pretrained", super::text_of(file)?)?;
+        said = said.flag("--pretrained", "model.pretrained", super::text_of(file)?)?;
     }
     if let Some(epochs) = args.epochs {
-        said = said.set("train.epochs", i64::from(epochs))?;
+        said = said.flag("--epochs", "train.epochs", i64::from(epochs))?;
     }
     if let Some(lr) = args.init_lr {
-        said = said.set("train.init_lr", lr)?;
+        said = said.flag("--init-lr", "train.init_lr", lr)?;
     }
     if args.freeze_train {
-        said = said.set("train.freeze_train", true)?;
+        said = said.flag("--freeze-train", "train.freeze_train", true)?;
     }
     if args.sync_bn {
-        said = said.set("train.sync_bn", true)?;
+        said = said.flag("--sync-bn", "train.sync_bn", true)?;
     }
     Ok(said)
 }
@@ -227,55 +256,4 @@ fn default_folder(name: &str) -> PathBuf {
     // Two runs begun in the same second must not share a folder.
     let free = (1..).map(|n| if n == 1 { folder("") } else { folder(&format!("-{n}")) }).find(|dir| !dir.exists());
     free.unwrap_or_else(|| folder(""))
-}
-
-fn describe(run: &Run) {
-    let (config, (classes, train, val)) = (run.config(), run.data());
-    let name = |value: &dyn std::fmt::Debug| format!("{value:?}").to_lowercase();
-    eprintln!("run folder   {}", run.dir().display());
-    eprintln!("data         {train} training and {val} validation images of {} classes", classes.len());
-    eprintln!(
-        "model        {} at {px}x{px} px, {} on {}, augmentation {}",
-        config.model.backbone.name(),
-        name(&config.model.precision),
-        run.device_name(),
-        name(&config.augment.preset),
-        px = config.input_px()
-    );
-    eprintln!(
-        "training     {} epochs of batch {}{}, {}, learning rate up to {} (init_lr {} fitted to the batch), {} data workers",
-        config.train.epochs,
-        config.train.batch_size,
-        match run.group().world_size() {
-            1 => String::new(),
-            ranks =>
-                format!(" over {ranks} ranks{}", if config.train.sync_bn { " with synchronised norms" } else { "" }),
-        },
-        name(&config.train.optimizer),
-        run.fitted_lr().0,
-        config.train.init_lr,
-        config.num_workers()
-    );
-    for note in run.notes() {
-        eprintln!("note         {note}");
-    }
-}
-
-fn report(run: &Run, summary: &Summary) {
-    eprintln!();
-    for class in &summary.classes {
-        let share = |value: Option<f64>| value.map_or("  -  ".to_string(), |value| format!("{value:.3}"));
-        let (recall, precision) = (share(class.recall), share(class.precision));
-        eprintln!("  {:<20} {:>6} images   recall {recall}   precision {precision}", class.name, class.samples);
-    }
-    eprintln!(
-        "\nvalidation accuracy {:.4} (best {:.4}) after {} epochs, {:.1} s of training at {:.0} images/s, {:.1} % of it waiting for data",
-        summary.val_accuracy,
-        summary.best_val_accuracy,
-        summary.epochs,
-        summary.train_seconds,
-        summary.images_per_second,
-        summary.data_wait_share * 100.0
-    );
-    eprintln!("everything is in {}", run.dir().display());
 }

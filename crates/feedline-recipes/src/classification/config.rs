@@ -130,6 +130,10 @@ impl Settings for Config {
         vec![dir, train_list, val_list, classes, &mut self.model.pretrained, cache_dir, listings_dir]
     }
 
+    fn name(&self) -> &str {
+        &self.name
+    }
+
     fn seed(&self) -> u64 {
         self.seed
     }

@@ -132,6 +132,10 @@ impl Settings for Config {
         vec![dir, train_list, val_list, img_root, gt_root, hha_root, mapping_root, cache_dir, listings_dir]
     }
 
+    fn name(&self) -> &str {
+        &self.name
+    }
+
     fn seed(&self) -> u64 {
         self.seed
     }

@@ -1,0 +1,61 @@
+//! `feedline eval` of a network for scenes: SSC mIoU, IoU of each class, and how well rooms are completed.
+
+use super::Args;
+use crate::Done;
+use feedline::event::Warnings;
+use feedline::pipeline::Pipeline;
+use feedline::train::checkpoint::load_model;
+use feedline::train::group::Alone;
+use feedline::{Error, Result};
+use feedline_recipes::scene_completion::SceneTask;
+use feedline_recipes::scene_completion::config::Config;
+use feedline_recipes::scene_completion::splits::{Split, open_voxels};
+use feedline_recipes::scene_completion::train::{class_summaries, evaluate, task_options};
+use feedline_recipes::settings::{CONFIG, Said};
+use std::fmt::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+pub fn run(args: Args, checkpoint: &Path, run: &Path) -> Result<Done> {
+    if args.logits.is_some() {
+        return Err(Error::config("--logits makes no sense for the recipe scene_completion", "Leave it out"));
+    }
+    let mut said = Said::<Config>::defaults().file(&run.join(CONFIG))?;
+    // A list alone is one of other scenes in the run's own folders.
+    if args.data.data.is_some() {
+        said = super::elsewhere(said)?;
+    }
+    let config = super::settings(&args, said)?;
+    let val = open_voxels(&config, Split::Val)?;
+    let mut task = SceneTask::new(task_options(&config))?;
+    task.load_model(&load_model(checkpoint)?)?;
+    let bar = super::bar(val.len(), "scenes");
+    let scores = evaluate(&mut task, &val, &config, &Alone, Arc::new(Warnings), &mut |batch| {
+        bar.inc(batch.valid as u64);
+        Ok(())
+    })?;
+    bar.finish_and_clear();
+
+    let classes = class_summaries(&config, &scores);
+    let mut text = format!("{} scenes\nSSC mIoU {:.4}\n", val.len(), scores.ssc_miou());
+    for class in &classes {
+        let iou = class.iou.map_or("-".to_string(), |iou| format!("{iou:.4}"));
+        let _ = writeln!(text, "{:<20} IoU {iou}", class.name);
+    }
+    let (iou, precision, recall) = (scores.sc_iou(), scores.sc_precision(), scores.sc_recall());
+    let _ = writeln!(text, "scene completion     IoU {iou:.4}  precision {precision:.4}  recall {recall:.4}");
+    let figures = serde_json::json!({
+        "checkpoint": checkpoint.display().to_string(),
+        "samples": val.len(),
+        "ssc_miou": scores.ssc_miou(),
+        "sc_iou": iou,
+        "sc_precision": precision,
+        "sc_recall": recall,
+        "classes": classes,
+    });
+    let out = args.out.unwrap_or_else(|| run.join("eval"));
+    super::super::write(&out.join("eval.json"), format!("{figures:#}\n").as_bytes())?;
+    let _ = writeln!(text, "eval.json is in {}", out.display());
+    super::super::print(&text)?;
+    Ok(Done::Ok)
+}
