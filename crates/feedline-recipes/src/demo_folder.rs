@@ -1,5 +1,5 @@
-//! Demo data sets on disk, whole or not at all. Owns the file that says so, the folder that is written beside and put in
-//! place by a rename, and the two threads that draw; what is drawn belongs to the recipes.
+//! Demo data sets on disk, whole or not at all. Owns the file that says so, the folder that is written beside and put
+//! in place by a rename, and the two threads that draw; what is drawn belongs to the recipes.
 
 use feedline::{Error, Result};
 use serde::de::DeserializeOwned;
@@ -24,8 +24,8 @@ pub(crate) struct Marker<O> {
 /// beside `dir` and renamed at the end, so that `dir` is never half-written.
 ///
 /// # Errors
-/// A folder `dir` that holds something else, which stays untouched; what `write` answers; a file that cannot be written.
-/// Nothing is left behind.
+/// A folder `dir` that holds something else, which stays untouched; what `write` answers; a file that cannot be
+/// written. Nothing is left behind.
 pub(crate) fn write_whole<O>(dir: &Path, marker: &Marker<O>, write: impl FnOnce(&Path) -> Result<()>) -> Result<()>
 where
     O: PartialEq + Serialize + DeserializeOwned,

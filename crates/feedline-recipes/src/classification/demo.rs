@@ -1,5 +1,5 @@
-//! The demo data set: six kinds of shapes, drawn. Owns how they look; how they get to disk whole
-//! or not at all belongs to `demo_folder.rs`.
+//! The demo data set: six kinds of shapes, drawn. Owns how they look; how they get to disk whole or
+//! not at all belongs to `demo_folder.rs`.
 //!
 //! The class is in the outline alone: area, colour, place, turn, background and stray lines are drawn from the same
 //! distributions for all classes, so that no linear function of the pixels tells them apart.

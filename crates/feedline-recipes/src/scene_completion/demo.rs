@@ -1,5 +1,5 @@
-//! The demo data set of the recipe: random rooms in the files of TorchSSC's NYU data. Owns the options and which file holds
-//! what; the rooms belong to `room.rs`, their pictures and voxels to `view.rs`.
+//! The demo data set of the recipe: random rooms in the files of TorchSSC's NYU data. Owns the options and which file
+//! holds what; the rooms belong to `room.rs`, their pictures and voxels to `view.rs`.
 //!
 //! Classes are told by colour and shape. Colours vary from object to object, and what is hidden must be guessed.
 
@@ -29,7 +29,7 @@ pub struct DemoOptions {
     pub seed: u64,
     /// Rows and columns of the pictures, 8 to 4096 each.
     pub image_px: [u32; 2],
-    /// Voxels along x (to the right), y (up) and z (away from the camera), 4 to 512 each. Together they are 4.8 m wide,
+    /// Voxels along x (to the right), y (up) and z (away from the camera), 4 to 256 each. Together they are 4.8 m wide,
     /// 2.88 m high and 4.8 m deep, whatever their number.
     pub grid: [usize; 3],
 }
@@ -49,9 +49,9 @@ const VERSION: u32 = 1;
 
 const FOLDERS: [&str; 6] = ["RGB", "HHA", "Label", "TSDF", "Mapping", "sketch3D"];
 
-/// Writes the demo data set into `dir`, unless it is there already, whole and with the same options. It is written beside
-/// `dir` and renamed at the end, so that `dir` is never half-written. `progress` is told (scenes done, scenes in all)
-/// after each scene. Equal options give equal bytes.
+/// Writes the demo data set into `dir`, unless it is there already, whole and with the same options. It is written
+/// beside `dir` and renamed at the end, so that `dir` is never half-written. `progress` is told (scenes done, scenes in
+/// all) after each scene. Equal options give equal bytes.
 ///
 /// `train.txt` and `test.txt` list the scenes `0001`, `0002` and so on. V voxels stand row-major in the order of
 /// [`DemoOptions::grid`]; pixels too, by row and column.
@@ -60,14 +60,14 @@ const FOLDERS: [&str; 6] = ["RGB", "HHA", "Label", "TSDF", "Mapping", "sketch3D"
 /// |---|---|
 /// | `RGB/NYU{id}_colors.png` | the picture, 8-bit RGB |
 /// | `HHA/{id}.png` | horizontal disparity, height above the floor, angle with the vertical, as 8-bit R, G, B |
-/// | `Label/{id}.npz` | `arr_0` u8 (V,): class of the object at the voxel's centre, 255 outside the room or the picture |
-/// | `TSDF/{id}.npz` | `arr_0` f32 (V,): signed distance along the ray to the surface seen, in three voxels, -1 to 1; positive in front; -1 outside the picture. `arr_1` f32 (V,): 1 where the class counts, that is where something is or where it is hidden, else 0 |
+/// | `Label/{id}.npz` | `arr_0` u8 (V,): class of what holds the voxel's centre, 255 outside the room or the picture |
+/// | `TSDF/{id}.npz` | `arr_0` f32 (V,): how far the surface seen lies behind the voxel's centre along the camera's axis, over three voxels' edges, -1 to 1; positive before it; -1 outside the picture. `arr_1` f32 (V,): 1 where the class counts, that is where something is or where it is hidden, else 0 |
 /// | `Mapping/{id}.npz` | `arr_0` i64 (V,): the first pixel that shows a surface in the voxel, H * W if none does |
 /// | `sketch3D/{id}.npy` | u8 (x, y, z): 1 where something borders on an empty voxel by a face |
 ///
 /// # Errors
-/// No training or no test scene, sizes out of bounds; a folder `dir` that holds something else, which stays untouched; a
-/// file that cannot be written, with nothing left behind.
+/// No training or no test scene, sizes out of bounds; a folder `dir` that holds something else, which stays untouched;
+/// a file that cannot be written, with nothing left behind.
 pub fn write_demo_data(dir: &Path, options: &DemoOptions, progress: impl FnMut(u64, u64)) -> Result<()> {
     check(options)?;
     write_whole(dir, &Marker { version: VERSION, options: *options }, |folder| {
@@ -94,10 +94,10 @@ fn check(options: &DemoOptions) -> Result<()> {
             "Ask for one of each or more, and for a million together at most",
         ));
     }
-    if image_px.iter().any(|side| !(8..=4096).contains(side)) || grid.iter().any(|side| !(4..=512).contains(side)) {
+    if image_px.iter().any(|side| !(8..=4096).contains(side)) || grid.iter().any(|side| !(4..=256).contains(side)) {
         return Err(Error::config(
             format!("scenes of {image_px:?} pixels and {grid:?} voxels cannot be drawn"),
-            "Ask for sides of 8 to 4096 pixels and 4 to 512 voxels",
+            "Ask for sides of 8 to 4096 pixels and 4 to 256 voxels",
         ));
     }
     Ok(())

@@ -1,5 +1,5 @@
-//! Arrays as the bytes of NumPy's files: `.npy`, and `.npz`, a zip archive of them. Owns these formats as far as the demo
-//! data needs them.
+//! Arrays as the bytes of NumPy's files: `.npy`, and `.npz`, a zip archive of them. Owns these formats as far as the
+//! demo data needs them.
 
 use rawzip::{CompressionMethod, DataDescriptorOutput, ZipArchiveWriter};
 use std::io::{self, Write};

@@ -1,5 +1,5 @@
-//! Random rooms: a floor, a ceiling, three walls and up to six pieces of furniture, and the camera that looks in. Owns what
-//! stands where and in which colour; how it looks from the camera belongs to `view.rs`.
+//! Random rooms: a floor, a ceiling, three walls and up to six pieces of furniture, and the camera that looks in. Owns
+//! what stands where and in which colour; how it looks from the camera belongs to `view.rs`.
 //!
 //! The world is that of the voxel grid: x to the right, y up, z away from the camera, in metres from the grid's corner.
 //! All faces lie on the borders of voxels, so that each voxel is of one class and the pictures agree with the voxels.
@@ -109,15 +109,18 @@ impl Room {
     pub fn draw(grid: [usize; 3], rng: &mut SampleRng) -> Room {
         let voxel_m: [f64; 3] = std::array::from_fn(|axis| GRID_M[axis] / grid[axis] as f64);
         let cells = |metres: f64, axis: usize| (metres / voxel_m[axis]).round() as i32;
-        let first = [cells(rng.uniform(0.0, 0.7), 0), 0, 0];
+        // Two voxels at least are left between the walls.
+        let spare = (grid[0] as i32 - 4) / 2;
+        let first = [cells(rng.uniform(0.0, 0.7), 0).min(spare), 0, 0];
         let end = [
-            grid[0] as i32 - cells(rng.uniform(0.0, 0.7), 0),
+            grid[0] as i32 - cells(rng.uniform(0.0, 0.7), 0).min(spare),
             cells(rng.uniform(2.4, GRID_M[1]), 1),
             cells(rng.uniform(3.6, GRID_M[2]), 2),
         ];
         let (floor_m, ceiling_m) = (voxel_m[1], f64::from(end[1] - 1) * voxel_m[1]);
         let middle_m = f64::from(first[0] + end[0]) / 2.0 * voxel_m[0];
-        let side = rng.uniform(-0.8, 0.8);
+        let width_m = f64::from(end[0] - first[0] - 2) * voxel_m[0];
+        let side = rng.uniform(-0.8, 0.8) * (width_m / 3.0).min(1.0);
         let camera = Camera {
             eye_m: [
                 middle_m + side,
@@ -126,7 +129,7 @@ impl Room {
             ],
             // Towards the middle of the room, more or less.
             yaw: rng.uniform(-0.2, 0.2) - 0.15 * side,
-            pitch: rng.uniform(0.1, 0.28),
+            pitch: rng.uniform(0.02, 0.2),
         };
         let bright = rng.uniform(0.9, 1.0);
         let (left, right) = if rng.chance(0.5) { (0.9, 0.76) } else { (0.76, 0.9) };
@@ -172,7 +175,7 @@ impl Room {
         for left in (1..kinds.len()).rev() {
             kinds.swap(left, rng.below(left as u64 + 1) as usize);
         }
-        let wanted = 2 + rng.below(5);
+        let wanted = 3 + rng.below(4);
         let (mut pieces, mut tops) = (0, Vec::new());
         for kind in kinds {
             if pieces < wanted {
@@ -181,7 +184,7 @@ impl Room {
         }
         // A few things lie on the furniture.
         for top in tops {
-            if rng.chance(0.5) {
+            if rng.chance(0.75) {
                 self.lay(top, rng);
             }
         }
@@ -225,7 +228,7 @@ impl Room {
             }
             TV => {
                 let (width, height, sill) = (u(0.8, 1.3), u(0.5, 0.72), u(0.6, 0.9));
-                (vec![[[0.0, width], [sill, sill + height], [0.08, 0.16]]], true, 0.0)
+                (vec![[[0.0, width], [sill, sill + height], [0.08, 0.24]]], true, 0.0)
             }
             FURNITURE => {
                 let tall = u(0.0, 1.0) < 0.5;
@@ -234,7 +237,7 @@ impl Room {
                 (vec![[[0.0, width], [0.0, height], [0.0, depth]]], true, u(0.35, 0.5))
             }
             _ => {
-                let (width, depth, height) = (u(0.24, 0.45), u(0.24, 0.45), u(0.25, 0.6));
+                let (width, depth, height) = (u(0.28, 0.5), u(0.28, 0.5), u(0.25, 0.6));
                 (vec![[[0.0, width], [0.0, height], [0.0, depth]]], false, 0.0)
             }
         };

@@ -1,5 +1,5 @@
-//! A room as the camera sees it, and as voxels. Owns the rays and everything that is made of them: the two pictures, the
-//! pixel of each voxel, the signed distances, the classes and their weights, the sketch.
+//! A room as the camera sees it, and as voxels. Owns the rays and everything that is made of them: the two pictures,
+//! the pixel of each voxel, the signed distances, the classes and their weights, the sketch.
 
 use super::room::{Room, Solid};
 
@@ -17,11 +17,11 @@ pub struct View {
     pub colours: Vec<u8>,
     /// Horizontal disparity, height above the floor, angle with the vertical; interleaved.
     pub hha: Vec<u8>,
-    /// Pixel of each voxel, row times width plus column; the number of pixels where there is none. It is the first pixel
-    /// whose surface point lies in the voxel.
+    /// Pixel of each voxel, row times width plus column; the number of pixels where there is none. It is the first
+    /// pixel whose surface point lies in the voxel.
     pub pixel_of_voxel: Vec<i64>,
-    /// Distance to the surface that the voxel's centre is seen before (positive) or behind, over three voxels' edges and
-    /// no more than 1; -1 outside the picture too, as of all that is hidden.
+    /// Distance to the surface that the voxel's centre is seen before (positive) or behind, over three voxels' edges
+    /// and no more than 1; -1 outside the picture too, as of all that is hidden.
     pub tsdf: Vec<f32>,
     /// 0 empty, 1 to 11 what is there, 255 outside the room or the picture.
     pub labels: Vec<u8>,
@@ -128,7 +128,8 @@ pub fn look(room: &Room, image_px: [usize; 2]) -> View {
     view
 }
 
-/// The nearest face along a ray from the eye; `ray` goes one metre ahead, so that what it takes to get there is the depth.
+/// The nearest face along a ray from the eye; `ray` goes one metre ahead, so that what it takes to get there is the
+/// depth.
 fn cast(room: &Room, ray: [f64; 3]) -> Hit {
     let eye = room.camera.eye_m;
     let slope = ray.map(|along| 1.0 / along);
