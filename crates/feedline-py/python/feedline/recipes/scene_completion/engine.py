@@ -211,7 +211,8 @@ class Engine:
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
-            raise StateError(f"the checkpoint {path} cannot be read: {error}. Go on from another one", field="file") from error
+            problem = f"the checkpoint {path} cannot be read: {error}. Go on from another one"
+            raise StateError(problem, field="file") from error
         place = saved.get("dataloader") if isinstance(saved, dict) else None
         if not isinstance(saved, dict) or "model" not in saved and self.state.model is not None:
             raise StateError(f"the checkpoint {path} holds no model. Give one that Engine wrote", field="model")
@@ -331,7 +332,8 @@ def _fitting(model: Any, saved: dict[str, Any], path: str, strict: bool) -> dict
     if any(names for _, names in problems):
         found = "; ".join(f"{what}: {_few(names)}" for what, names in problems if names)
         remedy = "" if not strict or shapes else ", or restore with strict=False"
-        raise StateError(f"the checkpoint {path} does not fit the model; {found}. Build the model it was saved of{remedy}", field="model")
+        problem = f"the checkpoint {path} does not fit the model; {found}. Build the model it was saved of{remedy}"
+        raise StateError(problem, field="model")
     return {name: given.get(_bare(name), value) for name, value in wanted.items()}
 
 
@@ -356,7 +358,9 @@ class PolyLR:
         return float(self.start_lr * (1 - cur_iter / self.total_iters) ** self.lr_power)
 
 
-def group_weight(weight_group: list[dict[str, Any]], module: Any, norm_layer: Any = None, lr: float = 0.1) -> list[dict[str, Any]]:
+def group_weight(
+    weight_group: list[dict[str, Any]], module: Any, norm_layer: Any = None, lr: float = 0.1
+) -> list[dict[str, Any]]:
     """Adds two groups for an optimizer to ``weight_group`` and returns it: weights of convolutions and linear layers, and,
     without weight decay, biases and what belongs to norms.
 
