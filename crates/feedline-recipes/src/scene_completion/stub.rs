@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 pub struct TaskOptions {
     pub image_px: [u32; 2],
     pub grid: [usize; 3],
-    pub num_classes: u32,
+    pub num_classes: usize,
     pub channels: usize,
     pub use_hha: bool,
     pub optimizer: OptimizerKind,
@@ -33,15 +33,19 @@ pub struct Scores {
 }
 
 impl Scores {
-    /// Of each class; `None` where it does not occur.
-    pub fn ssc_iou(&self) -> Vec<Option<f64>> {
-        let pairs = self.counts[4..].as_chunks::<2>().0.iter();
-        pairs.map(|[both, either]| (*either > 0.0).then(|| both / either)).collect()
+    /// From the sums of a tally.
+    pub fn from_sums(_num_classes: usize, sums: &[f64]) -> Scores {
+        Scores { counts: sums.to_vec() }
+    }
+
+    /// Of each class; NaN where it does not occur.
+    pub fn ssc_iou(&self) -> Vec<f64> {
+        self.counts[4..].as_chunks::<2>().0.iter().map(|[both, either]| both / either).collect()
     }
 
     /// Mean over the classes but 0 that occur.
     pub fn ssc_miou(&self) -> f64 {
-        let found: Vec<f64> = self.ssc_iou().into_iter().skip(1).flatten().collect();
+        let found: Vec<f64> = self.ssc_iou().into_iter().skip(1).filter(|iou| !iou.is_nan()).collect();
         found.iter().sum::<f64>() / found.len() as f64
     }
 
@@ -74,7 +78,7 @@ impl SceneTask {
         if options.device == DeviceKind::Gpu {
             return Err(Error::Unsupported { what: "device gpu".into(), remedy: "Use --device cpu".into() });
         }
-        Ok(SceneTask { logits: vec![0.0; options.num_classes as usize], options })
+        Ok(SceneTask { logits: vec![0.0; options.num_classes], options })
     }
 
     pub fn device_name(&self) -> String {
@@ -91,11 +95,6 @@ impl SceneTask {
         };
         self.logits.copy_from_slice(saved.as_slice());
         Ok(())
-    }
-
-    /// The scores of what was counted.
-    pub fn scores(&self, tally: &Tally) -> Scores {
-        Scores { counts: tally.metric_sums.clone() }
     }
 
     fn step(&self, batch: &Batch) -> Result<(Tally, Vec<f64>)> {
@@ -141,7 +140,7 @@ impl Task for SceneTask {
     }
 
     fn metrics(&self, tally: &Tally) -> Vec<f64> {
-        let scores = self.scores(tally);
+        let scores = Scores::from_sums(self.logits.len(), &tally.metric_sums);
         vec![scores.ssc_miou(), scores.sc_iou(), scores.sc_precision(), scores.sc_recall()]
     }
 

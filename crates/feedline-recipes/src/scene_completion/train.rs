@@ -114,7 +114,7 @@ pub fn task_options(config: &Config) -> TaskOptions {
     TaskOptions {
         image_px: data.image_px,
         grid: data.grid,
-        num_classes: data.num_classes,
+        num_classes: data.num_classes as usize,
         channels: model.channels,
         use_hha: model.use_hha,
         optimizer: train.optimizer,
@@ -130,7 +130,8 @@ pub fn task_options(config: &Config) -> TaskOptions {
 /// The IoU of each class with its name.
 pub fn class_summaries(config: &Config, scores: &Scores) -> Vec<ClassSummary> {
     let names = config.class_names().into_iter();
-    names.zip(scores.ssc_iou()).map(|(name, iou)| ClassSummary { name, iou }).collect()
+    let share = |iou: f64| Some(iou).filter(|iou| !iou.is_nan());
+    names.zip(scores.ssc_iou()).map(|(name, iou)| ClassSummary { name, iou: share(iou) }).collect()
 }
 
 /// Evaluates the task on every sample of `data`, each exactly once over all ranks; `on_batch` sees each batch of this rank,
@@ -152,7 +153,7 @@ pub fn evaluate(
         on_batch(batch)
     })?;
     tally.all_reduce(group)?;
-    Ok(task.scores(&tally))
+    Ok(Scores::from_sums(config.data.num_classes as usize, &tally.metric_sums))
 }
 
 #[cfg(test)]
