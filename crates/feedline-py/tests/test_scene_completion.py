@@ -209,6 +209,31 @@ def test_ranks_share_the_batch_and_together_give_that_of_one_process(scenes):
     assert whole[0] + whole[1][:1] == list(order)
 
 
+def test_without_an_engine_the_launcher_tells_the_rank(scenes, monkeypatch):
+    config = small(scenes, batch_size=2, niters_per_epoch=3)
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        loader, sampler = get_train_loader(None, NYUv2, config=config)
+        assert (loader.rank, loader.num_replicas, loader.batch_size, sampler.rank) == (rank, 2, 1, rank)
+
+
+def test_without_torch_numpy_arrays_come(scenes, python):
+    code = """
+import sys
+sys.modules["torch"] = None
+from feedline.recipes.scene_completion import Config, NYUv2, SSCScores, get_train_loader, get_val_loader
+config = Config(dataset_path=sys.argv[1], image_height=24, image_width=32, grid=(6, 4, 6), batch_size=7, niters_per_epoch=1)
+(batch,) = get_train_loader(None, NYUv2, config=config)[0]
+scores = SSCScores(no_pixel=24 * 32)
+scores.update(batch["label"] % 2, batch["label"], batch["label_weight"], batch["depth_mapping_3d"])
+scores.all_reduce()
+print(type(batch["data"]).__name__, batch["data"].dtype, scores.ssc_miou > 0, len(batch["fn"]))
+"""
+    done = python(code, scenes)
+    assert done.stdout == "ndarray float32 True 7\n", done.stderr
+
+
 def test_a_batch_that_does_not_divide_by_the_ranks_is_refused(scenes):
     for batch_size, world, words in [(4, 3, "batch_size is 4.*is 3 ranks.*3 or 6"), (2, 5, "batch_size is 2.*5 ranks.* 5$")]:
         with pytest.raises(feedline.ConfigError, match=words):

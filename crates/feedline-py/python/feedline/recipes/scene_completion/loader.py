@@ -10,6 +10,7 @@ from typing import Any
 
 from ...errors import ConfigError, whole_number
 from ...loader import DataLoader, _has_torch, _Pass
+from ...ranks import discover_and_tell
 from ...source import Source
 from .data import TrainPre, ValPre
 from .settings import Config, settings_of
@@ -186,7 +187,8 @@ def get_train_loader(
     ranks together and must divide by them.
 
     Args:
-        engine: :class:`Engine`, or anything with its ``distributed`` and ``world_size``.
+        engine: :class:`Engine`, or anything with its ``distributed`` and ``world_size``; None is whatever process group or
+            launcher there is.
         dataset: :class:`NYUv2`, or a class or function that makes one from TorchSSC's arguments ``(setting, "train",
             preprocess, file_length, s3client=s3client)``; or one that is made already.
         s3client: Where the data lies, if not on the disk. A URL stands for ``config.dataset_path``. A mapping has keys of
@@ -263,6 +265,8 @@ def get_val_loader(
 
 def _place(engine: Any) -> tuple[int | None, int]:
     """(rank, number of ranks); the rank is None where the process group has to tell."""
+    if engine is None:
+        return discover_and_tell()
     if not getattr(engine, "distributed", False):
         return 0, 1
     return getattr(engine, "rank", None), whole_number("engine.world_size", engine.world_size, 1)

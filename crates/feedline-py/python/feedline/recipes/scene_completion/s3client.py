@@ -81,7 +81,7 @@ def storage_of(s3client: Any, dataset_path: str, roots: Mapping[str, str]) -> tu
     mapped = str(storage.get("map") or "").partition("=")[0]
     if not any(is_url(root) or mapped and PurePosixPath(root).is_relative_to(mapped) for root in roots.values()):
         name, root = next(iter(roots.items()))
-        what = f"below {mapped}, which is mapped," if mapped else "a URL"
+        what = f"below {mapped}, which is mapped," if mapped else "a URL,"
         raise ConfigError(
             f"s3client is given, but no path of the data set is {what} so all would be read from the disk; {name} is "
             f"{root!r}. Set dataset_path to s3://bucket/folder, or give s3client that URL"
