@@ -8,3 +8,13 @@ pub mod arrays;
 pub mod burn_loader;
 
 pub mod classification;
+
+mod device;
+
+#[cfg(feature = "burn")]
+mod optimizer;
+
+#[cfg(feature = "burn")]
+mod parameters;
+
+pub mod scene_completion;

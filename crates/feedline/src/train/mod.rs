@@ -90,6 +90,12 @@ pub trait Task {
     /// Names of the metrics summed in [`Tally::metric_sums`], e.g. `["accuracy"]`.
     fn metric_names(&self) -> &'static [&'static str];
 
+    /// The metrics of `tally`, in the order of [`Task::metric_names`]: their means over its samples, unless a task makes
+    /// them out of summed counts.
+    fn metrics(&self, tally: &Tally) -> Vec<f64> {
+        (0..tally.metric_sums.len()).map(|at| tally.metric(at)).collect()
+    }
+
     /// Freezes the backbone (its parameters and running statistics stay as they are), or thaws it.
     fn set_frozen(&mut self, frozen: bool);
 
