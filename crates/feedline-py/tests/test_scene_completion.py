@@ -149,8 +149,8 @@ def test_torchsscs_loop_runs_as_it_is(scenes):
             assert (minibatch.epoch, minibatch.step) == (epoch, idx)
             assert minibatch["data"].shape == (1, 3, 24, 32) and isinstance(minibatch["fn"][0], str)
             indices.append(minibatch.indices)
-        with pytest.raises(StopIteration, match="batches_left"):
-            dataloader.next()
+    with pytest.raises(StopIteration, match="batches_left"):
+        dataloader.next()
     assert indices == once and train_loader._engine is native, "its threads go on over the epochs"
     assert (len(train_loader), len(train_sampler), train_sampler.rank, train_sampler.num_replicas) == (3, 3, 0, 2)
     moved = minibatch.to("cpu")

@@ -242,6 +242,11 @@ def test_checkpoints_are_there_as_a_whole_or_not_at_all(scenes, tmp_path, monkey
         engine.save_and_link_checkpoint(snapshots)
     assert (snapshots / "epoch-0.pth").read_bytes() == first
     monkeypatch.setattr(torch, "save", save)
+    with open(snapshots / "epoch-0.pth", "rb") as reading:
+        engine.update_iteration(0, 3)
+        engine.save_and_link_checkpoint(snapshots)
+        assert reading.read() == first, "who reads the file before has all of it"
+    assert torch.load(snapshots / "epoch-0.pth")["iteration"] == 3
     engine.update_iteration(7, 0)
     engine.save_and_link_checkpoint(snapshots, tmp_path / "log", tmp_path / "link")
     assert os.readlink(snapshots / "epoch-last.pth") == "epoch-7.pth"
