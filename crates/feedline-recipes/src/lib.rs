@@ -11,6 +11,14 @@ pub mod classification;
 
 mod demo_folder;
 
+mod device;
+
+#[cfg(feature = "burn")]
+mod optimizer;
+
+#[cfg(feature = "burn")]
+mod parameters;
+
 pub mod run;
 
 pub mod scene_completion;

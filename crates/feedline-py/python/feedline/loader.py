@@ -15,7 +15,7 @@ import os
 import threading
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from . import _native
@@ -214,7 +214,7 @@ class DataLoader:
             "on_bad_sample": on_bad_sample,
             "max_bad_samples": whole_number("max_bad_samples", max_bad_samples, 0),
             "form": output,
-            "batch": _batch,
+            "batch": self._make_batch,
             "listener": _hear,
         }
         self._engine = self._start()
@@ -222,6 +222,12 @@ class DataLoader:
         # The epoch of a state that was loaded, until a pass begins.
         self._loaded_epoch: int | None = None
         self._seen_epoch = getattr(sampler, "epoch", None)
+
+    # What recipes deliver instead.
+    _make_batch: Callable[..., Any] = staticmethod(_batch)
+
+    def _make_pass(self) -> _Pass:
+        return _Pass(self._engine, self.timeout, self.pin_memory)
 
     def _start(self) -> _native.Loader:
         engine = _native.Loader(self.dataset.native, self._plan, **self._options)
@@ -248,7 +254,7 @@ class DataLoader:
             self._engine.set_epoch(epoch + 1)
         self._engine.begin()
         self._loaded_epoch = None
-        newest = _Pass(self._engine, self.timeout, self.pin_memory)
+        newest = self._make_pass()
         self._newest = weakref.ref(newest)
         return newest
 

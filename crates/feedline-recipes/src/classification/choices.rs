@@ -1,5 +1,5 @@
-//! What the settings of a run can name: its network, its number type, its device. Names and numbers only; what they
-//! stand for belongs to `model`, `task` and `device`, which need a tensor framework.
+//! What the settings of a run can name: its network and its number type. Names and numbers only; what they stand for
+//! belongs to `model` and `task`, which need a tensor framework.
 
 /// Which network turns pictures into features.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -50,14 +50,4 @@ pub enum Precision {
     Bf16,
     /// Convolutions and the head in IEEE half precision, with dynamic loss scaling.
     F16,
-}
-
-/// Where the passes of a network run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DeviceKind {
-    /// Burn's back end `flex`.
-    Cpu,
-    /// The default adapter of the back end `wgpu`, which may be a software driver: its name is printed.
-    Gpu,
 }

@@ -11,16 +11,10 @@ pub mod data;
 pub mod demo;
 
 #[cfg(feature = "burn")]
-mod device;
-
-#[cfg(feature = "burn")]
 mod loss_scale;
 
 #[cfg(feature = "burn")]
 pub mod model;
-
-#[cfg(feature = "burn")]
-pub mod optimizer;
 
 pub mod report;
 
@@ -33,7 +27,8 @@ pub mod train;
 #[cfg(feature = "burn")]
 pub mod weights;
 
-pub use choices::{Backbone, DeviceKind, Precision};
+pub use crate::device::DeviceKind;
+pub use choices::{Backbone, Precision};
 pub use feedline::train::schedule::OptimizerKind;
 #[cfg(feature = "burn")]
 pub use task::{ClassificationTask, TaskOptions};

@@ -1,16 +1,16 @@
 //! The classification task: one network, its loss and its optimiser behind `feedline::train::Task`. Owns what one step
 //! is; epochs, learning rates and files belong to the loop.
 
-use crate::classification::device;
 use crate::classification::loss_scale::LossScale;
 use crate::classification::model::{BatchStatistics, Dropout, Forward, Half, Model, Pass, Synced};
-use crate::classification::optimizer::Optimizer;
 use crate::classification::{Backbone, DeviceKind, OptimizerKind, Precision};
+use crate::device;
+use crate::optimizer::{Optimizer, check_settings};
+use crate::parameters::scalar;
 use burn::tensor::{DType as BurnDType, Device};
 use feedline::train::group::Group;
 use feedline::train::{Tally, Task, TaskState, Tensors};
 use feedline::{Batch, DType, Error, Result};
-use serde_json::Value;
 
 /// Share of the batch in a running statistic, torch's default.
 const STATISTICS_MOMENTUM: f32 = 0.1;
@@ -65,18 +65,7 @@ impl ClassificationTask {
         if options.num_classes == 0 {
             return Err(Error::config("a classifier needs at least one class", "Name the classes of the data set"));
         }
-        if !(0.0..1.0).contains(&options.momentum) {
-            return Err(Error::config(
-                format!("momentum is {}, outside [0, 1)", options.momentum),
-                "Use 0.9 if in doubt",
-            ));
-        }
-        if !(options.weight_decay >= 0.0 && options.weight_decay.is_finite()) {
-            return Err(Error::config(
-                format!("weight_decay is {}, not a finite number of at least 0", options.weight_decay),
-                "Use 5e-4 with sgd and 0 with adam if in doubt",
-            ));
-        }
+        check_settings(options.momentum, options.weight_decay)?;
         let half = match options.precision {
             Precision::F32 => BurnDType::F32,
             Precision::Bf16 => BurnDType::BF16,
@@ -94,7 +83,7 @@ impl ClassificationTask {
             });
         }
         let model = Model::new(options.backbone, options.num_classes, options.seed);
-        let parameters = model.parameters.len();
+        let parameters = model.store.parameters.len();
         Ok(ClassificationTask {
             optimizer: Optimizer::new(options.optimizer, options.momentum, options.weight_decay, parameters),
             loss_scale: (options.precision == Precision::F16).then(LossScale::new),
@@ -118,7 +107,7 @@ impl ClassificationTask {
 
     /// Number of trainable values, those of a frozen backbone included.
     pub fn parameter_count(&self) -> usize {
-        self.model.parameters.len()
+        self.model.store.parameters.len()
     }
 
     /// The logits of the whole batch, padding included: (B, classes) row-major, in evaluation mode.
@@ -139,7 +128,7 @@ impl ClassificationTask {
     /// # Errors
     /// A tensor that is missing, unknown or of another shape, by name; nothing is changed then.
     pub fn load_model(&mut self, model: &Tensors) -> Result<()> {
-        self.model.load(model)
+        self.model.store.load(model, self.options.backbone.name())
     }
 
     /// The network, for the import of weights.
@@ -220,8 +209,8 @@ impl Task for ClassificationTask {
         let statistics = pass.take_statistics();
         pass.backward(slope, &mut self.gradient)?;
 
-        let (specs, frozen) = (&self.model.specs, self.frozen);
-        let trained = || specs.iter().filter(move |spec| !spec.is_buffer() && (spec.is_head() || !frozen));
+        let (specs, frozen) = (&self.model.store.specs, self.frozen);
+        let trained = || specs.iter().filter(move |spec| spec.is_trained(frozen));
         if frozen {
             trained().try_for_each(|spec| group.all_reduce_f32(&mut self.gradient[spec.range.clone()]))?;
         } else {
@@ -243,11 +232,11 @@ impl Task for ClassificationTask {
             }
         }
         if finite {
-            self.optimizer.step(&self.model.specs, &mut self.model.parameters, &self.gradient, lr, frozen);
+            self.optimizer.step(&self.model.store.specs, &mut self.model.store.parameters, &self.gradient, lr, frozen);
         }
         for seen in statistics {
             for (range, fresh) in [(seen.mean_range, seen.mean), (seen.var_range, seen.var)] {
-                for (running, fresh) in self.model.buffers[range].iter_mut().zip(fresh) {
+                for (running, fresh) in self.model.store.buffers[range].iter_mut().zip(fresh) {
                     *running = (1.0 - STATISTICS_MOMENTUM) * *running + STATISTICS_MOMENTUM * fresh;
                 }
             }
@@ -256,29 +245,7 @@ impl Task for ClassificationTask {
     }
 
     fn broadcast(&mut self, group: &dyn Group) -> Result<()> {
-        if group.world_size() == 1 {
-            return Ok(());
-        }
-        let mut bytes = Vec::new();
-        if group.rank() == 0 {
-            bytes.extend(self.model.parameters.iter().chain(&self.model.buffers).flat_map(|value| value.to_le_bytes()));
-        }
-        group.broadcast(&mut bytes)?;
-        let (parameters, buffers) = (&mut self.model.parameters, &mut self.model.buffers);
-        let values = bytes.chunks_exact(4).map(|value| f32::from_le_bytes([value[0], value[1], value[2], value[3]]));
-        if values.len() != parameters.len() + buffers.len() {
-            return Err(Error::group(
-                format!(
-                    "rank 0 has {} numbers, rank {} {}",
-                    values.len(),
-                    group.rank(),
-                    parameters.len() + buffers.len()
-                ),
-                "Start every rank with the same model",
-            ));
-        }
-        parameters.iter_mut().chain(buffers).zip(values).for_each(|(place, value)| *place = value);
-        Ok(())
+        self.model.store.broadcast(group)
     }
 
     fn eval_step(&mut self, batch: &Batch) -> Result<Tally> {
@@ -298,16 +265,16 @@ impl Task for ClassificationTask {
         if let Some(scale) = &self.loss_scale {
             scalars.insert("loss_scale".into(), serde_json::json!(scale));
         }
-        let optimizer = self.optimizer.tensors(&self.model.specs);
-        Ok(TaskState { model: self.model.tensors(), optimizer, scalars })
+        let optimizer = self.optimizer.tensors(&self.model.store.specs);
+        Ok(TaskState { model: self.model.store.tensors(), optimizer, scalars })
     }
 
     fn load_state(&mut self, state: TaskState) -> Result<()> {
         let steps = scalar(&state, "optimizer_steps")?;
         let loss_scale = self.loss_scale.map(|_| scalar(&state, "loss_scale")).transpose()?;
         let mut optimizer = self.optimizer.clone();
-        optimizer.load(&self.model.specs, &state.optimizer, steps)?;
-        self.model.load(&state.model)?;
+        optimizer.load(&self.model.store.specs, &state.optimizer, steps)?;
+        self.model.store.load(&state.model, self.options.backbone.name())?;
         self.optimizer = optimizer;
         self.loss_scale = loss_scale;
         Ok(())
@@ -347,17 +314,6 @@ impl Through<'_> {
             Through::Synced(pass) => std::mem::take(&mut pass.forward.statistics),
         }
     }
-}
-
-/// A small value of a saved state.
-fn scalar<T: serde::de::DeserializeOwned>(state: &TaskState, name: &str) -> Result<T> {
-    let value = state.scalars.get(name).unwrap_or(&Value::Null);
-    T::deserialize(value).map_err(|problem| {
-        Error::train(
-            format!("{name} in the saved state cannot be used: {problem}"),
-            "Resume with the optimiser and precision it was saved with",
-        )
-    })
 }
 
 /// The pictures of the `count` leading samples and their shape (count, 3, H, W).

@@ -3,6 +3,7 @@
 
 mod delivery;
 mod import;
+mod optimizers;
 mod torchvision;
 mod training;
 

@@ -84,7 +84,7 @@ pub fn load_into(task: &mut ClassificationTask, path: &Path) -> Result<WeightRep
     let model = task.model_mut();
     let mut report = WeightReport::default();
     let mut matched = Vec::new();
-    for spec in &model.specs {
+    for spec in &model.store.specs {
         match tensors.remove(&spec.name) {
             None => report.unmatched.push((spec.name.clone(), Mismatch::Missing)),
             Some((file, _)) if file != spec.shape => {
@@ -103,7 +103,7 @@ pub fn load_into(task: &mut ClassificationTask, path: &Path) -> Result<WeightRep
         return Err(unusable(path, problem));
     }
     for (spec, values) in matched {
-        model.values_mut(&spec).copy_from_slice(&values);
+        model.store.values_mut(&spec).copy_from_slice(&values);
     }
     Ok(report)
 }

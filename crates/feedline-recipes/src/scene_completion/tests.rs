@@ -2,6 +2,8 @@
 
 mod delivery;
 mod refusals;
+#[cfg(feature = "burn")]
+mod training;
 
 use super::{SceneFiles, SceneOptions, Scenes, open};
 use feedline::decode::RgbImage;

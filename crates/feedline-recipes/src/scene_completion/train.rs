@@ -2,8 +2,9 @@
 
 use super::Scenes;
 use super::config::Config;
+use super::metrics::Scores;
 use super::splits::{self, Split, open_voxels};
-use super::stub::{SceneTask, Scores, TaskOptions};
+use super::task::{SceneTask, TaskOptions};
 use crate::run::{self, Recipe, RunFigures, each_once};
 use feedline::event::Sink;
 use feedline::plan::Plan;

@@ -1,7 +1,8 @@
 //! One pass of a network on Burn: pictures in, logits out, gradients back into a flat vector. Owns every call into
 //! Burn; it changes no parameter and no running statistic, it only reports the statistics of the batch.
 
-use super::{Conv, Head, Model, Network, Pool, Spec};
+use super::{Conv, Head, Model, Network, Pool};
+use crate::parameters::Spec;
 use burn::tensor::ops::{ConvOptions, MaxPoolOptions};
 use burn::tensor::{Device, FloatDType, Tensor, TensorData, activation, module};
 use feedline::plan::rng::SampleRng;
@@ -39,7 +40,7 @@ pub(crate) struct Dropout<'a> {
 /// Mean and variance that one norm layer saw.
 #[derive(Debug)]
 pub(crate) struct BatchStatistics {
-    /// Where the layer's running mean and running variance stand in `Model::buffers`.
+    /// Where the layer's running mean and running variance stand in `Parameters::buffers`.
     pub(crate) mean_range: Range<usize>,
     pub(crate) var_range: Range<usize>,
     pub(crate) mean: Vec<f32>,
@@ -54,7 +55,7 @@ pub(crate) struct Forward<'a> {
     pub(super) device: Device,
     /// The next tensor of the model to be used.
     next: usize,
-    /// Parameters that want a gradient, flat, with their place in `Model::parameters`.
+    /// Parameters that want a gradient, flat, with their place in `Parameters::parameters`.
     pub(super) leaves: Vec<(Range<usize>, Tensor<1>)>,
     pub(super) logits: Option<Tensor<2>>,
     /// Of every norm layer that used the statistics of the batch.
@@ -113,7 +114,7 @@ impl<'a> Forward<'a> {
 
     /// The next tensor, which the network calls `layer`.`part`.
     pub(super) fn take(&mut self, layer: &str, part: &str) -> &'a Spec {
-        let spec = &self.model.specs[self.next];
+        let spec = &self.model.store.specs[self.next];
         debug_assert_eq!(spec.name, format!("{layer}.{part}"), "a network must declare and run alike");
         self.next += 1;
         spec
@@ -121,11 +122,11 @@ impl<'a> Forward<'a> {
 
     /// The values of `spec` as a tensor that takes part in the gradient if this pass trains it.
     fn tensor<const D: usize>(&mut self, spec: &Spec) -> Tensor<D> {
-        let values = self.model.values(spec).to_vec();
+        let values = self.model.store.values(spec).to_vec();
         let length = values.len();
         let flat = Tensor::<1>::from_data(TensorData::new(values, [length]), &self.device);
         let trained = match self.pass {
-            Pass::Train { frozen, .. } => !spec.is_buffer() && (spec.is_head() || !frozen),
+            Pass::Train { frozen, .. } => spec.is_trained(frozen),
             Pass::Evaluate => false,
         };
         let flat = if trained {

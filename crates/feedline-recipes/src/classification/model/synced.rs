@@ -157,7 +157,7 @@ impl Network for Synced<'_> {
         let (from, x) = x;
         let [weight, bias, running_mean, running_var] =
             ["weight", "bias", "running_mean", "running_var"].map(|part| self.forward.take(name, part));
-        let values = |spec| self.forward.model.values(spec).iter().map(|value| f64::from(*value));
+        let values = |spec| self.forward.model.store.values(spec).iter().map(|value| f64::from(*value));
         let (weights, biases): (Vec<f64>, Vec<f64>) = (values(weight).collect(), values(bias).collect());
         let kept_type = x.dtype();
         let x = x.cast(FloatDType::F32);

@@ -1,10 +1,10 @@
 //! The optimisers: SGD with Nesterov momentum and Adam, with torch's formulas, on flat f32 vectors. Owns momenta and
 //! their step counts; knows nothing of how a gradient came about.
 
-use crate::classification::model::{Spec, check_tensor};
+use crate::parameters::{Spec, check_tensor};
 use feedline::train::Tensors;
 use feedline::train::schedule::OptimizerKind;
-use feedline::{Array, Result};
+use feedline::{Array, Error, Result};
 
 /// Adam's decay rate of the second moment and the number added to its root, torch's defaults.
 const BETA2: f64 = 0.999;
@@ -20,6 +20,20 @@ fn moment_names(kind: OptimizerKind) -> &'static [&'static str] {
     }
 }
 
+/// That `momentum` and `weight_decay` can be used.
+pub(crate) fn check_settings(momentum: f64, weight_decay: f64) -> Result<()> {
+    if !(0.0..1.0).contains(&momentum) {
+        return Err(Error::config(format!("momentum is {momentum}, outside [0, 1)"), "Use 0.9 if in doubt"));
+    }
+    if !(weight_decay >= 0.0 && weight_decay.is_finite()) {
+        return Err(Error::config(
+            format!("weight_decay is {weight_decay}, not a finite number of at least 0"),
+            "Use 5e-4 with sgd and 0 with adam if in doubt",
+        ));
+    }
+    Ok(())
+}
+
 /// An optimiser and what it remembers.
 #[derive(Debug, Clone)]
 pub(crate) struct Optimizer {
@@ -29,7 +43,7 @@ pub(crate) struct Optimizer {
     weight_decay: f64,
     /// As many vectors as `moment_names`, each as long as the parameters.
     moments: Vec<Vec<f32>>,
-    /// Steps taken by the backbone and by the head: fewer for a backbone that was frozen.
+    /// Steps taken by the backbone and by all else: fewer for a backbone that was frozen.
     pub(crate) steps: [u64; 2],
 }
 
@@ -41,7 +55,7 @@ impl Optimizer {
     }
 
     /// Moves `parameters` against `gradient`. While the backbone is frozen its parameters, momenta and step count stay
-    /// as they are. Weight decay reaches the weights of convolutions and of the head only.
+    /// as they are. Weight decay reaches the weights of convolutions and linear layers only.
     pub(crate) fn step(
         &mut self,
         specs: &[Spec],
@@ -52,9 +66,9 @@ impl Optimizer {
     ) {
         self.steps[0] += u64::from(!frozen);
         self.steps[1] += 1;
-        for spec in specs.iter().filter(|spec| !spec.is_buffer() && (spec.is_head() || !frozen)) {
+        for spec in specs.iter().filter(|spec| spec.is_trained(frozen)) {
             let decay = if spec.decays() { self.weight_decay as f32 } else { 0.0 };
-            let (at, steps) = (spec.range.clone(), self.steps[usize::from(spec.is_head())]);
+            let (at, steps) = (spec.range.clone(), self.steps[usize::from(!spec.in_backbone)]);
             let values = parameters[at.clone()].iter_mut().zip(&gradient[at.clone()]);
             match (self.kind, self.moments.as_mut_slice()) {
                 (OptimizerKind::Sgd, [buffer]) => {
@@ -119,37 +133,5 @@ impl Optimizer {
         self.moments = loaded;
         self.steps = steps;
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::classification::Backbone;
-    use crate::classification::model::Model;
-    use crate::classification::tests::{formula_f32, golden, numbers};
-
-    /// Three tensors of four values (testdata/torchvision/make.py), the first without a gradient in the first two
-    /// steps, the last without decay, a learning rate that changes.
-    #[test]
-    fn steps_are_those_of_torch() {
-        let mut specs: Vec<Spec> = Model::new(Backbone::Small, 4, 0).specs;
-        specs.retain(|spec| ["features.0.0.weight", "classifier.weight", "classifier.bias"].contains(&&*spec.name));
-        specs.iter_mut().enumerate().for_each(|(at, spec)| spec.range = 4 * at..4 * at + 4);
-        for kind in [OptimizerKind::Sgd, OptimizerKind::Adam] {
-            let mut optimizer = Optimizer::new(kind, 0.9, 0.01, 12);
-            let mut parameters: Vec<f32> = specs.iter().flat_map(|spec| formula_f32(&spec.name, 4)).collect();
-            for step in 0..5 {
-                let gradient: Vec<f32> =
-                    specs.iter().flat_map(|spec| formula_f32(&format!("{}/{step}", spec.name), 4)).collect();
-                optimizer.step(&specs, &mut parameters, &gradient, 0.1 / f64::from(step + 1), step < 2);
-            }
-            let golden = &golden("optimisers.json")[if kind == OptimizerKind::Sgd { "sgd" } else { "adam" }];
-            for (spec, found) in specs.iter().zip(parameters.chunks(4)) {
-                for (found, expect) in found.iter().zip(numbers(&golden[&spec.name])) {
-                    assert!((f64::from(*found) - expect).abs() < 1e-6, "{kind:?} {}: {found} {expect}", spec.name);
-                }
-            }
-        }
     }
 }

@@ -1,0 +1,35 @@
+"""The names of TorchSSC (3D Sketch-aware Semantic Scene Completion) and of its RGB-D siblings, on Feedline's engine.
+
+``examples/python/train_scene_completion.py`` is its training loop, ``docs/scene_completion.md`` tells of the files and
+of what differs. Where the original errs, this does the right thing: an epoch has every sample before any comes again,
+ranks share none, one process needs no launcher, and a run that was stopped goes on with exactly the next sample.
+"""
+
+from .data import NYUv2, TrainPre, ValPre
+from .engine import Engine, PolyLR, State, group_weight
+from .loader import EpochSampler, Minibatch, SceneLoader, data_setting, get_train_loader, get_val_loader
+from .scores import SSCScores
+from .settings import Config, config
+
+C = cfg = config
+
+__all__ = [
+    "C",
+    "Config",
+    "Engine",
+    "EpochSampler",
+    "Minibatch",
+    "NYUv2",
+    "PolyLR",
+    "SSCScores",
+    "SceneLoader",
+    "State",
+    "TrainPre",
+    "ValPre",
+    "cfg",
+    "config",
+    "data_setting",
+    "get_train_loader",
+    "get_val_loader",
+    "group_weight",
+]

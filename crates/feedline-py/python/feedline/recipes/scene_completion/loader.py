@@ -1,0 +1,310 @@
+"""``get_train_loader`` and what it returns: batches as dicts with TorchSSC's keys. Owns how batch sizes and epochs follow
+from the settings; order, threads and resuming are :class:`feedline.DataLoader`'s.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ...errors import ConfigError, whole_number
+from ...loader import DataLoader, _has_torch, _Pass
+from ...ranks import discover_and_tell
+from ...source import Source
+from .data import TrainPre, ValPre
+from .settings import Config, settings_of
+
+
+class Minibatch(dict):  # type: ignore[type-arg]
+    """A batch by TorchSSC's keys; ``fn`` is a list of str, all else has a first axis of samples."""
+
+    _facts: Any = None
+
+    @property
+    def epoch(self) -> int:
+        """Epoch it belongs to, from 0."""
+        return int(self._facts.epoch)
+
+    @property
+    def step(self) -> int:
+        """Number of the batch in its epoch on this rank, from 0."""
+        return int(self._facts.step)
+
+    @property
+    def valid(self) -> int:
+        """How many leading samples are real; the rest fills up the ranks and must not count in a metric."""
+        return int(self._facts.valid)
+
+    @property
+    def indices(self) -> list[int]:
+        """Number of each sample in the data set."""
+        return list(self._facts.indices)
+
+    def to(self, *args: Any, **kwargs: Any) -> Minibatch:
+        """The same batch with every tensor's ``to(*args, **kwargs)``: ``batch.to("cuda", non_blocking=True)``."""
+        return self._each("to", *args, **kwargs)
+
+    def pin_memory(self) -> Minibatch:
+        """The same batch in page-locked memory, which is a copy of every tensor."""
+        return self._each("pin_memory")
+
+    def _each(self, method: str, *args: Any, **kwargs: Any) -> Minibatch:
+        def call(value: Any) -> Any:
+            return getattr(value, method)(*args, **kwargs) if hasattr(value, method) else value
+
+        batch = Minibatch((name, call(value)) for name, value in self.items())
+        batch._facts = self._facts
+        return batch
+
+
+def _minibatch(values: tuple[Any, ...], names: list[str], facts: Any) -> Minibatch:
+    batch = Minibatch(zip(names, values))
+    if "fn" in batch:
+        batch["fn"] = [name.decode() for name in batch["fn"]]
+    batch._facts = facts
+    return batch
+
+
+class _ScenePass(_Pass):
+    """One pass over an epoch, with ``.next()``. It is over with its last batch, not when one more is asked for: TorchSSC
+    takes exactly as many as there are.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.ended = threading.Event()
+
+    def __next__(self) -> Any:
+        try:
+            batch = super().__next__()
+        except StopIteration:
+            self.ended.set()
+            raise
+        with self._one_at_a_time:
+            # Does not wait: nothing is left to be made.
+            if not self.over and self._engine.left() == 0 and self._engine.next(self._timeout_s) is None:
+                self.over = True
+                self.ended.set()
+        return batch
+
+    def next(self) -> Any:
+        """As ``next(iterator)``."""
+        try:
+            return self.__next__()
+        except StopIteration:
+            raise StopIteration(
+                "the epoch has no more batches; after going on in the middle of one there are fewer than "
+                "niters_per_epoch. Take as many as loader.batches_left says when the epoch begins"
+            ) from None
+
+
+class SceneLoader(DataLoader):
+    """:class:`feedline.DataLoader` with its arguments, whose batches are :class:`Minibatch` and whose iterators have
+    ``.next()``.
+    """
+
+    _make_batch: Callable[..., Any] = staticmethod(_minibatch)
+    # Set when the pass that was begun last is over.
+    _ended: threading.Event | None = None
+
+    def _make_pass(self) -> _Pass:
+        newest = _ScenePass(self._engine, self.timeout, self.pin_memory)
+        self._ended = newest.ended
+        return newest
+
+    def __iter__(self) -> Iterator[Minibatch]:  # type: ignore[override]
+        return super().__iter__()  # type: ignore[return-value]
+
+    def set_epoch(self, epoch: int) -> None:
+        """The next iterator begins this epoch; nobody has to call this, and for the epoch that is next anyway it changes
+        nothing: what was made ahead stays, and so does a place in the middle of it that was loaded.
+        """
+        epoch = whole_number("epoch", epoch, 0)
+        between = self._ended is None or self._ended.is_set()
+        if not between or self._engine.place() != (epoch, 0):
+            super().set_epoch(epoch)
+
+
+class EpochSampler:
+    """Stands where TorchSSC has a ``DistributedSampler``. The loader deals samples to ranks and counts epochs itself."""
+
+    def __init__(self, loader: SceneLoader, samples: int) -> None:
+        self._loader = loader
+        self._samples = samples
+        self.num_replicas = loader.num_replicas
+        self.rank = loader.rank
+
+    def __len__(self) -> int:
+        """Samples of an epoch on this rank."""
+        return self._samples
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that is being delivered, or will be next."""
+        return self._loader.epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """As :meth:`SceneLoader.set_epoch`."""
+        self._loader.set_epoch(epoch)
+
+
+def data_setting(config: Any = None) -> dict[str, Any]:
+    """What the settings say of the data set: the first argument of :class:`NYUv2`."""
+    said = settings_of(config)
+    return {
+        "img_root": said.img_root_folder,
+        "gt_root": said.gt_root_folder,
+        "hha_root": said.hha_root_folder,
+        "mapping_root": said.mapping_root_folder,
+        "train_source": said.train_source,
+        "eval_source": said.eval_source,
+        "dataset_path": said.dataset_path,
+        "image_height": said.image_height,
+        "image_width": said.image_width,
+        "grid": said.grid,
+        "num_classes": said.num_classes,
+        "hha_order": said.hha_order,
+    }
+
+
+def get_train_loader(
+    engine: Any,
+    dataset: Any,
+    s3client: Any = None,
+    *,
+    config: Any = None,
+    seed: int = 0,
+    num_workers: int | None = None,
+    upstream_random_names: bool = False,
+    output: Any = None,
+    **others: Any,
+) -> tuple[SceneLoader, EpochSampler | None]:
+    """(loader, sampler) for training; the sampler is None where there is one process.
+
+    An epoch has ``config.batch_size * config.niters_per_epoch`` samples over all ranks, shuffled; passes over the data
+    are laid end to end and cut into epochs, so every sample comes before any comes again. ``batch_size`` is that of all
+    ranks together and must divide by them.
+
+    Args:
+        engine: :class:`Engine`, or anything with its ``distributed`` and ``world_size``; None is whatever process group or
+            launcher there is.
+        dataset: :class:`NYUv2`, or a class or function that makes one from TorchSSC's arguments ``(setting, "train",
+            preprocess, file_length, s3client=s3client)``; or one that is made already.
+        s3client: Where the data lies, if not on the disk. A URL stands for ``config.dataset_path``. A mapping has keys of
+            ``[storage]``, and ``url`` as before. Of a client of boto3 endpoint, region and keys are taken over; then
+            ``config.dataset_path`` is a URL.
+        config: Settings, if not :data:`config`: an object or mapping with TorchSSC's names.
+        seed: Decides the order and all augmentation.
+        num_workers: Threads of this process; None is ``config.num_workers``, and where that is None too one for each core.
+        upstream_random_names: Draws each sample anew from all, as TorchSSC does where an epoch has fewer samples than
+            there are files: about 63 % of them are seen in an epoch. Where it has as many or more, TorchSSC goes through
+            whole passes and draws the rest; that is not offered.
+        output, others: As :class:`feedline.DataLoader`'s: ``on_bad_sample``, ``memory_budget_bytes``, ...
+    """
+    said = settings_of(config)
+    rank, world_size = _place(engine)
+    batch_size = whole_number("config.batch_size", said.batch_size, 1)
+    per_rank = _share(batch_size, world_size)
+    samples = batch_size * whole_number("config.niters_per_epoch", said.niters_per_epoch, 1)
+    scales = None if said.train_scale_array is None else [float(scale) for scale in said.train_scale_array]
+    scales = None if scales == [1.0] else scales
+    preprocess = TrainPre(said.image_mean, said.image_std, mirror=bool(scales), scales=scales)
+    source = _source(dataset, (data_setting(said), "train", preprocess, samples), s3client)
+    weights = None
+    if upstream_random_names:
+        if samples >= len(source):
+            raise ConfigError(
+                f"upstream_random_names is for epochs shorter than the data set: an epoch has {samples} samples and the list "
+                f"{len(source)}. Lower config.niters_per_epoch, or leave it out"
+            )
+        weights = [1.0] * len(source)
+    loader = SceneLoader(
+        source,
+        per_rank,
+        shuffle=True,
+        seed=seed,
+        num_replicas=world_size,
+        rank=rank,
+        drop_last=True,
+        epoch_length=samples,
+        weights=weights,
+        **_options(said, num_workers, output, others),
+    )
+    distributed = getattr(engine, "distributed", world_size > 1)
+    return loader, EpochSampler(loader, samples // world_size) if distributed else None
+
+
+def get_val_loader(
+    engine: Any,
+    dataset: Any,
+    s3client: Any = None,
+    *,
+    config: Any = None,
+    batch_size: int = 1,
+    num_workers: int | None = None,
+    output: Any = None,
+    **others: Any,
+) -> SceneLoader:
+    """The samples of ``config.eval_source`` in order, each on one rank and once; normalised, unlike TorchSSC's. Arguments as
+    those of :func:`get_train_loader`; ``batch_size`` is that of each rank.
+    """
+    said = settings_of(config)
+    rank, world_size = _place(engine)
+    preprocess = ValPre(said.image_mean, said.image_std)
+    source = _source(dataset, (data_setting(said), "val", preprocess, None), s3client)
+    return SceneLoader(
+        source,
+        batch_size,
+        num_replicas=world_size,
+        rank=rank,
+        tail="exact",
+        **_options(said, num_workers, output, others),
+    )
+
+
+def _place(engine: Any) -> tuple[int | None, int]:
+    """(rank, number of ranks); the rank is None where the process group has to tell."""
+    if engine is None:
+        return discover_and_tell()
+    if not getattr(engine, "distributed", False):
+        return 0, 1
+    return getattr(engine, "rank", None), whole_number("engine.world_size", engine.world_size, 1)
+
+
+def _share(batch_size: int, world_size: int) -> int:
+    """Samples a step of each rank."""
+    if batch_size % world_size == 0:
+        return batch_size // world_size
+    below, above = batch_size // world_size * world_size, (batch_size // world_size + 1) * world_size
+    nearest = f"{below} or {above}" if below else str(above)
+    raise ConfigError(
+        f"config.batch_size is {batch_size}, for all of engine.world_size, which is {world_size} ranks, and does not divide by "
+        f"them. Set it to {nearest}"
+    )
+
+
+def _source(dataset: Any, arguments: tuple[Any, ...], s3client: Any) -> Source:
+    if isinstance(dataset, Source):
+        if s3client is not None:
+            raise ConfigError("dataset is made already, so s3client comes too late. Give it to the dataset, or give its class")
+        return dataset
+    made = dataset(*arguments, s3client=s3client) if callable(dataset) else dataset
+    if not isinstance(made, Source):
+        raise ConfigError(
+            f"dataset gives {type(made).__name__}, which is no source of Feedline's. "
+            "Give NYUv2 of feedline.recipes.scene_completion, or a class that is derived from it"
+        )
+    return made
+
+
+def _options(said: Config, num_workers: int | None, output: Any, others: dict[str, Any]) -> dict[str, Any]:
+    if output is None:
+        output = "torch" if _has_torch() else "numpy"
+    pin_memory = False
+    if output == "torch":
+        import torch
+
+        pin_memory = torch.cuda.is_available()
+    workers = said.num_workers if num_workers is None else num_workers
+    return {"pin_memory": pin_memory, "num_workers": workers, "output": output} | others

@@ -1,0 +1,32 @@
+//! The optimisers against torch's.
+
+use super::{formula_f32, golden, numbers};
+use crate::classification::Backbone;
+use crate::classification::model::Model;
+use crate::optimizer::Optimizer;
+use crate::parameters::Spec;
+use feedline::train::schedule::OptimizerKind;
+
+/// Three tensors of four values (testdata/torchvision/make.py), the first without a gradient in the first two
+/// steps, the last without decay, a learning rate that changes.
+#[test]
+fn steps_are_those_of_torch() {
+    let mut specs: Vec<Spec> = Model::new(Backbone::Small, 4, 0).store.specs;
+    specs.retain(|spec| ["features.0.0.weight", "classifier.weight", "classifier.bias"].contains(&&*spec.name));
+    specs.iter_mut().enumerate().for_each(|(at, spec)| spec.range = 4 * at..4 * at + 4);
+    for kind in [OptimizerKind::Sgd, OptimizerKind::Adam] {
+        let mut optimizer = Optimizer::new(kind, 0.9, 0.01, 12);
+        let mut parameters: Vec<f32> = specs.iter().flat_map(|spec| formula_f32(&spec.name, 4)).collect();
+        for step in 0..5 {
+            let gradient: Vec<f32> =
+                specs.iter().flat_map(|spec| formula_f32(&format!("{}/{step}", spec.name), 4)).collect();
+            optimizer.step(&specs, &mut parameters, &gradient, 0.1 / f64::from(step + 1), step < 2);
+        }
+        let golden = &golden("optimisers.json")[if kind == OptimizerKind::Sgd { "sgd" } else { "adam" }];
+        for (spec, found) in specs.iter().zip(parameters.chunks(4)) {
+            for (found, expect) in found.iter().zip(numbers(&golden[&spec.name])) {
+                assert!((f64::from(*found) - expect).abs() < 1e-6, "{kind:?} {}: {found} {expect}", spec.name);
+            }
+        }
+    }
+}
