@@ -54,7 +54,7 @@ impl Spec {
 
     /// Whether a step changes it while the backbone is `frozen`, or is not.
     pub(crate) fn is_trained(&self, frozen: bool) -> bool {
-        !self.is_buffer() && !(frozen && self.in_backbone)
+        !self.is_buffer() && (!self.in_backbone || !frozen)
     }
 
     /// Whether weight decay applies: to weights of convolutions and linear layers, not to norms and biases.

@@ -181,16 +181,19 @@ mod tests {
         scores
     }
 
+    /// Predicted, label, weight, mapping.
+    type Voxel = (u8, i64, f32, i64);
+
     /// One class at a time, straight from the definition.
     fn naive(samples: &[Sample], classes: u8) -> (Vec<f64>, [f64; 4]) {
-        let all: Vec<(u8, i64, f32, i64)> = samples
+        let all: Vec<Voxel> = samples
             .iter()
             .flat_map(|s| {
                 (0..s.label.len()).map(|at| (s.predicted[at], s.label[at], s.label_weight[at], s.mapping[at]))
             })
             .filter(|&(_, label, weight, _)| weight > 0.0 && label != UNKNOWN)
             .collect();
-        let count = |which: &dyn Fn(&(u8, i64, f32, i64)) -> bool| all.iter().filter(|v| which(v)).count() as f64;
+        let count = |which: &dyn Fn(&Voxel) -> bool| all.iter().filter(|v| which(v)).count() as f64;
         let iou: Vec<f64> = (0..classes)
             .map(|class| {
                 let both = count(&|v| v.0 == class && v.1 == i64::from(class));
