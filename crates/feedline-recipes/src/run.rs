@@ -37,7 +37,7 @@ pub trait Recipe: Sized {
     ///
     /// # Errors
     /// What the data has wrong.
-    fn open(config: &Self::Config) -> Result<(Arc<Self::Data>, Arc<Self::Data>)>;
+    fn open(config: &Self::Config) -> Result<SplitsOf<Self>>;
 
     /// Order of the training split over `ranks`.
     ///
@@ -86,6 +86,9 @@ pub trait Recipe: Sized {
     /// What the data or the model report.
     fn summary(run: &mut Run<Self>, sink: Arc<dyn Sink>) -> Result<Self::Summary>;
 }
+
+/// The training and the validation split of a recipe's data.
+pub type SplitsOf<R> = (Arc<<R as Recipe>::Data>, Arc<<R as Recipe>::Data>);
 
 /// A run that is ready to train, as one rank sees it.
 pub struct Run<R: Recipe> {

@@ -38,7 +38,7 @@ pub(super) fn npz(members: &[(&str, Vec<u8>)]) -> Vec<u8> {
     let mut file = Vec::new();
     let mut archive = rawzip::ZipArchiveWriter::new(&mut file);
     for (name, content) in members {
-        let (mut entry, config) = archive.new_file(&format!("{name}.npy")).start().unwrap();
+        let (mut entry, config) = archive.new_file(format!("{name}.npy")).start().unwrap();
         let mut writer = config.wrap(&mut entry);
         writer.write_all(content).unwrap();
         let (_, descriptor) = writer.finish().unwrap();

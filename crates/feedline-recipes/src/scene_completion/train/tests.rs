@@ -149,8 +149,7 @@ fn two_ranks_train_the_run_of_one() {
             }
         });
         assert!(verify(&out).unwrap().proved);
-        let steps = steps.0.lock().unwrap().clone();
-        steps
+        steps.0.lock().unwrap().clone()
     };
     let (one, two) = (trained(1), trained(2));
     assert_eq!(one.len(), two.len());
