@@ -8,6 +8,11 @@ use std::sync::{Mutex, PoisonError};
 /// Share of the time lost waiting for data from which on the reason is given.
 const WORTH_A_WORD: f64 = 0.05;
 
+/// Digits of a rate behind the point: rooms come by twos, pictures by hundreds.
+fn decimals(per_second: f64) -> usize {
+    usize::from(per_second < 10.0)
+}
+
 /// Progress on standard error; without a terminal only the lines.
 pub struct Progress {
     bar: Mutex<ProgressBar>,
@@ -41,8 +46,9 @@ impl Sink for Progress {
             }
             Event::Step { step, loss, metrics, lr, images_per_second, data_wait_share, .. } => {
                 bar.set_position(*step);
+                let decimals = decimals(*images_per_second);
                 bar.set_message(format!(
-                    "loss {loss:.4} {} {:.3} lr {lr:.1e} {images_per_second:.0} img/s wait {:.0}%",
+                    "loss {loss:.4} {} {:.3} lr {lr:.1e} {images_per_second:.decimals$} img/s wait {:.0}%",
                     self.metric,
                     metrics.first().unwrap_or(&f64::NAN),
                     data_wait_share * 100.0
@@ -58,13 +64,14 @@ impl Sink for Progress {
                 bar.finish_and_clear();
                 let first = |metrics: &[f64]| metrics.first().copied().unwrap_or(f64::NAN);
                 eprintln!(
-                    "epoch {:>3}  loss {:.4}  {m} {:.4}  |  val loss {:.4}  val {m} {:.4}  |  lr {:.2e}  {:.0} img/s  data wait {:.1} %  {:.1} s",
+                    "epoch {:>3}  loss {:.4}  {m} {:.4}  |  val loss {:.4}  val {m} {:.4}  |  lr {:.2e}  {:.*} img/s  data wait {:.1} %  {:.1} s",
                     record.epoch,
                     record.train_loss,
                     first(&record.train_metrics),
                     record.val_loss,
                     first(&record.val_metrics),
                     record.lr,
+                    decimals(record.images_per_second),
                     record.images_per_second,
                     record.data_wait_share * 100.0,
                     record.train_seconds + record.val_seconds,
