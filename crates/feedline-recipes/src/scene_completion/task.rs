@@ -224,7 +224,7 @@ impl Task for SceneTask {
         if !tally.loss_sum.is_finite() {
             return Err(Error::train(
                 format!("the loss of epoch {} step {} is {}", batch.epoch, batch.step, tally.loss()),
-                "Lower the learning rate (init_lr), or look at the data; the weights were left as they were",
+                "Lower the learning rate (train.lr), or look at the data; the weights were left as they were",
             ));
         }
 
@@ -246,7 +246,7 @@ impl Task for SceneTask {
         if !trained().all(|spec| self.gradient[spec.range.clone()].iter().all(|value| value.is_finite())) {
             return Err(Error::train(
                 format!("a gradient of epoch {} step {} is not finite", batch.epoch, batch.step),
-                "Lower the learning rate (init_lr), or look at the data; the weights were left as they were",
+                "Lower the learning rate (train.lr), or look at the data; the weights were left as they were",
             ));
         }
         let store = &mut self.model.store;
