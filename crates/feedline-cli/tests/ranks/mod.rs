@@ -1,5 +1,6 @@
 //! Several ranks: real processes under a real mpirun, kills, other numbers of ranks, a network that is cut.
 
+use super::scenes::{rooms, scenes};
 use super::{
     copy_of_data, data, events, expect, feedline, final_model, losses, run, short, steps_reported, wait_for_steps,
 };
@@ -306,4 +307,24 @@ fn what_was_started_as_one_of_several_never_trains_alone() {
         expect(&run(&["launch", "--ranks", "2", "--", "train"]), 7, &["libopenmpi-dev"]);
     }
     assert!(!out.exists());
+}
+
+#[test]
+fn two_ranks_complete_scenes_as_one_does() {
+    let Some(_turn) = mpi() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (data, alone, two) = (rooms(dir.path()), dir.path().join("alone"), dir.path().join("two"));
+    expect(&run(&scenes(&data, &alone)), 0, &[]);
+    let args = scenes(&data, &two);
+    // `launch` of these tests says the number of workers itself.
+    let workers = args.iter().position(|arg| *arg == "--num-workers").unwrap();
+    let args = [&args[..workers], &args[workers + 2..]].concat();
+    expect(&launch("2", &[], &args).output().unwrap(), 0, &["2 ranks", "validation SSC mIoU"]);
+    let [alone, of_two] = [&alone, &two].map(|out| losses(out));
+    assert!(alone.len() == 18 && alone.keys().eq(of_two.keys()));
+    for (one, other) in alone.values().zip(of_two.values()) {
+        let [one, other]: [f64; 2] = [one, other].map(|loss| loss.parse().unwrap());
+        assert!((one - other).abs() < 1e-3 * one, "{alone:?} {of_two:?}");
+    }
+    expect(&run(&["verify", two.to_str().unwrap()]), 0, &[]);
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 /// 10 training and 4 test scenes of 24 x 32 px and 6 x 4 x 6 voxels.
-fn rooms(dir: &Path) -> PathBuf {
+pub(super) fn rooms(dir: &Path) -> PathBuf {
     let options = DemoOptions { train: 10, test: 4, seed: 1, image_px: [24, 32], grid: [6, 4, 6] };
     write_demo_data(&dir.join("rooms"), &options, |_, _| ()).unwrap();
     dir.join("rooms")
@@ -16,7 +16,7 @@ fn rooms(dir: &Path) -> PathBuf {
 const SIZES: [&str; 4] = ["--set", "data.image_px=[24, 32]", "--set", "data.grid=[6, 4, 6]"];
 
 /// Flags of a short run with a checkpoint every other step: 3 epochs of 5 steps.
-fn scenes<'a>(data: &'a Path, out: &'a Path) -> Vec<&'a str> {
+pub(super) fn scenes<'a>(data: &'a Path, out: &'a Path) -> Vec<&'a str> {
     let (data, out) = (data.to_str().unwrap(), out.to_str().unwrap());
     let mut args = vec!["train", "--recipe", "scene_completion", "--data", data, "--out", out, "--epochs", "3"];
     args.extend(["--batch-size", "2", "--num-workers", "1", "--set", "model.channels=4"]);
