@@ -15,12 +15,12 @@ SHARED = pathlib.Path(__file__).resolve().parents[4] / "shared/data/nyu_rgbd"
 
 
 def frames(folder):
-    """Pictures of three sizes with texture; label pictures of grey and of a palette, 0 to 40."""
+    """Pictures of several sizes with texture, of which 441 and 366 make ratios that round; label pictures of grey and of a palette, 0 to 40."""
     rng = np.random.default_rng(3)
     lines = []
     for name in ("RGB", "HHA", "Label"):
         (folder / name).mkdir(parents=True)
-    for number, (height, width) in enumerate([(60, 80), (90, 70), (48, 64)]):
+    for number, (height, width) in enumerate([(60, 80), (90, 70), (441, 366), (48, 64), (30, 45), (61, 53)]):
         coarse = rng.integers(0, 256, (height // 6 + 2, width // 6 + 2, 3), dtype=np.uint8)
         picture = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
         Image.fromarray(picture).save(folder / f"RGB/{number}.jpg", quality=95)
@@ -73,7 +73,7 @@ def normalised(picture):
 
 
 def data_sets(tmp_path):
-    return [(folder, count) for folder, count in ((frames(tmp_path / "made"), 3), (real(tmp_path / "real"), 1)) if folder]
+    return [(folder, count) for folder, count in ((frames(tmp_path / "made"), 6), (real(tmp_path / "real"), 1)) if folder]
 
 
 def test_pictures_and_labels_are_opencvs_bit_for_bit(tmp_path):
@@ -94,7 +94,7 @@ def test_pictures_and_labels_are_opencvs_bit_for_bit(tmp_path):
 
 @pytest.mark.parametrize("scale", [0.5, 0.75, 1.0, 1.25, 1.5, 1.75])
 def test_scaled_and_mirrored_pictures_are_opencvs_within_one_level(tmp_path, scale):
-    worst = 0.0
+    worst, mirrors = 0.0, set()
     for folder, count in data_sets(tmp_path):
         for index in range(count):
             rgb, hha, label = read(folder, index)
@@ -106,12 +106,14 @@ def test_scaled_and_mirrored_pictures_are_opencvs_within_one_level(tmp_path, sca
             mirrored = cv2.resize(cv2.flip(label, 1), size, interpolation=cv2.INTER_NEAREST).astype(np.int64)
             is_mirrored = not np.array_equal(found["label"], labels)
             assert np.array_equal(found["label"], mirrored if is_mirrored else labels)
+            mirrors.add(is_mirrored)
             for name, picture in (("data", rgb), ("hha_img", hha)):
                 picture = cv2.flip(picture, 1) if is_mirrored else np.ascontiguousarray(picture)
                 expect = cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR).astype(int)
                 levels = np.rint((found[name].transpose(1, 2, 0) * STD + MEAN) * 255).astype(int)
                 assert np.abs(levels - expect).max() <= 1
                 worst = max(worst, (levels != expect).mean())
+    assert mirrors == {False, True}
     assert worst < 0.01, f"{worst:.2%} of the values differ"
 
 

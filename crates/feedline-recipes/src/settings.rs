@@ -99,7 +99,8 @@ pub trait Settings: Clone + Serialize + DeserializeOwned {
     /// # Errors
     /// As [`Settings::to_toml`].
     fn facts(&self) -> Result<Vec<(String, String)>> {
-        let table = self.to_toml()?.parse::<Table>().unwrap_or_default();
+        let table = self.to_toml()?.parse::<Table>();
+        let table = table.map_err(|e| Error::config(format!("the settings are no TOML: {e}"), "Please report this"))?;
         let keys = table.iter().flat_map(|(name, value)| match value {
             Value::Table(section) => {
                 section.iter().map(|(key, value)| (format!("{name}.{key}"), value.to_string())).collect()

@@ -85,10 +85,14 @@ impl Cut {
         start..start + (self.to_px[axis].min(self.crop_px[axis])) as usize
     }
 
+    /// Rows or columns of the picture for one of the scaled picture; with the rounding of OpenCV, which inverts the ratio.
+    fn step(&self, axis: usize) -> f64 {
+        1.0 / (f64::from(self.to_px[axis]) / f64::from(self.from_px[axis]))
+    }
+
     /// For each shown row or column: the nearest one of the picture.
     fn nearest(&self, axis: usize) -> Vec<usize> {
-        let (from, to) = (self.from_px[axis], self.to_px[axis]);
-        let step = f64::from(from) / f64::from(to);
+        let (from, step) = (self.from_px[axis], self.step(axis));
         let source = |at: usize| {
             let place = f64::from(self.start_px[axis]) + at as f64;
             let found = ((place * step) as usize).min(from as usize - 1);
@@ -99,8 +103,7 @@ impl Cut {
 
     /// For each shown row or column: two of the picture, and their weights of 2048.
     fn linear(&self, axis: usize) -> Vec<Tap> {
-        let (from, to) = (self.from_px[axis], self.to_px[axis]);
-        let step = f64::from(from) / f64::from(to);
+        let (from, step) = (self.from_px[axis], self.step(axis));
         let tap = |at: usize| {
             let place = ((f64::from(self.start_px[axis]) + at as f64 + 0.5) * step - 0.5) as f32;
             let first = place.floor();

@@ -6,7 +6,9 @@
 use super::augment::{Cut, SceneAugment};
 use super::list::{Layout, Part, SceneFiles, SceneList};
 use feedline::augment::normalize::{IMAGENET_MEAN, IMAGENET_STD, Normalize};
-use feedline::decode::{Limits, NpyHeader, RgbImage, decode_labels_u8, decode_npy, decode_npz, decode_rgb, npz_shape};
+use feedline::decode::{
+    Limits, NpyHeader, RgbImage, array_fits, decode_labels_u8, decode_npy, decode_npz, decode_rgb, npz_shape,
+};
 use feedline::deliver::Clock;
 use feedline::pipeline::{Pipeline, Raw};
 use feedline::plan::rng::{hash_name, hash_words};
@@ -76,12 +78,12 @@ impl Default for SceneOptions {
 ///
 /// | field | | |
 /// |---|---|---|
-/// | `data` | f32 (3, H, W) | the RGB picture, `x / 255 - mean`, `/ std`, as NumPy computes it in float64 |
-/// | `label` | i64, shape as stored | the class of each voxel, below `num_classes` or 255 |
+/// | `data` | f32 (3, H, W) | the RGB picture, `x / 255` in float32, `- mean`, `/ std` in float64, as NumPy computes it |
+/// | `label` | i64, shape as in the first sample | the class of each voxel, below `num_classes` or 255 |
 /// | `label_weight` | f32 (N,) | not 0 where the voxel counts |
 /// | `depth_mapping_3d` | i64 (N,) | the pixel h * W + w that shows a voxel, H * W for none |
 /// | `tsdf` | f32 (1, X, Y, Z) | truncated signed distances |
-/// | `sketch_gt` | i64, shape as stored | 1 where there is an edge of structure |
+/// | `sketch_gt` | i64, shape as in the first sample | 1 where there is an edge of structure |
 /// | `fn` | bytes | the id |
 /// | `n` | i64 () | number of listed samples |
 /// | `hha_img` | f32 (3, H, W) | the HHA picture, normalised with the same numbers |
@@ -95,8 +97,6 @@ pub struct Scenes {
     normalize: Normalize,
     /// For the channels of HHA in the order of the file.
     normalize_hha: Normalize,
-    label_shape: Vec<usize>,
-    sketch_shape: Vec<usize>,
     fields: Vec<FieldSpec>,
     fingerprint: u64,
 }
@@ -138,14 +138,14 @@ pub fn open(files: &SceneFiles, options: &SceneOptions, storage: &Storage) -> Re
     };
     let voxels = options.grid.iter().product::<usize>();
     let pictures = |name: &str| FieldSpec::stack(name, DType::F32, [3, height, width]);
-    let mut fields = vec![pictures("data"), FieldSpec::stack("label", DType::I64, label_shape.clone())];
+    let mut fields = vec![pictures("data"), FieldSpec::stack("label", DType::I64, label_shape)];
     if list.layout == Layout::Voxels {
         let [x, y, z] = options.grid;
         fields.extend([
             FieldSpec::stack("label_weight", DType::F32, [voxels]),
             FieldSpec::stack("depth_mapping_3d", DType::I64, [voxels]),
             FieldSpec::stack("tsdf", DType::F32, [1, x, y, z]),
-            FieldSpec::stack("sketch_gt", DType::I64, sketch_shape.clone()),
+            FieldSpec::stack("sketch_gt", DType::I64, sketch_shape),
         ]);
     }
     fields.extend([FieldSpec::bytes("fn"), FieldSpec::stack("n", DType::I64, [])]);
@@ -164,8 +164,6 @@ pub fn open(files: &SceneFiles, options: &SceneOptions, storage: &Storage) -> Re
         normalize_hha: Normalize::in_float64(turned(options.mean), turned(options.std)),
         options: options.clone(),
         list,
-        label_shape,
-        sketch_shape,
         fields,
     })
 }
@@ -183,7 +181,7 @@ fn stored_shapes(list: &SceneList, grid: [usize; 3]) -> Result<(Vec<usize>, Vec<
         // As any array of numbers, whose shape alone matters.
         let sketch_shape = NpyHeader::shape(&bytes).map_err(|problem| wrong(sketch, problem))?;
         for (at, shape) in [(label, &label_shape), (sketch, &sketch_shape)] {
-            if shape.iter().product::<usize>() != grid.iter().product::<usize>() {
+            if !array_fits(shape, &grid) {
                 return Err(wrong(at, format!("it holds an array of shape {shape:?}, the voxel grid is {grid:?}")));
             }
         }
@@ -250,28 +248,27 @@ impl Scenes {
 
     fn voxels(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, clock: &mut Clock) -> Result<()> {
         let grid = self.options.grid;
-        let flat = [grid.iter().product::<usize>()];
         let no_pixel = i64::from(self.options.image_px[0]) * i64::from(self.options.image_px[1]);
         let bytes = |part: Part| &raw[self.list.raw(part)][..];
         let bad = |part: Part| move |problem: String| self.bad(Stage::Decode, request, part, problem);
 
         let label = slot.dense::<i64>("label");
-        decode_npz(bytes(Part::Label), "arr_0", &self.label_shape, label)
+        decode_npz(bytes(Part::Label), "arr_0", &grid, label)
             .and_then(|()| self.labels(label, "arr_0", self.options.num_classes.into()))
             .map_err(bad(Part::Label))?;
         clock.count_bytes(size_of_val(label));
         let sketch = slot.dense::<i64>("sketch_gt");
-        decode_npy(bytes(Part::Sketch), &self.sketch_shape, sketch)
+        decode_npy(bytes(Part::Sketch), &grid, sketch)
             .and_then(|()| self.labels(sketch, "the array", 2))
             .map_err(bad(Part::Sketch))?;
         clock.count_bytes(size_of_val(sketch));
-        for (name, member, wanted) in [("tsdf", "arr_0", &grid[..]), ("label_weight", "arr_1", &flat)] {
+        for (name, member) in [("tsdf", "arr_0"), ("label_weight", "arr_1")] {
             let values = slot.dense::<f32>(name);
             let finite = |values: &[f32]| match values.iter().position(|value| !value.is_finite()) {
                 None => Ok(()),
                 Some(at) => Err(format!("{member}: voxel {at} is {}", values[at])),
             };
-            decode_npz(bytes(Part::Tsdf), member, wanted, values)
+            decode_npz(bytes(Part::Tsdf), member, &grid, values)
                 .and_then(|()| finite(values))
                 .map_err(bad(Part::Tsdf))?;
             clock.count_bytes(size_of_val(values));
@@ -281,7 +278,7 @@ impl Scenes {
             None => Ok(()),
             Some(at) => Err(format!("arr_0: voxel {at} is {}, not a pixel from 0 to {no_pixel} (none)", mapping[at])),
         };
-        decode_npz(bytes(Part::Mapping), "arr_0", &flat, mapping)
+        decode_npz(bytes(Part::Mapping), "arr_0", &grid, mapping)
             .and_then(|()| in_range(mapping))
             .map_err(bad(Part::Mapping))?;
         clock.count_bytes(size_of_val(mapping));
@@ -375,6 +372,9 @@ impl Pipeline for Scenes {
         let [height, width] = self.options.image_px.map(u64::from);
         clock.reserve(self.raw_bytes(request.index) + 6 * height * width);
         SCRATCH.with_borrow_mut(|scratch| {
+            if scratch.image.pixels.capacity().max(scratch.labels.capacity()) > MAX_KEPT_BYTES {
+                *scratch = Scratch::default();
+            }
             let Scratch { image, labels } = scratch;
             if self.list.layout == Layout::Voxels {
                 self.voxels(request, raw, slot, clock)?;
@@ -426,9 +426,6 @@ impl Pipeline for Scenes {
                 let table =
                     std::array::from_fn(|label| if label == 0 || label == 255 { IGNORE } else { label as i64 - 1 });
                 cut.labels(labels, &table, slot.dense::<i64>("label"));
-            }
-            if image.pixels.capacity() > MAX_KEPT_BYTES {
-                *scratch = Scratch::default();
             }
             Ok(())
         })

@@ -122,14 +122,14 @@ impl SceneList {
                 Error::dataset(&files.list, problem, "Correct the list, or the folders that hold the files")
             })
         };
-        let found = match find("jpg") {
-            // HHA pictures of segmentation lists come as either.
-            Err(error) if layout == Layout::Segmentation && parts.contains(&Part::Hha) => {
-                find("png").map_err(|_| error)
-            }
-            found => found,
-        }?;
-        Ok(SceneList { layout, ids: lines.iter().map(Line::id).collect(), parts, files: found })
+        // HHA pictures of segmentation lists come as either, all of a list as the first.
+        let is_first = |end: &str| {
+            let first = path(files, layout, &lines[0], Part::Hha, end);
+            FileList::of_paths(vec![first], storage, |_| Error::dataset(&files.list, "", "")).is_ok()
+        };
+        let ask = layout == Layout::Segmentation && parts.contains(&Part::Hha);
+        let files = find(if ask && is_first("png") { "png" } else { "jpg" })?;
+        Ok(SceneList { layout, ids: lines.iter().map(Line::id).collect(), parts, files })
     }
 
     /// The place of a part of a sample among the files.

@@ -30,6 +30,11 @@ pub fn class_colour(class: i64) -> [u8; 3] {
     }
 }
 
+/// The colour of a pixel's class: there class 0 is one as all others.
+fn pixel_colour(class: i64) -> [u8; 3] {
+    class_colour(if class == IGNORE { IGNORE } else { class + 1 })
+}
+
 /// Pictures of the real samples of a batch with their captions, and how many there are of each sample: RGB, HHA if there is
 /// one, and the labels. Of voxels those of the pixels that show them (the others dark), from above (the highest that is
 /// neither empty nor a ceiling, with 12 classes), and the upright slices across the view and along it that show most.
@@ -52,7 +57,7 @@ pub fn pictures(batch: &Batch, options: &SceneOptions) -> Result<(Vec<(RgbImage,
         if batch.field("depth_mapping_3d").is_none() {
             pictures.push((
                 painted(options.image_px, |row, column| {
-                    class_colour(labels[row * options.image_px[1] as usize + column])
+                    pixel_colour(labels[row * options.image_px[1] as usize + column])
                 }),
                 "labels".into(),
             ));

@@ -73,7 +73,8 @@ impl Recipe for SceneCompletion {
             first_epoch: 0,
             frozen: train.freeze_2d,
             batch_size: train.batch_size,
-            // By samples, which are TorchSSC's iterations times the batch: a resume with another batch stays on the curve.
+            // By samples: TorchSSC's iterations times the batch, where that divides the epoch. A resume with another batch
+            // stays on the curve.
             lr: Box::new(move |epoch, position| poly_lr(lr, power, epoch * epoch_len + position, total)),
         };
         Ok(FitOptions {

@@ -11,7 +11,7 @@ mod png;
 mod png_whole;
 
 pub use npy::{NPY_HEADER_BYTES_MAX, NpyHeader};
-pub use npz::{Number, decode_npy, decode_npz, npz_shape};
+pub use npz::{Number, array_fits, decode_npy, decode_npz, npz_shape};
 pub use png::{decode_depth_u16, decode_labels_u8};
 
 pub use cache::DecodedCache;

@@ -130,9 +130,9 @@ impl Number for f32 {
     }
 }
 
-/// Whether an array of `shape` may stand where one of `wanted` is: the same, or the same elements in one row, axes of
+/// Whether an array of `shape` may stand where one of `wanted` is, as [`decode_npy`] has it: the same, or the same elements in one row, axes of
 /// length 1 aside. Another order of axes is no such thing, though it has as many elements.
-fn fits(shape: &[usize], wanted: &[usize]) -> bool {
+pub fn array_fits(shape: &[usize], wanted: &[usize]) -> bool {
     let long = |shape: &[usize]| shape.iter().copied().filter(|axis| *axis != 1).collect::<Vec<_>>();
     let (shape, wanted) = (long(shape), long(wanted));
     shape == wanted || shape == [wanted.iter().product::<usize>()]
@@ -142,7 +142,7 @@ fn fits(shape: &[usize], wanted: &[usize]) -> bool {
 fn check(header: &[u8], wanted: &[usize]) -> Result<(Stored, usize), String> {
     let Head { descr, shape, data_offset_bytes } = npy::head(header)?;
     let stored = Stored::parse(descr)?;
-    if !fits(&shape, wanted) {
+    if !array_fits(&shape, wanted) {
         return Err(format!("its shape is {shape:?}, not {wanted:?}"));
     }
     Ok((stored, data_offset_bytes))

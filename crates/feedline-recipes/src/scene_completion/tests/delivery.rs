@@ -160,6 +160,27 @@ fn values_are_those_of_the_files() {
 }
 
 #[test]
+fn arrays_of_the_grids_shape_are_those_that_are_flat() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = scenes(dir.path(), 2);
+    let batch = || {
+        let data: Arc<dyn Pipeline> = Arc::new(opened(&files));
+        epochs(&mut loader(&data, Plan::unshuffled(2, 1).unwrap(), 0, 2, 0), 1).remove(0)
+    };
+    let flat = batch();
+    let values = |name: &str| flat.stacked(name).unwrap();
+    let second = |array: &Array| array.as_bytes()[array.as_bytes().len() / 2..].to_vec();
+    // The second sample has them in the grid's shape, with an axis of length 1 besides.
+    let shape = [1, 6, 4, 6];
+    let member = |descr: &str, name: &str| npy(descr, &shape, &second(values(name)));
+    write(&dir.path().join("Mapping/0002.npz"), &npz(&[("arr_0", member("<i8", "depth_mapping_3d"))]));
+    write(&dir.path().join("Label/0002.npz"), &npz(&[("arr_0", member("<i8", "label"))]));
+    let tsdf = npz(&[("arr_0", member("<f4", "tsdf")), ("arr_1", member("<f4", "label_weight"))]);
+    write(&dir.path().join("TSDF/0002.npz"), &tsdf);
+    assert!(batch() == flat);
+}
+
+#[test]
 fn archives_and_files_give_the_same_batches() {
     let dir = tempfile::tempdir().unwrap();
     let files = scenes(&dir.path().join("files"), 4);
@@ -217,4 +238,7 @@ fn the_layout_is_that_of_the_list() {
         SceneOptions { num_classes: 40, augment: Some(SceneAugment { mirror: false, scales: vec![] }), ..options() };
     let data = open(&files, &options, &Storage::default()).unwrap();
     assert_eq!((data.layout(), data.sample_list().as_str()), (Layout::Segmentation, "0\n1\n"));
+    fs::remove_file(dir.path().join("b/Label/1.png")).unwrap();
+    let text = open(&files, &options, &Storage::default()).unwrap_err().to_string();
+    assert!(text.contains("line 2: sample 1 has no file") && text.contains("Label/1.png"), "{text}");
 }

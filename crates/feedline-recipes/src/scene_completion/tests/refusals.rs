@@ -40,7 +40,7 @@ fn what_is_wrong_with_an_array_is_named_with_file_member_and_value() {
     for (path, bytes, parts) in [
         ("Label/0002.npz", with(5, 12), &["arr_0: voxel 5 is 12", "not below 12 or 255"][..]),
         ("Label/0002.npz", with(6, -1), &["arr_0: voxel 6 is -1"]),
-        ("Label/0002.npz", npz(&[("arr_0", long(&[0; VOXELS + 1]))]), &["arr_0: its shape is [145], not [144]"]),
+        ("Label/0002.npz", npz(&[("arr_0", long(&[0; VOXELS + 1]))]), &["arr_0: its shape is [145], not [6, 4, 6]"]),
         ("Label/0002.npz", npz(&[("arr_0", float(&plain))]), &["arr_0: element 0 is 0.5"]),
         ("Label/0002.npz", npz(&[("arr_0", object.clone())]), &["arr_0: it holds pickled Python objects"]),
         ("Label/0002.npz", npz(&[("label", long(&[0; VOXELS]))]), &["there is no arr_0 in it: it has label"]),
@@ -115,6 +115,20 @@ fn options_that_cannot_be_are_refused() {
         (SceneOptions { grid: [6, 6, 6], ..options() }, "the voxel grid is [6, 6, 6]"),
     ] {
         said(open(&files, &options, &Storage::default()), &[part]);
+    }
+}
+
+#[test]
+fn another_order_of_axes_is_refused_though_all_files_have_it() {
+    for (path, other) in [("Label", true), ("sketch3D", false)] {
+        let dir = tempfile::tempdir().unwrap();
+        let files = scenes(dir.path(), 2);
+        for id in ["0001", "0002"] {
+            let array = npy("|u1", &[4, 6, 6], &[0; VOXELS]);
+            let (end, bytes) = if other { ("npz", npz(&[("arr_0", array)])) } else { ("npy", array) };
+            write(&dir.path().join(format!("{path}/{id}.{end}")), &bytes);
+        }
+        said(open(&files, &options(), &Storage::default()), &[path, "[4, 6, 6]", "the voxel grid is [6, 4, 6]"]);
     }
 }
 
