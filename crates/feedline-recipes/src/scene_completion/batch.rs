@@ -1,7 +1,8 @@
 //! What the task takes out of a batch: the fields by name, checked. Owns the checks of shapes and values, and nothing
 //! that is computed from them.
 
-use super::metrics::{UNKNOWN, Voxels};
+use super::data::IGNORE;
+use super::metrics::Voxels;
 use super::model::{Inputs, SKETCH_CLASSES, Sizes};
 use feedline::{Batch, BatchField, Element, Error, Result};
 
@@ -20,7 +21,7 @@ pub(super) struct Targets<'b> {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Target<'b> {
     pub(super) voxels: Voxels<'b>,
-    /// 0, 1 or [`UNKNOWN`] for each voxel.
+    /// 0, 1 or [`IGNORE`] for each voxel.
     pub(super) sketch: &'b [i64],
 }
 
@@ -77,11 +78,11 @@ pub(super) fn targets<'b>(batch: &'b Batch, samples: usize, sizes: &Sizes) -> Re
         batch,
         label,
         voxels,
-        |label| (0..classes).contains(&label) || label == UNKNOWN,
+        |label| (0..classes).contains(&label) || label == IGNORE,
         |label| {
             (
                 format!("field \"label\" has class {label}, but there are {classes} classes"),
-                format!("Labels are 0..{classes}, and {UNKNOWN} for unknown; check the Label file and num_classes"),
+                format!("Labels are 0..{classes}, and {IGNORE} for unknown; check the Label file and num_classes"),
             )
         },
     )?;
@@ -91,11 +92,11 @@ pub(super) fn targets<'b>(batch: &'b Batch, samples: usize, sizes: &Sizes) -> Re
         batch,
         sketch,
         voxels,
-        |value| edge.contains(&value) || value == UNKNOWN,
+        |value| edge.contains(&value) || value == IGNORE,
         |value| {
             (
                 format!("field \"sketch_gt\" has the value {value}"),
-                format!("A sketch holds 0 and 1, and {UNKNOWN} for unknown; check the sketch3D file"),
+                format!("A sketch holds 0 and 1, and {IGNORE} for unknown; check the sketch3D file"),
             )
         },
     )?;

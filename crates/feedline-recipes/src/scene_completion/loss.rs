@@ -13,7 +13,7 @@
 //! The loss of a batch is the mean over its samples, of all ranks. A sample without such a voxel has loss 0.
 
 use super::batch::Target;
-use super::metrics::UNKNOWN;
+use super::data::IGNORE;
 use super::model::SKETCH_CLASSES;
 
 /// What a mistake costs.
@@ -43,7 +43,7 @@ impl Loss {
 fn masked(rows: &mut [f32], classes: usize, labels: &[i64], weights: &[f32], share: &[f64]) -> f64 {
     let mut sum = 0.0;
     for ((row, &label), &weight) in rows.chunks_exact_mut(classes).zip(labels).zip(weights) {
-        if weight != 0.0 && label != UNKNOWN {
+        if weight != 0.0 && label != IGNORE {
             let label = label as usize;
             sum += cross_entropy(row, label, share[label]);
         } else {
@@ -87,9 +87,9 @@ mod tests {
     #[test]
     fn is_the_weighted_mean_over_the_voxels_that_count_and_its_slope() {
         let loss = Loss { class_weights: vec![0.5, 1.0, 2.0], sketch_weight: 3.0 };
-        let label = [0, 2, UNKNOWN, 1, 1];
+        let label = [0, 2, IGNORE, 1, 1];
         let weight = [1.0, -2.0, 1.0, 0.0, 0.3];
-        let sketch = [0, 1, 1, 0, UNKNOWN];
+        let sketch = [0, 1, 1, 0, IGNORE];
         let target = Target {
             voxels: Voxels { label: &label, label_weight: &weight, mapping: &[0; 5], no_pixel: 9 },
             sketch: &sketch,

@@ -2,16 +2,14 @@
 //! as TorchSSC's evaluation defines them. Owns the counts, which add up over samples, steps and ranks, and the figures
 //! made of them; knows no network.
 
+use super::data::IGNORE;
 use feedline::Result;
 use feedline::train::group::Group;
-
-/// The label of a voxel that nobody knows.
-pub const UNKNOWN: i64 = 255;
 
 /// The voxels of one sample, N of each, in the same order.
 #[derive(Debug, Clone, Copy)]
 pub struct Voxels<'a> {
-    /// 0..num_classes, or [`UNKNOWN`]; class 0 is empty space.
+    /// 0..num_classes, or [`IGNORE`]; class 0 is empty space.
     pub label: &'a [i64],
     /// Above 0: the voxel counts.
     pub label_weight: &'a [f32],
@@ -169,7 +167,7 @@ mod tests {
         let mut draw = |below: u64| (0..voxels).map(|_| rng.below(below)).collect::<Vec<_>>();
         Sample {
             predicted: draw(classes - 1).into_iter().map(|v| v as u8).collect(),
-            label: draw(classes + 1).into_iter().map(|v| if v + 1 < classes { v as i64 } else { UNKNOWN }).collect(),
+            label: draw(classes + 1).into_iter().map(|v| if v + 1 < classes { v as i64 } else { IGNORE }).collect(),
             label_weight: draw(4).into_iter().map(|v| [0.0, 1.0, 0.5, -1.0][v as usize]).collect(),
             mapping: draw(2).into_iter().map(|v| if v == 0 { NO_PIXEL } else { 7 }).collect(),
         }
@@ -191,7 +189,7 @@ mod tests {
             .flat_map(|s| {
                 (0..s.label.len()).map(|at| (s.predicted[at], s.label[at], s.label_weight[at], s.mapping[at]))
             })
-            .filter(|&(_, label, weight, _)| weight > 0.0 && label != UNKNOWN)
+            .filter(|&(_, label, weight, _)| weight > 0.0 && label != IGNORE)
             .collect();
         let count = |which: &dyn Fn(&Voxel) -> bool| all.iter().filter(|v| which(v)).count() as f64;
         let iou: Vec<f64> = (0..classes)
