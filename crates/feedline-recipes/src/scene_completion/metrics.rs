@@ -2,14 +2,13 @@
 //! as TorchSSC's evaluation defines them. Owns the counts, which add up over samples, steps and ranks, and the figures
 //! made of them; knows no network.
 
-use super::data::IGNORE;
 use feedline::Result;
 use feedline::train::group::Group;
 
 /// The voxels of one sample, N of each, in the same order.
 #[derive(Debug, Clone, Copy)]
 pub struct Voxels<'a> {
-    /// 0..num_classes, or [`IGNORE`]; class 0 is empty space.
+    /// 0..num_classes, or [`IGNORE`](super::data::IGNORE); class 0 is empty space.
     pub label: &'a [i64],
     /// Above 0: the voxel counts.
     pub label_weight: &'a [f32],
@@ -142,6 +141,7 @@ fn share(part: u64, whole: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scene_completion::data::IGNORE;
     use feedline::plan::rng::SampleRng;
     use feedline::train::threads::ThreadGroup;
 
