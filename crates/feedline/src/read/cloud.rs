@@ -65,15 +65,12 @@ impl Cloud {
                 "a URL of data holds no credentials and no query; they belong into the environment".into(),
             ));
         }
-        for name in ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"] {
-            let endpoint = std::env::var(name).unwrap_or_default();
-            if scheme == "s3"
-                && !endpoint.is_empty()
-                && !endpoint.starts_with("http://")
-                && !endpoint.starts_with("https://")
-            {
-                let remedy = format!("For example {name}=http://127.0.0.1:9000");
-                return Err(Error::config(format!("{name} does not begin with http:// or https://"), remedy));
+        let variables = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"];
+        let said = variables.map(|name| (name, std::env::var(name).unwrap_or_default()));
+        for (name, endpoint) in said.into_iter().chain([("storage.endpoint", storage.endpoint.clone())]) {
+            if scheme == "s3" && !endpoint.is_empty() && !is_endpoint(&endpoint) {
+                let problem = format!("{name} is no URL of a server that begins with http:// or https://");
+                return Err(Error::config(problem, format!("For example {name}=http://127.0.0.1:9000")));
             }
         }
         // Fails if somebody in this process has chosen another, which will do.
@@ -306,6 +303,12 @@ fn version(meta: &ObjectMeta) -> String {
     meta.e_tag.clone().unwrap_or_else(changed)
 }
 
+/// Whether it is a URL that requests can be sent to: of another the crate makes a panic.
+fn is_endpoint(endpoint: &str) -> bool {
+    let url = reqwest::Url::parse(endpoint);
+    url.is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.host_str().is_some_and(|host| !host.is_empty()))
+}
+
 /// S3 and whatever speaks its language, with the credentials of the environment, else of the file that `aws configure`
 /// writes, else of the machine (web identity, container, instance).
 fn s3(bucket: &str, storage: &Storage) -> AmazonS3Builder {
@@ -464,6 +467,14 @@ mod tests {
         for (url, part) in [("s3:///x", "no bucket"), ("ftp://b/x", "the scheme ftp is unknown"), ("x", "no scheme")] {
             let text = Cloud::open(url, &Storage::default()).unwrap_err().to_string();
             assert!(text.contains(part), "{text}");
+        }
+        for endpoint in ["http://", "http:// x", "https://:80", "127.0.0.1:9000", "ftp://host"] {
+            let storage = Storage { endpoint: endpoint.into(), ..Storage::default() };
+            let text = Cloud::open("s3://bucket/x", &storage).unwrap_err().to_string();
+            assert!(text.contains("storage.endpoint is no URL of a server"), "{endpoint}: {text}");
+        }
+        for endpoint in ["http://127.0.0.1:9000", "https://s3.example.org/", "http://[::1]:80"] {
+            assert!(is_endpoint(endpoint), "{endpoint}");
         }
     }
 }
