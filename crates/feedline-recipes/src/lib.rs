@@ -13,6 +13,8 @@ mod demo_folder;
 
 mod device;
 
+pub mod lidar;
+
 #[cfg(feature = "burn")]
 mod optimizer;
 

@@ -6,6 +6,7 @@
 
 pub mod affine;
 pub mod autoaugment;
+pub mod boxes;
 pub mod color;
 pub mod crop;
 pub mod normalize;
