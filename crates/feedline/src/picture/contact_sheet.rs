@@ -5,7 +5,7 @@ use crate::decode::RgbImage;
 
 /// Pictures are enlarged by whole factors until their longer side is at least this.
 const SMALL_PX: u32 = 96;
-/// Larger pictures are shrunk to this.
+/// Larger pictures are shrunk to this, unless asked otherwise.
 const LARGE_PX: u32 = 256;
 const GAP_PX: i32 = 12;
 const LABEL_PX: i32 = LINE_HEIGHT_PX + 6;
@@ -14,8 +14,13 @@ const LABEL_PX: i32 = LINE_HEIGHT_PX + 6;
 /// Small pictures are enlarged to 96 px or more, large ones shrunk to 256 px, and the proportions are kept.
 /// Without pictures (or columns) the sheet is blank.
 pub fn contact_sheet(pictures: &[(RgbImage, String)], columns: usize) -> Canvas {
+    contact_sheet_within(pictures, columns, LARGE_PX)
+}
+
+/// As [`contact_sheet`], but only pictures of more than `large_px` are shrunk, to that.
+pub fn contact_sheet_within(pictures: &[(RgbImage, String)], columns: usize, large_px: u32) -> Canvas {
     let columns = columns.clamp(1, pictures.len().max(1));
-    let sizes: Vec<_> = pictures.iter().map(|(image, _)| shown_size_px(image)).collect();
+    let sizes: Vec<_> = pictures.iter().map(|(image, _)| shown_size_px(image, large_px)).collect();
     // No narrower than a short label needs.
     let cell_width = sizes.iter().map(|size| size.0).max().unwrap_or_default().max(SMALL_PX) as i32;
     // Each row is as high as its own highest picture.
@@ -41,10 +46,10 @@ pub fn contact_sheet(pictures: &[(RgbImage, String)], columns: usize) -> Canvas 
     canvas
 }
 
-fn shown_size_px(image: &RgbImage) -> (u32, u32) {
+fn shown_size_px(image: &RgbImage, large_px: u32) -> (u32, u32) {
     let longer = image.width_px.max(image.height_px).max(1);
-    if longer > LARGE_PX {
-        let shrunk = |side: u32| ((u64::from(side) * u64::from(LARGE_PX) / u64::from(longer)) as u32).max(1);
+    if longer > large_px {
+        let shrunk = |side: u32| ((u64::from(side) * u64::from(large_px) / u64::from(longer)) as u32).max(1);
         (shrunk(image.width_px), shrunk(image.height_px))
     } else {
         let factor = SMALL_PX.div_ceil(longer);

@@ -5,7 +5,7 @@ mod contact_sheet;
 mod heat_map;
 mod line_chart;
 
-pub use contact_sheet::contact_sheet;
+pub use contact_sheet::{contact_sheet, contact_sheet_within};
 pub use heat_map::heat_map;
 pub use line_chart::{Series, line_chart};
 

@@ -144,6 +144,10 @@ fn contact_sheets_show_small_and_large_pictures() {
         assert_eq!(pixel(&sheet, x + dx, y + dy), [0, 0, 0]);
     }
     assert_eq!(pixel(&sheet, x + 4, y), [0, 9, 0]);
+    // Sheets of pictures that must be read keep them as they are.
+    let sheet = contact_sheet_within(&pictures[3..4], 1, 600);
+    assert_eq!(sheet.image.width_px, 12 + 600 + 12);
+    assert_eq!(pixel(&sheet, 12 + 599, 12), pictures[3].0.pixels[3 * 599..][..3]);
     contact_sheet(&[], 0);
     contact_sheet(&[(RgbImage::default(), "nothing".into())], 3);
 }
