@@ -4,6 +4,8 @@
 
 pub mod camera;
 
+pub mod config;
+
 pub mod data;
 
 mod database;
@@ -29,6 +31,8 @@ pub mod pcdet;
 pub mod picture;
 
 pub mod predictions;
+
+pub mod splits;
 
 pub use data::{Clouds, LidarFiles, open};
 pub use frame::{Annos, Calib, DbObject, Frame};
