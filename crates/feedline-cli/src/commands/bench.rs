@@ -15,9 +15,8 @@ use feedline::read::{holds_archives, is_in_archive, is_url};
 use feedline::{Error, Result};
 use feedline_recipes::classification::config::{Config, Said};
 use feedline_recipes::classification::data;
-use feedline_recipes::scene_completion::splits::{self, Split, open_split};
 use feedline_recipes::settings::{self, Settings};
-use feedline_recipes::{arrays, scene_completion};
+use feedline_recipes::{arrays, lidar, scene_completion};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -77,20 +76,29 @@ pub fn run(args: Args) -> Result<Done> {
     }
     match args.data.recipe()? {
         Recipe::Classification => pictures_or_arrays(args),
+        recipe if args.work.is_some() || args.shape.is_some() => Err(Error::config(
+            format!("--work and --shape make no sense for the recipe {}", recipe.name()),
+            "Leave them out: samples are loaded as for training",
+        )),
         Recipe::SceneCompletion => scenes(args),
+        Recipe::Lidar => clouds(args),
     }
 }
 
 fn scenes(args: Args) -> Result<Done> {
-    if args.work.is_some() || args.shape.is_some() {
-        return Err(Error::config(
-            "--work and --shape make no sense for the recipe scene_completion",
-            "Leave them out: scenes are loaded as for training",
-        ));
-    }
+    use scene_completion::splits::{self, Split};
     let said: settings::Said<scene_completion::config::Config> = args.data.said(settings::Said::defaults())?;
     let config = or_demo(said, Recipe::SceneCompletion)?.resolve()?;
-    let data = open_split(&config, Split::Train)?;
+    let data = splits::open_split(&config, Split::Train)?;
+    let plan = splits::plan(&config, &data, 1)?;
+    report(&args, data, plan, &config)
+}
+
+fn clouds(args: Args) -> Result<Done> {
+    use lidar::splits::{self, Split};
+    let said: settings::Said<lidar::config::Config> = args.data.said(settings::Said::defaults())?;
+    let config = or_demo(said, Recipe::Lidar)?.resolve()?;
+    let data = splits::open_split(&config, Split::Train)?;
     let plan = splits::plan(&config, &data, 1)?;
     report(&args, data, plan, &config)
 }

@@ -5,7 +5,7 @@ use crate::Done;
 use clap::Args as ClapArgs;
 use feedline::Result;
 use feedline_recipes::settings::{Said, Settings};
-use feedline_recipes::{classification, scene_completion};
+use feedline_recipes::{classification, lidar, scene_completion};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
 
@@ -32,6 +32,7 @@ pub fn ensure(recipe: Recipe, dir: Option<&Path>) -> Result<PathBuf> {
     let things = match recipe {
         Recipe::Classification => "pictures",
         Recipe::SceneCompletion => "scenes",
+        Recipe::Lidar => "frames",
     };
     let template = format!("drawing the demo data set [{{bar:24}}] {{pos}}/{{len}} {things}");
     if let Ok(style) = ProgressStyle::with_template(&template) {
@@ -44,6 +45,7 @@ pub fn ensure(recipe: Recipe, dir: Option<&Path>) -> Result<PathBuf> {
     match recipe {
         Recipe::Classification => classification::demo::write_demo_data(&dir, &Default::default(), progress)?,
         Recipe::SceneCompletion => scene_completion::demo::write_demo_data(&dir, &Default::default(), progress)?,
+        Recipe::Lidar => lidar::demo::write_demo_data(&dir, &Default::default(), progress)?,
     }
     bar.finish_and_clear();
     Ok(dir)

@@ -33,8 +33,8 @@ pub struct DataArgs {
     /// Which kind of data and network [default: classification, or what --config says]
     #[arg(long, value_enum)]
     pub recipe: Option<Recipe>,
-    /// Folder with {train,test}/<class>/*.{jpg,jpeg,png}, or of scenes (train.txt, test.txt, RGB, ...), or its URL:
-    /// s3://BUCKET/FOLDER
+    /// Folder with {train,test}/<class>/*.{jpg,jpeg,png}, or of scenes (train.txt, test.txt, RGB, ...), or of clouds
+    /// (ImageSets, training, kitti_infos_train.jsonl, ...), or its URL: s3://BUCKET/FOLDER
     #[arg(long, value_name = "DIR|URL")]
     pub data: Option<PathBuf>,
     /// List of training images, one `class;path` a line (cls_train.txt), or of scenes, one id a line
@@ -58,7 +58,7 @@ pub struct DataArgs {
     /// light, upstream or none [default: light]
     #[arg(long, value_name = "PRESET")]
     pub augment: Option<String>,
-    /// Samples a step, over all ranks [default: 32, of scenes 4]
+    /// Samples a step, over all ranks [default: 32, of scenes and clouds 4]
     #[arg(long, value_name = "N")]
     pub batch_size: Option<u32>,
     /// Threads that read, decode and augment; 0 does it in the training thread [default: one per core]

@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use feedline::read::Storage;
 use feedline::{Error, Result};
 use feedline_recipes::settings::{Said, Settings, recipe_named};
-use feedline_recipes::{classification, scene_completion};
+use feedline_recipes::{classification, lidar, scene_completion};
 use std::path::Path;
 
 /// The recipes there are.
@@ -15,6 +15,8 @@ pub enum Recipe {
     /// Rooms: RGB, HHA and distances, a class for each voxel
     #[value(name = "scene_completion", alias = "scene-completion")]
     SceneCompletion,
+    /// Clouds of a lidar with the boxes of the objects in them, as KITTI's
+    Lidar,
 }
 
 impl Recipe {
@@ -23,6 +25,7 @@ impl Recipe {
         match self {
             Recipe::Classification => classification::config::Config::RECIPE,
             Recipe::SceneCompletion => scene_completion::config::Config::RECIPE,
+            Recipe::Lidar => lidar::config::Config::RECIPE,
         }
     }
 
@@ -80,5 +83,6 @@ pub fn storage(file: Option<&Path>, assignments: &[String]) -> Result<Storage> {
     match Recipe::chosen(None, file)? {
         Recipe::Classification => of::<classification::config::Config>(file, assignments),
         Recipe::SceneCompletion => of::<scene_completion::config::Config>(file, assignments),
+        Recipe::Lidar => of::<lidar::config::Config>(file, assignments),
     }
 }

@@ -8,14 +8,13 @@ use clap::{Args as ClapArgs, ValueEnum};
 use feedline::decode::RgbImage;
 use feedline::deliver::{Loader, LoaderOptions};
 use feedline::event::Warnings;
-use feedline::picture::{contact_sheet, encode_png};
+use feedline::picture::{contact_sheet_within, encode_png};
 use feedline::pipeline::Pipeline;
 use feedline::plan::{Cursor, Plan};
-use feedline::{Error, Result};
+use feedline::{Batch, Error, Result};
 use feedline_recipes::classification::data;
-use feedline_recipes::scene_completion::{picture, splits};
 use feedline_recipes::settings::{Said, Settings};
-use feedline_recipes::{classification, scene_completion};
+use feedline_recipes::{classification, lidar, scene_completion};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -44,14 +43,18 @@ enum Split {
 }
 
 pub fn run(args: Args) -> Result<Done> {
-    let (pictures, columns) = match args.data.recipe()? {
-        Recipe::Classification => images(&args)?,
-        Recipe::SceneCompletion => scenes(&args)?,
+    let ((pictures, columns), large_px) = match args.data.recipe()? {
+        Recipe::Classification => (images(&args)?, THUMBNAIL_PX),
+        Recipe::SceneCompletion => (scenes(&args)?, THUMBNAIL_PX),
+        Recipe::Lidar => (clouds(&args)?, lidar::picture::VIEW_PX),
     };
-    super::write(&args.out, &encode_png(contact_sheet(&pictures, columns).image())?)?;
+    super::write(&args.out, &encode_png(contact_sheet_within(&pictures, columns, large_px).image())?)?;
     super::print(&format!("{}\n", args.out.display()))?;
     Ok(Done::Ok)
 }
+
+/// Longer side of a picture of which there are many.
+const THUMBNAIL_PX: u32 = 256;
 
 /// Pictures with their captions, and how many stand beside each other.
 type Sheet = (Vec<(RgbImage, String)>, usize);
@@ -79,6 +82,7 @@ fn images(args: &Args) -> Result<Sheet> {
 }
 
 fn scenes(args: &Args) -> Result<Sheet> {
+    use scene_completion::{picture, splits};
     let said: Said<scene_completion::config::Config> = args.data.said(Said::defaults())?;
     let config = or_demo(said, Recipe::SceneCompletion)?.resolve()?;
     let split = match args.split {
@@ -90,14 +94,36 @@ fn scenes(args: &Args) -> Result<Sheet> {
         Split::Train => splits::plan(&config, &data, 1)?,
         Split::Val => Plan::unshuffled(data.len(), 1)?,
     };
-    let batch_size = config.train.batch_size;
+    let batch = batch(args, data.clone(), plan, &config)?;
+    batch.map_or_else(|| Ok((Vec::new(), 1)), |batch| picture::pictures(&batch, data.options()))
+}
+
+fn clouds(args: &Args) -> Result<Sheet> {
+    use lidar::{picture, splits};
+    let said: Said<lidar::config::Config> = args.data.said(Said::defaults())?;
+    let config = or_demo(said, Recipe::Lidar)?.resolve()?;
+    let split = match args.split {
+        Split::Train => splits::Split::Train,
+        Split::Val => splits::Split::Val,
+    };
+    let data = splits::open_split(&config, split)?;
+    let plan = match args.split {
+        Split::Train => splits::plan(&config, &data, 1)?,
+        Split::Val => Plan::unshuffled(data.len(), 1)?,
+    };
+    let batch = batch(args, data.clone(), plan, &config)?;
+    batch.map_or_else(|| Ok((Vec::new(), 1)), |batch| picture::pictures(&batch, data.options()))
+}
+
+/// The batch that is asked for, as training gets it.
+fn batch(args: &Args, data: Arc<dyn Pipeline>, plan: Plan, config: &impl Settings) -> Result<Option<Batch>> {
+    let batch_size = config.batch_size();
     check_step(args, &plan, batch_size)?;
     let cursor = Cursor::new(data.fingerprint(), &plan, args.epoch, args.step * batch_size, 0);
     let options = LoaderOptions { batch_size, num_workers: 0, ..config.loader().options(Arc::new(Warnings)) };
-    let mut loader = Loader::new(data.clone(), plan, options)?;
+    let mut loader = Loader::new(data, plan, options)?;
     loader.load_state_dict(&cursor)?;
-    let Some(batch) = loader.next_batch()? else { return Ok((Vec::new(), 1)) };
-    picture::pictures(&batch, data.options())
+    loader.next_batch()
 }
 
 fn check_step(args: &Args, plan: &Plan, batch_size: u64) -> Result<()> {

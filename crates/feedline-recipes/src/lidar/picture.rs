@@ -238,6 +238,7 @@ fn height_colour(share: f32) -> Rgb {
 mod tests {
     use super::*;
     use feedline::Array;
+    use std::f32::consts::FRAC_PI_2;
 
     /// A batch of one sample: points (x, y, z), boxes with their class, and which of them are pasted.
     fn batch(points: &[[f32; 3]], boxes: &[([f32; 7], f32, u8)]) -> Batch {
@@ -277,7 +278,7 @@ mod tests {
     fn points_and_boxes_are_where_they_are_from_above() {
         // A car 20 m ahead and 10 m to the left that drives ahead, and one pasted to the right that drives to the left.
         let boxes =
-            [([20.0, 10.0, -1.0, 4.0, 2.0, 1.5, 0.0], 1.0, 0), ([30.0, -10.0, -1.0, 4.0, 2.0, 1.5, 1.5708], 2.0, 1)];
+            [([20.0, 10.0, -1.0, 4.0, 2.0, 1.5, 0.0], 1.0, 0), ([30.0, -10.0, -1.0, 4.0, 2.0, 1.5, FRAC_PI_2], 2.0, 1)];
         let points =
             [[40.05, 5.05, -1.0], [40.05, 5.05, 0.9], [40.05, 5.05, -2.9], [70.0, 0.0, 0.0], [f32::NAN, 0.0, 0.0]];
         let (pictures, columns) = pictures(&batch(&points, &boxes), &options()).unwrap();

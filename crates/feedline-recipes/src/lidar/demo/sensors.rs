@@ -23,7 +23,6 @@ pub struct Cloud {
     /// x, y, z in metres and intensity, beam by beam from the top.
     pub points: Vec<[f32; 4]>,
     /// Of each point the object it is of.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the tests compare it with the boxes"))]
     pub objects: Vec<Option<usize>>,
     /// Points of each object.
     pub counts: Vec<usize>,
