@@ -4,7 +4,6 @@ the native half, which reads, augments and makes voxels, and the names by which 
 
 from __future__ import annotations
 
-import difflib
 import json
 import operator
 import os
@@ -291,8 +290,7 @@ def dataset_class(dataset_cfg: Mapping[str, Any]) -> type[LidarDataset]:
     name = dataset_cfg.get("DATASET") if isinstance(dataset_cfg, Mapping) else None
     if name in DATASETS:
         return DATASETS[name]
-    near = difflib.get_close_matches(str(name), DATASETS)
-    raise ConfigError(f"DATASET is {name!r}. There are {', '.join(near or DATASETS)}; convert other data sets to one of them")
+    raise ConfigError(f"DATASET is {name!r}. There are {', '.join(DATASETS)}: bring other data into the layout of one of them")
 
 
 class DataAugmentor:

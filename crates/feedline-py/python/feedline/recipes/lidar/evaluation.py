@@ -75,7 +75,8 @@ def prediction_dicts(
                 "class in class_names, counted from 1"
             )
         anno: dict[str, Any] = {"name": names[labels - 1] if labels.size else np.array([], dtype="<U1"), "score": scores}
-        anno["boxes_lidar"] = boxes = boxes.reshape(len(scores), -1)[:, :7]
+        boxes = boxes[:, :7] if len(scores) else np.zeros((0, 7), dtype=np.float32)
+        anno["boxes_lidar"] = boxes
         if "calib" in batch_dict:
             shape = _array(batch_dict["image_shape"][at])
             anno |= _camera(boxes, batch_dict["calib"][at], shape)

@@ -85,7 +85,7 @@ class LidarLoader(EpochLoader):
         """In how many places another frame came so far, because the one of that place had no box left."""
         return self._maker.redrawn
 
-    def __iter__(self) -> Iterator[Minibatch]:
+    def __iter__(self) -> Iterator[Minibatch]:  # type: ignore[override]
         """The next epoch; as long as nothing was taken of an epoch that was begun, that one: OpenPCDet's loop makes an iterator
         that it throws away.
         """
@@ -101,7 +101,7 @@ class LidarLoader(EpochLoader):
                 self._engine.set_epoch(epoch + 1)
             self._newest = live = None
         if isinstance(live, EpochPass) and not live.touched:
-            return live
+            return live  # type: ignore[return-value]
         return super().__iter__()
 
     def set_epoch(self, epoch: int) -> None:
