@@ -191,6 +191,8 @@ def scene(rng, number):
         own = turned(rng.uniform(-0.42, 0.42, (count, 3)) * box[3:6], box[6]) + box[:3]
         clouds.append(np.column_stack([own, rng.uniform(0, 1, count)]))
     clouds = np.concatenate(clouds).astype(np.float32)
+    # Each point of a frame is known by its intensity.
+    clouds[:, 3] = np.arange(len(clouds)) / np.float32(len(clouds))
     return clouds[rng.permutation(len(clouds))], np.array(boxes), names
 
 
