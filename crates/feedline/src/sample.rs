@@ -139,8 +139,9 @@ pub enum Collate {
     Stack,
     /// The first axis N varies: fill up to the largest N with `value`; the true counts are kept.
     Pad { value: f64 },
-    /// The first axis N varies: join along it; offsets (B + 1) say where each sample begins.
-    Concat,
+    /// The first axis N varies: join along it; offsets (B + 1) say where each sample begins. Where `numbered`, the first
+    /// column of each row is the number of its sample in the batch: collate writes it, whatever the sample has there.
+    Concat { numbered: bool },
     /// Opaque bytes (a name, a caption): a list of B byte strings.
     List,
 }
@@ -168,7 +169,16 @@ impl FieldSpec {
 
     /// A field of N rows of `row_shape`, joined along N.
     pub fn concat(name: &str, dtype: DType, row_shape: impl Into<Vec<usize>>) -> FieldSpec {
-        FieldSpec { name: name.into(), dtype, shape: row_shape.into(), collate: Collate::Concat }
+        FieldSpec { name: name.into(), dtype, shape: row_shape.into(), collate: Collate::Concat { numbered: false } }
+    }
+
+    /// As [`FieldSpec::concat`], where the first of the `columns` of a row is for the number of its sample in the batch.
+    ///
+    /// # Panics
+    /// If there is no column.
+    pub fn concat_numbered(name: &str, dtype: DType, columns: usize) -> FieldSpec {
+        assert!(columns > 0, "field {name:?} has no column for the number of the sample");
+        FieldSpec { name: name.into(), dtype, shape: vec![columns], collate: Collate::Concat { numbered: true } }
     }
 
     /// A field of opaque bytes.

@@ -1,6 +1,7 @@
 //! How clouds become batches: the augmentation and the processing, each a list of steps in order. Owns the types and their
 //! defaults; that they can be written as OpenPCDet's YAML belongs to `pcdet`.
 
+pub use feedline::augment::voxels::Grid;
 use serde::{Deserialize, Serialize};
 
 /// Which layout the files have.
@@ -144,18 +145,6 @@ pub enum Process {
         max_points_per_voxel: usize,
         max_number_of_voxels: PerMode<usize>,
     },
-}
-
-/// The grid of voxels.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Grid {
-    /// Smallest x, y, z and largest x, y, z, in metres.
-    pub range: [f64; 6],
-    /// Sides of a voxel in metres.
-    pub voxel_size: [f64; 3],
-    /// Voxels along x, y, z.
-    pub size: [usize; 3],
-    pub max_points_per_voxel: usize,
 }
 
 impl Default for LidarOptions {

@@ -10,8 +10,10 @@ pub mod boxes;
 pub mod color;
 pub mod crop;
 pub mod normalize;
+pub mod points;
 pub mod resize;
 mod view;
+pub mod voxels;
 
 use crate::decode::{CropBox, RgbImage};
 use crate::error::{Error, Result};

@@ -32,8 +32,12 @@ pub(crate) fn collate_field(spec: &FieldSpec, arrays: &[&Array]) -> Result<Batch
         Collate::Pad { value } => {
             pad(arrays, value).map(|(values, counts)| BatchField::Pad { values, counts }).map_err(named)
         }
-        Collate::Concat => {
-            concat(arrays).map(|(values, offsets)| BatchField::Concat { values, offsets }).map_err(named)
+        Collate::Concat { numbered } => {
+            let (mut values, offsets) = concat(arrays).map_err(named)?;
+            if numbered {
+                number_rows(&mut values, offsets.as_slice());
+            }
+            Ok(BatchField::Concat { values, offsets })
         }
         Collate::List => Ok(BatchField::List(arrays.iter().map(|array| array.as_bytes().to_vec()).collect())),
     }
@@ -133,19 +137,39 @@ pub fn concat(arrays: &[&Array]) -> Result<(Array, Array)> {
     Ok((out, Array::from_slice([offsets.len()], &offsets)))
 }
 
+/// Calls a function of the array's element type.
+macro_rules! by_dtype {
+    ($array:expr, $typed:ident($($argument:expr),*)) => {{
+        use crate::sample::DType::{F32, F64, I32, I64, U8, U16};
+        match $array.dtype() {
+            U8 => $typed::<u8>($($argument),*),
+            U16 => $typed::<u16>($($argument),*),
+            I32 => $typed::<i32>($($argument),*),
+            I64 => $typed::<i64>($($argument),*),
+            F32 => $typed::<f32>($($argument),*),
+            F64 => $typed::<f64>($($argument),*),
+        }
+    }};
+}
+
 fn fill(array: &mut Array, value: f64) {
     fn typed<T: Element>(array: &mut Array, value: f64) {
         array.as_mut_slice::<T>().fill(T::from_f64(value));
     }
-    use crate::sample::DType::{F32, F64, I32, I64, U8, U16};
-    match array.dtype() {
-        U8 => typed::<u8>(array, value),
-        U16 => typed::<u16>(array, value),
-        I32 => typed::<i32>(array, value),
-        I64 => typed::<i64>(array, value),
-        F32 => typed::<f32>(array, value),
-        F64 => typed::<f64>(array, value),
+    by_dtype!(array, typed(array, value))
+}
+
+/// Writes into the first column of each row which sample it is of.
+fn number_rows(array: &mut Array, offsets: &[i64]) {
+    fn typed<T: Element>(array: &mut Array, offsets: &[i64]) {
+        let columns = array.shape()[1..].iter().product::<usize>();
+        let values = array.as_mut_slice::<T>();
+        for (number, own) in offsets.windows(2).enumerate() {
+            let rows = &mut values[own[0] as usize * columns..own[1] as usize * columns];
+            rows.iter_mut().step_by(columns).for_each(|value| *value = T::from_f64(number as f64));
+        }
     }
+    by_dtype!(array, typed(array, offsets))
 }
 
 #[cfg(test)]
@@ -173,6 +197,16 @@ mod tests {
         let none = Array::zeros(crate::DType::U8, [0, 1]);
         let (values, offsets) = concat(&[&a, &none, &b]).unwrap();
         assert_eq!(values, Array::from_slice([3, 1], &[7u8, 8, 9]));
+        assert_eq!(offsets.as_slice::<i64>(), [0, 2, 2, 3]);
+    }
+
+    #[test]
+    fn rows_are_numbered_by_their_sample() {
+        let (a, b) = (Array::from_slice([2, 2], &[-1f32, 5.0, -1.0, 6.0]), Array::from_slice([1, 2], &[-1f32, 7.0]));
+        let none = Array::zeros(crate::DType::F32, [0, 2]);
+        let spec = FieldSpec::concat_numbered("points", crate::DType::F32, 2);
+        let BatchField::Concat { values, offsets } = collate_field(&spec, &[&a, &none, &b]).unwrap() else { panic!() };
+        assert_eq!(values, Array::from_slice([3, 2], &[0f32, 5.0, 0.0, 6.0, 2.0, 7.0]));
         assert_eq!(offsets.as_slice::<i64>(), [0, 2, 2, 3]);
     }
 

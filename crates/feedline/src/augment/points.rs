@@ -1,0 +1,266 @@
+//! Clouds of points: rows of f32 that begin with x, y, z. Owns what moves them, all at once or those in a box, which of them
+//! are kept, and how a fixed number is drawn; what a point has besides its place is carried along.
+
+use super::boxes::{Bounds, Box3d};
+use crate::plan::rng::SampleRng;
+
+/// A map of places: turned, mirrored or scaled, then shifted. Rows of a matrix (3, 4).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Affine(pub [[f64; 4]; 3]);
+
+impl Default for Affine {
+    /// What leaves everything where it is.
+    fn default() -> Affine {
+        Affine::scaling([1.0; 3])
+    }
+}
+
+impl Affine {
+    /// Scaling about the origin; -1 mirrors.
+    pub fn scaling([x, y, z]: [f64; 3]) -> Affine {
+        Affine([[x, 0.0, 0.0, 0.0], [0.0, y, 0.0, 0.0], [0.0, 0.0, z, 0.0]])
+    }
+
+    /// A turn about the z axis, from x towards y.
+    pub fn rotation(angle_rad: f64) -> Affine {
+        let (sin, cos) = angle_rad.sin_cos();
+        Affine([[cos, -sin, 0.0, 0.0], [sin, cos, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]])
+    }
+
+    /// A shift.
+    pub fn translation([x, y, z]: [f64; 3]) -> Affine {
+        Affine([[1.0, 0.0, 0.0, x], [0.0, 1.0, 0.0, y], [0.0, 0.0, 1.0, z]])
+    }
+
+    /// This one, and `next` behind it.
+    #[must_use]
+    pub fn then(&self, next: &Affine) -> Affine {
+        let product = |row: [f64; 4], column: usize| {
+            let moved: f64 = (0..3).map(|k| row[k] * self.0[k][column]).sum();
+            moved + if column == 3 { row[3] } else { 0.0 }
+        };
+        Affine(next.0.map(|row| std::array::from_fn(|column| product(row, column))))
+    }
+
+    /// This one about `center` in place of the origin.
+    #[must_use]
+    pub fn about(&self, center: [f64; 3]) -> Affine {
+        Affine::translation(center.map(|value| -value)).then(self).then(&Affine::translation(center))
+    }
+
+    /// Where a place comes to.
+    pub fn place(&self, [x, y, z]: [f64; 3]) -> [f64; 3] {
+        self.0.map(|[a, b, c, d]| a * x + b * y + c * z + d)
+    }
+
+    /// Moves all points; rows of `columns` numbers.
+    ///
+    /// # Panics
+    /// If a row has fewer than 3 numbers.
+    pub fn move_points(&self, points: &mut [f32], columns: usize) {
+        let rows = self.0.map(|row| row.map(|value| value as f32));
+        points.chunks_exact_mut(columns).for_each(|point| moved(&rows, point));
+    }
+
+    /// Moves the points inside of `bounds`.
+    ///
+    /// # Panics
+    /// As [`Affine::move_points`].
+    pub fn move_points_inside(&self, bounds: &Bounds, points: &mut [f32], columns: usize) {
+        let rows = self.0.map(|row| row.map(|value| value as f32));
+        for point in points.chunks_exact_mut(columns) {
+            if bounds.contains([point[0], point[1], point[2]]) {
+                moved(&rows, point);
+            }
+        }
+    }
+}
+
+fn moved(rows: &[[f32; 4]; 3], point: &mut [f32]) {
+    let [x, y, z] = [point[0], point[1], point[2]];
+    for (value, [a, b, c, d]) in point.iter_mut().zip(rows) {
+        *value = a * x + b * y + c * z + d;
+    }
+}
+
+/// Keeps the points for which `keep` is true of (x, y, z), in their order.
+///
+/// # Panics
+/// If a row has fewer than 3 numbers.
+pub fn retain(points: &mut Vec<f32>, columns: usize, keep: impl Fn([f32; 3]) -> bool) {
+    let mut kept = 0;
+    for at in (0..points.len() / columns * columns).step_by(columns) {
+        if keep([points[at], points[at + 1], points[at + 2]]) {
+            points.copy_within(at..at + columns, kept);
+            kept += columns;
+        }
+    }
+    points.truncate(kept);
+}
+
+/// Removes the points inside of any of the boxes.
+///
+/// # Panics
+/// As [`retain`].
+pub fn remove_inside(points: &mut Vec<f32>, columns: usize, boxes: &[Box3d]) {
+    // A point is asked by its distance first: most are in none.
+    let boxes: Vec<([f32; 2], f32, Bounds)> = boxes
+        .iter()
+        .map(|own| {
+            let reach = own.size[0].hypot(own.size[1]) / 2.0 + 1e-3;
+            (([own.center[0] as f32, own.center[1] as f32]), (reach * reach) as f32, own.bounds())
+        })
+        .collect();
+    retain(points, columns, |[x, y, z]| {
+        !boxes.iter().any(|([cx, cy], reach, bounds)| {
+            (x - cx) * (x - cx) + (y - cy) * (y - cy) <= *reach && bounds.contains([x, y, z])
+        })
+    });
+}
+
+/// An order of 0..n, each with the same chance (Fisher and Yates).
+pub fn shuffled(n: usize, rng: &mut SampleRng) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..n as u32).collect();
+    for last in (1..n).rev() {
+        order.swap(last, rng.below(last as u64 + 1) as usize);
+    }
+    order
+}
+
+/// The rows of `order`, in that order.
+pub fn picked(points: &[f32], columns: usize, order: &[u32]) -> Vec<f32> {
+    let mut rows = Vec::with_capacity(order.len() * columns);
+    order.iter().for_each(|&at| rows.extend_from_slice(&points[at as usize * columns..][..columns]));
+    rows
+}
+
+/// Which `count` of the points to take, in a drawn order. Of more points than that: all that are 40 m away or more and some of
+/// the near ones; where `count` is not more than those, any. Of fewer: all, and some again, so that none comes more than once
+/// more than another. Of no points none. It is what OpenPCDet's `sample_points` does, which fails for less than half of `count`.
+pub fn sampled(points: &[f32], columns: usize, count: usize, rng: &mut SampleRng) -> Vec<u32> {
+    const FAR_M: f32 = 40.0;
+    let n = points.len() / columns;
+    if n == 0 {
+        return Vec::new();
+    }
+    let taken: Vec<u32> = if count < n {
+        let is_far = |at: &u32| {
+            let point = &points[*at as usize * columns..];
+            point[..3].iter().map(|value| value * value).sum::<f32>().sqrt() >= FAR_M
+        };
+        let (far, near): (Vec<u32>, Vec<u32>) = (0..n as u32).partition(is_far);
+        let (mut all, pool) = if far.len() < count { (far, near) } else { (Vec::new(), (0..n as u32).collect()) };
+        let wanted = count - all.len();
+        all.extend(shuffled(pool.len(), rng).into_iter().take(wanted).map(|at| pool[at as usize]));
+        all
+    } else {
+        let mut all: Vec<u32> = (0..n as u32).collect();
+        while all.len() < count {
+            let wanted = count - all.len();
+            all.extend(shuffled(n, rng).into_iter().take(wanted));
+        }
+        all
+    };
+    shuffled(taken.len(), rng).into_iter().map(|at| taken[at as usize]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cloud(n: usize, reach: f64) -> Vec<f32> {
+        let mut rng = SampleRng::new(3, 0, 0, "cloud");
+        (0..n)
+            .flat_map(|at| {
+                let place = [0; 3].map(|_| rng.uniform(-reach, reach) as f32);
+                [place[0], place[1], place[2], at as f32]
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_chain_of_maps_is_one_map() {
+        let maps = [
+            Affine::scaling([1.0, -1.0, 1.0]),
+            Affine::rotation(0.7),
+            Affine::scaling([1.03; 3]),
+            Affine::translation([0.5, -2.0, 0.1]),
+            Affine::rotation(-2.0).about([3.0, 1.0, 0.0]),
+        ];
+        let whole = maps.iter().fold(Affine::default(), |whole, map| whole.then(map));
+        let places = [[1.0, 2.0, 3.0], [-40.0, 31.5, -1.7]];
+        for place in places {
+            let expect = maps.iter().fold(place, |place, map| map.place(place));
+            for (one, other) in whole.place(place).into_iter().zip(expect) {
+                assert!((one - other).abs() < 1e-12);
+            }
+            let mut points: Vec<f32> = place.iter().map(|value| *value as f32).chain([0.25]).collect();
+            whole.move_points(&mut points, 4);
+            assert!(points.iter().zip(expect).all(|(one, other)| (f64::from(*one) - other).abs() < 1e-5));
+            assert_eq!(points[3], 0.25, "what a point has besides its place stays");
+        }
+        assert_eq!(Affine::rotation(std::f64::consts::FRAC_PI_2).place([1.0, 0.0, 0.0])[1], 1.0);
+    }
+
+    #[test]
+    fn points_are_removed_as_asking_each_box_does() {
+        let mut rng = SampleRng::new(5, 0, 0, "boxes");
+        let boxes: Vec<Box3d> = (0..12)
+            .map(|_| Box3d {
+                center: [rng.uniform(-8.0, 8.0), rng.uniform(-8.0, 8.0), 0.0],
+                size: [rng.uniform(1.0, 5.0), rng.uniform(1.0, 3.0), 12.0],
+                heading: rng.uniform(-4.0, 4.0),
+            })
+            .collect();
+        let all = cloud(4000, 10.0);
+        let expect: Vec<f32> = all
+            .chunks(4)
+            .filter(|p| !boxes.iter().any(|own| own.bounds().contains([p[0], p[1], p[2]])))
+            .flatten()
+            .copied()
+            .collect();
+        let mut points = all.clone();
+        remove_inside(&mut points, 4, &boxes);
+        assert_eq!(points, expect);
+        assert!((400..3900).contains(&(points.len() / 4)), "{}", points.len() / 4);
+    }
+
+    #[test]
+    fn an_order_has_each_once_and_any_order_may_come() {
+        let mut rng = SampleRng::new(0, 0, 0, "order");
+        let mut seen = std::collections::BTreeMap::new();
+        for _ in 0..6000 {
+            *seen.entry(shuffled(3, &mut rng)).or_insert(0) += 1;
+        }
+        assert_eq!(seen.len(), 6);
+        assert!(seen.values().all(|count| (850..1150).contains(count)), "{seen:?}");
+        assert_eq!(shuffled(0, &mut rng), [0u32; 0]);
+    }
+
+    #[test]
+    fn far_points_are_all_kept_when_a_number_is_drawn() {
+        let points = cloud(1000, 40.0);
+        let far = |at: u32| {
+            let p = &points[at as usize * 4..][..3];
+            p.iter().map(|value| value * value).sum::<f32>().sqrt() >= 40.0
+        };
+        let all_far: Vec<u32> = (0..1000).filter(|at| far(*at)).collect();
+        assert!((100..900).contains(&all_far.len()));
+        let mut rng = SampleRng::new(0, 0, 0, "sampled");
+        for count in [950, all_far.len() + 1, all_far.len() - 50] {
+            let taken = sampled(&points, 4, count, &mut rng);
+            let distinct: std::collections::BTreeSet<u32> = taken.iter().copied().collect();
+            assert_eq!((taken.len(), distinct.len()), (count, count));
+            let far_taken = taken.iter().filter(|at| far(**at)).count();
+            assert_eq!(far_taken == all_far.len(), count > all_far.len());
+        }
+        for count in [1000, 1300, 2500] {
+            let taken = sampled(&points, 4, count, &mut rng);
+            let times = |at: u32| taken.iter().filter(|other| **other == at).count();
+            assert_eq!(taken.len(), count);
+            assert!((0..1000).all(|at| (count / 1000..=count.div_ceil(1000)).contains(&times(at))), "{count}");
+        }
+        assert!(sampled(&[], 4, 5, &mut rng).is_empty());
+        assert_eq!(picked(&points, 4, &[2, 0]), [&points[8..12], &points[..4]].concat());
+    }
+}
