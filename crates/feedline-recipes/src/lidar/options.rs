@@ -2,7 +2,9 @@
 //! defaults; that they can be written as OpenPCDet's YAML belongs to `pcdet`.
 
 pub use feedline::augment::voxels::Grid;
+use feedline::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// Which layout the files have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -118,11 +120,165 @@ pub enum Augment {
     RandomLocalScaling {
         factor: [f64; 2],
     },
-    /// Shifts each object, by a part of its size along each axis.
+    /// Shifts each object along each axis.
     RandomLocalTranslation {
         along_axis: Vec<Axis>,
-        offset: [f64; 2],
+        offset_m: [f64; 2],
     },
+}
+
+impl LidarOptions {
+    /// The grid of the voxels, if a step needs one.
+    ///
+    /// # Errors
+    /// As [`Grid::new`]; two of them.
+    pub fn grid(&self) -> Result<Option<Grid>> {
+        let grids = self.process.iter().filter_map(|step| match step {
+            Process::TransformPointsToVoxels { voxel_size, max_points_per_voxel, .. } => {
+                Some((*voxel_size, *max_points_per_voxel))
+            }
+            Process::CalculateGridSize { voxel_size } => Some((*voxel_size, 1)),
+            _ => None,
+        });
+        let grids: Vec<([f64; 3], usize)> = grids.collect();
+        match grids[..] {
+            [] => Ok(None),
+            [(voxel_size, points)] => Grid::new(self.point_cloud_range, voxel_size, points).map(Some),
+            _ => Err(Error::config("two steps make voxels", "Keep one of them in DATA_PROCESSOR")),
+        }
+    }
+
+    /// Whether pasted objects are moved to the ground of the frame.
+    pub(super) fn uses_ground(&self) -> bool {
+        self.augment.iter().any(|step| matches!(step, Augment::GtSampling { use_road_plane: true, .. }))
+    }
+
+    /// That every value is in its range and none contradicts another.
+    ///
+    /// # Errors
+    /// The first that is wrong.
+    pub fn check(&self) -> Result<()> {
+        let wrong = |problem: String, remedy: &str| Err(Error::config(problem, remedy));
+        let distinct = |names: &[String]| names.iter().collect::<BTreeSet<_>>().len() == names.len();
+        if self.class_names.is_empty() || !distinct(&self.class_names) {
+            return wrong(format!("the classes are {:?}", self.class_names), "Name each class once");
+        }
+        if !distinct(&self.src_features) || !distinct(&self.used_features) {
+            return wrong(
+                format!("the features are {:?}, those used {:?}", self.src_features, self.used_features),
+                "Name each once",
+            );
+        }
+        if let Some(name) = self.used_features.iter().find(|name| !self.src_features.contains(name)) {
+            return wrong(
+                format!("the feature {name:?} is used, but a point has {:?}", self.src_features),
+                "Correct one of them",
+            );
+        }
+        if self.used_features.len() < 3 || self.used_features[..3] != ["x", "y", "z"] {
+            return wrong(format!("the used features are {:?}", self.used_features), "Begin with x, y, z");
+        }
+        let [low, high] = [&self.point_cloud_range[..3], &self.point_cloud_range[3..]];
+        if !low.iter().zip(high).all(|(low, high)| low < high && low.is_finite() && high.is_finite()) {
+            return wrong(
+                format!("the range of the points is {:?}", self.point_cloud_range),
+                "Give the smallest x, y, z and then the largest, in metres",
+            );
+        }
+        let pastes = self.augment.iter().filter(|step| matches!(step, Augment::GtSampling { .. })).count();
+        if pastes > 1 {
+            return wrong("gt_sampling stands twice in the augmentation".into(), "Keep one of them");
+        }
+        if pastes > 0 && self.get_items.contains(&Item::GtBoxes2d) {
+            return wrong(
+                "gt_boxes2d is asked for together with gt_sampling, but pasted objects are in no picture".into(),
+                "Leave one of them out",
+            );
+        }
+        if self.layout == Layout::Custom && (self.uses_ground() || !self.get_items.is_empty()) {
+            return wrong(
+                "a custom data set has no camera, so no ground, pictures or boxes in them".into(),
+                "Set USE_ROAD_PLANE to False, and GET_ITEM_LIST to [points]",
+            );
+        }
+        self.grid()?;
+        self.augment.iter().try_for_each(Augment::check)?;
+        self.process.iter().try_for_each(Process::check)
+    }
+}
+
+impl Process {
+    fn check(&self) -> Result<()> {
+        match self {
+            Process::SamplePoints { num_points: PerMode { train, test } }
+                if [train, test].iter().any(|count| **count < -1 || **count == 0 || **count > 1 << 24) =>
+            {
+                let problem = format!("sample_points shall take {train} points in training, {test} else");
+                Err(Error::config(problem, "Use 1 to 16,777,216, or -1 for all"))
+            }
+            Process::TransformPointsToVoxels { max_number_of_voxels: PerMode { train, test }, .. }
+                if [train, test].iter().any(|count| !(1..=1 << 24).contains(*count)) =>
+            {
+                let problem = format!("at most {train} voxels in training, {test} else");
+                Err(Error::config(problem, "Use 1 to 16,777,216"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Augment {
+    fn check(&self) -> Result<()> {
+        let range =
+            |[low, high]: [f64; 2], least: f64| low.is_finite() && high.is_finite() && low <= high && low > least;
+        let any = f64::NEG_INFINITY;
+        let (good, remedy) = match self {
+            Augment::GtSampling { sample_groups, remove_extra_width, .. } => {
+                let names: BTreeSet<&String> = sample_groups.iter().map(|group| &group.name).collect();
+                let widths = remove_extra_width.iter().all(|width| width.is_finite() && *width >= 0.0);
+                let counts = sample_groups.iter().all(|group| group.count <= 1 << 12);
+                let good = names.len() == sample_groups.len() && !names.is_empty() && widths && counts;
+                (good, "Give each class one group of at most 4,096 objects, and widths of at least 0")
+            }
+            Augment::RandomWorldFlip { along_axis } => (
+                !along_axis.is_empty()
+                    && !along_axis.contains(&Axis::Z)
+                    && (along_axis.len() < 2 || along_axis[0] != along_axis[1]),
+                "Name x, y or both",
+            ),
+            Augment::RandomWorldRotation { angle_rad } | Augment::RandomLocalRotation { angle_rad } => {
+                (range(*angle_rad, any), "Give the smallest and the largest angle, in radians")
+            }
+            Augment::RandomWorldScaling { factor } | Augment::RandomLocalScaling { factor } => {
+                (range(*factor, 0.0), "Give the smallest and the largest factor, above 0")
+            }
+            Augment::RandomWorldTranslation { std_m } => {
+                (std_m.iter().all(|std| std.is_finite() && *std >= 0.0), "Give standard deviations of at least 0")
+            }
+            Augment::RandomLocalTranslation { along_axis, offset_m } => (
+                range(*offset_m, any) && !along_axis.is_empty(),
+                "Name axes, and the smallest and the largest offset in metres",
+            ),
+        };
+        match good {
+            true => Ok(()),
+            false => Err(Error::config(format!("{} has a value that is not possible: {self:?}", self.name()), remedy)),
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Augment::GtSampling { .. } => "gt_sampling",
+            Augment::RandomWorldFlip { .. } => "random_world_flip",
+            Augment::RandomWorldRotation { .. } => "random_world_rotation",
+            Augment::RandomWorldScaling { .. } => "random_world_scaling",
+            Augment::RandomWorldTranslation { .. } => "random_world_translation",
+            Augment::RandomLocalRotation { .. } => "random_local_rotation",
+            Augment::RandomLocalScaling { .. } => "random_local_scaling",
+            Augment::RandomLocalTranslation { .. } => "random_local_translation",
+        }
+    }
 }
 
 /// A step of every frame. The names are OpenPCDet's.
@@ -144,6 +300,10 @@ pub enum Process {
         voxel_size: [f64; 3],
         max_points_per_voxel: usize,
         max_number_of_voxels: PerMode<usize>,
+    },
+    /// The grid alone, for networks that make their own voxels of points.
+    CalculateGridSize {
+        voxel_size: [f64; 3],
     },
 }
 

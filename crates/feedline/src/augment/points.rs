@@ -48,6 +48,24 @@ impl Affine {
         Affine::translation(center.map(|value| -value)).then(self).then(&Affine::translation(center))
     }
 
+    /// The way back. Not finite if there is none.
+    #[must_use]
+    pub fn inverse(&self) -> Affine {
+        let m = &self.0;
+        // Of a matrix of 3 x 3 the inverse is that of cofactors over the determinant.
+        let cofactor = |row: usize, column: usize| {
+            let [r, s, c, d] = [(row + 1) % 3, (row + 2) % 3, (column + 1) % 3, (column + 2) % 3];
+            m[r][c] * m[s][d] - m[r][d] * m[s][c]
+        };
+        let determinant: f64 = (0..3).map(|column| m[0][column] * cofactor(0, column)).sum();
+        let turn = Affine([0, 1, 2].map(|row| {
+            let side = |column: usize| if column == 3 { 0.0 } else { cofactor(column, row) / determinant };
+            std::array::from_fn(side)
+        }));
+        let shift = turn.place([0, 1, 2].map(|row| -m[row][3]));
+        turn.then(&Affine::translation(shift))
+    }
+
     /// Where a place comes to.
     pub fn place(&self, [x, y, z]: [f64; 3]) -> [f64; 3] {
         self.0.map(|[a, b, c, d]| a * x + b * y + c * z + d)
@@ -199,6 +217,8 @@ mod tests {
             assert!(points.iter().zip(expect).all(|(one, other)| (f64::from(*one) - other).abs() < 1e-5));
             assert_eq!(points[3], 0.25, "what a point has besides its place stays");
         }
+        let back = whole.then(&whole.inverse()).place(places[1]);
+        assert!(back.iter().zip(places[1]).all(|(one, other)| (one - other).abs() < 1e-9), "{back:?}");
         assert_eq!(Affine::rotation(std::f64::consts::FRAC_PI_2).place([1.0, 0.0, 0.0])[1], 1.0);
     }
 

@@ -9,10 +9,12 @@ mod npy;
 mod npz;
 mod png;
 mod png_whole;
+mod points;
 
 pub use npy::{NPY_HEADER_BYTES_MAX, NpyHeader};
 pub use npz::{Number, array_fits, decode_npy, decode_npz, npz_shape};
 pub use png::{decode_depth_u16, decode_labels_u8};
+pub use points::decode_points;
 
 pub use cache::DecodedCache;
 pub(crate) use cache::Kept;

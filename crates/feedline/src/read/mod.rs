@@ -17,6 +17,7 @@ mod outlook;
 pub mod pack;
 #[cfg(feature = "parquet")]
 mod parquet;
+mod pieces;
 mod retry;
 mod row_file;
 mod source;
@@ -36,6 +37,7 @@ pub use limit::Limit;
 pub use local::LocalFiles;
 #[cfg(feature = "parquet")]
 pub use parquet::{Packed as ParquetPacked, ParquetCodec};
+pub use pieces::{Piece, Pieces};
 pub use retry::Retry;
 pub use source::{Fault, Get, Object, ReadError, Source, Stop};
 pub use storage::{Credentials, Storage, is_url};

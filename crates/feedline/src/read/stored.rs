@@ -2,10 +2,13 @@
 
 use super::archive::{self, Packing};
 use super::outlook::Order;
+use super::pieces::Piece;
 use super::source::{Fault, Get, Object, ReadError, Source, Stop};
 use super::{coalesce, read_file_into, zip};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -189,11 +192,35 @@ impl Stored {
     /// As [`Source::get`].
     pub fn rows(&self, offset_bytes: u64, row_bytes: u64, rows: u64) -> Result<Stored, ReadError> {
         let Some(file) = self.in_place(0)? else {
-            let location = self.source.location(&self.place(0).0.key);
-            return Err(ReadError::new(Fault::Other, location, "it is compressed, so no part of it can be read alone"));
+            return Err(self.compressed(0));
         };
         let first = Extent { start: file.start + offset_bytes, stored_bytes: row_bytes, ..file };
         Ok(Stored { extents: Extents::Rows { first, rows }, outlook: Arc::default(), ..self.clone() })
+    }
+
+    /// Parts of the files, a sample each.
+    ///
+    /// # Errors
+    /// As [`Stored::rows`].
+    pub(super) fn pieces(&self, pieces: &[Piece]) -> Result<Stored, ReadError> {
+        let mut places: HashMap<usize, Extent> = HashMap::new();
+        let mut extents = Vec::with_capacity(pieces.len());
+        for piece in pieces {
+            let file = match places.entry(piece.file) {
+                Entry::Occupied(known) => *known.get(),
+                Entry::Vacant(new) => {
+                    let place = self.in_place(piece.file as u64)?;
+                    *new.insert(place.ok_or_else(|| self.compressed(piece.file as u64))?)
+                }
+            };
+            extents.push(Extent { start: file.start + piece.start, stored_bytes: piece.size_bytes, ..file });
+        }
+        Ok(Stored { extents: Extents::Listed(extents.into()), outlook: Arc::default(), ..self.clone() })
+    }
+
+    fn compressed(&self, file: u64) -> ReadError {
+        let location = self.source.location(&self.place(file).0.key);
+        ReadError::new(Fault::Other, location, "it is compressed, so no part of it can be read alone")
     }
 
     /// The whole of the first file, in pieces that are read at once.
