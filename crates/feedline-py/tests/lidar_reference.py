@@ -115,11 +115,11 @@ def grid_of(bounds, voxel_size):
 
 
 def voxelise(points, bounds, voxel_size, max_points, max_voxels):
-    """First come, first served; coordinates are z, y, x."""
+    """First come, first served; coordinates are z, y, x. The place of a point is counted in float32."""
     grid, numbers = grid_of(bounds, voxel_size), {}
     voxels = np.zeros((max_voxels, max_points, points.shape[1]), np.float32)
     coords, counts = np.zeros((max_voxels, 3), np.int32), np.zeros(max_voxels, np.int32)
-    places = np.floor((points[:, :3].astype(np.float64) - np.asarray(bounds[:3], float)) / np.asarray(voxel_size, float))
+    places = np.floor((points[:, :3] - np.float32(bounds[:3])) / np.float32(voxel_size))
     for point, place in zip(points, places.astype(np.int64)):
         if (place < 0).any() or (place >= grid).any():
             continue

@@ -338,14 +338,13 @@ def _info(info: dict[str, Any]) -> dict[str, Any]:
         info["calib"][name] = np.array(matrix, dtype=np.float32)
     annos = info.get("annos", {})
     widths = {"bbox": 4, "dimensions": 3, "location": 3, "gt_boxes_lidar": 7}
+    labels = len(annos.get("name", ()))
     for name, values in list(annos.items()):
-        if not values and name not in ("name", "gt_boxes_lidar"):
-            # A custom data set has nothing of it.
-            if annos.get("name"):
-                del annos[name]
-                continue
+        if labels and not values and name != "gt_boxes_lidar":
+            del annos[name]  # a custom data set has nothing of it
+            continue
         kind = np.int32 if name in ("difficulty", "index", "num_points_in_gt") else np.float64
-        array = np.array(values) if name == "name" and values else np.array(values, dtype="<U1" if name == "name" else kind)
+        array = np.array(values, dtype=(None if values else "<U1") if name == "name" else kind)
         annos[name] = array.reshape(-1, widths[name]) if name in widths else array
     return info
 

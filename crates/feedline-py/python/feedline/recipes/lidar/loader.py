@@ -174,11 +174,6 @@ def build_dataloader(
     order: dict[str, Any] = {}
     if merge_all_iters_to_one_epoch:
         dataset.merge_all_iters_to_one_epoch(merge=True, epochs=total_epochs)
-        if hook and merge_order == "upstream":
-            raise ConfigError(
-                "DisableAugmentationHook has no last epochs to work in where all are merged into one permutation. "
-                'Give merge_order="passes", or leave out one of them'
-            )
         frames = len(dataset.native)
         order = {"merge_epochs": total_epochs} if merge_order == "upstream" else {"epoch_length": frames * total_epochs}
     loader = LidarLoader(
