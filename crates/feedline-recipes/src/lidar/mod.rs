@@ -33,3 +33,6 @@ pub mod predictions;
 pub use data::{Clouds, LidarFiles, open};
 pub use frame::{Annos, Calib, DbObject, Frame};
 pub use options::LidarOptions;
+
+#[cfg(test)]
+mod tests;

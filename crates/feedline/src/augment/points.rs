@@ -76,8 +76,7 @@ impl Affine {
     /// # Panics
     /// If a row has fewer than 3 numbers.
     pub fn move_points(&self, points: &mut [f32], columns: usize) {
-        let rows = self.0.map(|row| row.map(|value| value as f32));
-        points.chunks_exact_mut(columns).for_each(|point| moved(&rows, point));
+        points.chunks_exact_mut(columns).for_each(|point| self.move_point(point));
     }
 
     /// Moves the points inside of `bounds`.
@@ -85,19 +84,17 @@ impl Affine {
     /// # Panics
     /// As [`Affine::move_points`].
     pub fn move_points_inside(&self, bounds: &Bounds, points: &mut [f32], columns: usize) {
-        let rows = self.0.map(|row| row.map(|value| value as f32));
         for point in points.chunks_exact_mut(columns) {
             if bounds.contains([point[0], point[1], point[2]]) {
-                moved(&rows, point);
+                self.move_point(point);
             }
         }
     }
-}
 
-fn moved(rows: &[[f32; 4]; 3], point: &mut [f32]) {
-    let [x, y, z] = [point[0], point[1], point[2]];
-    for (value, [a, b, c, d]) in point.iter_mut().zip(rows) {
-        *value = a * x + b * y + c * z + d;
+    /// In f64, so that a point is rounded once.
+    fn move_point(&self, point: &mut [f32]) {
+        let place = self.place([point[0], point[1], point[2]].map(f64::from));
+        point.iter_mut().zip(place).for_each(|(value, place)| *value = place as f32);
     }
 }
 
