@@ -42,22 +42,21 @@ impl Clouds {
     /// `options` as JSON; `credentials` are an access key, a secret and perhaps a token.
     #[new]
     fn new(py: Python<'_>, options: &str, credentials: Option<(String, String, Option<String>)>) -> PyResult<Clouds> {
-        let open = || -> Result<lidar::Clouds> {
-            let said: Declared = serde_json::from_str(options).map_err(wrong)?;
-            let mut storage = parse_storage(&said.storage.to_string())?;
-            storage.credentials = credentials.map(|(access_key_id, secret_access_key, session_token)| Credentials {
-                access_key_id,
-                secret_access_key,
-                session_token,
-            });
-            let options = LidarOptions {
-                late_epoch: said.late_epoch,
-                late_disabled: said.late_disabled,
-                ..pcdet::options(&said.config, &said.class_names)?
+        let open =
+            || -> Result<lidar::Clouds> {
+                let said: Declared = serde_json::from_str(options).map_err(wrong)?;
+                let mut storage = parse_storage(&said.storage.to_string())?;
+                storage.credentials = credentials.map(|(access_key_id, secret_access_key, session_token)| {
+                    Credentials { access_key_id, secret_access_key, session_token }
+                });
+                let options = LidarOptions {
+                    late_epoch: said.late_epoch,
+                    late_disabled: said.late_disabled,
+                    ..pcdet::options(&said.config, &said.class_names)?
+                };
+                let files = pcdet::files(&said.config, Some(&said.root), said.training)?;
+                lidar::open(&files, &options, &storage)
             };
-            let files = pcdet::files(&said.config, Some(&said.root), said.training)?;
-            lidar::open(&files, &options, &storage)
-        };
         py.detach(open).map(|clouds| Clouds(Arc::new(clouds))).map_err(|e| raise(py, e))
     }
 
@@ -112,11 +111,23 @@ impl Clouds {
         Ok(names.zip(sample.fields.into_iter().map(Array::new)).collect())
     }
 
-    /// The figures of predictions for all frames, in JSON: their text, and (name, number).
-    fn evaluate(&self, py: Python<'_>, predictions: &str, class_names: Vec<String>) -> PyResult<(String, Vec<(String, f64)>)> {
+    /// The figures of predictions for all frames, in JSON: their text, and (name, number). `truth` stands for the labels of
+    /// the frames, where those are not of a camera.
+    #[pyo3(signature = (predictions, class_names, truth))]
+    fn evaluate(
+        &self,
+        py: Python<'_>,
+        predictions: &str,
+        class_names: Vec<String>,
+        truth: Option<&str>,
+    ) -> PyResult<(String, Vec<(String, f64)>)> {
         let count = || -> Result<(String, Vec<(String, f64)>)> {
             let found: Vec<Annos> = serde_json::from_str(predictions).map_err(wrong)?;
-            let truth: Vec<&Annos> = self.0.frames().iter().filter_map(|frame| frame.annos.as_ref()).collect();
+            let given: Option<Vec<Annos>> = truth.map(serde_json::from_str).transpose().map_err(wrong)?;
+            let truth: Vec<&Annos> = match &given {
+                Some(given) => given.iter().collect(),
+                None => self.0.frames().iter().filter_map(|frame| frame.annos.as_ref()).collect(),
+            };
             let report = metrics::evaluate(&truth, &found, &class_names);
             Ok((report.text(), report.flat()))
         };

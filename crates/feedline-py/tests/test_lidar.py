@@ -594,6 +594,14 @@ def test_custom_data_has_no_camera(tmp_path):
     found = {"pred_boxes": torch.tensor(expect), "pred_scores": torch.ones(2), "pred_labels": torch.tensor([1, 2])}
     annos = dataset.generate_prediction_dicts(batch, [found], classes)
     assert annos[0]["name"].tolist() == classes and annos[0]["frame_id"] == "0003"
+    text, figures = dataset.evaluation(annos, classes, eval_metric="kitti", output_path=None)
+    assert "Car AP" in text and "Vehicle" not in text and "Pedestrian AP" in text
+    # One object, found exactly, with nothing wrong.
+    assert any(value for name, value in figures.items() if "3d" in name)
+    annos[0]["boxes_lidar"] = annos[0]["boxes_lidar"] + 5
+    assert not any(value for name, value in dataset.evaluation(annos, classes)[1].items() if "3d" in name or "bev" in name)
+    with pytest.raises(feedline.ConfigError, match="eval_metric is 'waymo'"):
+        dataset.evaluation(annos, classes, eval_metric="waymo")
     training = [frame for batch in loader(custom_config(folder), 2, classes=classes) for frame in batch["frame_id"]]
     assert sorted(training) == ["0000", "0001", "0002"]
 

@@ -122,15 +122,15 @@ def _write(path: Path, anno: dict[str, Any]) -> None:
 
 
 # What the native half reads of a prediction.
-_READ = (
-    "name", "truncated", "occluded", "alpha", "bbox", "dimensions", "location", "rotation_y", "score", "boxes_lidar"
-)  # fmt: skip
+_READ = ("name", "truncated", "occluded", "alpha", "bbox", "dimensions", "location", "rotation_y", "score")
 
 
 def evaluate(
-    dataset: LidarDataset, det_annos: Sequence[Mapping[str, Any]], class_names: Sequence[str], **_: Any
+    dataset: LidarDataset, det_annos: Sequence[Mapping[str, Any]], class_names: Sequence[str], eval_metric: str = "kitti", **_: Any
 ) -> tuple[str, dict[str, float]]:
     """See ``LidarDataset.evaluation``."""
+    if eval_metric != "kitti":
+        raise ConfigError(f"eval_metric is {eval_metric!r}. There is kitti")
     ids = dataset.sample_id_list
     if not dataset._facts["has_annos"]:
         return NO_GROUND_TRUTH, {}
@@ -144,15 +144,42 @@ def evaluate(
             f"{len(missing)} of {len(ids)} frames have no prediction: {shown}. Each frame needs one, be it without boxes; those of "
             "several ranks come together by merge_results_dist of feedline.recipes.lidar"
         )
-    said = []
-    for frame in ids:
-        anno = found[frame]
-        boxes = anno.get("boxes_lidar", ())
-        if "bbox" not in anno and dataset._has_calib:
+    said, names, truth = [found[frame] for frame in ids], list(class_names), None
+    if not dataset._has_calib:
+        kinds = dataset.dataset_cfg.get("MAP_CLASS_TO_KITTI") or {}
+        said = [_of_no_camera(anno["name"], anno["boxes_lidar"], anno["score"], kinds) for anno in said]
+        labels = [info["annos"] for info in dataset.infos]
+        truth = [_of_no_camera(label["name"], label["gt_boxes_lidar"], None, kinds) for label in labels]
+        names = list(dict.fromkeys(kinds.get(name, name) for name in names))
+    for frame, anno in zip(ids, said):
+        if "bbox" not in anno:
             raise ConfigError(f"the prediction of frame {frame} has no bbox. Give what generate_prediction_dicts returned")
-        said.append({name: _array(anno[name]).tolist() for name in _READ if name in anno} | {"boxes_lidar": _array(boxes).tolist()})
-    text, numbers = dataset.clouds.evaluate(json.dumps(said), list(class_names))
-    return text, dict(numbers)
+    text, figures = dataset.clouds.evaluate(_json(said), names, None if truth is None else _json(truth))
+    return text, dict(figures)
+
+
+def _json(annos: list[Any]) -> str:
+    read = (*_READ, "difficulty")
+    return json.dumps([{name: _array(anno[name]).tolist() for name in read if name in anno} for anno in annos])
+
+
+def _of_no_camera(names: Any, boxes: Any, scores: Any, kinds: Mapping[str, str]) -> dict[str, Any]:
+    """Boxes as if a camera stood where the lidar is and saw all of them alike, as OpenPCDet does for custom data."""
+    boxes = _array(boxes).reshape(-1, 7).astype(np.float64)
+    x, y, z, _, _, height, heading = boxes.T
+    turn, count = -heading - np.pi / 2, len(boxes)
+    return {
+        "name": [kinds.get(str(name), str(name)) for name in names],
+        "truncated": np.zeros(count),
+        "occluded": np.zeros(count),
+        "alpha": turn - np.arctan2(-y, x),
+        "bbox": np.tile([0.0, 0.0, 50.0, 50.0], (count, 1)),
+        "dimensions": boxes[:, [3, 5, 4]],
+        "location": np.column_stack([-y, height / 2 - z, x]),
+        "rotation_y": turn,
+        "score": np.full(count, -1.0) if scores is None else scores,
+        "difficulty": np.zeros(count, dtype=np.int32),
+    }
 
 
 def merge_results_dist(result_part: Sequence[Any], size: int, tmpdir: Any = None) -> list[Any] | None:
