@@ -163,21 +163,14 @@ mod tests {
         assert_eq!(annos.name, ["Car", "Pedestrian", "DontCare"]);
         assert_eq!((annos.dimensions[0], annos.score[0], annos.score[1]), ([3.64, 1.65, 1.67], -1.0, 0.9));
         assert_eq!((annos.index, annos.difficulty), (vec![0, 1, -1], vec![0, 1, -1]));
-        for (height, truncated, occluded, expect) in [
-            (40.0, 0.15, 0.0, 0),
-            (39.9, 0.0, 0.0, 1),
-            (50.0, 0.0, 2.0, 2),
-            (24.0, 0.0, 0.0, -1),
-            (60.0, 0.51, 0.0, -1),
-        ] {
+        for (height, truncated, occluded, expect) in
+            [(40.0, 0.15, 0.0, 0), (39.9, 0.0, 0.0, 1), (50.0, 0.0, 2.0, 2), (24.0, 0.0, 0.0, -1), (60.0, 0.51, 0.0, -1)]
+        {
             assert_eq!(difficulty(height, truncated, occluded), expect);
         }
         for (text, part) in [
             ("Car 0 0 0\n", "line 1: it has 4 columns"),
-            (
-                "\nCar 0.00 zero -1.58 587.0 173.3 614.1 200.1 1.65 1.67 3.64 -0.65 1.71 46.70 -1.59",
-                "line 2: column 3 is \"zero\"",
-            ),
+            ("\nCar 0.00 zero -1.58 587.0 173.3 614.1 200.1 1.65 1.67 3.64 -0.65 1.71 46.70 -1.59", "line 2: column 3 is \"zero\""),
             ("Car 0.00 0 -1.58 587.0 173.3 614.1 200.1 0 1.67 3.64 -0.65 1.71 46.70 -1.59", "line 1: a Car of [0.0"),
             ("Car 0.00 0 nan 587.0 173.3 614.1 200.1 1 1.67 3.64 -0.65 1.71 46.70 -1.59", "column 4 is \"nan\""),
         ] {
@@ -220,9 +213,7 @@ mod tests {
     fn custom_labels_end_with_their_class() {
         let annos = parse_custom_labels("1.50 1.46 0.10 5.12 1.85 4.13 1.56 Vehicle\n").unwrap();
         assert_eq!((annos.name, annos.gt_boxes_lidar[0].heading), (vec!["Vehicle".to_string()], 1.56));
-        for (text, part) in
-            [("Car", "one column"), ("1 2 Car", "8 columns"), ("1 2 3 4 -5 6 7 Car", "[4.0, -5.0, 6.0]")]
-        {
+        for (text, part) in [("Car", "one column"), ("1 2 Car", "8 columns"), ("1 2 3 4 -5 6 7 Car", "[4.0, -5.0, 6.0]")] {
             assert!(parse_custom_labels(text).unwrap_err().contains(part));
         }
     }
