@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import feedline as package
-from conftest import draw_shapes
+from conftest import REPOSITORY, draw_shapes
 
 KEY_ID, SECRET = "FEEDLINETESTKEYID0815", "feedline-python-secret-b3Xz81"
 PORTS = "s3.port s3.port.grpc master.port master.port.grpc volume.port volume.port.grpc filer.port filer.port.grpc"
@@ -471,3 +471,46 @@ def test_training_on_rooms_in_a_bucket_is_training_from_disk(feedline, rooms, tm
         feedline.ok("train", "--data", data, "--out", tmp_path / name, *few, timeout=300)
     assert weights(tmp_path / "disk") == weights(tmp_path / "bucket")
     feedline.ok("verify", tmp_path / "bucket")
+
+
+def test_clouds_by_every_kind_of_s3client_are_those_from_disk(bucket, tmp_path, monkeypatch):
+    from feedline.recipes import lidar
+
+    monkeypatch.syspath_prepend(str(REPOSITORY / "crates/feedline-py/tests"))
+    from lidar_reference import CLASSES, FLIP, ROTATION, config, sampling, write_kitti
+
+    folder = tmp_path / "kitti"
+    folder.mkdir()
+    write_kitti(folder, train=5, val=3, planes=False)
+    url = bucket(folder, "kitti")
+
+    def batches(root, s3client=None, **options):
+        settings = config(folder, augment=[sampling(), FLIP, ROTATION])
+        _, loader, _ = lidar.build_dataloader(settings, CLASSES, 2, False, root, 2, s3client=s3client, **options)
+        with loader:
+            return [batch for _ in range(2) for batch in loader]
+
+    def same(one, other):
+        return len(one) == len(other) > 0 and all(
+            a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a if key != "calib")
+            for a, b in zip(one, other)
+        )
+
+    here = batches(None)
+    assert len(here) == 6 and same(batches(folder), here)
+    assert same(batches(folder, url), here)
+    assert same(batches(url), here)
+    assert same(batches(url, training=False), batches(folder, training=False))
+    assert same(batches(folder, {"map": f"{folder}={url}", "requests_in_flight": 3}), here)
+    assert same(batches(url, {"endpoint": bucket.endpoint, "cache_dir": tmp_path / "cache", "cache_bytes": 10_000_000}), here)
+    with pytest.raises(package.ConfigError, match="DATA_PATH or root_path"):
+        batches(folder, {"endpoint": bucket.endpoint})
+    # A cloud that is gone is named.
+    other = bucket(folder, "fewer")
+    bucket.client.delete_object(Bucket="bench", Key="fewer/training/velodyne/000003.bin")
+    with pytest.raises(package.FeedlineError, match="velodyne/000003.bin"):
+        batches(other)
+    # The client's own endpoint and keys are used: the environment has none.
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name)
+    assert same(batches(url, bucket.client), here)

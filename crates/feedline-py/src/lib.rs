@@ -5,6 +5,7 @@
 mod array;
 mod errors;
 mod history;
+mod lidar;
 mod loader;
 mod memory;
 mod plan;
@@ -22,6 +23,10 @@ mod _native {
     use array::Array;
     #[pymodule_export]
     use history::History;
+    #[pymodule_export]
+    use lidar::Clouds;
+    #[pymodule_export]
+    use lidar::read_yaml;
     #[pymodule_export]
     use loader::Loader;
     #[pymodule_export]

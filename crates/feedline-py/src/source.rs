@@ -24,6 +24,12 @@ pub struct Source {
     list: Option<ImageList>,
 }
 
+impl Source {
+    pub fn new(pipeline: Arc<dyn Pipeline>) -> Source {
+        Source { pipeline, list: None }
+    }
+}
+
 /// A step as Python declares it: an operation in JSON, or a name, a function and whether it wants a generator.
 #[derive(FromPyObject)]
 pub enum Declared {
@@ -214,7 +220,7 @@ impl Source {
 }
 
 /// Settings of `Storage` as JSON.
-fn parse_storage(json: &str) -> Result<Storage> {
+pub fn parse_storage(json: &str) -> Result<Storage> {
     let storage: Storage = serde_json::from_str(json)
         .map_err(|e| Error::config(format!("storage: {e}"), "Its keys are those of [storage] in the settings"))?;
     storage.check()?;

@@ -82,3 +82,11 @@ def python(tmp_path):
         return Ended(process.returncode, process.stdout, process.stderr)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def kitti(tmp_path_factory):
+    """Made-up clouds in KITTI's layout: 6 frames to train on, 3 to validate on, 2 without labels."""
+    from lidar_reference import write_kitti
+
+    return write_kitti(tmp_path_factory.mktemp("kitti"), train=6, val=3, test=2)

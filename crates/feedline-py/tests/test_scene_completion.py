@@ -25,7 +25,7 @@ from feedline.recipes.scene_completion import (
     get_train_loader,
     get_val_loader,
 )
-from feedline.recipes.scene_completion.s3client import storage_of
+from feedline.recipes.s3client import storage_of
 from PIL import Image
 from torch.utils.data import DistributedSampler
 

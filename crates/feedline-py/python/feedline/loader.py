@@ -183,7 +183,7 @@ class DataLoader:
         self.in_order = in_order
         self.sampler = sampler
         self.batch_sampler = None  # torch's loader has one, and Lightning asks for it
-        length = len(self.dataset)
+        length = len(self.dataset.native)
         if sampler is not None:
             if shuffle is not None:
                 raise ConfigError("sampler option is mutually exclusive with shuffle")

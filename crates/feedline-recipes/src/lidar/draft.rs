@@ -96,9 +96,12 @@ pub(super) struct Drafter {
 }
 
 impl Drafter {
-    /// Names of the random streams: of the step and its place, so that leaving one out changes no other.
+    /// Names of the random streams: of the step and how often it stands before, so that leaving one out changes no other.
     pub(super) fn streams(options: &LidarOptions) -> Vec<String> {
-        let named = |(at, step): (usize, &Augment)| format!("augment.{at}.{}", step.name());
+        let named = |(at, step): (usize, &Augment)| {
+            let before = options.augment[..at].iter().filter(|other| other.name() == step.name()).count();
+            format!("augment.{}.{before}", step.name())
+        };
         options.augment.iter().enumerate().map(named).collect()
     }
 

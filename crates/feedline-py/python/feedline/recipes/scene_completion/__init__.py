@@ -5,9 +5,10 @@ of what differs. Where the original errs, this does the right thing: an epoch ha
 ranks share none, one process needs no launcher, and a run that was stopped goes on with exactly the next sample.
 """
 
+from ..epochs import EpochSampler, Minibatch
 from .data import NYUv2, TrainPre, ValPre
 from .engine import Engine, PolyLR, State, group_weight
-from .loader import EpochSampler, Minibatch, SceneLoader, data_setting, get_train_loader, get_val_loader
+from .loader import SceneLoader, data_setting, get_train_loader, get_val_loader
 from .scores import SSCScores
 from .settings import Config, config
 

@@ -13,7 +13,7 @@ from typing import Any
 from ... import _native
 from ...errors import ConfigError, whole_number
 from ...source import IMAGENET_MEAN, IMAGENET_STD, Source
-from .s3client import Keys, is_url, storage_of
+from ..s3client import Keys, is_url, storage_of
 
 _ROOTS = ("img_root", "gt_root", "hha_root", "mapping_root", "train_source", "eval_source")
 _SIZES = ("dataset_path", "image_height", "image_width", "grid", "num_classes", "hha_order")

@@ -4,58 +4,16 @@ from the settings; order, threads and resuming are :class:`feedline.DataLoader`'
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from ...errors import ConfigError, whole_number
-from ...loader import DataLoader, _has_torch, _Pass
+from ...loader import _has_torch
 from ...ranks import discover_and_tell
 from ...source import Source
+from ..epochs import EpochLoader, EpochSampler, Minibatch
 from .data import TrainPre, ValPre
 from .settings import Config, settings_of
-
-
-class Minibatch(dict):  # type: ignore[type-arg]
-    """A batch by TorchSSC's keys; ``fn`` is a list of str, all else has a first axis of samples."""
-
-    _facts: Any = None
-
-    @property
-    def epoch(self) -> int:
-        """Epoch it belongs to, from 0."""
-        return int(self._facts.epoch)
-
-    @property
-    def step(self) -> int:
-        """Number of the batch in its epoch on this rank, from 0."""
-        return int(self._facts.step)
-
-    @property
-    def valid(self) -> int:
-        """How many leading samples are real; the rest fills up the ranks and must not count in a metric."""
-        return int(self._facts.valid)
-
-    @property
-    def indices(self) -> list[int]:
-        """Number of each sample in the data set."""
-        return list(self._facts.indices)
-
-    def to(self, *args: Any, **kwargs: Any) -> Minibatch:
-        """The same batch with every tensor's ``to(*args, **kwargs)``: ``batch.to("cuda", non_blocking=True)``."""
-        return self._each("to", *args, **kwargs)
-
-    def pin_memory(self) -> Minibatch:
-        """The same batch in page-locked memory, which is a copy of every tensor."""
-        return self._each("pin_memory")
-
-    def _each(self, method: str, *args: Any, **kwargs: Any) -> Minibatch:
-        def call(value: Any) -> Any:
-            return getattr(value, method)(*args, **kwargs) if hasattr(value, method) else value
-
-        batch = Minibatch((name, call(value)) for name, value in self.items())
-        batch._facts = self._facts
-        return batch
 
 
 def _minibatch(values: tuple[Any, ...], names: list[str], facts: Any) -> Minibatch:
@@ -66,87 +24,12 @@ def _minibatch(values: tuple[Any, ...], names: list[str], facts: Any) -> Minibat
     return batch
 
 
-class _ScenePass(_Pass):
-    """One pass over an epoch, with ``.next()``. It is over with its last batch, not when one more is asked for: TorchSSC
-    takes exactly as many as there are.
-    """
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.ended = threading.Event()
-
-    def __next__(self) -> Any:
-        try:
-            batch = super().__next__()
-        except StopIteration:
-            self.ended.set()
-            raise
-        with self._one_at_a_time:
-            # Does not wait: nothing is left to be made.
-            if not self.over and self._engine.left() == 0 and self._engine.next(self._timeout_s) is None:
-                self.over = True
-                self.ended.set()
-        return batch
-
-    def next(self) -> Any:
-        """As ``next(iterator)``."""
-        try:
-            return self.__next__()
-        except StopIteration:
-            raise StopIteration(
-                "the epoch has no more batches; after going on in the middle of one there are fewer than "
-                "niters_per_epoch. Take as many as loader.batches_left says when the epoch begins"
-            ) from None
-
-
-class SceneLoader(DataLoader):
-    """:class:`feedline.DataLoader` with its arguments, whose batches are :class:`Minibatch` and whose iterators have
-    ``.next()``.
+class SceneLoader(EpochLoader):
+    """:class:`feedline.DataLoader` with its arguments, whose batches are :class:`Minibatch` (``fn`` is a list of str, all else
+    has a first axis of samples) and whose iterators have ``.next()``.
     """
 
     _make_batch: Callable[..., Any] = staticmethod(_minibatch)
-    # Set when the pass that was begun last is over.
-    _ended: threading.Event | None = None
-
-    def _make_pass(self) -> _Pass:
-        newest = _ScenePass(self._engine, self.timeout, self.pin_memory)
-        self._ended = newest.ended
-        return newest
-
-    def __iter__(self) -> Iterator[Minibatch]:  # type: ignore[override]
-        return super().__iter__()  # type: ignore[return-value]
-
-    def set_epoch(self, epoch: int) -> None:
-        """The next iterator begins this epoch; nobody has to call this, and for the epoch that is next anyway it changes
-        nothing: what was made ahead stays, and so does a place in the middle of it that was loaded.
-        """
-        epoch = whole_number("epoch", epoch, 0)
-        between = self._ended is None or self._ended.is_set()
-        if not between or self._engine.place() != (epoch, 0):
-            super().set_epoch(epoch)
-
-
-class EpochSampler:
-    """Stands where TorchSSC has a ``DistributedSampler``. The loader deals samples to ranks and counts epochs itself."""
-
-    def __init__(self, loader: SceneLoader, samples: int) -> None:
-        self._loader = loader
-        self._samples = samples
-        self.num_replicas = loader.num_replicas
-        self.rank = loader.rank
-
-    def __len__(self) -> int:
-        """Samples of an epoch on this rank."""
-        return self._samples
-
-    @property
-    def epoch(self) -> int:
-        """The epoch that is being delivered, or will be next."""
-        return self._loader.epoch
-
-    def set_epoch(self, epoch: int) -> None:
-        """As :meth:`SceneLoader.set_epoch`."""
-        self._loader.set_epoch(epoch)
 
 
 def data_setting(config: Any = None) -> dict[str, Any]:

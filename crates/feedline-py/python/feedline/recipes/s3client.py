@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from ...errors import ConfigError
+from ..errors import ConfigError
 
 log = logging.getLogger("feedline")
 
@@ -50,9 +50,11 @@ def is_url(path: str) -> bool:
     return re.match(r"[a-z0-9]+://", path) is not None
 
 
-def storage_of(s3client: Any, dataset_path: str, roots: Mapping[str, str]) -> tuple[dict[str, Any], Keys | None]:
+def storage_of(
+    s3client: Any, dataset_path: str, roots: Mapping[str, str], setting: str = "dataset_path"
+) -> tuple[dict[str, Any], Keys | None]:
     """The keys of ``[storage]``, and the keys to sign with, that ``s3client`` means for a data set whose ``roots`` (by the
-    names of their settings) lie below ``dataset_path`` or elsewhere.
+    names of their settings) lie below ``dataset_path``, whose own name is ``setting``, or elsewhere.
 
     Raises :class:`feedline.ConfigError` if it is none of what it may be, or leaves all roots on the disk.
     """
@@ -77,30 +79,30 @@ def storage_of(s3client: Any, dataset_path: str, roots: Mapping[str, str]) -> tu
         raise ConfigError(f"s3client is {type(s3client).__name__}. {_MAY_BE}")
     url = storage.pop("url", None)
     if url is not None:
-        storage["map"] = _map(url, dataset_path, storage.get("map"))
+        storage["map"] = _map(url, dataset_path, storage.get("map"), setting)
     mapped = str(storage.get("map") or "").partition("=")[0]
     if not any(is_url(root) or mapped and PurePosixPath(root).is_relative_to(mapped) for root in roots.values()):
         name, root = next(iter(roots.items()))
         what = f"below {mapped}, which is mapped," if mapped else "a URL,"
         raise ConfigError(
             f"s3client is given, but no path of the data set is {what} so all would be read from the disk; {name} is "
-            f"{root!r}. Set dataset_path to s3://bucket/folder, or give s3client that URL"
+            f"{root!r}. Set {setting} to s3://bucket/folder, or give s3client that URL"
         )
     return storage, keys
 
 
-def _map(url: Any, dataset_path: str, also: Any) -> str:
+def _map(url: Any, dataset_path: str, also: Any, setting: str) -> str:
     if not isinstance(url, str) or not is_url(url):
         raise ConfigError(f"s3client's url is {url!r}. {_MAY_BE}")
     if also:
-        raise ConfigError(f"s3client has the url {url} and the map {also}. The url maps dataset_path: leave one out")
+        raise ConfigError(f"s3client has the url {url} and the map {also}. The url maps {setting}: leave one out")
     if is_url(dataset_path):
         raise ConfigError(
-            f"dataset_path is {dataset_path}, and s3client says that the data set lies at {url}. Leave one of them out"
+            f"{setting} is {dataset_path}, and s3client says that the data set lies at {url}. Leave one of them out"
         )
     if not dataset_path or "=" in dataset_path:
         raise ConfigError(
-            f"dataset_path is {dataset_path!r}, which cannot be mapped to a URL. Name a folder without =, or set it to {url}"
+            f"{setting} is {dataset_path!r}, which cannot be mapped to a URL. Name a folder without =, or set it to {url}"
         )
     return f"{dataset_path}={url}"
 

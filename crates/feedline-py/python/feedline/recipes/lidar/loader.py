@@ -1,0 +1,193 @@
+"""``build_dataloader`` and what it returns: batches as dicts with OpenPCDet's keys. Owns how its arguments become an order and
+how native fields become the batch; order, threads and resuming are :class:`feedline.DataLoader`'s.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from ...errors import ConfigError, whole_number
+from ...ranks import discover, discover_and_tell
+from ..epochs import EpochLoader, EpochPass, EpochSampler, Minibatch
+from . import collate
+from .dataset import LidarDataset, dataset_class, picture, pictures
+
+_BOOLS = ("use_lead_xyz", "flip_x", "flip_y")
+
+
+class _Maker:
+    """Makes the batch of native fields, and counts."""
+
+    def __init__(self, dataset: LidarDataset, output: str) -> None:
+        self._dataset = dataset
+        self._torch = output == "torch"
+        self.redrawn = 0
+
+    def __call__(self, values: tuple[Any, ...], names: list[str], facts: Any) -> Minibatch:
+        batch = Minibatch(
+            (name, value[0] if isinstance(value, tuple) else value) for name, value in zip(names, values)
+        )
+        batch._facts = facts
+        batch.pop("gt_pasted", None)
+        frames = batch.pop("frame_index").tolist()
+        self.redrawn += sum(frame != index for frame, index in zip(frames, batch.indices))
+        batch["frame_id"] = np.array([name.decode() for name in batch["frame_id"]])
+        for name in _BOOLS:
+            if name in batch:
+                batch[name] = batch[name].view(_torch_bool() if self._torch else np.bool_)
+        for name in ("images", "depth_maps"):
+            if name in batch:
+                shapes = [pictures(shape)[name] for shape in batch["image_shape"].tolist()]
+                batch[name] = self._own(
+                    collate.padded_pictures([picture(name, *one) for one in zip(batch[name], shapes)])
+                )
+        calibs = [self._dataset.calib_of(frame) for frame in frames]
+        if calibs[0] is not None:
+            batch["calib"] = calibs
+        batch["batch_size"] = len(frames)
+        return batch
+
+    def _own(self, array: Any) -> Any:
+        if not self._torch:
+            return array
+        import torch
+
+        return torch.from_numpy(array)
+
+
+def _torch_bool() -> Any:
+    import torch
+
+    return torch.bool
+
+
+class LidarLoader(EpochLoader):
+    """:class:`feedline.DataLoader` with its arguments, whose batches are OpenPCDet's: dicts (:class:`Minibatch`) of NumPy arrays,
+    unless ``output="torch"``.
+    """
+
+    def __init__(self, source: LidarDataset, batch_size: int = 1, *args: Any, output: str = "numpy", **others: Any) -> None:
+        if output not in ("numpy", "torch"):
+            raise ConfigError(f'output is {output!r}. Use "numpy", as in OpenPCDet, or "torch"')
+        if not isinstance(source, LidarDataset):
+            raise ConfigError(f"{type(source).__name__} is no LidarDataset. Give KittiDataset or CustomDataset")
+        self._maker = _Maker(source, output)
+        self._make_batch: Callable[..., Any] = self._maker
+        super().__init__(source, batch_size, *args, output=output, **others)  # type: ignore[arg-type]
+        self._native = source.native
+
+    @property
+    def redrawn(self) -> int:
+        """In how many places another frame came so far, because the one of that place had no box left."""
+        return self._maker.redrawn
+
+    def __iter__(self) -> Iterator[Minibatch]:  # type: ignore[override]
+        """The next epoch; as long as nothing was taken of an epoch that was begun, that one: OpenPCDet's loop makes an iterator
+        that it throws away.
+        """
+        live = self._newest() if self._newest else None
+        if self.dataset.native is not self._native:
+            # Its augmentation was changed: from here on by threads that know.
+            self._native, place = self.dataset.native, self._engine.cursor()
+            over = live is None or live.over
+            epoch, _ = self._engine.place()
+            self._engine = self._start()
+            self._engine.load_cursor(place)
+            if not over and isinstance(live, EpochPass) and live.touched:
+                self._engine.set_epoch(epoch + 1)
+            self._newest = live = None
+        if isinstance(live, EpochPass) and not live.touched:
+            return live  # type: ignore[return-value]
+        return super().__iter__()
+
+    def set_epoch(self, epoch: int) -> None:
+        live = self._newest() if self._newest else None
+        untouched = isinstance(live, EpochPass) and not live.touched
+        if not untouched or self._engine.place() != (whole_number("epoch", epoch, 0), 0):
+            super().set_epoch(epoch)
+
+
+def get_dist_info(return_gpu_per_machine: bool = False) -> tuple[int, ...]:
+    """(rank, number of ranks) of torch's process group, else of the launcher's variables, else (0, 1); and, if asked for, the
+    number of GPUs of this machine.
+    """
+    rank, world_size, _ = discover()
+    if not return_gpu_per_machine:
+        return rank, world_size
+    import torch
+
+    return rank, world_size, torch.cuda.device_count()
+
+
+def build_dataloader(
+    dataset_cfg: Mapping[str, Any],
+    class_names: Sequence[str],
+    batch_size: int,
+    dist: bool,
+    root_path: str | os.PathLike[str] | None = None,
+    workers: int = 4,
+    seed: int | None = None,
+    logger: Any = None,
+    training: bool = True,
+    merge_all_iters_to_one_epoch: bool = False,
+    total_epochs: int = 0,
+    *,
+    s3client: Any = None,
+    hook: Mapping[str, Any] | None = None,
+    merge_order: Literal["upstream", "passes"] = "upstream",
+    tail: Literal["pad", "exact"] | None = None,
+    output: Literal["numpy", "torch"] = "numpy",
+    **others: Any,
+) -> tuple[LidarDataset, LidarLoader, EpochSampler | None]:
+    """(data set, loader, sampler), with OpenPCDet's arguments; the sampler is None unless ``dist``.
+
+    For training the order is that of torch's ``DistributedSampler`` with this seed; else that of the data set.
+
+    Args:
+        dataset_cfg, class_names, root_path, logger, s3client, hook, total_epochs: See :class:`LidarDataset`.
+        batch_size: Samples a step of each rank.
+        dist: Whether there are several ranks, of torch's process group or the launcher; without it this process has all.
+        workers: Threads; 0 makes batches in the calling thread.
+        seed: Decides order and augmentation, whatever the number of ranks and workers; None is 0.
+        merge_all_iters_to_one_epoch: One epoch of ``total_epochs`` times the data. ``merge_order`` says how it is ordered: as
+            "upstream", in one permutation of all, so a sample may come again before others come; or in "passes", each sample
+            once in each.
+        tail: How samples for evaluation that do not divide by the ranks are dealt: "exact", each once; or "pad", as
+            OpenPCDet's own evaluation script wants it, with some given twice. Training always pads.
+        output: "numpy", for ``load_data_to_gpu``; or "torch".
+        others: As of :class:`feedline.DataLoader`: ``drop_last``, ``on_bad_sample``, ``max_bad_samples``,
+            ``memory_budget_bytes``, ``pin_memory``, ``timeout``.
+    """
+    kind = dataset_class(dataset_cfg)
+    if merge_order not in ("upstream", "passes"):
+        raise ConfigError(f'merge_order is {merge_order!r}. Use "upstream" or "passes"')
+    if tail not in (None, "pad", "exact") or training and tail == "exact":
+        raise ConfigError(f'tail is {tail!r}. Use "exact" or "pad", and for training leave it out: ranks take equally many steps')
+    rank, world_size = discover_and_tell() if dist else (0, 1)
+    dataset = kind(
+        dataset_cfg, class_names, training, root_path, logger, s3client=s3client, hook=hook, total_epochs=total_epochs
+    )
+    order: dict[str, Any] = {}
+    if merge_all_iters_to_one_epoch:
+        dataset.merge_all_iters_to_one_epoch(merge=True, epochs=total_epochs)
+        frames = len(dataset.native)
+        order = {"merge_epochs": total_epochs} if merge_order == "upstream" else {"epoch_length": frames * total_epochs}
+    loader = LidarLoader(
+        dataset,
+        batch_size,
+        shuffle=bool(training),
+        seed=0 if seed is None else seed,
+        num_workers=workers,
+        num_replicas=world_size,
+        rank=rank,
+        tail="pad" if training else tail or "exact",
+        output=output,
+        **order,
+        **others,
+    )
+    sampler = EpochSampler(loader, loader._plan.num_samples(rank, 0)) if dist else None
+    return dataset, loader, sampler
