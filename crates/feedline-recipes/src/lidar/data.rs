@@ -7,7 +7,7 @@ use super::camera::{Camera, View};
 use super::database::Database;
 use super::draft::{Draft, DraftBox, Drafter, Move};
 use super::options::{Augment, Axis, Grid, Item, Layout, LidarOptions, PerMode, Process};
-use super::{DbObject, Frame, infos};
+use super::{DbObject, Frame, infos, kitti};
 use feedline::augment::boxes::Box3d;
 use feedline::augment::points::{picked, remove_inside, retain, sampled, shuffled};
 use feedline::augment::voxels::{VoxelScratch, Voxels};
@@ -458,7 +458,9 @@ fn add_ground(frames: &mut [Frame], files: &LidarFiles, storage: &Storage) -> Re
     };
     let list = FileList::of_paths(paths.clone(), storage, missing)?;
     for (at, frame) in unknown.iter().enumerate() {
-        let plane = infos::parse_plane(&list.read_whole(at)?);
+        let bytes = list.read_whole(at)?;
+        let text = std::str::from_utf8(&bytes).map_err(|_| "it is no text".to_owned());
+        let plane = text.and_then(kitti::parse_plane);
         let plane = plane.map_err(|problem| Error::dataset(&paths[at], problem, "Get the file again"))?;
         frames[*frame].road_plane = Some(plane);
     }

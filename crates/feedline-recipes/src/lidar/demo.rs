@@ -10,7 +10,9 @@ mod sensors;
 mod street;
 
 use super::camera::Camera;
+use super::infos::{self, InfoOptions};
 use super::kitti;
+use super::options::Layout;
 use crate::demo_folder::{Marker, write_each, write_whole};
 use feedline::picture::encode_png;
 use feedline::plan::rng::SampleRng;
@@ -88,8 +90,9 @@ pub fn write_demo_data(dir: &Path, options: &DemoOptions, progress: impl FnMut(u
             write(&folder.join("ImageSets").join(format!("{name}.txt")), lines.as_bytes())?;
         }
         let frames: Vec<u64> = (0..train + val + test).collect();
-        // Call site of infos::build, which is not there yet.
-        write_each(&frames, progress, |number| write_frame(folder, options, *number))
+        write_each(&frames, progress, |number| write_frame(folder, options, *number))?;
+        let infos = InfoOptions { layout: Layout::Kitti, num_threads: 2, overwrite: false };
+        infos::build(folder, &infos, &|_, _| ()).map(|_| ())
     })
 }
 

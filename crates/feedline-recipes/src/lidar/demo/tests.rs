@@ -1,11 +1,20 @@
 //! Tests of the demo data: the files, and that points, labels, pictures and the ground tell of the same street.
 
 use super::super::frame::Annos;
+use super::super::options::{Augment, LidarOptions, SampleGroup};
+use super::super::picture::pictures;
+use super::super::{LidarFiles, open};
 use super::*;
 use crate::demo_folder::tests::files as files_of;
+use feedline::Batch;
 use feedline::augment::boxes::Box3d;
 use feedline::decode::{Limits, RgbImage, decode_rgb, dimensions};
+use feedline::deliver::{Loader, LoaderOptions};
+use feedline::pipeline::Pipeline;
+use feedline::plan::Plan;
+use feedline::read::Storage;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 const SMALL: DemoOptions = DemoOptions { train: 3, val: 1, test: 1, seed: 3, beams: 24, steps: 200 };
 
@@ -41,7 +50,7 @@ fn files_are_where_kitti_has_them_and_read_as_such() {
         for number in 0..count {
             let name = |kind: &str, end: &str| format!("{folder}/{kind}/{number:06}.{end}");
             let points = &files[&name("velodyne", "bin")];
-            assert!(points.len() % 16 == 0 && points.len() > 16 * 1000, "{}", points.len());
+            assert!(points.len().is_multiple_of(16) && points.len() > 16 * 1000, "{}", points.len());
             for row in points.chunks(16) {
                 let [x, y, z, intensity]: [f32; 4] =
                     std::array::from_fn(|at| f32::from_le_bytes(row[4 * at..][..4].try_into().unwrap()));
@@ -234,4 +243,54 @@ fn an_object_is_where_the_picture_shows_it() {
         checked += if good { 1 } else { -9 };
     }
     assert!(checked > 500, "{checked}");
+}
+
+/// The first batch of a split of four frames a batch.
+fn first_batch(root: &Path, split: &str, training: bool, options: &LidarOptions) -> Batch {
+    let files = LidarFiles {
+        root: root.into(),
+        split_dir: if split == "test" { "testing" } else { "training" }.into(),
+        info_path: vec![format!("kitti_infos_{split}.pkl")],
+        training,
+    };
+    let data = Arc::new(open(&files, options, &Storage::default()).unwrap());
+    let plan = Plan::unshuffled(data.len(), 1).unwrap();
+    let options = LoaderOptions { batch_size: 4, num_workers: 0, ..LoaderOptions::default() };
+    Loader::new(data, plan, options).unwrap().next_batch().unwrap().unwrap()
+}
+
+#[test]
+fn the_recipe_delivers_the_frames_and_draws_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("a");
+    write_demo_data(&root, &SMALL, |_, _| ()).unwrap();
+    let group = |name: &str| SampleGroup { name: name.into(), count: 8, min_points: 5 };
+    let options = LidarOptions {
+        augment: vec![Augment::GtSampling {
+            db_info_path: vec!["kitti_dbinfos_train.pkl".into()],
+            sample_groups: DEMO_CLASSES[..3].iter().map(|name| group(name)).collect(),
+            removed_difficulties: vec![-1],
+            use_road_plane: true,
+            limit_whole_scene: true,
+            remove_extra_width: [0.0; 3],
+        }],
+        ..LidarOptions::default()
+    };
+    for (split, training, frames) in [("train", true, 3), ("val", false, 1), ("test", false, 1)] {
+        let batch = first_batch(&root, split, training, &options);
+        assert_eq!((batch.valid, batch.field("gt_boxes").is_some()), (frames, split != "test"));
+        let (pictures, _) = pictures(&batch, &options).unwrap();
+        assert_eq!(pictures.len(), frames);
+        for (_, caption) in pictures {
+            assert_eq!(caption.contains("pasted"), training, "{caption}");
+            assert_eq!(caption.contains("Car"), split != "test", "{caption}");
+        }
+    }
+    let infos = infos::read_infos(&root, &["kitti_infos_trainval.pkl".into()], &Storage::default()).unwrap();
+    assert_eq!(infos.len(), 4);
+    for annos in infos.iter().map(|frame| frame.annos.as_ref().unwrap()) {
+        assert!(
+            annos.num_points_in_gt.iter().zip(&annos.name).all(|(count, name)| (*count > 0) == (name != "DontCare"))
+        );
+    }
 }
