@@ -52,6 +52,8 @@ enum Command {
     Index(commands::index::Args),
     /// Pack a folder into tar archives that are read without unpacking
     Pack(commands::pack::Args),
+    /// Prepare point clouds: info files, and the database of objects
+    Lidar(commands::lidar::Args),
     /// Write the demo data set
     DemoData(commands::demo_data::Args),
 }
@@ -92,6 +94,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Verify(args) => commands::verify::run(args),
         Command::Index(args) => commands::index::run(args),
         Command::Pack(args) => commands::pack::run(args),
+        Command::Lidar(args) => commands::lidar::run(args),
         Command::DemoData(args) => commands::demo_data::run(args),
     };
     match done {

@@ -9,6 +9,7 @@ pub mod eval;
 pub mod index;
 #[cfg(feature = "train")]
 pub mod launch;
+pub mod lidar;
 pub mod pack;
 pub mod plan;
 pub mod recipe;
