@@ -2,6 +2,8 @@
 //! JSON lines or from OpenPCDet's pickles, and their checks; how they are made belongs to `build`.
 
 mod build;
+#[cfg(test)]
+mod tests;
 
 pub use build::{Built, InfoOptions, Objects, build, from_pickles};
 
