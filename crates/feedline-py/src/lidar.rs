@@ -128,7 +128,7 @@ impl Clouds {
                 Some(given) => given.iter().collect(),
                 None => self.0.frames().iter().filter_map(|frame| frame.annos.as_ref()).collect(),
             };
-            let report = metrics::evaluate(&truth, &found, &class_names);
+            let report = metrics::evaluate(&truth, &found, &class_names)?;
             Ok((report.text(), report.flat()))
         };
         py.detach(count).map_err(|e| raise(py, e))

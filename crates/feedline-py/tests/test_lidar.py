@@ -540,7 +540,7 @@ def test_real_frames_are_read_exactly(tmp_path):
         assert len(boxes_of(batch, 0)) and len(batch["calib"]) == 1
 
 
-def turned(boxes):
+def with_directions(boxes):
     """Boxes with the sine and cosine of their heading, which labels give up to whole turns."""
     return np.concatenate([boxes[..., :6], np.sin(boxes[..., 6:7]), np.cos(boxes[..., 6:7]), boxes[..., 7:]], axis=-1)
 
@@ -555,7 +555,7 @@ def test_infos_that_feedline_makes_give_the_same_batches(kitti, tmp_path):
     for expect, found in zip(one, two, strict=True):
         for key, values in expect["annos"].items():
             if key == "gt_boxes_lidar":
-                np.testing.assert_allclose(turned(found["annos"][key]), turned(values), atol=1e-5)
+                np.testing.assert_allclose(with_directions(found["annos"][key]), with_directions(values), atol=1e-5)
             elif values.dtype.kind == "f":
                 np.testing.assert_allclose(found["annos"][key], values, atol=1e-5, err_msg=key)
             else:
@@ -564,7 +564,7 @@ def test_infos_that_feedline_makes_give_the_same_batches(kitti, tmp_path):
         # Nearly: the last digits of boxes may differ.
         for ours, theirs in zip(*(loader(config(each), 2, training=training) for each in (kitti, folder)), strict=True):
             np.testing.assert_allclose(ours["points"], theirs["points"], atol=1e-5)
-            np.testing.assert_allclose(turned(ours["gt_boxes"]), turned(theirs["gt_boxes"]), atol=1e-4)
+            np.testing.assert_allclose(with_directions(ours["gt_boxes"]), with_directions(theirs["gt_boxes"]), atol=1e-4)
     pasted = next(iter(loader(config(folder, augment=[sampling()]), 6)))
     assert pasted["gt_boxes"].shape[1] > max(len(info["annos"]["name"]) for info in two)
 
