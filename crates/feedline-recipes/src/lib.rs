@@ -16,6 +16,9 @@ mod device;
 pub mod lidar;
 
 #[cfg(feature = "burn")]
+mod loss_scale;
+
+#[cfg(feature = "burn")]
 mod optimizer;
 
 #[cfg(feature = "burn")]

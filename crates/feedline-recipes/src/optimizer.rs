@@ -6,8 +6,10 @@ use feedline::train::Tensors;
 use feedline::train::schedule::OptimizerKind;
 use feedline::{Array, Error, Result};
 
-/// Adam's decay rate of the second moment and the number added to its root, torch's defaults.
+/// Adam's decay rate of the second moment, torch's default, and fastai's with one cycle.
 const BETA2: f64 = 0.999;
+const ONE_CYCLE_BETA2: f64 = 0.99;
+/// Added to the root of the second moment, torch's default.
 const ADAM_EPSILON: f64 = 1e-8;
 
 /// What the vectors an optimiser keeps are called in a checkpoint.
@@ -40,7 +42,11 @@ pub(crate) struct Optimizer {
     kind: OptimizerKind,
     /// SGD's momentum, Adam's beta1.
     momentum: f64,
+    /// Adam's.
+    beta2: f64,
     weight_decay: f64,
+    /// Weight decay shrinks every parameter before the step, and is no part of the gradient.
+    is_decoupled: bool,
     /// As many vectors as `moment_names`, each as long as the parameters.
     moments: Vec<Vec<f32>>,
     /// Steps taken by the backbone and by all else: fewer for a backbone that was frozen.
@@ -51,11 +57,23 @@ impl Optimizer {
     /// An optimiser for `parameters` values that has taken no step.
     pub(crate) fn new(kind: OptimizerKind, momentum: f64, weight_decay: f64, parameters: usize) -> Optimizer {
         let moments = moment_names(kind).iter().map(|_| vec![0.0; parameters]).collect();
-        Optimizer { kind, momentum, weight_decay, moments, steps: [0; 2] }
+        Optimizer { kind, momentum, beta2: BETA2, weight_decay, is_decoupled: false, moments, steps: [0; 2] }
+    }
+
+    /// OpenPCDet's `adam_onecycle`: Adam whose decay is decoupled (Loshchilov and Hutter, 2019) and reaches norms and biases
+    /// too. Its momentum is to be set before every step.
+    pub(crate) fn adam_onecycle(weight_decay: f64, parameters: usize) -> Optimizer {
+        let adam = Optimizer::new(OptimizerKind::Adam, 0.9, weight_decay, parameters);
+        Optimizer { beta2: ONE_CYCLE_BETA2, is_decoupled: true, ..adam }
+    }
+
+    /// SGD's momentum or Adam's beta1 of the steps that follow.
+    pub(crate) fn set_momentum(&mut self, momentum: f64) {
+        self.momentum = momentum;
     }
 
     /// Moves `parameters` against `gradient`. While the backbone is frozen its parameters, momenta and step count stay
-    /// as they are. Weight decay reaches the weights of convolutions and linear layers only.
+    /// as they are. Weight decay that is not decoupled reaches the weights of convolutions and linear layers only.
     pub(crate) fn step(
         &mut self,
         specs: &[Spec],
@@ -67,8 +85,12 @@ impl Optimizer {
         self.steps[0] += u64::from(!frozen);
         self.steps[1] += 1;
         for spec in specs.iter().filter(|spec| spec.is_trained(frozen)) {
-            let decay = if spec.decays() { self.weight_decay as f32 } else { 0.0 };
+            let decay = if spec.decays() && !self.is_decoupled { self.weight_decay as f32 } else { 0.0 };
             let (at, steps) = (spec.range.clone(), self.steps[usize::from(!spec.in_backbone)]);
+            if self.is_decoupled {
+                let kept = (1.0 - self.weight_decay * learning_rate) as f32;
+                parameters[at.clone()].iter_mut().for_each(|value| *value *= kept);
+            }
             let values = parameters[at.clone()].iter_mut().zip(&gradient[at.clone()]);
             match (self.kind, self.moments.as_mut_slice()) {
                 (OptimizerKind::Sgd, [buffer]) => {
@@ -82,9 +104,9 @@ impl Optimizer {
                 (OptimizerKind::Adam, [first, second]) => {
                     let exponent = steps.min(i32::MAX as u64) as i32;
                     let rate = (learning_rate / (1.0 - self.momentum.powi(exponent))) as f32;
-                    let root_correction = (1.0 - BETA2.powi(exponent)).sqrt() as f32;
-                    let (one_minus_beta1, beta2) = ((1.0 - self.momentum) as f32, BETA2 as f32);
-                    let one_minus_beta2 = (1.0 - BETA2) as f32;
+                    let root_correction = (1.0 - self.beta2.powi(exponent)).sqrt() as f32;
+                    let (one_minus_beta1, beta2) = ((1.0 - self.momentum) as f32, self.beta2 as f32);
+                    let one_minus_beta2 = (1.0 - self.beta2) as f32;
                     let moments = first[at.clone()].iter_mut().zip(&mut second[at]);
                     for ((value, gradient), (first, second)) in values.zip(moments) {
                         let gradient = gradient + decay * *value;

@@ -1,5 +1,6 @@
 //! `feedline eval`: a checkpoint on a data set.
 
+mod clouds;
 mod scenes;
 
 use super::DataArgs;
@@ -28,10 +29,10 @@ pub struct Args {
     checkpoint: PathBuf,
     #[command(flatten)]
     data: DataArgs,
-    /// Also write `path,label,logit_0,...` for each image, in order; not of scenes
+    /// Also write `path,label,logit_0,...` for each image, in order; of images only
     #[arg(long, value_name = "FILE")]
     logits: Option<PathBuf>,
-    /// Folder for the figures, and of images the confusion matrix [default: eval in the run folder]
+    /// Folder for the figures, and of images the confusion matrix, of clouds the detections [default: eval in the run folder]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// cpu or gpu [default: that of the run]
@@ -44,6 +45,7 @@ pub fn run(args: Args) -> Result<Done> {
     match Recipe::of_run(&run, args.data.recipe)? {
         Recipe::Classification => images(args, &checkpoint, &run),
         Recipe::SceneCompletion => scenes::run(args, &checkpoint, &run),
+        Recipe::Lidar => clouds::run(args, &checkpoint, &run),
     }
 }
 

@@ -2,6 +2,8 @@
 
 use feedline::pipeline::Pipeline;
 use feedline_recipes::classification::train::{Classification, fitted_lr};
+use feedline_recipes::lidar::metrics::Figures;
+use feedline_recipes::lidar::train::Lidar;
 use feedline_recipes::run::{Recipe, Run, RunFigures};
 use feedline_recipes::scene_completion::train::SceneCompletion;
 use feedline_recipes::settings::Settings;
@@ -131,6 +133,53 @@ impl Words for SceneCompletion {
             summary.val_ssc_miou,
             summary.best_val_ssc_miou,
             took(&summary.run, "scenes", 1)
+        );
+        text
+    }
+}
+
+impl Words for Lidar {
+    fn describe(run: &Run<Lidar>) -> String {
+        let (config, (train, val)) = (run.config(), run.data());
+        let [nx, ny, _] = run.task().options().grid.size;
+        let cut = match config.train.grad_norm_clip {
+            clip if clip > 0.0 => format!(", gradients cut to {clip}"),
+            _ => String::new(),
+        };
+        format!(
+            "data         {} training and {} validation frames; classes {}\n\
+             model        {} parameters, {nx}x{ny} pillars, {} on {}\n\
+             training     {} epochs of batch {}{}, adam with one cycle, learning rate up to {}{cut}, {} data workers\n",
+            train.len(),
+            val.len(),
+            config.clouds.class_names.join(", "),
+            run.task().parameter_count(),
+            name(&config.model.precision),
+            run.task().device_name(),
+            config.train.epochs,
+            config.train.batch_size,
+            ranks(run),
+            config.train.lr,
+            config.loader().num_workers(),
+        )
+    }
+
+    fn report(summary: &Self::Summary) -> String {
+        let mut text = String::from("average precision in percent (KITTI, 40 steps of recall): easy, moderate, hard\n");
+        for class in &summary.classes {
+            let levels = |figures: &[Figures; 3]| {
+                figures.iter().map(|figures| format!("{:6.2}", figures.r40)).collect::<Vec<_>>().join(" ")
+            };
+            let (bev, volume) = (levels(&class.bev), levels(&class.volume));
+            let _ = writeln!(text, "  {:<20} from above {bev}   in space {volume}", class.class);
+        }
+        let _ = write!(
+            text,
+            "\nvalidation mean AP in space, moderate, {:.2} (map_3d {:.2}, best {:.2}) {}",
+            summary.val_mean_ap_3d,
+            summary.val_map_3d,
+            summary.best_val_map_3d,
+            took(&summary.run, "frames", 1)
         );
         text
     }

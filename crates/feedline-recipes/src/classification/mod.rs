@@ -11,9 +11,6 @@ pub mod data;
 pub mod demo;
 
 #[cfg(feature = "burn")]
-mod loss_scale;
-
-#[cfg(feature = "burn")]
 pub mod model;
 
 pub mod report;

@@ -1,10 +1,10 @@
 //! The classification task: one network, its loss and its optimiser behind `feedline::train::Task`. Owns what one step
 //! is; epochs, learning rates and files belong to the loop.
 
-use crate::classification::loss_scale::LossScale;
 use crate::classification::model::{BatchStatistics, Dropout, Forward, Half, Model, Pass, Synced};
 use crate::classification::{Backbone, DeviceKind, OptimizerKind, Precision};
 use crate::device;
+use crate::loss_scale::LossScale;
 use crate::optimizer::{Optimizer, check_settings};
 use crate::parameters::scalar;
 use burn::tensor::{DType as BurnDType, Device};

@@ -137,7 +137,8 @@ fn fit_options(config: &Config) -> Result<FitOptions> {
         let (init_lr, min_lr) = fitted_lr(config, batch_size);
         // As upstream: one schedule over all epochs, so that the warm-up is not repeated when the backbone thaws.
         let schedule = EpochLr::new(train.lr_decay, init_lr, min_lr, train.epochs as u32)?;
-        Ok(Phase { first_epoch, frozen, batch_size, lr: Box::new(move |epoch, _| schedule.at(epoch as u32)) })
+        let lr = Box::new(move |epoch, _| schedule.at(epoch as u32));
+        Ok(Phase { first_epoch, frozen, batch_size, lr, momentum: None })
     };
     let frozen_epochs = if train.freeze_train { train.freeze_epochs.min(train.epochs) } else { 0 };
     let mut phases = Vec::new();

@@ -1,17 +1,21 @@
 //! How well boxes are found: overlaps, the best of overlapping boxes, and KITTI's average precision. Owns which figures there
 //! are, their names and their words.
 
+#[cfg(feature = "burn")]
+mod hits;
 mod iou;
 mod kitti_ap;
 mod nms;
 
+#[cfg(feature = "burn")]
+pub(super) use hits::Hits;
 pub use iou::{iou_3d, iou_bev};
 pub use nms::nms;
 
 use super::Annos;
 use feedline::{Error, Result};
 use kitti_ap::{Kind, Scene, average_precision};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// 0 easy, 1 moderate, 2 hard.
 type Level = usize;
@@ -19,7 +23,7 @@ type Level = usize;
 const LEVELS: [&str; 3] = ["easy", "moderate", "hard"];
 
 /// Average precision in percent.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Figures {
     /// Over 11 steps of recall, as until 2019.
     pub r11: f64,
@@ -28,7 +32,7 @@ pub struct Figures {
 }
 
 /// The figures of a class at one set of least overlaps; each easy, moderate and hard.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ClassFigures {
     pub class: String,
     /// Overlaps from which on an object is found: in the picture, from above, in space.
@@ -42,7 +46,7 @@ pub struct ClassFigures {
 }
 
 /// What [`evaluate`] found.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// For each class first the strict overlaps, then the loose ones.
     pub classes: Vec<ClassFigures>,

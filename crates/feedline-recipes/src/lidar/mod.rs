@@ -2,6 +2,12 @@
 //! that finds the boxes. Owns the files of a data set and what they become, the network, its loss and its metric; the order of
 //! events in a run belongs to `feedline::train`.
 
+#[cfg(feature = "burn")]
+mod anchors;
+
+#[cfg(feature = "burn")]
+mod batch;
+
 pub mod camera;
 
 pub mod config;
@@ -20,7 +26,13 @@ pub mod infos;
 
 mod kitti;
 
+#[cfg(feature = "burn")]
+mod loss;
+
 pub mod metrics;
+
+#[cfg(feature = "burn")]
+mod model;
 
 pub mod options;
 
@@ -34,9 +46,17 @@ pub mod predictions;
 
 pub mod splits;
 
+#[cfg(feature = "burn")]
+pub mod task;
+
+#[cfg(feature = "burn")]
+pub mod train;
+
 pub use data::{Clouds, LidarFiles, open};
 pub use frame::{Annos, Calib, DbObject, Frame};
 pub use options::LidarOptions;
+#[cfg(feature = "burn")]
+pub use task::{LidarTask, TaskOptions};
 
 #[cfg(test)]
 mod tests;

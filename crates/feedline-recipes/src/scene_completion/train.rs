@@ -76,6 +76,7 @@ impl Recipe for SceneCompletion {
             // By samples: TorchSSC's iterations times the batch, where that divides the epoch. A resume with another batch
             // stays on the curve.
             lr: Box::new(move |epoch, position| poly_lr(lr, power, epoch * epoch_len + position, total)),
+            momentum: None,
         };
         Ok(FitOptions {
             epochs: train.epochs,

@@ -37,6 +37,8 @@ pub struct Phase {
     /// Learning rate of a step, from its epoch (from 0) and the global positions of that epoch that were consumed before
     /// it. A rate per epoch looks at the epoch alone.
     pub lr: Box<dyn Fn(u64, u64) -> f64>,
+    /// Momentum of a step, from the same; without it the task keeps its own.
+    pub momentum: Option<Box<dyn Fn(u64, u64) -> f64>>,
 }
 
 /// Settings of the loop.
@@ -174,6 +176,9 @@ pub fn fit(
                     break;
                 };
                 lr = (phase.lr)(progress.epoch, position);
+                if let Some(momentum) = &phase.momentum {
+                    task.set_momentum(momentum(progress.epoch, position));
+                }
                 let tally = task.train_step(&batch, lr, group)?;
                 progress.tally.add(&tally);
                 progress.step += 1;

@@ -105,6 +105,10 @@ pub trait Task {
     /// Freezes the backbone (its parameters and running statistics stay as they are), or thaws it.
     fn set_frozen(&mut self, frozen: bool);
 
+    /// Sets the optimiser's momentum (Adam's beta1) for the steps that follow, in [0, 1). Asked of tasks whose phases have a
+    /// schedule of it.
+    fn set_momentum(&mut self, _momentum: f64) {}
+
     /// One optimiser step of the whole group at learning rate `lr`, on the mean over the samples of all ranks; `batch`
     /// is this rank's share. The tally counts the `batch.valid` leading samples of every rank: all get the same.
     ///

@@ -134,6 +134,7 @@ fn options(batch_sizes: [u64; 2]) -> FitOptions {
         frozen,
         batch_size,
         lr: Box::new(move |epoch, _| 0.05 / (1 + epoch) as f64),
+        momentum: None,
     };
     FitOptions {
         epochs: 4,
@@ -350,7 +351,7 @@ fn a_plan_by_which_ranks_take_different_steps_is_refused() {
 /// As TorchSSC: over all samples of the run, whatever the batch size.
 fn poly_options(batch_size: u64) -> FitOptions {
     let lr = |epoch, position| poly_lr(0.05, 0.9, epoch * 23 + position, 3 * 23);
-    let phase = Phase { first_epoch: 0, frozen: false, batch_size, lr: Box::new(lr) };
+    let phase = Phase { first_epoch: 0, frozen: false, batch_size, lr: Box::new(lr), momentum: None };
     FitOptions { epochs: 3, phases: vec![phase], checkpoint_steps: 0, ..options([1, 1]) }
 }
 

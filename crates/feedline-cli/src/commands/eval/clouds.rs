@@ -1,0 +1,56 @@
+//! `feedline eval` of a network for clouds: KITTI's average precision, and the detections as KITTI's label files.
+
+use super::Args;
+use crate::Done;
+use feedline::event::Warnings;
+use feedline::pipeline::Pipeline;
+use feedline::train::checkpoint::load_model;
+use feedline::train::group::Alone;
+use feedline::{Error, Result};
+use feedline_recipes::lidar::config::Config;
+use feedline_recipes::lidar::splits::{Split, open_split};
+use feedline_recipes::lidar::train::{evaluate, task_options};
+use feedline_recipes::lidar::{LidarTask, predictions};
+use feedline_recipes::settings::{CONFIG, Said, Settings};
+use std::path::Path;
+use std::sync::Arc;
+
+pub fn run(args: Args, checkpoint: &Path, run: &Path) -> Result<Done> {
+    if args.logits.is_some() {
+        return Err(Error::config("--logits makes no sense for the recipe lidar", "Leave it out"));
+    }
+    let mut said = Said::<Config>::defaults().file(&run.join(CONFIG))?;
+    if args.data.data.is_some() {
+        said = super::elsewhere(said)?;
+    }
+    let config = super::settings(&args, said)?.absolute()?;
+    let val = open_split(&config, Split::Val)?;
+    let mut task = LidarTask::new(task_options(&config, &val)?)?;
+    task.load_model(&load_model(checkpoint)?)?;
+    let bar = super::bar(val.len(), "frames");
+    let evaluation =
+        evaluate(&mut task, &val, &config, &Alone, Arc::new(Warnings), &mut |frames| bar.inc(frames as u64))?;
+    bar.finish_and_clear();
+
+    let (report, frames) = (&evaluation.report, &evaluation.frames);
+    let figures = serde_json::json!({
+        "checkpoint": checkpoint.display().to_string(),
+        "samples": frames.len(),
+        "mean_ap_3d": report.mean_3d(),
+        "classes": report.classes,
+    });
+    let out = args.out.unwrap_or_else(|| run.join("eval"));
+    super::super::write(&out.join("eval.json"), format!("{figures:#}\n").as_bytes())?;
+    for (frame, annos) in frames {
+        let id = &val.frames()[*frame as usize].point_cloud.lidar_idx;
+        super::super::write(&out.join("detections").join(format!("{id}.txt")), predictions::text(annos).as_bytes())?;
+    }
+    super::super::print(&format!(
+        "{} frames\n{}mean AP in space, moderate, 40 steps of recall: {:.2}\neval.json and detections/ are in {}\n",
+        frames.len(),
+        report.text(),
+        report.mean_3d(),
+        out.display()
+    ))?;
+    Ok(Done::Ok)
+}
