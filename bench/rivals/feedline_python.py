@@ -18,8 +18,8 @@ def build(args):
         storage = {"listings_dir": args.scratch / "listings", "requests_in_flight": args.requests_in_flight}
         if args.rival.endswith("-cache"):
             storage |= {"cache_dir": args.scratch / "cache", "cache_bytes": 10**9}
-    if args.work == "H":
-        return scenes(args, path)
+    if args.work in ("H", "P"):
+        return {"H": scenes, "P": clouds}[args.work](args, path)
     if args.work[0] in "ABCDLST":
         images = feedline.images(f"{args.url}/train" if args.url else path / "train", storage=storage)
         steps = {
@@ -46,6 +46,15 @@ def scenes(args, path):
     config.niters_per_epoch = len((path / "train.txt").read_text().split()) // args.batch_size
     loader, _ = get_train_loader(Engine(argv=[]), NYUv2, num_workers=args.workers)
     return lambda: (batch["data"] for batch in loader)
+
+
+def clouds(args, path):
+    """OpenPCDet's own call."""
+    from feedline.recipes.lidar import Config, build_dataloader, cfg_from_yaml_file
+
+    cfg = cfg_from_yaml_file(str(path / "pointpillar.yaml"), Config())
+    _, loader, _ = build_dataloader(cfg.DATA_CONFIG, cfg.CLASS_NAMES, args.batch_size, False, workers=args.workers)
+    return lambda: (batch["gt_boxes"][:, :1] for batch in loader)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SHAPES = {  # of one delivered sample
     "A": (3, 224, 224), "B": (3, 224, 224), "C": (3, 224, 224), "D": (3, 28, 28),
     "E1": (3, 224, 224), "E2": (256,), "F": (120_000, 4), "G": (480, 640), "H": (3, 480, 640),
-    "L": (3, 64, 64), "S": (3, 224, 224), "T": (3, 224, 224),
+    "L": (3, 64, 64), "P": (1, 8), "S": (3, 224, 224), "T": (3, 224, 224),
 }  # fmt: skip
 
 
@@ -52,6 +52,8 @@ def count(args):
         import numpy as np
 
         return np.load(args.data, mmap_mode="r").shape[0]
+    if args.work == "P":
+        return len((pathlib.Path(args.data) / "ImageSets/train.txt").read_text().split())
     if args.work == "H":
         return len((pathlib.Path(args.data) / "train.txt").read_text().split())
     return len(files(args))

@@ -1,5 +1,6 @@
 //! The binary as a user meets it: real processes, real files, real signals.
 
+mod clouds;
 mod ranks;
 mod scenes;
 

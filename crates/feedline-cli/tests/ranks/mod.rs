@@ -1,5 +1,6 @@
 //! Several ranks: real processes under a real mpirun, kills, other numbers of ranks, a network that is cut.
 
+use super::clouds::{clouds, streets};
 use super::scenes::{rooms, scenes};
 use super::{
     copy_of_data, data, events, expect, feedline, final_model, losses, run, short, steps_reported, wait_for_steps,
@@ -309,22 +310,40 @@ fn what_was_started_as_one_of_several_never_trains_alone() {
     assert!(!out.exists());
 }
 
-#[test]
-fn two_ranks_complete_scenes_as_one_does() {
-    let Some(_turn) = mpi() else { return };
+/// A run on two ranks has the losses of one alone, and is proved; `words` are among its last.
+fn two_ranks_train_as_one(
+    data: &Path,
+    args: for<'a> fn(&'a Path, &'a Path) -> Vec<&'a str>,
+    steps: usize,
+    words: &str,
+) {
     let dir = tempfile::tempdir().unwrap();
-    let (data, alone, two) = (rooms(dir.path()), dir.path().join("alone"), dir.path().join("two"));
-    expect(&run(&scenes(&data, &alone)), 0, &[]);
-    let args = scenes(&data, &two);
+    let [alone, two] = ["alone", "two"].map(|name| dir.path().join(name));
+    expect(&run(&args(data, &alone)), 0, &[]);
+    let args = args(data, &two);
     // `launch` of these tests says the number of workers itself.
     let workers = args.iter().position(|arg| *arg == "--num-workers").unwrap();
     let args = [&args[..workers], &args[workers + 2..]].concat();
-    expect(&launch("2", &[], &args).output().unwrap(), 0, &["2 ranks", "validation SSC mIoU"]);
+    expect(&launch("2", &[], &args).output().unwrap(), 0, &["2 ranks", words]);
     let [alone, of_two] = [&alone, &two].map(|out| losses(out));
-    assert!(alone.len() == 18 && alone.keys().eq(of_two.keys()));
+    assert!(alone.len() == steps && alone.keys().eq(of_two.keys()));
     for (one, other) in alone.values().zip(of_two.values()) {
         let [one, other]: [f64; 2] = [one, other].map(|loss| loss.parse().unwrap());
         assert!((one - other).abs() < 1e-3 * one, "{alone:?} {of_two:?}");
     }
     expect(&run(&["verify", two.to_str().unwrap()]), 0, &[]);
+}
+
+#[test]
+fn two_ranks_complete_scenes_as_one_does() {
+    let Some(_turn) = mpi() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    two_ranks_train_as_one(&rooms(dir.path()), scenes, 18, "validation SSC mIoU");
+}
+
+#[test]
+fn two_ranks_find_boxes_as_one_does() {
+    let Some(_turn) = mpi() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    two_ranks_train_as_one(&streets(dir.path()), clouds, 15, "validation mean AP in space");
 }
