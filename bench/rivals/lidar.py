@@ -10,6 +10,7 @@ import sys
 
 import numba
 import numpy as np
+import torch
 from loop import run
 from torch.utils.data import DataLoader, Dataset
 from torch_loader import one_thread
@@ -227,10 +228,15 @@ def collate(frames):
     return batch | {key: np.stack([frame[key] for frame in frames]) for key in ("frame_id", "image_shape")}
 
 
+def tensors(frames):
+    """As torch tensors, which go between processes in shared memory: what OpenPCDet does not do."""
+    return {key: torch.from_numpy(value) if key not in ("batch_size", "frame_id") else value for key, value in collate(frames).items()}
+
+
 def build(args):
     loader = DataLoader(
         Kitti(pathlib.Path(args.data)), args.batch_size, shuffle=True, num_workers=args.workers, persistent_workers=True,
-        prefetch_factor=4, worker_init_fn=one_thread, collate_fn=collate,
+        prefetch_factor=4, worker_init_fn=one_thread, collate_fn=tensors if args.rival.endswith("-tensors") else collate,
     )  # fmt: skip
     return lambda: (batch["gt_boxes"][:, :1] for batch in loader)
 

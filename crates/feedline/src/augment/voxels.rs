@@ -92,8 +92,8 @@ impl Grid {
         let side = self.voxel_size.map(|side| side as f32);
         let most = self.max_points_per_voxel as u32;
         for (at, point) in points.chunks_exact(columns).enumerate() {
-            let place: [f32; 3] = std::array::from_fn(|axis| ((point[axis] - min[axis]) / side[axis]).floor());
-            // Not a number is in no voxel.
+            let place: [f32; 3] = std::array::from_fn(|axis| (point[axis] - min[axis]) / side[axis]);
+            // Not a number is in no voxel. From 0 on, to cut is to floor.
             if !(0..3).all(|axis| place[axis] >= 0.0 && place[axis] < self.size[axis] as f32) {
                 continue;
             }

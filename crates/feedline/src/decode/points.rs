@@ -2,7 +2,7 @@
 //! taken; what the numbers mean belongs to whoever asks.
 
 /// Reads rows of `columns` f32, appends the numbers `used` of each (x, y, z first) to `into` if `keep` is true of (x, y, z), and
-/// returns how many rows there were.
+/// returns how many rows there were. `keep` must be a function of the place alone: it may be asked of places that are none.
 ///
 /// # Errors
 /// A text that says what is wrong: bytes that are no whole number of rows, or a number that is taken but not finite.
@@ -25,24 +25,48 @@ pub fn decode_points(
             bytes.len()
         ));
     }
-    let mut point = vec![0f32; used.len()];
-    for (number, row) in bytes.chunks_exact(row_bytes).enumerate() {
-        let values = row.as_chunks::<4>().0;
-        for (value, &at) in point.iter_mut().zip(used) {
-            *value = f32::from_le_bytes(values[at]);
-        }
-        if !point.iter().all(|value| value.is_finite()) {
+    let is_whole = used.len() == columns && used.iter().enumerate().all(|(place, at)| place == *at);
+    // In blocks whose loops have no branch, which is what makes vector instructions of them.
+    let (mut places, mut kept) = ([[0f32; BLOCK]; 3], [false; BLOCK]);
+    for (block, rows) in bytes.as_chunks::<4>().0.chunks(BLOCK * columns).enumerate() {
+        let each = || rows.chunks_exact(columns);
+        let is_bad = |bad: bool, value: &[u8; 4]| bad | (u32::from_le_bytes(*value) & EXPONENT == EXPONENT);
+        let some_bad = match is_whole {
+            true => rows.iter().fold(false, is_bad),
+            false => used.iter().any(|at| each().map(|row| &row[*at]).fold(false, is_bad)),
+        };
+        if some_bad {
+            let bad = |row: &[[u8; 4]]| used.iter().any(|at| !f32::from_le_bytes(row[*at]).is_finite());
+            let number = each().position(bad).unwrap_or_default();
+            let point: Vec<f32> = used.iter().map(|at| f32::from_le_bytes(rows[number * columns + at])).collect();
             return Err(format!(
-                "point {number} is {point:?}: not a finite number. Remove such points from the file; what a sensor did not see \
-                 is no point"
+                "point {} is {point:?}: not a finite number. Remove such points from the file; what a sensor did not see is no \
+                 point",
+                block * BLOCK + number
             ));
         }
-        if keep([point[0], point[1], point[2]]) {
-            into.extend_from_slice(&point);
+        for (places, at) in places.iter_mut().zip(used) {
+            places.iter_mut().zip(each()).for_each(|(place, row)| *place = f32::from_le_bytes(row[*at]));
+        }
+        let [x, y, z] = &places;
+        for (kept, ((x, y), z)) in kept.iter_mut().zip(x.iter().zip(y).zip(z)) {
+            *kept = keep([*x, *y, *z]);
+        }
+        for (row, _) in each().zip(&kept).filter(|(_, kept)| **kept) {
+            match is_whole {
+                true => into.extend(row.iter().map(|value| f32::from_le_bytes(*value))),
+                false => into.extend(used.iter().map(|at| f32::from_le_bytes(row[*at]))),
+            }
         }
     }
     Ok(bytes.len() / row_bytes)
 }
+
+/// Rows that are looked at together.
+const BLOCK: usize = 256;
+
+/// The bits of an f32 that are all set if it is not finite.
+const EXPONENT: u32 = 0x7F80_0000;
 
 #[cfg(test)]
 mod tests {
@@ -62,6 +86,32 @@ mod tests {
         assert_eq!(decode_points(&file, 5, &[0, 1, 2], |[x, ..]| x > 2.0, &mut points), Ok(2));
         assert_eq!(points, [4.0, 5.0, 6.0]);
         assert_eq!(decode_points(&[], 5, &[0, 1, 2], |_| true, &mut points), Ok(0));
+    }
+
+    #[test]
+    fn blocks_have_what_rows_one_by_one_have() {
+        let (columns, rows) = (5, 3 * BLOCK + 17);
+        let values: Vec<f32> = (0..rows * columns).map(|at| (at * 7919 % 1000) as f32 - 500.0).collect();
+        let keep = |[x, y, z]: [f32; 3]| x + y - z > 100.0;
+        for used in [&[0, 1, 2, 3, 4][..], &[0, 1, 2], &[2, 0, 1, 4]] {
+            let mut points = Vec::new();
+            assert_eq!(decode_points(&bytes(&values), columns, used, keep, &mut points), Ok(rows));
+            let mut plain = Vec::new();
+            for row in values.chunks(columns) {
+                let point: Vec<f32> = used.iter().map(|at| row[*at]).collect();
+                if keep([point[0], point[1], point[2]]) {
+                    plain.extend(point);
+                }
+            }
+            assert!(plain.len() > rows / 4 && points == plain, "{used:?}");
+        }
+        let mut values = values;
+        for (at, value) in [(2 * BLOCK + 3, f32::INFINITY), (rows - 1, f32::NAN)] {
+            values[at * columns + 4] = value;
+            let error = decode_points(&bytes(&values), columns, &[0, 1, 2, 4], keep, &mut Vec::new()).unwrap_err();
+            assert!(error.contains(&format!("point {} is", 2 * BLOCK + 3)), "{error}");
+            assert_eq!(decode_points(&bytes(&values), columns, &[0, 1, 2, 3], keep, &mut Vec::new()), Ok(rows));
+        }
     }
 
     #[test]
