@@ -41,7 +41,7 @@ WORKS = {  # work: who runs, batch size, Feedline's epochs (warm-up included)
     "F": (["feedline", "torch-numpy"], 4, 20),
     "G": (["feedline", "torch-pillow", "torch-opencv"], 64, 9),
     "H": (["feedline", "feedline-python", "torch-pillow", "torch-opencv"], 4, 9),
-    "P": (["feedline", "feedline-python", "torch-spconv"], 4, 12),
+    "P": (["feedline", "feedline-python", "torch-spconv", "torch-spconv-tensors"], 4, 30),
     # In a bucket, with so many milliseconds of latency added.
     "S0": (OBJECTS, 64, 0),
     "S30": (OBJECTS, 64, 0),
@@ -62,7 +62,7 @@ RUST = ("limit-fast", "limit-accurate", "bare", "memcpy-map", "memcpy-ram", "bur
 SCRIPT = {"spdl": "spdl_pipeline", "dali": "dali_cpu", "tf.data": "tf_data",
           "grain": "grain_loader", "ffcv": "ffcv_beton", "datago": "datago_files"}  # fmt: skip
 OWN_FORMAT = ("ffcv", "litdata", "mosaicml-streaming", "webdataset")
-PART = {"torch-spconv": "spconv", "dali": "nvidia-dali-cuda130", "tf.data": "tensorflow"}  # the part of install.py that a rival needs
+PART = {"torch-spconv": "spconv", "torch-spconv-tensors": "spconv", "dali": "nvidia-dali-cuda130", "tf.data": "tensorflow"}  # the part of install.py that a rival needs
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "benchkey", "AWS_SECRET_ACCESS_KEY": "benchsecret", "AWS_REGION": "us-east-1",
                "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}  # fmt: skip
 SAMPLER = [("torch-randperm", n, 1) for n in (10**6, 10**8, 10**9)]

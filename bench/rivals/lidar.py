@@ -5,8 +5,11 @@ voxels. What a port of it writes, with its order of steps and its settings file.
 """
 
 import json
+import os
 import pathlib
 import sys
+
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # or matrix products of all workers get in each other's way, at half the speed
 
 import numba
 import numpy as np

@@ -75,9 +75,10 @@ impl Array {
     /// # Panics
     /// If `values` does not hold exactly as many elements as `shape` says.
     pub fn from_slice<T: Element>(shape: impl Into<Vec<usize>>, values: &[T]) -> Array {
-        let mut array = Array::zeros(T::DTYPE, shape);
-        array.as_mut_slice::<T>().copy_from_slice(values);
-        array
+        let shape = shape.into();
+        assert_eq!(shape.iter().product::<usize>(), values.len(), "elements of an array {shape:?}");
+        let bytes = bytemuck::cast_slice(values);
+        Array { dtype: T::DTYPE, shape, data: Buffer::joined(bytes.len(), [bytes]) }
     }
 
     /// Wraps storage that is already filled.

@@ -84,7 +84,8 @@ impl Bounds {
     pub fn contains(&self, [x, y, z]: [f32; 3]) -> bool {
         let [x, y, z] = [x - self.center[0], y - self.center[1], z - self.center[2]];
         let (along, across) = (x * self.cos + y * self.sin, y * self.cos - x * self.sin);
-        z.abs() <= self.half[2] && along.abs() <= self.half[0] && across.abs() <= self.half[1]
+        // Without branches: many points are asked at once.
+        (z.abs() <= self.half[2]) & (along.abs() <= self.half[0]) & (across.abs() <= self.half[1])
     }
 }
 

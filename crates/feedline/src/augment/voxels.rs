@@ -124,7 +124,12 @@ impl Grid {
         let mut rows = Array::zeros(DType::F32, [voxels, self.max_points_per_voxel, columns]);
         let out = rows.as_mut_slice::<f32>();
         for [at, row] in taken {
-            out[*row as usize * columns..][..columns].copy_from_slice(&points[*at as usize * columns..][..columns]);
+            let (to, from) =
+                (&mut out[*row as usize * columns..][..columns], &points[*at as usize * columns..][..columns]);
+            match (to.first_chunk_mut::<4>(), from.first_chunk()) {
+                (Some(to), Some(from)) if columns == 4 => *to = *from,
+                _ => to.copy_from_slice(from),
+            }
         }
         let mut coords = Array::zeros(DType::I32, [voxels, 4]);
         for (out, place) in coords.as_mut_slice::<i32>().chunks_exact_mut(4).zip(&*places) {

@@ -1,6 +1,7 @@
 //! Collate: samples to one batch, by three verbs: stack, pad, concat. The verb is declared by the field; its name has no
 //! say. The functions here are the plain form; the engine writes stacked fields in place and must give the same bytes.
 
+use crate::deliver::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::sample::{Array, BatchField, Collate, Element, FieldSpec, Sample};
 
@@ -123,13 +124,9 @@ pub fn concat(arrays: &[&Array]) -> Result<(Array, Array)> {
     let first = arrays[0];
     let mut shape = vec![counts.iter().sum()];
     shape.extend(&first.shape()[1..]);
-    let mut out = Array::zeros(first.dtype(), shape);
-    let mut place = out.as_bytes_mut();
-    for array in arrays {
-        let (here, rest) = place.split_at_mut(array.as_bytes().len());
-        here.copy_from_slice(array.as_bytes());
-        place = rest;
-    }
+    let len_bytes = arrays.iter().map(|array| array.as_bytes().len()).sum();
+    let joined = Buffer::joined(len_bytes, arrays.iter().map(|array| array.as_bytes()));
+    let out = Array::from_buffer(first.dtype(), shape, joined);
     let mut offsets = vec![0i64];
     for n in counts {
         offsets.push(offsets[offsets.len() - 1] + n as i64);

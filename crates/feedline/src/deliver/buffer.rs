@@ -25,6 +25,16 @@ impl Buffer {
         Buffer { storage: vec![0; len_bytes + ALIGN_BYTES], len_bytes, pool: None }
     }
 
+    /// The parts one behind the other, `len_bytes` together.
+    pub(crate) fn joined<'a>(len_bytes: usize, parts: impl IntoIterator<Item = &'a [u8]>) -> Buffer {
+        // Nothing is written twice: the room is there, so it stays where it is, and zeros are for what no part fills.
+        let mut storage: Vec<u8> = Vec::with_capacity(len_bytes + ALIGN_BYTES);
+        storage.resize(storage.as_ptr().align_offset(ALIGN_BYTES), 0);
+        parts.into_iter().for_each(|part| storage.extend_from_slice(part));
+        storage.resize(len_bytes + ALIGN_BYTES, 0);
+        Buffer { storage, len_bytes, pool: None }
+    }
+
     fn start(&self) -> usize {
         self.storage.as_ptr().align_offset(ALIGN_BYTES)
     }
@@ -42,9 +52,7 @@ impl Buffer {
 impl Clone for Buffer {
     /// A copy that belongs to no pool.
     fn clone(&self) -> Buffer {
-        let mut copy = Buffer::zeroed(self.len_bytes);
-        copy.as_bytes_mut().copy_from_slice(self.as_bytes());
-        copy
+        Buffer::joined(self.len_bytes, [self.as_bytes()])
     }
 }
 
@@ -177,6 +185,17 @@ mod tests {
         assert_eq!(first, again.as_bytes().as_ptr());
         assert_eq!(again.as_bytes().len(), 1000);
         assert_ne!(pool.take(1000).as_bytes().as_ptr(), again.as_bytes().as_ptr());
+    }
+
+    #[test]
+    fn parts_are_joined_in_order_on_a_cache_line() {
+        for len in [0, 1, 63, 64, 1000] {
+            let parts: [Vec<u8>; 3] = [vec![1; len], vec![], vec![2; 2 * len]];
+            let buffer = Buffer::joined(3 * len, parts.iter().map(Vec::as_slice));
+            assert_eq!(buffer.as_bytes(), parts.concat());
+            assert_eq!(buffer.clone().as_bytes(), parts.concat());
+            assert!(buffer.as_bytes().as_ptr().addr() % ALIGN_BYTES == 0);
+        }
     }
 
     #[test]
