@@ -12,7 +12,7 @@ use std::ops::RangeInclusive;
 /// Anchors of a class at a place: along x and along y.
 pub(super) const TURNS: usize = 2;
 /// Directions begin here, so that boxes along an axis are not on the border between two: OpenPCDet's `DIR_OFFSET`.
-const DIRECTION_OFFSET: f64 = 0.78539;
+const DIRECTION_OFFSET: f64 = FRAC_PI_4;
 
 /// Overlaps that differ by less are equal: where an object is longer than an anchor, many are, but for rounding.
 const ALIKE: f64 = 1e-9;

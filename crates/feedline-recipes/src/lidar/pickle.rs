@@ -113,7 +113,7 @@ impl<'p> Machine<'p> {
                 self.pop()?;
             }
             b'1' => {
-                self.from_mark()?;
+                self.above_mark()?;
             }
             b'2' => {
                 let top = *self.stack.last().ok_or(EMPTY)?;
@@ -151,15 +151,15 @@ impl<'p> Machine<'p> {
                 self.push(Object::Tuple(items));
             }
             b't' => {
-                let items = self.from_mark()?;
+                let items = self.above_mark()?;
                 self.push(Object::Tuple(items));
             }
             b'l' => {
-                let items = self.from_mark()?;
+                let items = self.above_mark()?;
                 self.push(Object::List(items));
             }
             b'd' => {
-                let items = self.from_mark()?;
+                let items = self.above_mark()?;
                 self.push(Object::Dict(Vec::new()));
                 self.set(items)?;
             }
@@ -168,7 +168,7 @@ impl<'p> Machine<'p> {
                 self.append(vec![item])?;
             }
             b'e' => {
-                let items = self.from_mark()?;
+                let items = self.above_mark()?;
                 self.append(items)?;
             }
             b's' => {
@@ -177,7 +177,7 @@ impl<'p> Machine<'p> {
                 self.set(vec![key, value])?;
             }
             b'u' => {
-                let items = self.from_mark()?;
+                let items = self.above_mark()?;
                 self.set(items)?;
             }
             b'q' => self.put(1)?,
@@ -296,7 +296,7 @@ impl<'p> Machine<'p> {
         self.stack.pop().ok_or_else(|| EMPTY.into())
     }
 
-    fn from_mark(&mut self) -> Result<Vec<Id>, String> {
+    fn above_mark(&mut self) -> Result<Vec<Id>, String> {
         let mark = self.marks.pop().ok_or("there is no mark")?;
         match mark <= self.stack.len() {
             true => Ok(self.stack.split_off(mark)),

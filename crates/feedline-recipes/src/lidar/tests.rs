@@ -14,6 +14,7 @@ use feedline::plan::Plan;
 use feedline::plan::rng::SampleRng;
 use feedline::read::Storage;
 use feedline::{Batch, BatchField, Result};
+use std::f64::consts::FRAC_PI_4;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -150,7 +151,7 @@ fn options() -> LidarOptions {
         augment: vec![
             gt_sampling(),
             Augment::RandomWorldFlip { along_axis: vec![Axis::X] },
-            Augment::RandomWorldRotation { angle_rad: [-0.78539816, 0.78539816] },
+            Augment::RandomWorldRotation { angle_rad: [-FRAC_PI_4, FRAC_PI_4] },
             Augment::RandomWorldScaling { factor: [0.95, 1.05] },
         ],
         process: vec![

@@ -194,7 +194,7 @@ mod tests {
             let buffer = Buffer::joined(3 * len, parts.iter().map(Vec::as_slice));
             assert_eq!(buffer.as_bytes(), parts.concat());
             assert_eq!(buffer.clone().as_bytes(), parts.concat());
-            assert!(buffer.as_bytes().as_ptr().addr() % ALIGN_BYTES == 0);
+            assert!(buffer.as_bytes().as_ptr().addr().is_multiple_of(ALIGN_BYTES));
         }
     }
 

@@ -82,7 +82,8 @@ fn what_is_missing_or_broken_is_named() {
     let dir = street();
     let root = dir.path().join("street");
     let training = root.join("training");
-    let cases: &[(&str, Option<&[u8]>, &[&str])] = &[
+    type Case<'a> = (&'a str, Option<&'a [u8]>, &'a [&'a str]);
+    let cases: &[Case] = &[
         ("training/calib/000001.txt", None, &["calib/000001.txt"]),
         ("training/calib/000001.txt", Some(b"P0: 1 2\n"), &["calib/000001.txt", "line"]),
         ("training/label_2/000002.txt", Some(b"Car 0 0\n"), &["label_2/000002.txt", "line 1"]),

@@ -80,7 +80,7 @@ fn world_changes_are_those_of_the_matrix() {
     for batch in batches(dir.path(), &options, 4) {
         let value = |name: &str| batch.stacked(name).unwrap().as_slice::<f64>().to_vec();
         let (angle, factor, shift) = (value("noise_rot")[0], value("noise_scale")[0], value("noise_translate"));
-        assert!((-0.7854..0.7854).contains(&angle) && (0.95..1.05).contains(&factor));
+        assert!((-0.79..0.79).contains(&angle) && (0.95..1.05).contains(&factor));
         let flip = batch.stacked("flip_x").unwrap().as_slice::<u8>()[0] == 1;
         (flips, all) = (flips + usize::from(flip), all + 1);
         let (points, frame) = stored(dir.path(), &batch);
