@@ -30,7 +30,8 @@ const HEIGHTS: [(f32, [f32; 3]); 5] = [
 ];
 
 /// Pictures of the real samples of a batch with their captions, and how many stand beside each other. Points are coloured by
-/// height, boxes by class; the line from the middle of a box goes to its front, and of pasted ones there are the corners alone, and paler.
+/// height, boxes by class; the line from the middle of a box goes to its front, and of pasted ones there are the corners alone,
+/// and paler.
 ///
 /// # Errors
 /// A batch of another recipe.

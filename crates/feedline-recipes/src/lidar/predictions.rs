@@ -7,8 +7,8 @@ use feedline::augment::boxes::Box3d;
 use std::f64::consts::FRAC_PI_2;
 use std::fmt::Write;
 
-/// The detections of a frame; labels are numbers of `class_names` from 1, and a box whose label is none of them is left out. A frame without a camera is treated as if one stood
-/// where the lidar is and saw all boxes alike.
+/// The detections of a frame; labels are numbers of `class_names` from 1, and a box whose label is none of them is left out. A
+/// frame without a camera is treated as if one stood where the lidar is and saw all boxes alike.
 pub fn annos(frame: &Frame, boxes: &[Box3d], scores: &[f32], labels: &[u32], class_names: &[String]) -> Annos {
     let camera = frame.calib.as_ref().map(Camera::new);
     let shape = frame.image.as_ref().map(|image| image.image_shape);

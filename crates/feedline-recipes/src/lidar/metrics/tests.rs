@@ -196,3 +196,93 @@ fn a_detection_becomes_a_label_and_its_line() {
     // A label that no class has is left out.
     assert!(predictions::annos(&frame, &boxes, &[0.5], &[2], &["Car".into()]).name.is_empty());
 }
+
+#[cfg(feature = "burn")]
+mod hits {
+    use super::*;
+    use crate::lidar::loss::Detection;
+
+    type Scene = (Vec<Detection>, Vec<(Box3d, usize)>);
+
+    fn names() -> Vec<String> {
+        ["Car", "Pedestrian", "Cyclist"].map(String::from).to_vec()
+    }
+
+    /// Objects, most of them found, some twice, some badly or as another class, and what is not there; no Cyclist.
+    fn scene(number: u64) -> Scene {
+        let mut rng = SampleRng::new(9, 0, number, "hits");
+        let (mut found, mut objects) = (Vec::new(), Vec::new());
+        for at in 0..rng.below(8) {
+            let class = rng.below(2) as usize;
+            let own = Box3d { center: [10.0 * at as f64, 0.0, 0.0], size: [4.0, 2.0, 1.5], heading: 0.3 };
+            objects.push((own, class));
+            for _ in 0..rng.below(3) {
+                let off = rng.uniform(0.0, 1.0);
+                let bounds = Box3d { center: [own.center[0] + off, 0.0, 0.0], ..own };
+                let class = if rng.chance(0.1) { 1 - class } else { class };
+                found.push(Detection { bounds, score: rng.below(100) as f32 / 100.0 + 0.005, class });
+            }
+        }
+        let nowhere = Box3d { center: [0.0, 50.0, 0.0], size: [4.0, 2.0, 1.5], heading: 0.0 };
+        found.push(Detection { bounds: nowhere, score: 0.455, class: 0 });
+        found.sort_by(|a, b| b.score.total_cmp(&a.score));
+        (found, objects)
+    }
+
+    fn sums(scenes: &[Scene]) -> Vec<f64> {
+        let mut hits = Hits::new(&names());
+        scenes.iter().for_each(|(found, objects)| hits.count(found, objects));
+        hits.into_sums()
+    }
+
+    /// By every threshold of the score, each frame matched anew.
+    fn plain(scenes: &[Scene], class: usize) -> f64 {
+        let least = [0.7, 0.5][class];
+        let objects: usize =
+            scenes.iter().map(|(_, objects)| objects.iter().filter(|own| own.1 == class).count()).sum();
+        let at = |threshold: f32| {
+            let (mut hits, mut all) = (0, 0);
+            for (found, objects) in scenes {
+                let mut left: Vec<Box3d> = objects.iter().filter(|own| own.1 == class).map(|own| own.0).collect();
+                for one in found.iter().filter(|one| one.class == class && one.score >= threshold) {
+                    all += 1;
+                    let best = (0..left.len())
+                        .max_by(|a, b| iou_3d(&one.bounds, &left[*a]).total_cmp(&iou_3d(&one.bounds, &left[*b])));
+                    if let Some(best) = best.filter(|best| iou_3d(&one.bounds, &left[*best]) >= least) {
+                        left.remove(best);
+                        hits += 1;
+                    }
+                }
+            }
+            (hits as f64 / objects as f64, hits as f64 / f64::from(all.max(1)))
+        };
+        let curve: Vec<(f64, f64)> = (0..100).map(|step| at(step as f32 / 100.0)).collect();
+        let best = |recall: f64| curve.iter().filter(|at| at.0 >= recall - 1e-12).map(|at| at.1).fold(0.0, f64::max);
+        100.0 * (1..=40).map(|step| best(f64::from(step) / 40.0)).sum::<f64>() / 40.0
+    }
+
+    #[test]
+    fn the_running_figure_is_the_one_of_every_threshold() {
+        let scenes: Vec<Scene> = (0..30).map(scene).collect();
+        let all = sums(&scenes);
+        let expect = (plain(&scenes, 0) + plain(&scenes, 1)) / 2.0;
+        assert!(expect > 10.0 && expect < 90.0, "{expect}");
+        assert!((Hits::mean_ap(&all) - expect).abs() < 1e-9, "{} {expect}", Hits::mean_ap(&all));
+        // Counts of parts add up to those of all.
+        let parts = [sums(&scenes[..7]), sums(&scenes[7..])];
+        let added: Vec<f64> = parts[0].iter().zip(&parts[1]).map(|(a, b)| a + b).collect();
+        assert_eq!(added, all);
+        assert_eq!(all.len(), Hits::sums_len(3));
+    }
+
+    #[test]
+    fn what_is_all_right_has_a_hundred_and_nothing_has_no_figure() {
+        let (_, objects) = scene(4);
+        let right: Vec<Detection> =
+            objects.iter().map(|(bounds, class)| Detection { bounds: *bounds, score: 0.9, class: *class }).collect();
+        assert!(objects.len() > 2 && Hits::mean_ap(&sums(&[(right, objects.clone())])) == 100.0);
+        assert_eq!(Hits::mean_ap(&sums(&[(vec![], objects)])), 0.0);
+        assert!(Hits::mean_ap(&sums(&[(scene(4).0, vec![])])).is_nan());
+        assert!(Hits::mean_ap(&[]).is_nan());
+    }
+}

@@ -45,6 +45,8 @@ struct LineTask {
     weights: [f64; 2],
     momentum: [f64; 2],
     frozen: bool,
+    /// What the loop set before each step.
+    set_momentum: Option<f64>,
 }
 
 impl LineTask {
@@ -77,13 +79,16 @@ impl Task for LineTask {
     fn set_frozen(&mut self, frozen: bool) {
         self.frozen = frozen;
     }
+    fn set_momentum(&mut self, momentum: f64) {
+        self.set_momentum = Some(momentum);
+    }
     fn train_step(&mut self, batch: &Batch, lr: f64, group: &dyn Group) -> Result<Tally> {
         let (mut tally, mut gradient) = self.losses(batch);
         tally.all_reduce(group)?;
         group.all_reduce_f64(&mut gradient)?;
         let parts = self.weights.iter_mut().zip(&mut self.momentum).zip(gradient);
         for ((weight, momentum), gradient) in parts.skip(usize::from(self.frozen)) {
-            *momentum = 0.9 * *momentum + gradient / tally.samples as f64;
+            *momentum = self.set_momentum.unwrap_or(0.9) * *momentum + gradient / tally.samples as f64;
             *weight -= lr * *momentum;
         }
         Ok(tally)
@@ -383,6 +388,32 @@ fn a_rate_per_step_depends_on_the_samples_before_it_also_after_a_resume_with_ano
     let places = [(0, 0), (0, 5), (0, 10), (0, 14), (0, 18), (1, 0), (1, 7), (1, 14), (2, 0), (2, 7), (2, 14)];
     assert_eq!(rates(&steps), expect(&places));
     assert_eq!(progress.history[0].lr, expect(&[(0, 18)])[0]);
+}
+
+#[test]
+fn a_momentum_per_step_goes_on_with_the_rate() {
+    // One by which every step is another one, and a constant that is the task's own.
+    let falling = |epoch: u64, position: u64| 0.9 - 0.01 * (epoch * 23 + position) as f64;
+    let run = |momentum: fn(u64, u64) -> f64, stops: &[u64]| {
+        let dir = tempfile::tempdir().unwrap();
+        let steps = Arc::new(Steps::default());
+        let mut options = poly_options(5);
+        options.phases[0].momentum = Some(Box::new(momentum));
+        for stop in stops {
+            run_rank(dir.path(), &Alone, &options, *stop, &steps).unwrap();
+        }
+        steps.0.lock().unwrap().clone()
+    };
+    let (whole, stopped) = (run(falling, &[u64::MAX]), run(falling, &[2, 3, u64::MAX]));
+    assert_eq!(whole.iter().filter(|line| line.contains('/')).count(), 12);
+    assert_eq!(whole, stopped);
+    let own = {
+        let (dir, steps) = (tempfile::tempdir().unwrap(), Arc::new(Steps::default()));
+        run_rank(dir.path(), &Alone, &poly_options(5), u64::MAX, &steps).unwrap();
+        steps.0.lock().unwrap().clone()
+    };
+    assert_eq!(run(|_, _| 0.9, &[u64::MAX]), own);
+    assert_ne!(whole, own);
 }
 
 #[test]
