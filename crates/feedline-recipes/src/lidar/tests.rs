@@ -14,7 +14,6 @@ use feedline::plan::Plan;
 use feedline::plan::rng::SampleRng;
 use feedline::read::Storage;
 use feedline::{Batch, BatchField, Result};
-use std::f64::consts::FRAC_PI_4;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -146,12 +145,13 @@ fn gt_sampling() -> Augment {
 }
 
 /// `kitti_dataset.yaml`'s, with wide voxels.
+#[expect(clippy::approx_constant, reason = "the digits of the YAML file")]
 fn options() -> LidarOptions {
     LidarOptions {
         augment: vec![
             gt_sampling(),
             Augment::RandomWorldFlip { along_axis: vec![Axis::X] },
-            Augment::RandomWorldRotation { angle_rad: [-FRAC_PI_4, FRAC_PI_4] },
+            Augment::RandomWorldRotation { angle_rad: [-0.78539816, 0.78539816] },
             Augment::RandomWorldScaling { factor: [0.95, 1.05] },
         ],
         process: vec![
