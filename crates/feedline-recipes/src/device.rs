@@ -2,7 +2,7 @@
 //! the task.
 
 #[cfg(feature = "burn")]
-pub(crate) use open::name;
+pub(crate) use open::{check_precision, name};
 
 /// Where the passes of a network run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -17,7 +17,8 @@ pub enum DeviceKind {
 #[cfg(feature = "burn")]
 mod open {
     use super::DeviceKind;
-    use burn::tensor::Device;
+    use crate::classification::Precision;
+    use burn::tensor::{DType, Device};
     use feedline::{Error, Result};
 
     impl DeviceKind {
@@ -54,6 +55,21 @@ mod open {
     #[cfg(feature = "wgpu")]
     fn open() -> Result<Device, String> {
         Device::wgpu_options().init().map_err(|problem| problem.to_string())
+    }
+
+    /// That the device computes in the number type.
+    pub(crate) fn check_precision(device: &Device, precision: Precision) -> Result<()> {
+        let dtype = match precision {
+            Precision::F32 => DType::F32,
+            Precision::Bf16 => DType::BF16,
+            Precision::F16 => DType::F16,
+        };
+        if device.supports_dtype(dtype) {
+            return Ok(());
+        }
+        let precision = format!("{precision:?}").to_lowercase();
+        let what = format!("--precision {precision} on {}", name(device));
+        Err(Error::Unsupported { what, remedy: "Use --precision f32".into() })
     }
 
     /// What a device calls itself.

@@ -7,7 +7,7 @@ use crate::device;
 use crate::loss_scale::LossScale;
 use crate::optimizer::{Optimizer, check_settings};
 use crate::parameters::scalar;
-use burn::tensor::{DType as BurnDType, Device};
+use burn::tensor::Device;
 use feedline::train::group::Group;
 use feedline::train::{Tally, Task, TaskState, Tensors};
 use feedline::{Batch, DType, Error, Result};
@@ -66,22 +66,8 @@ impl ClassificationTask {
             return Err(Error::config("a classifier needs at least one class", "Name the classes of the data set"));
         }
         check_settings(options.momentum, options.weight_decay)?;
-        let half = match options.precision {
-            Precision::F32 => BurnDType::F32,
-            Precision::Bf16 => BurnDType::BF16,
-            Precision::F16 => BurnDType::F16,
-        };
         let device = options.device.open()?;
-        if !device.supports_dtype(half) {
-            return Err(Error::Unsupported {
-                what: format!(
-                    "--precision {} on {}",
-                    format!("{:?}", options.precision).to_lowercase(),
-                    device::name(&device)
-                ),
-                remedy: "Use --precision f32".into(),
-            });
-        }
+        device::check_precision(&device, options.precision)?;
         let model = Model::new(options.backbone, options.num_classes, options.seed);
         let parameters = model.store.parameters.len();
         Ok(ClassificationTask {

@@ -12,7 +12,7 @@ use crate::device;
 use crate::loss_scale::LossScale;
 use crate::optimizer::{Optimizer, check_settings};
 use crate::parameters::scalar;
-use burn::tensor::{DType as BurnDType, Device, FloatDType};
+use burn::tensor::{Device, FloatDType};
 use feedline::augment::boxes::Box3d;
 use feedline::augment::voxels::Grid;
 use feedline::train::group::Group;
@@ -82,22 +82,8 @@ impl LidarTask {
             ));
         }
         check_settings(0.0, options.weight_decay)?;
-        let half = match config.precision {
-            Precision::F32 => BurnDType::F32,
-            Precision::Bf16 => BurnDType::BF16,
-            Precision::F16 => BurnDType::F16,
-        };
         let device = config.device.open()?;
-        if !device.supports_dtype(half) {
-            return Err(Error::Unsupported {
-                what: format!(
-                    "--precision {} on {}",
-                    format!("{:?}", config.precision).to_lowercase(),
-                    device::name(&device)
-                ),
-                remedy: "Use --precision f32".into(),
-            });
-        }
+        device::check_precision(&device, config.precision)?;
         let sizes = Sizes {
             grid: [grid.size[0], grid.size[1]],
             features: options.num_point_features + COMPUTED,
