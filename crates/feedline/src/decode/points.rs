@@ -108,9 +108,13 @@ mod tests {
         let (columns, rows) = (5, 3 * BLOCK + 17);
         let values: Vec<f32> = (0..rows * columns).map(|at| (at * 7919 % 1000) as f32 - 500.0).collect();
         let keep = |[x, y, z]: [f32; 3]| x + y - z > 100.0;
-        for used in [&[0, 1, 2, 3, 4][..], &[0, 1, 2], &[2, 0, 1, 4]] {
+        // Five columns, and KITTI's four.
+        let cases =
+            [(5, &[0, 1, 2, 3, 4][..]), (5, &[0, 1, 2]), (5, &[2, 0, 1, 4]), (4, &[0, 1, 2, 3]), (4, &[0, 1, 3])];
+        for (columns, used) in cases {
+            let values = &values[..rows * columns];
             let mut points = Vec::new();
-            assert_eq!(decode_points(&bytes(&values), columns, used, keep, &mut points), Ok(rows));
+            assert_eq!(decode_points(&bytes(values), columns, used, keep, &mut points), Ok(rows));
             let mut plain = Vec::new();
             for row in values.chunks(columns) {
                 let point: Vec<f32> = used.iter().map(|at| row[*at]).collect();

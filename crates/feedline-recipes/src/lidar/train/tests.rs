@@ -109,6 +109,28 @@ fn a_run_leaves_its_files_its_figures_and_its_rates() {
 }
 
 #[test]
+fn a_frame_that_cannot_be_read_counts_in_no_figure() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("streets");
+    streets(&data);
+    let found = |more: &[&str]| {
+        let config = config(&data, more);
+        let val = open_split(&config, Split::Val).unwrap();
+        let mut task = LidarTask::new(task_options(&config, &val).unwrap()).unwrap();
+        evaluate(&mut task, &val, &config, &Alone, Arc::new(Warnings), &mut |_| ())
+    };
+    let whole = found(&[]).unwrap();
+    let broken = data.join("training/velodyne/000007.bin");
+    let bytes = std::fs::read(&broken).unwrap();
+    std::fs::write(&broken, &bytes[..bytes.len() - 3]).unwrap();
+    let error = found(&[]).unwrap_err().to_string();
+    assert!(error.contains("000007.bin"), "{error}");
+    let rest = found(&["data.on_bad_sample=replace"]).unwrap();
+    assert_eq!(rest.frames.keys().copied().collect::<Vec<u64>>(), [0, 2]);
+    assert!(rest.frames.iter().all(|(frame, annos)| whole.frames[frame] == *annos));
+}
+
+#[test]
 fn a_run_stopped_and_resumed_is_the_run_never_stopped_and_is_proved() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("streets");
