@@ -230,6 +230,10 @@ impl Pipeline for Images {
         }
     }
 
+    fn warnings(&self) -> Vec<String> {
+        self.list.warnings.clone()
+    }
+
     fn read_ahead(&self) -> usize {
         self.list.stored.as_ref().map_or(0, |stored| stored.requests_in_flight())
     }

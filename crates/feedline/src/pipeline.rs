@@ -3,9 +3,11 @@
 
 use crate::deliver::Clock;
 use crate::error::{Result, Stage};
+use crate::event::{Event, Sink};
 use crate::plan::{Plan, Request};
 use crate::read::{ReadError, Stored};
 use crate::sample::{Array, Collate, FieldSpec, Sample, Slot};
+use std::collections::HashSet;
 
 /// The bytes of one sample as read: one part per file or range, in an order the pipeline defines. Reused from sample
 /// to sample, so that reading allocates nothing in the steady state.
@@ -33,6 +35,12 @@ pub trait Pipeline: Send + Sync {
 
     /// The file or key of a sample, for messages.
     fn location(&self, index: u64) -> String;
+
+    /// What a person should know of the data set before it is used, in words: what was found and left out. Whoever opens it
+    /// for a person tells them; see [`tell`].
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// Reads the sample's bytes into `raw`, whose old content may be reused as storage.
     ///
@@ -77,6 +85,20 @@ pub trait Pipeline: Send + Sync {
     fn follow(&self, _plan: &Plan) -> Result<()> {
         Ok(())
     }
+}
+
+/// Tells what a person should know of these data sets, each thing once.
+///
+/// # Errors
+/// What `sink` reports.
+pub fn tell<'p>(data: impl IntoIterator<Item = &'p dyn Pipeline>, sink: &dyn Sink) -> Result<()> {
+    let mut told = HashSet::new();
+    for message in data.into_iter().flat_map(Pipeline::warnings) {
+        if told.insert(message.clone()) {
+            sink.emit(&Event::Warning { message })?;
+        }
+    }
+    Ok(())
 }
 
 /// [`Pipeline::read_many`] for samples that are one file of `stored` each.

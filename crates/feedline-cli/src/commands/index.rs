@@ -58,7 +58,7 @@ pub fn run(args: Args) -> Result<Done> {
     let bar = bar_of(archives.len());
     let indexes = archive::indexes(&*source, &archives, &objects, &storage, &|done| bar.set_position(done as u64));
     bar.finish_and_clear();
-    let inside: usize = indexes?.iter().map(Vec::len).sum();
+    let inside: usize = indexes?.iter().map(|index| index.members.len()).sum();
     let what =
         if archives.is_empty() { String::new() } else { format!(" ({} archives with {inside} files)", archives.len()) };
     super::print(&format!(
@@ -89,7 +89,8 @@ fn beside(path: &Path, storage: &Storage) -> Result<Done> {
         bar.set_position(done as u64);
     });
     bar.finish_and_clear();
-    let (archives, files) = written?;
+    let (archives, files, remarks) = written?;
+    remarks.iter().for_each(|remark| eprintln!("feedline: {remark}"));
     super::print(&format!("{}: {archives} archives with {files} files, an index beside each\n", path.display()))?;
     Ok(Done::Ok)
 }

@@ -10,8 +10,10 @@ use super::image_list::is_picture;
 use super::local::LocalFiles;
 #[cfg(feature = "parquet")]
 use super::parquet;
+use super::remarks::Remarks;
 use super::source::{Get, Object, ReadError, Source, Stop};
 use super::storage::Storage;
+use super::text::text_in;
 use super::{mds, tar, zip};
 use crate::error::{Error, Result};
 use crate::plan::rng::{hash_name, hash_words};
@@ -27,6 +29,15 @@ pub const INDEX_EXTENSION: &str = ".index";
 
 /// What is read at once while an archive is indexed: with members of 100 KB, one request for eighty of them.
 const WINDOW_BYTES: u64 = 8 << 20;
+
+/// What an archive holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Index {
+    /// Its files, in the order of their names.
+    pub members: Vec<Member>,
+    /// What else is in it, and what is strange about it.
+    pub remarks: Remarks,
+}
 
 /// One file in an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -197,7 +208,7 @@ fn is_sample(key: &str) -> bool {
 /// # Errors
 /// An archive that cannot be read, is damaged, cut or of an unknown kind, has two members of one name, a link, a
 /// device, or a name that would lead out of the folder it lies in: with the name of the member.
-pub fn index(source: &dyn Source, object: &Object) -> Result<Vec<Member>> {
+pub fn index(source: &dyn Source, object: &Object) -> Result<Index> {
     match format(&object.key) {
         Some(format) => index_as(source, object, format),
         None => {
@@ -207,10 +218,10 @@ pub fn index(source: &dyn Source, object: &Object) -> Result<Vec<Member>> {
 }
 
 /// As [`index`], whatever the object is called.
-pub(super) fn index_as(source: &dyn Source, object: &Object, format: Format) -> Result<Vec<Member>> {
-    let reader = Windows::new(source, object);
+pub(super) fn index_as(source: &dyn Source, object: &Object, format: Format) -> Result<Index> {
+    let (reader, mut remarks) = (Windows::new(source, object), Remarks::default());
     let mut members = match format {
-        Format::Tar => tar::index(reader),
+        Format::Tar => tar::index(reader, &mut remarks),
         Format::Zip => zip::index(reader),
         Format::Mds => mds::index(reader),
         #[cfg(feature = "parquet")]
@@ -244,7 +255,7 @@ pub(super) fn index_as(source: &dyn Source, object: &Object, format: Format) -> 
     members.sort_by(|a, b| a.name.cmp(&b.name));
     match members.array_windows().find(|[one, other]| one.name == other.name) {
         Some([one, _]) => Err(wrong(source, object, format!("it has two members of the name {}", one.name))),
-        None => Ok(members),
+        None => Ok(Index { members, remarks }),
     }
 }
 
@@ -288,11 +299,24 @@ impl Problem {
     }
 }
 
+/// Whether a member is one that macOS adds to its archives, which is of no use elsewhere and would be a class or a sample
+/// more: what a file has beside its content (`._NAME`, `__MACOSX/`), and how a window shows a folder.
+pub(super) fn is_of_macos(name: &[u8]) -> bool {
+    let mut parts = name.split(|byte| *byte == b'/').rev().skip_while(|part| part.is_empty());
+    parts.clone().next().is_some_and(|file| file.starts_with(b"._") || file == b".DS_Store")
+        || parts.any(|part| part == b"__MACOSX")
+}
+
 /// The name of a member with its needless parts left out, if it stays within its folder.
 pub(super) fn clean_name(name: &[u8]) -> Result<String, Wrong> {
     let Ok(name) = std::str::from_utf8(name) else {
         return Err(Wrong(format!("the name of the member {} is not UTF-8", String::from_utf8_lossy(name))));
     };
+    if name.contains('\0') {
+        return Err(Wrong(format!(
+            "the name of the member {name:?} has a NUL byte in it, which no file's name can have"
+        )));
+    }
     if name.contains('\\') {
         return Err(Wrong(format!("the name of the member {name:?} has a backslash in it instead of a `/`")));
     }
@@ -320,6 +344,11 @@ pub(super) struct Windows<'a> {
 impl<'a> Windows<'a> {
     fn new(source: &'a dyn Source, object: &'a Object) -> Windows<'a> {
         Windows { source, object, at: 0, window: Vec::new(), window_start: 0 }
+    }
+
+    /// Name of the archive, without its folder.
+    pub(super) fn name(&self) -> &'a str {
+        self.object.key.rsplit('/').next().unwrap_or_default()
     }
 
     /// Size of the archive.
@@ -366,44 +395,79 @@ impl Seek for Windows<'_> {
     }
 }
 
-const HEADER: &str = "feedline index 2";
+/// What may be done about members that are no samples.
+pub(super) const REMEDY: &str = "Nothing of them is read: leave them, or write the archive again without them";
+
+const HEADER: &str = "feedline index 3";
+/// Before labels were those of the exact extension, and before sparse members were refused.
+const HEADER_BEFORE: &str = "feedline index 2";
 const END: &str = "end\n";
 
-/// An index as text: of which size its archive is; then of each member start, bytes, packing, label (or `-`) and name.
-pub fn to_text(members: &[Member], archive_bytes: u64) -> String {
+/// An index as text: of which size its archive is; then what was remarked, and of each member start, bytes, packing, label
+/// (or `-`) and name.
+pub fn to_text(index: &Index, archive_bytes: u64) -> String {
     let line = |Member { name, start, stored_bytes, packing, class }: &Member| {
         let packing = packing.to_text();
         let class = class.map_or("-".to_owned(), |class| class.to_string());
         format!("{start}\t{stored_bytes}\t{packing}\t{class}\t{name}\n")
     };
-    format!("{HEADER}\t{archive_bytes}\n{}{END}", members.iter().map(line).collect::<String>())
+    let Index { members, remarks } = index;
+    let lines: String = members.iter().map(line).collect();
+    format!("{HEADER}\t{archive_bytes}\n{}{lines}{END}", remarks.to_lines())
 }
 
-/// The index that `text` holds, if it is one, is whole, and is of an archive of this size.
-fn parse(text: &str, archive_bytes: u64) -> Option<Vec<Member>> {
-    let mut lines = text.strip_suffix(END)?.lines();
-    let size: u64 = lines.next()?.strip_prefix(HEADER)?.trim().parse().ok()?;
-    let member = |line: &str| {
-        let mut parts = line.splitn(5, '\t');
-        let (start, stored_bytes) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-        let packing = Packing::parse(parts.next()?)?;
-        let class = match parts.next()? {
-            "-" => None,
-            class => Some(class.parse().ok()?),
-        };
-        let end: u64 = u64::checked_add(start, stored_bytes)?;
-        if let Packing::Zip(packed) = packing
-            && packed.packed_bytes.checked_add(zip::HEADER_BYTES).is_none_or(|least| least > stored_bytes)
-        {
-            return None;
-        }
-        (end <= archive_bytes).then_some(Member { name: parts.next()?.into(), start, stored_bytes, packing, class })
+/// What the text of an index holds.
+enum Parsed {
+    Index(Index),
+    /// It is whole, but was made when less was known of such archives: they have to be looked at again.
+    Old,
+    Damaged,
+}
+
+/// The index that `text` holds, if it is one, is whole, and is of an archive of this name and size.
+fn parse(text: &str, key: &str, archive_bytes: u64) -> Parsed {
+    let parsed = || -> Option<(Index, bool)> {
+        let mut lines = text.strip_suffix(END)?.lines().peekable();
+        let header = lines.next()?;
+        let is_old = header.starts_with(HEADER_BEFORE);
+        let size: u64 = header.strip_prefix(if is_old { HEADER_BEFORE } else { HEADER })?.trim().parse().ok()?;
+        let mut remarks = Remarks::default();
+        while lines.next_if(|line| !is_old && remarks.take_line(line)).is_some() {}
+        let members: Option<Vec<Member>> = lines.map(|line| parse_member(line, archive_bytes)).collect();
+        let members = members.filter(|members| size == archive_bytes && !members.is_empty())?;
+        Some((Index { members, remarks }, is_old))
     };
-    let members: Option<Vec<Member>> = lines.map(member).collect();
-    members.filter(|members| size == archive_bytes && !members.is_empty())
+    match parsed() {
+        None => Parsed::Damaged,
+        Some((Index { members, .. }, true))
+            if format(key) == Some(Format::Tar)
+                && members.iter().any(|member| member.class.is_some() || tar::may_be_sparse(&member.name)) =>
+        {
+            Parsed::Old
+        }
+        Some((index, _)) => Parsed::Index(index),
+    }
 }
 
-/// The members of each of `archives`: from the index beside it, else from the one that was kept, else indexed now, many at
+fn parse_member(line: &str, archive_bytes: u64) -> Option<Member> {
+    let mut parts = line.splitn(5, '\t');
+    let (start, stored_bytes) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    let packing = Packing::parse(parts.next()?)?;
+    let class = match parts.next()? {
+        "-" => None,
+        class => Some(class.parse().ok()?),
+    };
+    let end: u64 = u64::checked_add(start, stored_bytes)?;
+    if let Packing::Zip(packed) = packing
+        && packed.packed_bytes.checked_add(zip::HEADER_BYTES).is_none_or(|least| least > stored_bytes)
+    {
+        return None;
+    }
+    let name = parts.next().filter(|name| !name.contains('\0'))?;
+    (end <= archive_bytes).then_some(Member { name: name.into(), start, stored_bytes, packing, class })
+}
+
+/// What each of `archives` holds: from the index beside it, else from the one that was kept, else indexed now, many at
 /// once, and kept. `objects` is the whole listing, sorted. `progress` hears how many are done.
 ///
 /// # Errors
@@ -414,14 +478,14 @@ pub fn indexes(
     objects: &[Object],
     storage: &Storage,
     progress: &(dyn Fn(usize) + Sync),
-) -> Result<Vec<Vec<Member>>> {
+) -> Result<Vec<Index>> {
     let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let found: Mutex<Vec<Option<Result<Vec<Member>>>>> = Mutex::new(archives.iter().map(|_| None).collect());
+    let found: Mutex<Vec<Option<Result<Index>>>> = Mutex::new(archives.iter().map(|_| None).collect());
     let work = || {
         while let Some((at, archive)) = Some(next.fetch_add(1, Relaxed)).and_then(|at| Some((at, archives.get(at)?))) {
-            let members = of(source, archive, objects, storage);
-            let failed = members.is_err();
-            found.lock().unwrap_or_else(PoisonError::into_inner)[at] = Some(members);
+            let index = of(source, archive, objects, storage);
+            let failed = index.is_err();
+            found.lock().unwrap_or_else(PoisonError::into_inner)[at] = Some(index);
             if failed {
                 next.store(archives.len(), Relaxed);
             }
@@ -434,7 +498,7 @@ pub fn indexes(
         }
     });
     let found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if found.iter().all(|members| matches!(members, Some(Ok(_)))) {
+    if found.iter().all(|index| matches!(index, Some(Ok(_)))) {
         return found.into_iter().flatten().collect();
     }
     match found.into_iter().flatten().find_map(Result::err) {
@@ -444,7 +508,7 @@ pub fn indexes(
 }
 
 /// Writes an index beside each archive of `folder`, or beside each of `named`. `progress` hears how many are done, of how
-/// many. Gives the numbers of archives and of files in them.
+/// many. Gives the numbers of archives and of files in them, and what was remarked, in words.
 ///
 /// # Errors
 /// No archive there; as [`index`]; a file that cannot be written.
@@ -453,7 +517,7 @@ pub fn index_beside(
     named: Option<&[String]>,
     storage: &Storage,
     progress: &(dyn Fn(usize, usize) + Sync),
-) -> Result<(usize, usize)> {
+) -> Result<(usize, usize, Vec<String>)> {
     let (source, stop) = (LocalFiles::new(folder), Stop::default());
     let objects = match named {
         Some(names) => names.iter().map(|name| source.head(name, &stop)).collect(),
@@ -472,16 +536,19 @@ pub fn index_beside(
         ));
     }
     let archives: Vec<&Object> = objects.iter().collect();
-    let members = indexes(&source, &archives, &[], storage, &|done| progress(done, archives.len()))?;
-    for (archive, members) in archives.iter().zip(&members) {
+    let indexes = indexes(&source, &archives, &[], storage, &|done| progress(done, archives.len()))?;
+    let mut remarks = Remarks::default();
+    for (archive, index) in archives.iter().zip(&indexes) {
         let path = folder.join(format!("{}{INDEX_EXTENSION}", archive.key));
-        let written = super::storage::keep_text(&path, &to_text(members, archive.size_bytes));
+        let written = super::storage::keep_text(&path, &to_text(index, archive.size_bytes));
         written.map_err(|e| Error::io("write", path, e))?;
+        remarks.append(&index.remarks, archive.key.rfind('/').map_or("", |at| &archive.key[..=at]));
     }
-    Ok((archives.len(), members.iter().map(Vec::len).sum()))
+    let files = indexes.iter().map(|index| index.members.len()).sum();
+    Ok((archives.len(), files, remarks.words(folder.display(), REMEDY)))
 }
 
-fn of(source: &dyn Source, archive: &Object, objects: &[Object], storage: &Storage) -> Result<Vec<Member>> {
+fn of(source: &dyn Source, archive: &Object, objects: &[Object], storage: &Storage) -> Result<Index> {
     #[cfg(not(feature = "parquet"))]
     if is_parquet(&archive.key) {
         return index(source, archive); // which says what to build
@@ -495,24 +562,29 @@ fn of(source: &dyn Source, archive: &Object, objects: &[Object], storage: &Stora
         let Object { key, size_bytes, version, .. } = &objects[at];
         let want = Get { key, range: 0..*size_bytes, version, until: None, stop: &stop };
         source.get(&want, &mut text).map_err(ReadError::into_error)?;
-        return parse(&String::from_utf8_lossy(&text), archive.size_bytes).ok_or_else(|| {
-            let problem = "this index is damaged, or of another archive than the one beside it";
-            Error::dataset(source.location(key), problem, "Write it anew: feedline index FOLDER; or remove it")
-        });
+        match text_in(text).map_or(Parsed::Damaged, |text| parse(&text, &archive.key, archive.size_bytes)) {
+            Parsed::Index(index) => return Ok(index),
+            Parsed::Old => {}
+            Parsed::Damaged => {
+                let problem = "this index is damaged, or of another archive than the one beside it";
+                let remedy = "Write it anew: feedline index FOLDER; or remove it";
+                return Err(Error::dataset(source.location(key), problem, remedy));
+            }
+        }
     }
     let name = hash_words(&[hash_name(&archive.key), hash_name(&archive.version), archive.size_bytes]);
     let kept: PathBuf = storage.listing_path(source).with_extension(format!("{name:016x}.index"));
     // Without a version nothing would tell an old index from a new one.
     let has_version = !archive.version.is_empty();
     let text = has_version.then(|| fs::read_to_string(&kept).ok()).flatten();
-    if let Some(members) = text.and_then(|text| parse(&text, archive.size_bytes)) {
-        return Ok(members);
+    if let Some(Parsed::Index(index)) = text.map(|text| parse(&text, &archive.key, archive.size_bytes)) {
+        return Ok(index);
     }
-    let members = index(source, archive)?;
+    let index = index(source, archive)?;
     if !has_version {
-        return Ok(members);
+        return Ok(index);
     }
     // Kept if that is possible; an archive can be indexed again.
-    let _ = super::storage::keep_text(&kept, &to_text(&members, archive.size_bytes));
-    Ok(members)
+    let _ = super::storage::keep_text(&kept, &to_text(&index, archive.size_bytes));
+    Ok(index)
 }

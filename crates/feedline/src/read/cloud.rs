@@ -355,7 +355,7 @@ fn profile() -> HashMap<String, String> {
     for path in [file("AWS_CONFIG_FILE", "config"), file("AWS_SHARED_CREDENTIALS_FILE", "credentials")] {
         let text = std::fs::read_to_string(path).unwrap_or_default();
         let mut is_ours = false;
-        for line in text.lines().map(str::trim) {
+        for line in super::without_bom(&text).lines().map(str::trim) {
             if let Some(section) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
                 is_ours = section.trim().trim_start_matches("profile ").trim() == name;
             } else if let Some((key, value)) = line.split_once('=').filter(|_| is_ours) {

@@ -1,7 +1,8 @@
 //! Files, wherever they lie: those of one folder, or those that a list names. Owns their order, which depends on their
 //! names or the list alone, and their sizes; never opens them.
 
-use super::folder::{Folder, holds_archives, is_in_archive};
+use super::folder::{Folder, Kind, holds_archives, is_in_archive};
+use super::image_list::no_file;
 use super::read_start;
 use super::source::{ReadError, Stop};
 use super::storage::{Storage, is_url};
@@ -30,6 +31,8 @@ pub struct FileList {
     pub entries: Vec<FileEntry>,
     /// What reads them, if they are not files of this machine.
     pub stored: Option<Stored>,
+    /// What a person should know of what was found beside the files, in words: what was left out.
+    pub warnings: Vec<String>,
 }
 
 impl FileList {
@@ -43,15 +46,27 @@ impl FileList {
         let known = || extensions.iter().map(|extension| format!("*.{extension}")).collect::<Vec<_>>().join(", ");
         let mut entries: Vec<FileEntry> = Vec::new();
         let mut found: Option<&str> = None;
-        for (name, is_dir) in folder.names()? {
-            let path = folder.path().join(name);
+        let mut remarks = folder.remarks();
+        for (name, kind) in folder.names()? {
+            let path = folder.path().join(&name);
             let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
-            let Some(extension) = extensions.iter().find(|known| known.eq_ignore_ascii_case(extension)) else {
-                continue;
+            let extension = extensions.iter().find(|known| known.eq_ignore_ascii_case(extension));
+            let extension = match (kind, extension) {
+                (Ok(Kind::Folder), _) => {
+                    remarks.leave_out("folders", name.display());
+                    continue;
+                }
+                (Ok(Kind::Unusual(kind)), _) => {
+                    remarks.leave_out(&format!("{kind}s"), name.display());
+                    continue;
+                }
+                (_, None) => {
+                    remarks.leave_out_file(&name.display().to_string());
+                    continue;
+                }
+                (Err(error), Some(_)) => return Err(error),
+                (Ok(Kind::File), Some(extension)) => extension,
             };
-            if is_dir? {
-                continue;
-            }
             match found {
                 Some(other) if other != *extension => {
                     return Err(Error::dataset(
@@ -74,7 +89,9 @@ impl FileList {
         let stored = folder.stored(entries.iter().map(|entry| &*entry.path));
         let stored =
             stored.map_err(|at| Error::dataset(&entries[at].path, "it is not there", "List the bucket anew"))?;
-        FileList { extension: extension.into(), entries, stored }.sized()
+        let remedy = format!("Files are {}, directly in the folder", known());
+        let warnings = remarks.words(folder.path().display(), &remedy);
+        FileList { extension: extension.into(), entries, stored, warnings }.sized()
     }
 
     /// The files at `paths`, at least one: all of them on this machine, below one URL, or in archives in the deepest folder
@@ -108,12 +125,19 @@ impl FileList {
         let stored = match &folder {
             Some(folder) => folder.stored(paths.iter().map(|path| &**path)).map_err(&missing)?,
             None => match paths.iter().position(|path| !path.is_file()) {
-                Some(at) => return Err(missing(at)),
+                Some(at) => match no_file(&paths[at]) {
+                    Some(words) => {
+                        let problem = words.trim_start_matches("; ");
+                        return Err(Error::dataset(&paths[at], problem, "Put the file itself in its place"));
+                    }
+                    None => return Err(missing(at)),
+                },
                 None => None,
             },
         };
         let entries = paths.into_iter().map(|path| FileEntry { path, size_bytes: 0 }).collect();
-        FileList { extension: String::new(), entries, stored }.sized()
+        let warnings = folder.map_or_else(Vec::new, |folder| folder.remarks().strange(folder.path().display()));
+        FileList { extension: String::new(), entries, stored, warnings }.sized()
     }
 
     fn sized(mut self) -> Result<FileList> {
@@ -203,6 +227,24 @@ mod tests {
         let expect = [("10.bin", 3), ("9.bin", 4), ("a.BIN", 1), ("b.bin", 2)];
         assert_eq!(got, expect.map(|(name, size)| (name.to_owned(), size)));
         assert_eq!(list.extension, "bin");
+    }
+
+    #[test]
+    fn what_is_no_file_of_the_kind_is_left_out_and_named_or_refused_in_a_list() {
+        let dir = folder(&[("b.bin", 2), ("a.txt", 1), (".c.bin", 1)]);
+        let pipe = dir.path().join("d.bin");
+        crate::read::tests::fifo(&pipe);
+        fs::create_dir(dir.path().join("e.bin")).unwrap();
+        let list = FileList::of_folder(dir.path(), &["bin"]).unwrap();
+        assert_eq!(list.entries.len(), 1);
+        let expect = "3 things there are left out, as no sample: 1 *.txt (a.txt), 1 FIFOs (d.bin), 1 folders (e.bin). Files are \
+                      *.bin, directly in the folder";
+        assert!(matches!(&list.warnings[..], [one] if one.ends_with(expect)), "{:?}", list.warnings);
+        let missing = |_| Error::dataset(Path::new("list"), "it is not there", "");
+        for (path, kind) in [(pipe, "FIFO"), (dir.path().join("e.bin"), "folder")] {
+            let error = FileList::of_paths(vec![path], &Storage::default(), missing).unwrap_err().to_string();
+            assert!(error.contains(&format!("it is a {kind}, and no regular file")), "{error}");
+        }
     }
 
     #[test]

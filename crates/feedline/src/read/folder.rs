@@ -1,15 +1,18 @@
 //! Folders and archives to look for data in, wherever they lie. Owns the tree of names that a source has, and what a path
 //! means: a folder, a URL, archives that are named.
 
-use super::archive::{self, Member, Packing};
-use super::image_list::{CLASSES_FILE, is_picture, sorted_names};
-use super::read_file_into;
+mod names;
+
+pub(super) use names::Kind;
+
+use super::archive::{self, Index, Member, Packing};
+use super::image_list::{CLASSES_FILE, is_picture};
+use super::remarks::Remarks;
 use super::source::{Fault, Object, ReadError, Source, Stop};
 use super::storage::{Storage, is_url};
 use super::stored::{Extent, Stored};
 use crate::error::{Error, Result};
 use std::collections::HashSet;
-use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,6 +31,7 @@ struct Tree {
     source: Arc<dyn Source>,
     objects: Arc<[Object]>,
     files: Vec<File>,
+    remarks: Remarks,
     requests_in_flight: usize,
 }
 
@@ -201,31 +205,9 @@ impl Folder {
         }
     }
 
-    /// The names in it that are not hidden, bytewise sorted, and which of them are folders, if that can be told.
-    ///
-    /// # Errors
-    /// A folder that cannot be listed.
-    pub(super) fn names(&self) -> Result<Vec<(OsString, Result<bool>)>> {
-        let Some(tree) = &self.tree else {
-            let look = |name: OsString| {
-                let path = self.path.join(&name);
-                let metadata = fs::metadata(&path).map_err(|source| Error::io("look into", &path, source));
-                (name, metadata.map(|metadata| metadata.is_dir()))
-            };
-            return Ok(sorted_names(&self.path)?.into_iter().map(look).collect());
-        };
-        let mut names: Vec<(OsString, Result<bool>)> = Vec::new();
-        for (name, is_dir) in tree.below(&self.path) {
-            if !name.starts_with('.') && names.last().is_none_or(|(last, _)| last != name) {
-                names.push((name.into(), Ok(is_dir)));
-            }
-        }
-        if names.is_empty() {
-            return Err(Error::io("list the folder", &self.path, std::io::ErrorKind::NotFound.into()));
-        }
-        // Keys are sorted with their `/`, which comes after some other characters.
-        names.sort_by(|a, b| a.0.as_encoded_bytes().cmp(b.0.as_encoded_bytes()));
-        Ok(names)
+    /// What was remarked when the archives in it, or beside it, were looked into.
+    pub(super) fn remarks(&self) -> Remarks {
+        self.tree.as_ref().map_or_else(Remarks::default, |tree| tree.remarks.clone())
     }
 
     /// Whether files in it, folders and all, carry their labels.
@@ -277,7 +259,8 @@ impl Tree {
         storage: &Storage,
     ) -> Result<Tree> {
         let archives: Vec<&Object> = objects.iter().filter(|object| is_archive(&object.key)).collect();
-        let mut members = archive::indexes(&*source, &archives, &objects, storage, &|_| ())?.into_iter();
+        let mut indexes = archive::indexes(&*source, &archives, &objects, storage, &|_| ())?.into_iter();
+        let mut remarks = Remarks::default();
         let is_loose = |object: &&Object| is_data(&object.key) && !is_archive(&object.key);
         let loose: Vec<&Object> = objects.iter().filter(|_| !archives.is_empty()).filter(is_loose).collect();
         let mut files = Vec::with_capacity(objects.len());
@@ -291,7 +274,7 @@ impl Tree {
                 files.push(File { name: object.key.as_str().into(), extent, class: None });
                 continue;
             }
-            let members = members.next().unwrap_or_default();
+            let Index { members, remarks: of_archive } = indexes.next().unwrap_or_default();
             let is_split =
                 |member: &Member| archive::SPLITS.iter().any(|split| member.name.starts_with(&format!("{split}/")));
             let folder = match (object.key.rsplit_once('/'), archive::split_of(&object.key)) {
@@ -300,8 +283,10 @@ impl Tree {
                 _ => String::new(),
             };
             if is_copy(&source.location(&object.key), &folder, &members, &loose)? {
+                remarks.note("archives that are not read, since all they hold lies beside them", &object.key);
                 continue;
             }
+            remarks.append(&of_archive, object.key.rfind('/').map_or("", |at| &object.key[..=at]));
             for Member { name, start, stored_bytes, packing, class } in members {
                 let extent = Extent { object: at, start, stored_bytes, packing };
                 let name = match class {
@@ -337,7 +322,7 @@ impl Tree {
             ));
         }
         let objects = objects.into();
-        Ok(Tree { source, objects, files, requests_in_flight: storage.requests_in_flight })
+        Ok(Tree { source, objects, files, remarks, requests_in_flight: storage.requests_in_flight })
     }
 
     /// The key of a path below the root.
@@ -381,7 +366,7 @@ pub(super) fn compressed(path: impl Into<PathBuf>) -> Error {
 }
 
 /// Whether a name is that of a file that samples are made of.
-fn is_data(name: &str) -> bool {
+pub(super) fn is_data(name: &str) -> bool {
     let extension = Path::new(name).extension().unwrap_or_default();
     is_picture(Path::new(name)) || extension == "npy" || extension == "bin"
 }
@@ -506,10 +491,9 @@ fn url_of(path: &Path) -> String {
 /// [`Error::Io`] with the file's name or URL.
 pub(super) fn read_whole(path: &Path, storage: &Storage) -> Result<Vec<u8>> {
     let path = storage.resolve(path);
-    let mut bytes = Vec::new();
     if !is_url(&path) {
-        read_file_into(&path, &mut bytes).map_err(|e| Error::io("read the list", path, e))?;
-        return Ok(bytes);
+        // Who names a pipe means to wait for it.
+        return fs::read(&path).map_err(|e| Error::io("read the list", path, e));
     }
     match open_file(&path, storage)? {
         Some((_, stored)) => stored.read_whole().map_err(ReadError::into_error),
@@ -532,7 +516,7 @@ pub fn open_file(path: &Path, storage: &Storage) -> Result<Option<(PathBuf, Stor
             path = format!("{}.npy", path.display()).into();
             folder = folder.root().join(format!("{inside}.npy"));
         }
-        if let ([(only, Ok(false))], true) = (&*names, inside.is_empty()) {
+        if let ([(only, Ok(Kind::File))], true) = (&*names, inside.is_empty()) {
             folder = folder.join(only);
             path = path.join(only);
         }

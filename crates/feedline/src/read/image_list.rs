@@ -2,14 +2,15 @@
 //! Owns the order of the files, which depends on their names alone; never opens an image.
 
 use super::archive::{SPLITS, is_compressed};
-use super::folder::{Folder, compressed, read_whole};
+use super::folder::{Folder, Kind, compressed, read_whole};
+use super::remarks::Remarks;
 use super::storage::{Storage, is_url};
 use super::stored::Stored;
+use super::text::text_of;
 use crate::error::{Error, Result};
 use crate::plan::rng::{hash_name, hash_words};
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 /// One labelled image file.
@@ -32,7 +33,17 @@ pub struct ImageList {
     pub classes: Vec<String>,
     /// What reads the images, if they are not files of this machine.
     pub stored: Option<Stored>,
+    /// What a person should know of what was found beside the images, in words: what was left out.
+    pub warnings: Vec<String>,
 }
+
+/// Pictures of formats that are not read, by the names that other loaders know.
+const OTHER_PICTURES: [&str; 14] =
+    ["ppm", "bmp", "pgm", "tif", "tiff", "webp", "gif", "pbm", "pnm", "jfif", "jp2", "avif", "heic", "jxl"];
+
+/// What may be done about what was left out.
+const REMEDY: &str = "Images are *.jpg, *.jpeg and *.png directly in the folder of their class: move or convert what should \
+                      be one, or name it in a list";
 
 const EXTENSIONS: [&str; 3] = ["jpg", "jpeg", "png"];
 
@@ -83,7 +94,12 @@ impl ImageList {
                 "Move some images of each class from DIR/train/<class>/ to DIR/test/<class>/",
             ));
         };
-        ImageList::from_folder(dir.join(split), split, Some(classes.to_vec()))
+        let mut list = ImageList::from_folder(dir.join(split), split, Some(classes.to_vec()))?;
+        let others = SPLITS.iter().filter(|other| !["train", split].contains(*other) && dir.join(other).is_dir());
+        for other in others {
+            list.warnings.push(format!("{}: `{other}` is not read, since there is `{split}`", dir.path().display()));
+        }
+        Ok(list)
     }
 
     /// The images of `folder/<class>/*.{jpg,jpeg,png}`, read as by [`ImageList::train`]; `classes`, if given, decide the
@@ -99,8 +115,11 @@ impl ImageList {
         if !labelled.is_empty() {
             return ImageList::from_labelled(folder, labelled, split, classes);
         }
-        let found = class_folders(folder)?;
-        let Some(classes) = classes else { return ImageList::from_class_folders(folder, split, found)?.found(folder) };
+        let mut remarks = folder.remarks();
+        let found = class_folders(folder, &mut remarks)?;
+        let Some(classes) = classes else {
+            return ImageList::from_class_folders(folder, split, found, remarks)?.found(folder);
+        };
         if let Some(unknown) = found.iter().find(|name| !classes.contains(name)) {
             return Err(Error::dataset(
                 folder.join(unknown).path(),
@@ -108,7 +127,7 @@ impl ImageList {
                 "Remove or rename this folder, or add training images of this class",
             ));
         }
-        let mut list = ImageList::from_class_folders(folder, split, found)?;
+        let mut list = ImageList::from_class_folders(folder, split, found, remarks)?;
         for entry in &mut list.entries {
             let name = &list.classes[entry.class as usize];
             // Present: checked above.
@@ -142,8 +161,16 @@ impl ImageList {
             let remedy = format!("Name one: {}", folder.path().join(&names[0]).display());
             return Err(Error::dataset(folder.path(), format!("it holds the splits {}", names.join(", ")), remedy));
         }
-        let labelled: Vec<(PathBuf, u32)> =
-            labelled.into_iter().filter_map(|(path, class)| Some((path, class?))).collect();
+        let mut remarks = folder.remarks();
+        let mut take = |(path, class): (PathBuf, Option<u32>)| {
+            // What describes the samples is no sample that was forgotten.
+            if class.is_none() && ![CLASSES_FILE, "index.json"].iter().any(|name| path.ends_with(name)) {
+                let below = path.strip_prefix(folder.path()).unwrap_or(&path);
+                remarks.leave_out_file(&below.display().to_string());
+            }
+            Some((path, class?))
+        };
+        let labelled: Vec<(PathBuf, u32)> = labelled.into_iter().filter_map(&mut take).collect();
         let largest = labelled.iter().map(|(_, class)| *class).max().unwrap_or_default();
         let named = match classes {
             None => folder.read_beside(CLASSES_FILE)?.map(|(path, text)| parse_classes(text, &path)).transpose()?,
@@ -165,7 +192,8 @@ impl ImageList {
             ));
         }
         let entries = labelled.into_iter().map(|(path, class)| ImageEntry { path, class }).collect();
-        ImageList { split: split.into(), entries, classes, stored: None }.found(folder)
+        let warnings = remarks.words(folder.path().display(), super::archive::REMEDY);
+        ImageList { split: split.into(), entries, classes, stored: None, warnings }.found(folder)
     }
 
     /// With what reads it, where that is not the file system.
@@ -182,26 +210,45 @@ impl ImageList {
         Ok(self)
     }
 
-    fn from_class_folders(folder: &Folder, split: &str, classes: Vec<String>) -> Result<ImageList> {
+    fn from_class_folders(
+        folder: &Folder,
+        split: &str,
+        classes: Vec<String>,
+        mut remarks: Remarks,
+    ) -> Result<ImageList> {
         let mut entries = Vec::new();
-        for (class, name) in classes.iter().enumerate() {
+        for (class, class_name) in classes.iter().enumerate() {
             let before = entries.len();
-            let class_folder = folder.join(name);
-            for (file, is_dir) in class_folder.names()? {
-                let path = class_folder.path().join(file);
-                if is_picture(&path) && !is_dir.unwrap_or(false) {
-                    entries.push(ImageEntry { path, class: class as u32 });
+            let (class_folder, left_out) = (folder.join(class_name), remarks.left_out());
+            for (name, kind) in class_folder.all_names()? {
+                let is_hidden = name.as_encoded_bytes().starts_with(b".");
+                if is_hidden && !is_hidden_picture(&name) {
+                    continue;
+                }
+                let path = class_folder.path().join(&name);
+                let shown = || format!("{class_name}/{}", name.display());
+                match kind {
+                    Ok(Kind::Folder) => class_folder.remark_nested(&name, &shown(), &mut remarks),
+                    Ok(Kind::Unusual(kind)) => remarks.leave_out(&format!("{kind}s"), shown()),
+                    _ if is_hidden => remarks.leave_out("hidden pictures", shown()),
+                    _ if is_picture(&path) => entries.push(ImageEntry { path, class: class as u32 }),
+                    _ => remarks.leave_out_file(&shown()),
                 }
             }
             if entries.len() == before {
+                let what = match remarks.left_out() - left_out {
+                    0 => String::new(),
+                    others => format!(", but {others} other things"),
+                };
                 return Err(Error::dataset(
                     class_folder.path(),
-                    "this class folder has no image (*.jpg, *.jpeg, *.png) directly in it",
+                    format!("this class folder has no image (*.jpg, *.jpeg, *.png) directly in it{what}"),
                     "Add images to it or remove the folder",
                 ));
             }
         }
-        Ok(ImageList { split: split.into(), entries, classes, stored: None })
+        let warnings = remarks.words(folder.path().display(), REMEDY);
+        Ok(ImageList { split: split.into(), entries, classes, stored: None, warnings })
     }
 
     /// The images of a list file with lines `class;path`, as upstream's `cls_train.txt`. A line is cut at its first
@@ -216,7 +263,7 @@ impl ImageList {
         let folder = list_file.parent().unwrap_or(Path::new(""));
         let mut entries = Vec::new();
         let mut missing = 0u64;
-        let mut first_missing = None;
+        let (mut first_missing, mut unusual) = (None, String::new());
         for (line_number, line) in (1u64..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
             let bad = |problem: String, remedy: &str| {
                 Err(Error::dataset(list_file, format!("line {line_number}: {problem}"), remedy))
@@ -258,7 +305,11 @@ impl ImageList {
                 Some(path) => entries.push(ImageEntry { path, class }),
                 None => {
                     missing += 1;
-                    first_missing.get_or_insert((line_number, path.to_path_buf()));
+                    if first_missing.is_none() {
+                        first_missing = Some((line_number, path.to_path_buf()));
+                        unusual =
+                            [folder.join(path), path.to_path_buf()].iter().find_map(|p| no_file(p)).unwrap_or_default();
+                    }
                 }
             }
         }
@@ -266,7 +317,7 @@ impl ImageList {
             return Err(Error::dataset(
                 list_file,
                 format!(
-                    "{missing} of the {} files listed cannot be found, the first in line {line_number}: {}",
+                    "{missing} of the {} files listed cannot be found, the first in line {line_number}: {}{unusual}",
                     missing + entries.len() as u64,
                     path.display()
                 ),
@@ -277,7 +328,8 @@ impl ImageList {
         if entries.is_empty() {
             return Err(Error::dataset(list_file, "the list is empty", "Add lines of the form `class;path`"));
         }
-        let list = ImageList { split: split.into(), entries, classes: classes.to_vec(), stored: None };
+        let warnings = Vec::new();
+        let list = ImageList { split: split.into(), entries, classes: classes.to_vec(), stored: None, warnings };
         list.found_in_place(storage)
     }
 
@@ -296,7 +348,10 @@ impl ImageList {
             ));
         }
         let folder = Folder::of_files(&urls, storage)?;
-        self.found(&folder)
+        let mut list = self.found(&folder)?;
+        // What else lies there is not what the list names.
+        list.warnings.extend(folder.remarks().strange(folder.path().display()));
+        Ok(list)
     }
 
     /// Images as they are listed. Without `classes`, they are named by their numbers. No file of this machine is looked
@@ -321,7 +376,10 @@ impl ImageList {
                 format!("its label {class} is outside the {} classes", classes.len()),
                 "Labels count from 0; correct it or complete the classes",
             )),
-            None => ImageList { split: split.into(), entries, classes, stored: None }.found_in_place(storage),
+            None => {
+                let warnings = Vec::new();
+                ImageList { split: split.into(), entries, classes, stored: None, warnings }.found_in_place(storage)
+            }
         }
     }
 
@@ -382,6 +440,23 @@ pub(super) fn is_picture(path: &Path) -> bool {
     EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension))
 }
 
+/// What something is that is there and no file, in words.
+pub(super) fn no_file(path: &Path) -> Option<String> {
+    let kind = super::unusual(path.metadata().ok()?.file_type())?;
+    Some(format!("; it is a {kind}, and no regular file"))
+}
+
+/// Whether a name is that of a picture, of a format that is read or of another.
+pub(super) fn looks_like_picture(path: &Path) -> bool {
+    let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
+    is_picture(path) || OTHER_PICTURES.iter().any(|known| known.eq_ignore_ascii_case(extension))
+}
+
+/// Whether a hidden name is that of a picture, and not of what macOS puts beside one.
+fn is_hidden_picture(name: &OsStr) -> bool {
+    looks_like_picture(Path::new(name)) && !name.as_encoded_bytes().starts_with(b"._")
+}
+
 fn folders(path: &Path) -> Vec<&OsStr> {
     path.parent().map(|parent| parent.iter().collect()).unwrap_or_default()
 }
@@ -390,26 +465,31 @@ fn clipped(text: &str) -> String {
     if text.chars().count() <= 60 { text.into() } else { text.chars().take(57).chain("...".chars()).collect() }
 }
 
-/// The text of a file without its byte order mark.
-fn text_of(bytes: Vec<u8>, file: &Path) -> Result<String> {
-    let text = String::from_utf8(bytes)
-        .map_err(|_| Error::dataset(file, "the text is not UTF-8", "Save the file in UTF-8"))?;
-    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
-}
-
-/// The names of the folders in `folder`, bytewise sorted.
-fn class_folders(folder: &Folder) -> Result<Vec<String>> {
+/// The names of the folders in `folder`, bytewise sorted; what else is there is left out.
+fn class_folders(folder: &Folder, remarks: &mut Remarks) -> Result<Vec<String>> {
     let mut classes = Vec::new();
-    let names = folder.names()?;
-    let packed = names.iter().map(|(name, _)| name).find(|name| name.to_str().is_some_and(is_compressed)).cloned();
-    for (name, is_dir) in names {
-        // A class folder that cannot be looked at must be an error, not a class less.
-        if is_dir? {
-            let name = name.into_string().map_err(|name| {
-                let problem = "the folder's name is not UTF-8";
-                Error::dataset(folder.join(name).path(), problem, "Rename it: the name becomes the class's name")
-            })?;
-            classes.push(name);
+    let mut packed = None;
+    for (name, kind) in folder.all_names()? {
+        let is_hidden = name.as_encoded_bytes().starts_with(b".");
+        match kind {
+            Ok(Kind::Folder) if is_hidden => remarks.leave_out("hidden folders", name.display()),
+            _ if is_hidden && !is_hidden_picture(&name) => {}
+            // A class folder that cannot be looked at must be an error, not a class less.
+            Err(error) if !is_hidden => return Err(error),
+            Ok(Kind::Folder) => {
+                let name = name.into_string().map_err(|name| {
+                    let problem = "the folder's name is not UTF-8";
+                    Error::dataset(folder.join(name).path(), problem, "Rename it: the name becomes the class's name")
+                })?;
+                classes.push(name);
+            }
+            Ok(Kind::Unusual(kind)) => remarks.leave_out(&format!("{kind}s"), name.display()),
+            _ => {
+                if name.to_str().is_some_and(is_compressed) {
+                    packed.get_or_insert_with(|| name.clone());
+                }
+                remarks.leave_out_file(&name.display().to_string());
+            }
         }
     }
     if let (true, Some(name)) = (classes.is_empty(), packed) {
@@ -425,23 +505,10 @@ fn class_folders(folder: &Folder) -> Result<Vec<String>> {
     Ok(classes)
 }
 
-/// The names in `folder` that are not hidden, bytewise sorted.
-pub(super) fn sorted_names(folder: &Path) -> Result<Vec<std::ffi::OsString>> {
-    let failed = |source| Error::io("list the folder", folder, source);
-    let mut names = Vec::new();
-    for entry in fs::read_dir(folder).map_err(failed)? {
-        let name = entry.map_err(failed)?.file_name();
-        if !name.as_encoded_bytes().starts_with(b".") {
-            names.push(name);
-        }
-    }
-    names.sort_by(|a, b| a.as_encoded_bytes().cmp(b.as_encoded_bytes()));
-    Ok(names)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     /// A folder with these (empty) files in it.
     fn tree(files: &[&str]) -> tempfile::TempDir {
@@ -530,6 +597,67 @@ mod tests {
             ImageList::from_entries(Vec::new(), "given", None, &Storage::default()),
             &["the list of images is empty"],
         );
+    }
+
+    #[test]
+    fn what_is_left_out_of_class_folders_is_counted_and_named() {
+        let dir = tree(&[
+            "train/a/1.jpg",
+            "train/a/2.webp",
+            "train/a/3.WEBP",
+            "train/a/deep/2.jpg",
+            "train/a/deep/er/3.gif",
+            "train/a/deep/notes.txt",
+            "train/a/empty/notes.txt",
+            "train/a/.4.png",
+            "train/a/._1.jpg",
+            "train/a/.DS_Store",
+            "train/b/1.jpg",
+            "train/b/notes",
+            "train/.cache/1.jpg",
+            "train/top.png",
+            "test/a/1.jpg",
+            "val/a/1.jpg",
+        ]);
+        crate::read::tests::fifo(&dir.path().join("train/b/pipe.png"));
+        let list = ImageList::train(dir.path()).unwrap();
+        assert_eq!(list.entries.len(), 2);
+        let expect = "train: 11 things there are left out, as no sample: 1 *.png (top.png), 2 *.webp (a/2.webp, a/3.WEBP), \
+                      1 FIFOs (b/pipe.png), 1 folders (a/empty), 1 hidden folders (.cache), 1 hidden pictures (a/.4.png), \
+                      2 pictures in folders within a class folder (a/deep/2.jpg, a/deep/er/3.gif), 1 without an extension \
+                      (b/notes). Images are *.jpg, *.jpeg and *.png directly in the folder";
+        assert_eq!(list.warnings.len(), 1);
+        assert!(list.warnings[0].contains(&expect.replace("11 things", "10 things")), "{:?}", list.warnings);
+        let val = ImageList::val(dir.path(), &list.classes).unwrap();
+        assert!(
+            matches!(&val.warnings[..], [one] if one.ends_with("`val` is not read, since there is `test`")),
+            "{val:?}"
+        );
+        // The data is the same as without them.
+        let other = tree(&["train/a/1.jpg", "train/b/1.jpg"]);
+        let plain = ImageList::train(other.path()).unwrap();
+        assert_eq!((plain.fingerprint(), plain.warnings), (list.fingerprint(), Vec::new()));
+        let none = tree(&["train/a/1.webp", "train/a/2.webp"]);
+        message(ImageList::train(none.path()), &["this class folder has no image", "but 2 other things"]);
+    }
+
+    #[test]
+    fn a_list_names_regular_files() {
+        let dir = tree(&["1.jpg", "folder.png/x"]);
+        crate::read::tests::fifo(&dir.path().join("pipe.png"));
+        let list = dir.path().join("list.txt");
+        for (name, kind) in [("pipe.png", "FIFO"), ("folder.png", "folder"), ("/dev/null", "device")] {
+            fs::write(&list, format!("0;1.jpg\n0;{name}\n")).unwrap();
+            let read = ImageList::from_list(&list, "x", &["a".into()], &Storage::default());
+            message(read, &["1 of the 2 files", &format!("line 2: {name}; it is a {kind}, and no regular file")]);
+        }
+        // A list may be a pipe itself.
+        let pipe = dir.path().join("list.pipe");
+        crate::read::tests::fifo(&pipe);
+        std::thread::scope(|scope| {
+            scope.spawn(|| fs::write(&pipe, "\u{feff}0;1.jpg\n").unwrap());
+            assert_eq!(ImageList::from_list(&pipe, "x", &["a".into()], &Storage::default()).unwrap().entries.len(), 1);
+        });
     }
 
     #[cfg(unix)]

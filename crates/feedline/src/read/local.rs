@@ -1,8 +1,11 @@
 //! A folder as a source: for a file system that is worth a cache (one of a cluster), and for tests. Owns how a file
 //! becomes an object: its key is its path below the folder, its version the time it was changed.
 
+use super::archive::is_openable;
+use super::folder::is_data;
 use super::source::{Fault, Get, Object, ReadError, Source, Stop};
-use std::fs::{self, File, Metadata};
+use super::{open_at_once, regular, unusual};
+use std::fs::{self, Metadata};
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -45,11 +48,24 @@ impl LocalFiles {
             let metadata = fs::metadata(entry.path()).map_err(|e| self.failed(&key, &e))?;
             if metadata.is_dir() {
                 self.walk(&entry.path(), &key, prefix, into)?;
-            } else if key.starts_with(prefix) {
+            } else if key.starts_with(prefix) && is_file(&metadata, &key).map_err(|e| self.failed(&key, &e))? {
                 into.push(object(key, &metadata));
             }
         }
         Ok(())
+    }
+}
+
+/// Whether it is a regular file. What is none, and is called like a file that is read, is an error: a reader would wait for it.
+fn is_file(metadata: &Metadata, key: &str) -> std::io::Result<bool> {
+    match unusual(metadata.file_type()) {
+        None => Ok(true),
+        Some(kind) if is_data(key) || is_openable(key) => {
+            let problem =
+                format!("it is a {kind}, and no regular file: remove it from the data, or name another folder");
+            Err(std::io::Error::new(ErrorKind::InvalidInput, problem))
+        }
+        Some(_) => Ok(false),
     }
 }
 
@@ -72,8 +88,8 @@ impl Source for LocalFiles {
             return Err(ReadError::stopped(self.location(want.key)));
         }
         let failed = |e: std::io::Error| self.failed(want.key, &e);
-        let file = File::open(self.root.join(want.key)).map_err(failed)?;
-        let metadata = file.metadata().map_err(failed)?;
+        let file = open_at_once(&self.root.join(want.key)).map_err(failed)?;
+        let metadata = regular(&file).map_err(failed)?;
         let (now, end) = (version(&metadata), want.range.end);
         if !want.version.is_empty() && now != want.version || metadata.len() < end {
             let problem = format!("the file was changed since it was listed: it has {} bytes now", metadata.len());
@@ -97,6 +113,10 @@ impl Source for LocalFiles {
         let metadata = fs::metadata(self.root.join(key)).map_err(|e| self.failed(key, &e))?;
         if metadata.is_dir() {
             return Err(ReadError::new(Fault::Missing, self.location(key), "it is a folder"));
+        }
+        if let Some(kind) = unusual(metadata.file_type()) {
+            let problem = format!("it is a {kind}, and no regular file");
+            return Err(ReadError::new(Fault::Other, self.location(key), problem));
         }
         Ok(object(key.into(), &metadata))
     }

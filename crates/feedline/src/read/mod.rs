@@ -18,12 +18,14 @@ pub mod pack;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod pieces;
+mod remarks;
 mod retry;
 mod row_file;
 mod source;
 mod storage;
 mod stored;
 mod tar;
+mod text;
 mod timeout;
 mod zip;
 
@@ -38,10 +40,12 @@ pub use local::LocalFiles;
 #[cfg(feature = "parquet")]
 pub use parquet::{Packed as ParquetPacked, ParquetCodec};
 pub use pieces::{Piece, Pieces};
+pub use remarks::Remarks;
 pub use retry::Retry;
 pub use source::{Fault, Get, Object, ReadError, Source, Stop};
 pub use storage::{Credentials, Storage, is_url};
 pub use stored::{Stored, read_sample};
+pub use text::{read_text, text_in, text_of, without_bom};
 pub use timeout::Timeout;
 pub use zip::Packed;
 
@@ -49,8 +53,9 @@ pub use file_list::{FileEntry, FileList};
 pub use image_list::{ImageEntry, ImageList, read_classes};
 pub use row_file::{RowFile, rows_fingerprint};
 
-use std::fs::File;
+use std::fs::{File, FileType, Metadata};
 use std::io::{Error, ErrorKind, Read};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 /// Files below this size are read without asking for their size first.
@@ -61,7 +66,7 @@ const SMALL_FILE_BYTES: usize = 4096;
 /// # Errors
 /// Whatever the file system reports; `bytes` is then unspecified.
 pub fn read_file_into(path: &Path, bytes: &mut Vec<u8>) -> std::io::Result<()> {
-    let mut file = File::open(path)?;
+    let mut file = open_at_once(path)?;
     // A small file costs little but its system calls: a read that gets it and one that sees the end are fewer than
     // `read_to_end` needs, which asks for size and place before.
     bytes.resize(SMALL_FILE_BYTES, 0);
@@ -70,7 +75,8 @@ pub fn read_file_into(path: &Path, bytes: &mut Vec<u8>) -> std::io::Result<()> {
         match file.read(&mut bytes[len_bytes..]) {
             Ok(0) => {
                 bytes.truncate(len_bytes);
-                return Ok(());
+                // What is opened without waiting, and is a pipe, may have nothing to say.
+                return if len_bytes == 0 { regular(&file).map(drop) } else { Ok(()) };
             }
             Ok(more) => len_bytes += more,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -78,7 +84,45 @@ pub fn read_file_into(path: &Path, bytes: &mut Vec<u8>) -> std::io::Result<()> {
         }
     }
     // Makes room for what is left first; an absurd size is an error, not an abort.
+    regular(&file)?;
     file.read_to_end(bytes).map(|_| ())
+}
+
+/// Opens a file without waiting for anybody: a pipe would have the reader wait until someone writes.
+fn open_at_once(path: &Path) -> std::io::Result<File> {
+    match File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
+        // Another program has to give a file back first; a pipe does not refuse.
+        Err(error) if error.kind() == ErrorKind::WouldBlock && path.is_file() => File::open(path),
+        other => other,
+    }
+}
+
+/// Opens a file that samples are read from, which must be a regular one, or a link to one.
+///
+/// # Errors
+/// Whatever the file system reports; a folder, a pipe, a socket or a device, in words.
+pub(crate) fn open_regular(path: &Path) -> std::io::Result<File> {
+    let file = open_at_once(path)?;
+    regular(&file).map(|_| file)
+}
+
+fn regular(file: &File) -> std::io::Result<Metadata> {
+    let metadata = file.metadata()?;
+    match unusual(metadata.file_type()) {
+        None => Ok(metadata),
+        Some(kind) => Err(Error::new(ErrorKind::InvalidInput, format!("it is a {kind}, and no regular file"))),
+    }
+}
+
+/// What something is that is no regular file, in a word.
+pub(crate) fn unusual(file_type: FileType) -> Option<&'static str> {
+    match file_type {
+        kind if kind.is_file() => None,
+        kind if kind.is_dir() => Some("folder"),
+        kind if kind.is_fifo() => Some("FIFO"),
+        kind if kind.is_socket() => Some("socket"),
+        _ => Some("device"),
+    }
 }
 
 /// Reads a file that must be exactly `head` and then `body`, straight into them: no buffer in between.
@@ -87,8 +131,8 @@ pub fn read_file_into(path: &Path, bytes: &mut Vec<u8>) -> std::io::Result<()> {
 /// A file of another size, with both sizes in the text; whatever the file system reports. What the two hold is then
 /// unspecified.
 pub fn read_exactly(path: &Path, head: &mut [u8], body: &mut [u8]) -> std::io::Result<()> {
-    let mut file = File::open(path)?;
-    let (size_bytes, expect_bytes) = (file.metadata()?.len(), (head.len() + body.len()) as u64);
+    let mut file = open_at_once(path)?;
+    let (size_bytes, expect_bytes) = (regular(&file)?.len(), (head.len() + body.len()) as u64);
     if size_bytes != expect_bytes {
         let problem = format!("the file has {size_bytes} bytes instead of {expect_bytes}");
         return Err(Error::new(ErrorKind::InvalidData, problem));
@@ -105,13 +149,49 @@ pub fn read_exactly(path: &Path, head: &mut [u8], body: &mut [u8]) -> std::io::R
 /// Whatever the file system reports.
 pub fn read_start(path: &Path, most_bytes: usize) -> std::io::Result<Vec<u8>> {
     let mut start = Vec::new();
-    File::open(path)?.take(most_bytes as u64).read_to_end(&mut start)?;
+    open_regular(path)?.take(most_bytes as u64).read_to_end(&mut start)?;
     Ok(start)
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// A pipe that nobody writes to.
+    pub(super) fn fifo(path: &Path) {
+        assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_an_error_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let [pipe, folder, socket] = ["a.png", "b.png", "c.png"].map(|name| dir.path().join(name));
+        fifo(&pipe);
+        std::fs::create_dir(&folder).unwrap();
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        for (path, words) in
+            [(&*pipe, "it is a FIFO"), (Path::new("/dev/zero"), "it is a device"), (Path::new("/dev/null"), "a device")]
+        {
+            let mut bytes = Vec::new();
+            for result in [
+                read_file_into(path, &mut bytes),
+                read_start(path, 10).map(drop),
+                read_exactly(path, &mut [0; 2], &mut [0; 2]),
+                open_regular(path).map(drop),
+            ] {
+                let error = result.unwrap_err().to_string();
+                assert!(error.contains(words), "{}: {error}", path.display());
+            }
+        }
+        for path in [&folder, &socket] {
+            assert!(read_file_into(path, &mut Vec::new()).is_err() && open_regular(path).is_err());
+        }
+        // Through a link, too; and with one who writes, since what he writes is read once.
+        let link = dir.path().join("link.png");
+        std::os::unix::fs::symlink(&pipe, &link).unwrap();
+        let _both = File::options().read(true).write(true).open(&pipe).unwrap();
+        assert!(read_file_into(&link, &mut Vec::new()).is_err());
+    }
 
     #[test]
     fn a_buffer_is_used_again_and_holds_only_the_last_file() {

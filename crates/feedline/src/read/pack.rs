@@ -212,7 +212,8 @@ fn write(shard: &Shard<'_>, read: Read<'_>, progress: &dyn Fn()) -> Result<()> {
     let key = new.file_name().unwrap_or_default().to_string_lossy();
     let stop = Stop::default();
     let object = source.head(&key, &stop).map_err(ReadError::into_error)?;
-    let members = index_as(&source, &object, Format::Tar)?;
+    let index = index_as(&source, &object, Format::Tar)?;
+    let members = &index.members;
     sums.sort();
     let differs = |problem: &str| {
         Error::dataset(&shard.path, format!("it was written, and {problem}"), "Pack it again; the disk may be failing")
@@ -230,6 +231,6 @@ fn write(shard: &Shard<'_>, read: Read<'_>, progress: &dyn Fn()) -> Result<()> {
         }
     }
     let beside = PathBuf::from(format!("{}{INDEX_EXTENSION}", shard.path.display()));
-    super::storage::keep_text(&beside, &to_text(&members, object.size_bytes)).map_err(failed)?;
+    super::storage::keep_text(&beside, &to_text(&index, object.size_bytes)).map_err(failed)?;
     fs::rename(&new, &shard.path).map_err(failed)
 }

@@ -205,8 +205,10 @@ fn class_names(feature: &serde_json::Value) -> Option<Vec<&str>> {
 fn names(json: &[u8], feature: u32) -> Result<String, Wrong> {
     let features = features(json)?;
     let names = features.values().nth(feature as usize).and_then(class_names).unwrap_or_default();
-    match names.iter().position(|name| name.trim().is_empty() || name.contains(['\n', '\r'])) {
-        Some(class) => Err(Wrong(format!("the name of its class {class} is blank, or of several lines"))),
+    match names.iter().position(|name| name.trim().is_empty() || name.contains(['\n', '\r', '\0'])) {
+        Some(class) => {
+            Err(Wrong(format!("the name of its class {class} is blank, of several lines, or has a NUL byte in it")))
+        }
         None => Ok(names.iter().flat_map(|name| [name, "\n"]).collect()),
     }
 }

@@ -5,6 +5,7 @@
 //! A read costs a system call, which is nothing beside a row of 100 KB and several times the copy of a row of 1 KB;
 //! so a file that fits into the limit is held in memory from the first touch of each part, and then a row costs its copy.
 
+use super::open_regular;
 use crate::error::{Error, Result};
 use crate::plan::rng::{hash_name, hash_words};
 use crate::sample::{Array, DType};
@@ -35,7 +36,7 @@ impl RowFile {
     /// # Errors
     /// A file that is not exactly as long as that, with both sizes; a row of no bytes; no row at all.
     pub fn open(path: &Path, offset_bytes: u64, row_bytes: usize, rows: u64, held_bytes_max: u64) -> Result<RowFile> {
-        let file = File::open(path).map_err(|source| Error::io("open", path, source))?;
+        let file = open_regular(path).map_err(|source| Error::io("open", path, source))?;
         let size_bytes = file.metadata().map_err(|source| Error::io("look at", path, source))?.len();
         if row_bytes == 0 || rows == 0 {
             return Err(Error::dataset(

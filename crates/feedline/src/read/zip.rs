@@ -4,7 +4,7 @@
 //! Where the bytes of a member begin is said by a header right before them, which is read together with them: to look
 //! at a million headers first would be a million requests.
 
-use super::archive::{Member, Packing, Problem, Windows, Wrong, clean_name};
+use super::archive::{Member, Packing, Problem, Windows, Wrong, clean_name, is_of_macos};
 use super::source::ReadError;
 use rawzip::{CompressionMethod, ReaderAt, ZipArchive};
 use std::cell::RefCell;
@@ -112,8 +112,7 @@ pub(super) fn index(windows: Windows<'_>) -> Result<Vec<Member>, Problem> {
     while let Some(entry) = entries.next_entry().map_err(failed)? {
         let path = entry.file_path();
         let path: &[u8] = path.as_ref();
-        // What macOS adds is of no use elsewhere, and would be a class more.
-        if entry.is_dir() || path.starts_with(b"__MACOSX/") {
+        if entry.is_dir() || is_of_macos(path) {
             continue;
         }
         let name = clean_name(path)?;

@@ -1,7 +1,7 @@
 //! Samples inside archives: the same as the files they were packed from, and nothing else whatever an archive holds.
 
 use ::tar::{Builder, EntryType, Header};
-use feedline::read::archive::{Member, index, to_text};
+use feedline::read::archive::{Index, Member, index, to_text};
 use feedline::read::pack::{PackOptions, Packed, pack_list};
 use feedline::read::{Folder, ImageList, LocalFiles, Source, Stop, Storage};
 use std::fs;
@@ -284,7 +284,7 @@ fn what_cannot_be_packed_is_refused_and_nothing_is_lost() {
         let in_archive = |object: feedline::read::Object| -> Vec<String> {
             let folder = object.key.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
             let members = index(&source, &object).unwrap();
-            members.into_iter().map(|member| format!("{folder}{}", member.name)).collect()
+            members.members.into_iter().map(|member| format!("{folder}{}", member.name)).collect()
         };
         let mut names: Vec<String> = listed.flat_map(in_archive).collect();
         names.sort();
@@ -496,6 +496,176 @@ fn labels_of_webdataset_are_those_of_the_pictures() {
     refused(&[("a.jpg", ""), ("a.cls", "1"), ("a.png", "")], "a has two pictures, the second is a.png");
 }
 
+/// An archive that a usual tool has written.
+fn written(name: &str) -> Vec<u8> {
+    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/archives").join(name)).unwrap()
+}
+
+/// The labels of the archive `name` in a folder of its own, and what is said of it: twice, the second time from the index
+/// that was kept.
+fn labels(name: &str, bytes: &[u8]) -> (Vec<(u32, String)>, String) {
+    let out = tempfile::tempdir().unwrap();
+    let path = out.path().join(name);
+    fs::write(&path, bytes).unwrap();
+    let read = || {
+        let folder = Folder::open(&path, &storage(out.path())).unwrap();
+        let list = ImageList::from_folder(folder, "x", None).unwrap();
+        (list.entries.iter().map(|entry| entry.class).zip(list.names()).collect(), list.warnings.join("\n"))
+    };
+    let first = read();
+    assert_eq!(read(), first);
+    first
+}
+
+#[test]
+fn the_label_is_that_of_the_exact_extension() {
+    let bytes = written("labels.tar");
+    let (found, said) = labels("x.tar", &bytes);
+    assert_eq!(found, [0, 1, 2].map(|label| (label, format!("00{label}.jpg"))));
+    assert!(
+        said.contains("3 *.fine.cls (x.tar/000.fine.cls, x.tar/001.fine.cls, x.tar/002.fine.cls), 3 *.json"),
+        "{said}"
+    );
+    // In any order, and in capital letters as WebDataset has it.
+    let samples = [
+        ("a.jpg", "A"),
+        ("a.CLS", "1"),
+        ("a.fine.cls", "7"),
+        ("b.fine.cls", "no number"),
+        ("b.jpg", "B"),
+        ("b.cls", "0"),
+    ];
+    assert_eq!(labels("x.tar", &webdataset(&samples)).0, [(1, "a.jpg".into()), (0, "b.jpg".into())]);
+    let text = indexed_as("x.tar", &webdataset(&[("a.jpg", ""), ("a.cls", "1"), ("a.Cls", "2")])).unwrap_err();
+    assert!(text.contains("the sample a has two labels, the second is a.Cls"), "{text}");
+    // A label with a byte order mark.
+    assert_eq!(labels("x.tar", &webdataset(&[("a.jpg", ""), ("a.cls", "\u{feff}3\r\n")])).0, [(3, "a.jpg".into())]);
+}
+
+#[test]
+fn an_index_of_labels_that_an_older_version_kept_is_made_anew() {
+    let out = tempfile::tempdir().unwrap();
+    let (path, beside) = (out.path().join("x.tar"), out.path().join("x.tar.index"));
+    let open = |name: &str| {
+        let folder = Folder::open(&path, &storage(&out.path().join(name))).unwrap();
+        ImageList::from_folder(folder, "x", None).unwrap().entries[0].class
+    };
+    fs::write(&path, written("labels.tar")).unwrap();
+    let source = LocalFiles::new(out.path());
+    let object = source.head("x.tar", &Stop::default()).unwrap();
+    let text = to_text(&index(&source, &object).unwrap(), object.size_bytes);
+    let wrong = text.replace("\t0\t000.jpg", "\t90\t000.jpg");
+    assert_ne!(wrong, text);
+    fs::write(&beside, &wrong).unwrap();
+    assert_eq!(open("1"), 90, "an index is believed");
+    let old: String =
+        wrong.lines().filter(|line| !line.starts_with(['-', '!'])).map(|line| format!("{line}\n")).collect();
+    fs::write(&beside, old.replace("feedline index 3", "feedline index 2")).unwrap();
+    assert_eq!(open("2"), 0, "but not one of before");
+    // Of archives without labels an old one stays good.
+    let (dir, shards) = (data(), out.path().join("shards"));
+    pack(dir.path(), &shards, 1 << 30, 1).unwrap();
+    let beside = shards.join("train/000000.tar.index");
+    let text = fs::read_to_string(&beside).unwrap();
+    assert!(text.starts_with("feedline index 3"), "{text}");
+    fs::write(&beside, text.replacen("feedline index 3", "feedline index 2", 1)).unwrap();
+    let kept = storage(&out.path().join("3"));
+    assert_eq!(content(&shards, &kept), content(dir.path(), &Storage::default()));
+    assert!(!kept.listings_dir.exists(), "nothing had to be indexed");
+}
+
+#[test]
+fn what_macos_adds_to_archives_is_passed_over() {
+    let (found, said) = labels("x.tar", &written("mac.tar"));
+    assert_eq!((found, &*said), (vec![(0, "000.jpg".into()), (1, "001.jpg".into())], ""));
+    let out = tempfile::tempdir().unwrap();
+    fs::write(out.path().join("mac.zip"), written("mac.zip")).unwrap();
+    let list = ImageList::train(Folder::open(out.path(), &storage(out.path())).unwrap()).unwrap();
+    assert_eq!((list.names(), list.warnings), (vec!["a/0.jpg".to_owned(), "b/1.jpg".into()], Vec::new()));
+    assert_eq!(list.classes, ["a", "b"]);
+}
+
+#[test]
+fn sparse_members_of_every_kind_are_refused_by_name() {
+    for name in ["sparse_0.0.tar", "sparse_0.1.tar", "sparse_1.0.tar", "sparse_old.tar"] {
+        let text = indexed_as("x.tar", &written(name)).unwrap_err();
+        assert!(text.contains("the member a/holes.jpg is a sparse file"), "{name}: {text}");
+    }
+}
+
+#[test]
+fn an_archive_that_was_cut_or_joined_is_told_of() {
+    let whole = written("labels.tar");
+    let (expect, said) = labels("x.tar", &whole);
+    let end = whole.len() - whole.iter().rev().take_while(|byte| **byte == 0).count();
+    let end = end.next_multiple_of(512);
+    for (len, is_cut) in [(end, true), (end + 512, true), (end + 1024, false), (end + 1536, false)] {
+        let (found, words) = labels("x.tar", &whole[..len]);
+        assert_eq!(found, expect);
+        let more = words.lines().nth(said.lines().count()).unwrap_or_default();
+        assert_eq!(
+            more.contains("archives without an end mark, as those are that were cut: 1 (x.tar)"),
+            is_cut,
+            "{more}"
+        );
+        assert!(is_cut || more.is_empty());
+    }
+    // Within the last member's padding, too.
+    assert!(labels("x.tar", &whole[..end - 200]).1.contains("without an end mark"));
+    let joined = [&whole[..], &written("mac.tar")].concat();
+    let (found, words) = labels("x.tar", &joined);
+    assert_eq!(found, expect);
+    let expect = format!(
+        "go on behind their end mark, which is not read (were several joined into one?): 1 (x.tar at byte {}",
+        whole.len()
+    );
+    assert!(words.contains(&expect), "{words}");
+    // Each is told of once, wherever it lies.
+    let out = tempfile::tempdir().unwrap();
+    fs::create_dir(out.path().join("train")).unwrap();
+    for (name, label) in [("train/0.tar", "0"), ("train/1.tar", "1")] {
+        let bytes = webdataset(&[("a.jpg", name), ("a.cls", label)]);
+        fs::write(out.path().join(name), &bytes[..2048]).unwrap();
+    }
+    let list = ImageList::train(Folder::open(out.path(), &storage(out.path())).unwrap()).unwrap();
+    assert!(
+        matches!(&list.warnings[..], [one] if one.ends_with("were cut: 2 (train/0.tar, train/1.tar)")),
+        "{:?}",
+        list.warnings
+    );
+}
+
+#[test]
+fn names_with_a_nul_byte_are_refused_in_every_archive() {
+    let text = indexed_as("x.tar", &written("nul.tar")).unwrap_err();
+    assert!(text.contains(r"a/1.jpg\0.txt") && text.contains("NUL byte"), "{text}");
+    let text = indexed_as("x.zip", &zip::written(&[zip::Entry::new("a\0b.jpg", b"x")])).unwrap_err();
+    assert!(text.contains("NUL byte"), "{text}");
+    let out = tempfile::tempdir().unwrap();
+    fs::write(out.path().join("x.zip"), zip::written(&[zip::Entry::new("a/b.jpg", b"x")])).unwrap();
+    feedline::read::archive::index_beside(out.path(), None, &storage(out.path()), &|_, _| ()).unwrap();
+    let beside = out.path().join("x.zip.index");
+    fs::write(&beside, fs::read_to_string(&beside).unwrap().replace("a/b.jpg", "a/b\0.jpg")).unwrap();
+    let error = Folder::open(out.path(), &storage(out.path())).unwrap_err().to_string();
+    assert!(error.contains("this index is damaged"), "{error}");
+}
+
+#[test]
+fn what_is_no_regular_file_is_no_archive_and_no_sample() {
+    let out = tempfile::tempdir().unwrap();
+    fs::write(out.path().join("train.zip"), zip::written(&[zip::Entry::new("train/a/1.jpg", b"x")])).unwrap();
+    let mkfifo = |name: &str| {
+        assert!(std::process::Command::new("mkfifo").arg(out.path().join(name)).status().unwrap().success());
+    };
+    mkfifo("control");
+    assert_eq!(ImageList::train(Folder::open(out.path(), &storage(out.path())).unwrap()).unwrap().entries.len(), 1);
+    mkfifo("x.tar");
+    let error = Folder::open(out.path(), &storage(out.path())).unwrap_err().to_string();
+    assert!(error.contains("x.tar") && error.contains("it is a FIFO, and no regular file"), "{error}");
+    let error = Folder::open(&out.path().join("x.tar"), &storage(out.path())).unwrap_err().to_string();
+    assert!(error.contains("it is a FIFO, and no regular file"), "{error}");
+}
+
 /// A shard of MosaicML's format with the columns `image`: bytes of any kind, `label`: int64, `weight`: f64.
 fn mds(samples: &[(&[u8], i64)], image: &str) -> Vec<u8> {
     let config = format!(
@@ -666,7 +836,7 @@ pub(super) fn indexed_as(name: &str, bytes: &[u8]) -> Result<Vec<Member>, String
     fs::write(dir.path().join(name), bytes).unwrap();
     let source = LocalFiles::new(dir.path());
     let object = source.head(name, &Stop::default()).unwrap();
-    index(&source, &object).map_err(|e| {
+    index(&source, &object).map(|index| index.members).map_err(|e| {
         let text = e.to_string();
         assert!(text.contains(name), "{text}");
         text
@@ -831,5 +1001,5 @@ fn an_index_that_does_not_fit_is_refused() {
     fs::write(zipped.join("x.tar"), labelled("5")).unwrap();
     let folder = Folder::open(&zipped, &storage(out.path())).unwrap();
     assert_eq!(ImageList::from_folder(folder, "x", None).unwrap().entries[0].class, 5);
-    assert!(to_text(&[], 5).starts_with("feedline index 2\t5\n"));
+    assert!(to_text(&Index::default(), 5).starts_with("feedline index 3\t5\n"));
 }

@@ -1,0 +1,173 @@
+//! What a person should know of what was found where samples were looked for: what was left out, counted by its kind, the
+//! first few named. Owns the counting and the words; whoever looks decides what is left out.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
+/// So many of a kind are named.
+const NAMED: usize = 3;
+
+/// So many kinds are told one by one.
+const KINDS: usize = 8;
+
+/// What was found beside samples. The same whatever the order in which it was found, but for the names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Remarks {
+    /// What is no sample, by its kind: `*.webp`.
+    left_out: BTreeMap<String, Found>,
+    /// What is strange, in words: `archives without an end mark`.
+    strange: BTreeMap<String, Found>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Found {
+    count: u64,
+    first: Vec<String>,
+}
+
+impl Remarks {
+    /// Counts something that is no sample.
+    pub(super) fn leave_out(&mut self, kind: &str, name: impl Display) {
+        count(&mut self.left_out, kind, name);
+    }
+
+    /// Counts a file that is no sample, by its extension.
+    pub(super) fn leave_out_file(&mut self, name: &str) {
+        let file = name.rsplit('/').next().unwrap_or(name);
+        match file.rsplit_once('.').filter(|(stem, end)| !stem.is_empty() && (1..=12).contains(&end.len())) {
+            Some((_, end)) => self.leave_out(&clean(format!("*.{}", end.to_ascii_lowercase())), name),
+            None => self.leave_out("without an extension", name),
+        }
+    }
+
+    /// Counts something strange that stops nothing.
+    pub(super) fn note(&mut self, words: &str, name: impl Display) {
+        count(&mut self.strange, words, name);
+    }
+
+    /// Whether there is nothing to say.
+    pub fn is_empty(&self) -> bool {
+        self.left_out.is_empty() && self.strange.is_empty()
+    }
+
+    /// How many things were left out.
+    pub fn left_out(&self) -> u64 {
+        self.left_out.values().map(|found| found.count).sum()
+    }
+
+    /// Adds what was found elsewhere, each name behind `folder`.
+    pub(super) fn append(&mut self, other: &Remarks, folder: &str) {
+        for (into, from) in [(&mut self.left_out, &other.left_out), (&mut self.strange, &other.strange)] {
+            for (kind, found) in from {
+                let into = into.entry(kind.clone()).or_default();
+                into.count = into.count.saturating_add(found.count);
+                let room = NAMED.saturating_sub(into.first.len());
+                into.first.extend(found.first.iter().take(room).map(|name| format!("{folder}{name}")));
+            }
+        }
+    }
+
+    /// In words, a sentence or two for each thing. `place` is where it was found, `remedy` what may be done about what was
+    /// left out.
+    pub fn words(&self, place: impl Display, remedy: &str) -> Vec<String> {
+        let mut words = Vec::new();
+        if !self.left_out.is_empty() {
+            let kinds =
+                self.left_out.iter().take(KINDS).map(|(kind, found)| format!("{} {kind} ({found})", found.count));
+            let mut kinds: Vec<String> = kinds.collect();
+            if let more @ 1.. = self.left_out.len().saturating_sub(KINDS) {
+                kinds.push(format!("{more} more kinds"));
+            }
+            let (total, kinds) = (self.left_out(), kinds.join(", "));
+            let (noun, verb) = if total == 1 { ("thing", "is") } else { ("things", "are") };
+            words.push(format!("{place}: {total} {noun} there {verb} left out, as no sample: {kinds}. {remedy}"));
+        }
+        words.extend(self.strange(&place));
+        words
+    }
+
+    /// As [`Remarks::words`], without what was left out.
+    pub(super) fn strange(&self, place: impl Display) -> Vec<String> {
+        self.strange.iter().map(|(what, found)| format!("{place}: {what}: {} ({found})", found.count)).collect()
+    }
+
+    /// A line for each thing: a letter, a number, the kind, and the first names, with tabs between.
+    pub(super) fn to_lines(&self) -> String {
+        let mut text = String::new();
+        for (mark, found) in [('-', &self.left_out), ('!', &self.strange)] {
+            for (kind, Found { count, first }) in found {
+                text.push_str(&format!("{mark}\t{count}\t{kind}\t{}\n", first.join("\t")));
+            }
+        }
+        text
+    }
+
+    /// Takes a line of [`Remarks::to_lines`]; says whether it is one.
+    pub(super) fn take_line(&mut self, line: &str) -> bool {
+        let mut parts = line.split('\t');
+        let found = match parts.next() {
+            Some("-") => &mut self.left_out,
+            Some("!") => &mut self.strange,
+            _ => return false,
+        };
+        let (Some(Ok(count)), Some(kind)) = (parts.next().map(str::parse), parts.next()) else { return false };
+        found.insert(kind.into(), Found { count, first: parts.take(NAMED).map(str::to_owned).collect() });
+        true
+    }
+}
+
+impl Display for Found {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let more = if self.count > self.first.len() as u64 { ", ..." } else { "" };
+        write!(f, "{}{more}", self.first.join(", "))
+    }
+}
+
+fn count(into: &mut BTreeMap<String, Found>, kind: &str, name: impl Display) {
+    if let Some(found) = into.get_mut(kind) {
+        found.count += 1;
+        if found.first.len() < NAMED {
+            found.first.push(clean(name));
+        }
+    } else {
+        into.insert(kind.into(), Found { count: 1, first: vec![clean(name)] });
+    }
+}
+
+/// A name that stays on its line.
+fn clean(name: impl Display) -> String {
+    name.to_string().replace(char::is_control, "?")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_out_is_counted_by_its_kind_and_the_first_are_named() {
+        let mut remarks = Remarks::default();
+        assert!(remarks.is_empty() && remarks.words("x", "").is_empty());
+        for at in 0..5 {
+            remarks.leave_out_file(&format!("a/{at}.WEBP"));
+        }
+        ["b/readme", "b/.x", "b/x.y\tz"].iter().for_each(|name| remarks.leave_out_file(name));
+        remarks.note("archives without an end mark", "0.tar");
+        let mut other = Remarks::default();
+        other.leave_out_file("6.webp");
+        other.note("archives without an end mark", "1.tar");
+        remarks.append(&other, "train/");
+        assert_eq!(remarks.left_out(), 9);
+        let expect = [
+            "D: 9 things there are left out, as no sample: 6 *.webp (a/0.WEBP, a/1.WEBP, a/2.WEBP, ...), 1 *.y?z (b/x.y?z), \
+             2 without an extension (b/readme, b/.x). Convert them",
+            "D: archives without an end mark: 2 (0.tar, train/1.tar)",
+        ];
+        assert_eq!(remarks.words("D", "Convert them"), expect);
+        let mut read = Remarks::default();
+        assert!(remarks.to_lines().lines().all(|line| read.take_line(line)));
+        assert_eq!(read, remarks);
+        for line in ["", "-", "!\tx\ty", "5\t6", "-\t5"] {
+            assert!(!Remarks::default().take_line(line), "{line}");
+        }
+    }
+}
