@@ -496,6 +496,69 @@ fn a_gpu_without_its_back_end_is_refused_before_anything_is_written() {
 }
 
 #[test]
+fn what_is_left_out_of_the_data_is_told_by_every_command_and_in_the_events() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = copy_of_data(&dir.path().join("d"));
+    let class = fs::read_dir(data.join("train")).unwrap().next().unwrap().unwrap().path();
+    let picture = fs::read_dir(&class).unwrap().next().unwrap().unwrap().path();
+    fs::create_dir(class.join("deep")).unwrap();
+    fs::copy(&picture, class.join("deep/1.jpg")).unwrap();
+    fs::write(class.join("2.webp"), "RIFF").unwrap();
+    assert!(Command::new("mkfifo").arg(class.join("pipe.jpg")).status().unwrap().success());
+    let name = class.file_name().unwrap().to_str().unwrap();
+    let told = [
+        "3 things there are left out, as no sample".to_owned(),
+        format!("1 *.webp ({name}/2.webp)"),
+        format!("1 FIFOs ({name}/pipe.jpg)"),
+        format!("1 pictures in folders within a class folder ({name}/deep/1.jpg)"),
+    ];
+    let told: Vec<&str> = told.iter().map(String::as_str).collect();
+    let (path, out) = (data.to_str().unwrap(), dir.path().join("run"));
+    let picture = dir.path().join("batch.png");
+    for args in [
+        vec!["bench", "--data", path, "--epochs", "1", "--work", "d"],
+        vec!["show", "--data", path, "--batch-size", "4", "--out", picture.to_str().unwrap()],
+        short(&data, &out),
+    ] {
+        let output = run(&args);
+        expect(&output, 0, &told);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(stderr.matches("left out, as no sample").count(), 1, "{stderr}");
+    }
+    let warnings: Vec<String> = events(&out)
+        .iter()
+        .filter(|event| event["event"] == "warning")
+        .map(|event| event["message"].as_str().unwrap().to_owned())
+        .collect();
+    assert!(matches!(&warnings[..], [one] if told.iter().all(|part| one.contains(part))), "{warnings:?}");
+    // A validation split beside the one that is used, and of it what is no sample.
+    fs::create_dir_all(data.join("val").join(name)).unwrap();
+    fs::write(data.join("test").join(name).join("notes.txt"), "x").unwrap();
+    let output = run(&["eval", out.to_str().unwrap(), "--data", path]);
+    expect(&output, 0, &["1 thing there is left out", "notes.txt", "`val` is not read, since there is `test`"]);
+}
+
+#[test]
+fn settings_may_begin_with_a_byte_order_mark_or_come_out_of_a_pipe() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, pipe) = (dir.path().join("s.toml"), dir.path().join("pipe.toml"));
+    let text = format!("\u{feff}[data]\r\ndir = {:?}\r\n[train]\r\nbatch_size = 5\r\n", data().display().to_string());
+    fs::write(&file, &text).unwrap();
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let writes = text.clone();
+    let to = pipe.clone();
+    let writer = std::thread::spawn(move || fs::write(to, writes).unwrap());
+    for file in [&file, &pipe] {
+        let output = run(&["bench", "--config", file.to_str().unwrap(), "--epochs", "1"]);
+        expect(&output, 0, &["96 samples, batch 5"]);
+    }
+    writer.join().unwrap();
+    fs::write(&file, text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>()).unwrap();
+    let output = run(&["bench", "--config", file.to_str().unwrap(), "--epochs", "1"]);
+    expect(&output, 2, &["s.toml: the text is in UTF-16"]);
+}
+
+#[test]
 fn bench_measures_the_loader_and_says_what_limits_it() {
     let (dir, data) = (tempfile::tempdir().unwrap(), data().to_str().unwrap());
     let trace = dir.path().join("trace.json");

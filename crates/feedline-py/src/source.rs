@@ -197,6 +197,12 @@ impl Source {
         self.pipeline.fields().iter().map(|field| field.name.clone()).collect()
     }
 
+    /// What a person should know of what was found, in words.
+    #[getter]
+    fn warnings(&self) -> Vec<String> {
+        self.pipeline.warnings()
+    }
+
     /// Class names of pictures.
     #[getter]
     fn classes(&self) -> Option<Vec<String>> {

@@ -225,6 +225,10 @@ impl Pipeline for Mapped {
         self.inner.location(index)
     }
 
+    fn warnings(&self) -> Vec<String> {
+        self.inner.warnings()
+    }
+
     fn read(&self, _: &Request, _: &mut Raw, _: &mut Clock) -> Result<()> {
         Ok(())
     }

@@ -142,6 +142,13 @@ def test_calibration_moves_points_as_its_formulas_say(tmp_path):
     lines = [f"{name}: " + " ".join(map(str, matrix.ravel())) for name, matrix in rows.items()]
     (tmp_path / "0.txt").write_text("\n".join(lines))
     read = Calibration(tmp_path / "0.txt")
+    # As Windows' editors save it.
+    text = (tmp_path / "0.txt").read_text("utf-8")
+    (tmp_path / "bom.txt").write_bytes(("\ufeff" + text.replace("\n", "\r\n")).encode())
+    assert np.array_equal(Calibration(tmp_path / "bom.txt").P2, read.P2)
+    (tmp_path / "bom.txt").write_bytes(text.encode("utf-16"))
+    with pytest.raises(feedline.ConfigError, match="bom.txt is not in UTF-8"):
+        Calibration(tmp_path / "bom.txt")
     assert all(np.array_equal(getattr(read, name), getattr(ours, name)) for name in ("P2", "R0", "V2C"))
     (tmp_path / "0.txt").write_text("\n".join(lines[:5]))
     with pytest.raises(feedline.ConfigError, match="0.txt, line 6.*12 numbers"):

@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import warnings
 from pathlib import Path
 
 import feedline
@@ -33,6 +34,24 @@ def test_a_folder_is_torchvisions_image_folder(pictures):
     assert ours.fields == ["image", "label"]
     labels = [label for _, label in batches(ours)]
     assert np.concatenate(labels).tolist() == theirs.targets
+
+
+def test_what_image_folder_finds_and_we_do_not_is_counted_and_named(tmp_path):
+    for name in ("a/1.jpg", "a/2.webp", "a/deep/2.jpg", "b/1.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 9)).save(tmp_path / name)
+    source = feedline.images(tmp_path).resize((8, 8))
+    with pytest.warns(UserWarning, match="2 things there are left out") as heard:
+        assert len(source) == 2
+    assert len(ImageFolder(tmp_path)) == 4
+    [told] = source.warnings
+    assert [str(warning.message) for warning in heard] == [told] and Path(heard[0].filename).name == "test_source.py"
+    assert "1 *.webp (a/2.webp)" in told and "(a/deep/2.jpg)" in told
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # told once
+        assert len(batches(feedline.images(tmp_path).resize((4, 4)))) == 1
+    clean = feedline.arrays(np.zeros((2, 2)))
+    assert clean.warnings == []
 
 
 def test_parquet_files_of_hugging_face_are_sources():

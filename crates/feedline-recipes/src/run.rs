@@ -4,7 +4,7 @@
 use crate::settings::{CONFIG, Settings};
 use feedline::deliver::{Loader, LoaderOptions};
 use feedline::event::{EpochRecord, Event, Fan, Sink, Warnings};
-use feedline::pipeline::Pipeline;
+use feedline::pipeline::{Pipeline, tell};
 use feedline::plan::{Plan, Tail};
 use feedline::train::agree::agree;
 use feedline::train::checkpoint::{self, Checkpoints, Progress};
@@ -290,6 +290,9 @@ impl<R: Recipe> Run<R> {
             Some(folder) => Arc::new(Fan(vec![folder.clone(), sink])) as Arc<dyn Sink>,
             None => Arc::new(Warnings),
         };
+        if self.folder.is_some() {
+            tell([&*self.train as &dyn Pipeline, &*self.val], &*sink)?;
+        }
         let plan = R::plan(&self.config, &self.train, self.group.world_size())?;
         let options = R::fit_options(&self.config, plan.epoch_len())?;
         let loader = self.config.loader().options(sink.clone());

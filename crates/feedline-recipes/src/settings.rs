@@ -4,7 +4,7 @@
 
 use feedline::deliver::{LoaderOptions, OnBadSample};
 use feedline::event::Sink;
-use feedline::read::{Storage, is_url};
+use feedline::read::{Storage, is_url, read_text, text_in};
 use feedline::{Error, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -206,7 +206,7 @@ pub fn recipe_of_run(dir: &Path) -> Result<String> {
             remedy: "Name the folder that `feedline train` printed as its run folder".into(),
         });
     }
-    let text = std::fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+    let text = read_text(&path)?;
     Ok(recipe_named(&text).unwrap_or_else(|| FIRST.into()))
 }
 
@@ -261,8 +261,9 @@ impl<C: Settings> Said<C> {
     /// # Errors
     /// A file that cannot be read, is not TOML, or has an unknown key: with its path, place and what it may mean.
     pub fn file(self, path: &Path) -> Result<Said<C>> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+        let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
         let wrong = |problem: String| Error::config(format!("{}: {problem}", path.display()), "Correct the file");
+        let text = text_in(bytes).map_err(wrong)?;
         let table: Table = text.parse().map_err(|e: toml::de::Error| wrong(e.to_string()))?;
         self.overlaid(table).map_err(|error| match error {
             Error::Config { problem, remedy } => {

@@ -9,7 +9,7 @@ use feedline::augment::{Augmentation, Filter, ImageOp};
 use feedline::deliver::bench::{measure, save_chrome_trace};
 use feedline::deliver::{Loader, LoaderOptions};
 use feedline::event::Warnings;
-use feedline::pipeline::Pipeline;
+use feedline::pipeline::{Pipeline, tell};
 use feedline::plan::Plan;
 use feedline::read::{holds_archives, is_in_archive, is_url};
 use feedline::{Error, Result};
@@ -130,6 +130,7 @@ fn pictures_or_arrays(args: Args) -> Result<Done> {
 /// Measures and tells.
 fn report(args: &Args, pipeline: Arc<dyn Pipeline>, plan: Plan, config: &impl Settings) -> Result<Done> {
     let (batch_size, num_workers) = (config.batch_size(), config.loader().num_workers());
+    tell([&*pipeline], &Warnings)?;
     if !args.json {
         eprintln!("{} samples, batch {batch_size}, {num_workers} workers; epoch 0 warms up", plan.epoch_len());
     }

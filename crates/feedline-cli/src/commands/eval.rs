@@ -9,7 +9,7 @@ use crate::Done;
 use clap::Args as ClapArgs;
 use feedline::event::Warnings;
 use feedline::picture::encode_png;
-use feedline::pipeline::Pipeline;
+use feedline::pipeline::{Pipeline, tell};
 use feedline::read::{Storage, read_classes};
 use feedline::train::checkpoint::load_model;
 use feedline::train::group::Alone;
@@ -58,6 +58,7 @@ fn images(args: Args, checkpoint: &Path, run: &Path) -> Result<Done> {
     }
     let config = settings(&args, said)?;
     let val = data::open_val(&config, &trained_on)?;
+    tell([&*val as &dyn Pipeline], &Warnings)?;
     let mut task = ClassificationTask::new(task_options(&config, val.classes().len()))?;
     task.load_model(&load_model(checkpoint)?)?;
 

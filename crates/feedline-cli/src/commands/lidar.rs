@@ -82,6 +82,9 @@ fn words(built: &Built) -> String {
     for split in &built.without_list {
         text += &format!("{split}: there is no ImageSets/{split}.txt, so no infos\n");
     }
+    for warning in &built.warnings {
+        text += &format!("{warning}\n");
+    }
     if !built.objects.is_empty() {
         text += &format!("{:<16} {:>7} {:>8} {:>7} {:>7}\n", "objects", "easy", "moderate", "hard", "others");
     }

@@ -3,6 +3,7 @@
 use crate::Done;
 use clap::{Args as ClapArgs, ValueEnum};
 use feedline::plan::{EpochPlan, Permutation, Plan, Request, Tail};
+use feedline::read::read_text;
 use feedline::{Error, Result};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -83,7 +84,7 @@ fn source(text: &str) -> std::result::Result<(u64, f64), String> {
 }
 
 fn read_weights(path: &Path) -> Result<Vec<f64>> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+    let text = read_text(path)?;
     let number = |(at, line): (usize, &str)| {
         line.trim().parse().map_err(|_| {
             let problem = format!("line {} of {} is no number: {line}", at + 1, path.display());

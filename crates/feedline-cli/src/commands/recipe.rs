@@ -1,7 +1,7 @@
 //! Which recipe a command is for. Owns how it is found: in the flag, in a run folder, in a settings file.
 
 use clap::ValueEnum;
-use feedline::read::Storage;
+use feedline::read::{Storage, read_text};
 use feedline::{Error, Result};
 use feedline_recipes::settings::{Said, Settings, recipe_named};
 use feedline_recipes::{classification, lidar, scene_completion};
@@ -40,9 +40,10 @@ impl Recipe {
         })
     }
 
-    /// That of a settings file, if it names one; a file that cannot be understood is somebody else's error.
+    /// That of a settings file, if it names one; a file that cannot be understood is somebody else's error. A pipe is left to
+    /// those who take the settings from it: it can be read once.
     fn of_file(path: Option<&Path>) -> Result<Option<Recipe>> {
-        let text = path.and_then(|path| std::fs::read_to_string(path).ok());
+        let text = path.filter(|path| path.is_file()).and_then(|path| read_text(path).ok());
         text.and_then(|text| recipe_named(&text)).map(|name| Recipe::named(&name)).transpose()
     }
 

@@ -9,7 +9,7 @@ use feedline::decode::RgbImage;
 use feedline::deliver::{Loader, LoaderOptions};
 use feedline::event::Warnings;
 use feedline::picture::{contact_sheet_within, encode_png};
-use feedline::pipeline::Pipeline;
+use feedline::pipeline::{Pipeline, tell};
 use feedline::plan::{Cursor, Plan};
 use feedline::{Batch, Error, Result};
 use feedline_recipes::classification::data;
@@ -67,6 +67,7 @@ fn images(args: &Args) -> Result<Sheet> {
         Split::Train => (train_data.clone(), data::plan(&config, &train_data, 1)?),
         Split::Val => (val_data.clone(), Plan::unshuffled(val_data.len(), 1)?),
     };
+    tell([&*data as &dyn Pipeline], &Warnings)?;
     let batch_size = config.train.batch_size;
     check_step(args, &plan, batch_size)?;
     let epoch = plan.epoch(args.epoch);
@@ -117,6 +118,7 @@ fn clouds(args: &Args) -> Result<Sheet> {
 
 /// The batch that is asked for, as training gets it.
 fn batch(args: &Args, data: Arc<dyn Pipeline>, plan: Plan, config: &impl Settings) -> Result<Option<Batch>> {
+    tell([&*data], &Warnings)?;
     let batch_size = config.batch_size();
     check_step(args, &plan, batch_size)?;
     let cursor = Cursor::new(data.fingerprint(), &plan, args.epoch, args.step * batch_size, 0);

@@ -54,6 +54,7 @@ class Plan:
 
 class Source:
     fields: list[str]
+    warnings: list[str]
     classes: list[str] | None
     labels: list[int] | None
     @staticmethod

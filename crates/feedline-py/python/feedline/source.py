@@ -7,7 +7,9 @@ the sample alone, never on workers, ranks or batches.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -38,6 +40,19 @@ def _name(function: Callable[..., Any]) -> str:
     return str(getattr(function, "__name__", type(function).__name__))
 
 
+_warned: set[str] = set()
+
+
+def _warn(messages: list[str]) -> None:
+    """Tells of what was left out: once, and not again from each worker process."""
+    if multiprocessing.parent_process() is not None:
+        return
+    for message in messages:
+        if message not in _warned:
+            warnings.warn(message, UserWarning, stacklevel=4)
+            _warned.add(message)
+
+
 class Source:
     """Samples that a :class:`feedline.DataLoader` can deliver. Made by :func:`images`, :func:`arrays`, :func:`dataset`."""
 
@@ -53,6 +68,8 @@ class Source:
         if self._opened is None or self._process != os.getpid():
             object.__setattr__(self, "_opened", self._open())
             object.__setattr__(self, "_process", os.getpid())
+            assert self._opened is not None
+            _warn(self._opened.warnings)
         assert self._opened is not None
         return self._opened
 
@@ -64,6 +81,13 @@ class Source:
     def fields(self) -> list[str]:
         """Names of what a batch holds, in order."""
         return self.native.fields
+
+    @property
+    def warnings(self) -> list[str]:
+        """What you should know of the data, in words: what was found where samples are looked for and left out, how many,
+        and which. Each is also given to Python's ``warnings``, once in a process, when the source is opened.
+        """
+        return self.native.warnings
 
     def location(self, index: int) -> str:
         """The file or row of a sample."""
@@ -124,6 +148,11 @@ class Images(Source):
     def location(self, index: int) -> str:
         """The file of a sample."""
         return self._listed.location(index)
+
+    @property
+    def warnings(self) -> list[str]:
+        """As :attr:`Source.warnings`."""
+        return self._listed.warnings
 
     @property
     def classes(self) -> list[str]:

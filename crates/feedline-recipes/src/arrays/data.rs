@@ -324,6 +324,13 @@ impl Pipeline for ArrayData {
         }
     }
 
+    fn warnings(&self) -> Vec<String> {
+        match &self.source {
+            Source::Files { list, .. } | Source::Depth { list, .. } => list.warnings.clone(),
+            Source::Rows(_) | Source::Held { .. } | Source::Stored { .. } => Vec::new(),
+        }
+    }
+
     fn read_ahead(&self) -> usize {
         self.stored().map_or(0, Stored::requests_in_flight)
     }

@@ -16,7 +16,7 @@ use feedline::deliver::Clock;
 use feedline::pipeline::{Pipeline, Raw};
 use feedline::plan::rng::{hash_name, hash_words};
 use feedline::plan::{Plan, Request};
-use feedline::read::{FileList, ReadError, Storage, Stored, read_sample};
+use feedline::read::{FileList, ReadError, Storage, Stored, read_sample, text_in};
 use feedline::{Array, DType, Error, FieldSpec, Result, Slot, Stage};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
@@ -459,8 +459,7 @@ fn add_ground(frames: &mut [Frame], files: &LidarFiles, storage: &Storage) -> Re
     let list = FileList::of_paths(paths.clone(), storage, missing)?;
     for (at, frame) in unknown.iter().enumerate() {
         let bytes = list.read_whole(at)?;
-        let text = std::str::from_utf8(&bytes).map_err(|_| "it is no text".to_owned());
-        let plane = text.and_then(kitti::parse_plane);
+        let plane = text_in(bytes).and_then(|text| kitti::parse_plane(&text));
         let plane = plane.map_err(|problem| Error::dataset(&paths[at], problem, "Get the file again"))?;
         frames[*frame].road_plane = Some(plane);
     }
@@ -540,6 +539,18 @@ impl Pipeline for Clouds {
     /// Of its points.
     fn location(&self, index: u64) -> String {
         self.path(index, 0).display().to_string()
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let (none, all) = (self.frames_without_boxes(), self.frames().len());
+        let mut warnings = self.files.warnings.clone();
+        if self.is_training() && none > 0 {
+            let names = self.options().class_names.join(", ");
+            warnings.push(format!(
+                "{none} of {all} training frames have no box of {names}: others are taken in their place"
+            ));
+        }
+        warnings
     }
 
     fn read_ahead(&self) -> usize {

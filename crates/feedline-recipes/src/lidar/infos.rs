@@ -9,7 +9,7 @@ pub use build::{Built, InfoOptions, Objects, build, from_pickles};
 
 use super::frame::{Annos, DbObject, Frame};
 use super::pickle;
-use feedline::read::{FileList, Storage};
+use feedline::read::{FileList, Storage, text_in};
 use feedline::{Error, Result};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -109,12 +109,12 @@ fn entries(
         let entries = of_pickle(value).map_err(|problem| wrong(problem.into()))?;
         return Ok((path, entries));
     }
-    let entries = lines(&bytes).map_err(wrong)?;
+    let entries = lines(bytes).map_err(wrong)?;
     Ok((path, entries))
 }
 
-fn lines<T: DeserializeOwned>(bytes: &[u8]) -> Result<Vec<T>, String> {
-    let text = std::str::from_utf8(bytes).map_err(|_| "the text is not UTF-8")?;
+fn lines<T: DeserializeOwned>(bytes: Vec<u8>) -> Result<Vec<T>, String> {
+    let text = text_in(bytes)?;
     let parse = |(number, line): (usize, &str)| {
         serde_json::from_str(line).map_err(|e| format!("line {number}: it is no JSON: {e}"))
     };

@@ -3,6 +3,7 @@
 
 use super::data::LidarFiles;
 use super::options::{Augment, Axis, Item, Layout, LidarOptions, PerMode, Process, SampleGroup};
+use feedline::read::read_text;
 use feedline::{Error, Result};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -27,7 +28,7 @@ fn read_file(path: &Path, depth: usize) -> Result<Value> {
     if depth > MAX_DEPTH {
         return Err(Error::dataset(path, format!("{BASE} goes on for {MAX_DEPTH} files"), "Break the circle"));
     }
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+    let text = read_text(path)?;
     let value: Value = serde_saphyr::from_str(&text)
         .map_err(|e| Error::dataset(path, format!("it is no YAML: {e}"), "Correct the file"))?;
     let Value::Object(said) = value else {
@@ -247,12 +248,14 @@ fn gt_sampling(step: &Section<'_>) -> Result<Augment> {
             least = prepare.counts("filter_by_min_points")?;
         }
         if let Some(values) = prepare.values.get("filter_by_difficulty") {
-            let values = values.as_array().map(|values| values.iter().map(Value::as_i64).collect::<Option<Vec<_>>>());
+            let values = values.as_array().map(|values| {
+                values.iter().map(|value| i32::try_from(value.as_i64()?).ok()).collect::<Option<Vec<_>>>()
+            });
             let Some(Some(values)) = values else {
                 let problem = "it is no list of whole numbers".to_string();
                 return Err(prepare.wrong("filter_by_difficulty", problem, "Write [-1]"));
             };
-            removed_difficulties = values.into_iter().filter_map(|value| i32::try_from(value).ok()).collect();
+            removed_difficulties = values;
         }
     }
     let group = |(name, count): (String, u64)| {

@@ -323,6 +323,10 @@ impl Pipeline for Scenes {
         self.path(index, Part::Rgb).display().to_string()
     }
 
+    fn warnings(&self) -> Vec<String> {
+        self.list.files.warnings.clone()
+    }
+
     fn read_ahead(&self) -> usize {
         self.stored().map_or(0, Stored::requests_in_flight)
     }

@@ -1,7 +1,7 @@
 //! The lists of the recipe, `train.txt` and `test.txt`: which files a sample consists of. Owns the two layouts and how a
 //! line means one of them; opens nothing but the list.
 
-use feedline::read::{FileList, Storage};
+use feedline::read::{FileList, Storage, text_of};
 use feedline::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -100,9 +100,7 @@ impl SceneList {
             Error::dataset(&files.list, "there is no such list", remedy)
         };
         let bytes = FileList::of_paths(vec![files.list.clone()], storage, unreadable)?.read_whole(0)?;
-        let text = String::from_utf8(bytes)
-            .map_err(|_| Error::dataset(&files.list, "the text is not UTF-8", "Save the file in UTF-8"))?;
-        let (layout, lines) = parse(text.strip_prefix('\u{feff}').unwrap_or(&text), &files.list)?;
+        let (layout, lines) = parse(&text_of(bytes, &files.list)?, &files.list)?;
         let mut parts = match layout {
             Layout::Voxels => vec![Part::Rgb, Part::Hha, Part::Label, Part::Tsdf, Part::Mapping, Part::Sketch],
             Layout::Segmentation => vec![Part::Rgb, Part::Hha, Part::Label],

@@ -3,7 +3,7 @@
 use super::Args;
 use crate::Done;
 use feedline::event::Warnings;
-use feedline::pipeline::Pipeline;
+use feedline::pipeline::{Pipeline, tell};
 use feedline::train::checkpoint::load_model;
 use feedline::train::group::Alone;
 use feedline::{Error, Result};
@@ -27,6 +27,7 @@ pub fn run(args: Args, checkpoint: &Path, run: &Path) -> Result<Done> {
     }
     let config = super::settings(&args, said)?;
     let val = open_voxels(&config, Split::Val)?;
+    tell([&*val as &dyn Pipeline], &Warnings)?;
     let mut task = SceneTask::new(task_options(&config))?;
     task.load_model(&load_model(checkpoint)?)?;
     let bar = super::bar(val.len(), "scenes");

@@ -8,10 +8,10 @@ use super::super::options::Layout;
 use super::read_db;
 use feedline::augment::boxes::Box3d;
 use feedline::decode::{NPY_HEADER_BYTES_MAX, NpyHeader, decode_points, dimensions};
-use feedline::read::{Storage, read_start};
+use feedline::read::{Storage, read_start, read_text};
 use feedline::{Error, Result};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -38,6 +38,8 @@ pub struct Built {
     pub files: Vec<(String, usize)>,
     /// Splits that have no list in `ImageSets`.
     pub without_list: Vec<String>,
+    /// What should be known of frames that are left out, in words.
+    pub warnings: Vec<String>,
     /// Objects of the data base by class.
     pub objects: Objects,
 }
@@ -70,6 +72,7 @@ pub fn build(root: &Path, options: &InfoOptions, progress: &(dyn Fn(u64, u64) + 
             None => built.without_list.push((*split).into()),
         }
     }
+    built.warnings = unlisted(root, options.layout, &lists)?;
     if lists.is_empty() {
         return Err(Error::dataset(
             root.join("ImageSets"),
@@ -125,6 +128,43 @@ pub fn build(root: &Path, options: &InfoOptions, progress: &(dyn Fn(u64, u64) + 
     Ok(built)
 }
 
+/// Frames whose points are there, and which none of the lists of their folder names. A folder without a list is told of by
+/// [`Built::without_list`].
+fn unlisted(root: &Path, layout: Layout, lists: &[(&str, Vec<String>)]) -> Result<Vec<String>> {
+    let folders: &[(&str, &str, &[&str])] = match layout {
+        Layout::Kitti => &[("training/velodyne", "bin", &["train", "val"]), ("testing/velodyne", "bin", &["test"])],
+        Layout::Custom => &[("points", "npy", &["train", "val"])],
+    };
+    let mut warnings = Vec::new();
+    for (folder, end, splits) in folders {
+        let mut of_folder = lists.iter().filter(|(split, _)| splits.contains(split)).peekable();
+        let path = root.join(folder);
+        if of_folder.peek().is_none() || !path.is_dir() {
+            continue;
+        }
+        let listed: HashSet<&str> = of_folder.flat_map(|(_, ids)| ids).map(String::as_str).collect();
+        let failed = |e| Error::io("list the folder", &path, e);
+        let (mut count, mut first) = (0u64, None::<String>);
+        for entry in fs::read_dir(&path).map_err(failed)? {
+            let name = PathBuf::from(entry.map_err(failed)?.file_name());
+            let id = name.file_stem().unwrap_or_default().to_string_lossy();
+            if name.extension().is_some_and(|found| found == *end) && !listed.contains(&*id) && !id.starts_with('.') {
+                count += 1;
+                if first.as_deref().is_none_or(|first| *id < *first) {
+                    first = Some(id.into_owned());
+                }
+            }
+        }
+        if let Some(first) = first {
+            let (more, verb) = if count > 1 { (", ...", "frames are") } else { ("", "frame is") };
+            let lists = splits.join(".txt, ");
+            warnings
+                .push(format!("{folder}: {count} {verb} left out, as none of {lists}.txt names them ({first}{more})"));
+        }
+    }
+    Ok(warnings)
+}
+
 /// Writes what OpenPCDet's pickles in `root` say as files of this recipe beside them; the points of objects stay where they
 /// are.
 ///
@@ -138,8 +178,9 @@ pub fn from_pickles(root: &Path, options: &InfoOptions) -> Result<Built> {
             && ["kitti_", "custom_"].iter().any(|prefix| name.starts_with(prefix))
             && name.contains("infos")
     };
+    let entries = listing.collect::<std::io::Result<Vec<_>>>().map_err(|e| Error::io("look into", root, e))?;
     let mut names: Vec<String> =
-        listing.flatten().filter_map(|entry| entry.file_name().into_string().ok()).filter(is_info).collect();
+        entries.iter().filter_map(|entry| entry.file_name().into_string().ok()).filter(is_info).collect();
     names.sort();
     if names.is_empty() {
         let remedy = "Name the folder that holds kitti_infos_train.pkl; without one, leave --from-pickles out";
@@ -171,10 +212,10 @@ fn count(objects: &mut Objects, object: &DbObject) {
 /// The ids of a split's list, if there is one.
 fn ids(root: &Path, split: &str) -> Result<Option<Vec<String>>> {
     let path = root.join("ImageSets").join(format!("{split}.txt"));
-    let text = match fs::read_to_string(&path) {
+    let text = match read_text(&path) {
         Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(Error::io("read", &path, e)),
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
     };
     let ids: Vec<String> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
     let mut sorted = ids.clone();
@@ -202,17 +243,16 @@ fn kitti_frame(root: &Path, split: &str, id: &str) -> Result<(Frame, Vec<CutOut>
     let folder = root.join(if split == "test" { "testing" } else { "training" });
     let file = |kind: &str, end: &str| folder.join(kind).join(format!("{id}.{end}"));
     let wrong = |path: &Path, problem: String| Error::dataset(path, problem, "Correct the file, or get it again");
-    let text = |path: &Path| fs::read_to_string(path).map_err(|e| Error::io("read", path, e));
 
     let path = file("calib", "txt");
-    let calib = kitti::parse_calib(&text(&path)?).map_err(|problem| wrong(&path, problem))?;
+    let calib = kitti::parse_calib(&read_text(&path)?).map_err(|problem| wrong(&path, problem))?;
     let path = file("image_2", "png");
     let start = read_start(&path, 1 << 16).map_err(|e| Error::io("read", &path, e))?;
     let (width_px, height_px) = dimensions(&start).map_err(|problem| wrong(&path, problem))?;
     let image_shape = [height_px as i32, width_px as i32];
     let path = file("planes", "txt");
     let road_plane = match path.is_file() {
-        true => Some(kitti::parse_plane(&text(&path)?).map_err(|problem| wrong(&path, problem))?),
+        true => Some(kitti::parse_plane(&read_text(&path)?).map_err(|problem| wrong(&path, problem))?),
         false => None,
     };
     let path = file("velodyne", "bin");
@@ -225,7 +265,7 @@ fn kitti_frame(root: &Path, split: &str, id: &str) -> Result<(Frame, Vec<CutOut>
     let mut annos = None;
     if split != "test" {
         let path = file("label_2", "txt");
-        let mut own = kitti::parse_labels(&text(&path)?).map_err(|problem| wrong(&path, problem))?;
+        let mut own = kitti::parse_labels(&read_text(&path)?).map_err(|problem| wrong(&path, problem))?;
         let objects = own.name.iter().filter(|name| *name != "DontCare").count();
         own.gt_boxes_lidar = (0..objects).map(|at| kitti::to_lidar(&camera.rect_to_lidar, &own, at)).collect();
         let view = camera.view(image_shape);
@@ -260,8 +300,7 @@ fn kitti_frame(root: &Path, split: &str, id: &str) -> Result<(Frame, Vec<CutOut>
 fn custom_frame(root: &Path, split: &str, id: &str) -> Result<(Frame, Vec<CutOut>)> {
     let wrong = |path: &Path, problem: String| Error::dataset(path, problem, "Correct the file, or get it again");
     let path = root.join("labels").join(format!("{id}.txt"));
-    let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
-    let annos: Annos = kitti::parse_custom_labels(&text).map_err(|problem| wrong(&path, problem))?;
+    let annos: Annos = kitti::parse_custom_labels(&read_text(&path)?).map_err(|problem| wrong(&path, problem))?;
     let path = root.join("points").join(format!("{id}.npy"));
     let mut cut_out = Vec::new();
     let start = read_start(&path, NPY_HEADER_BYTES_MAX).map_err(|e| Error::io("read", &path, e))?;

@@ -70,6 +70,55 @@ fn the_same_files_come_of_any_number_of_threads() {
 }
 
 #[test]
+fn a_byte_order_mark_and_other_line_ends_change_no_info() {
+    let dir = street();
+    let root = dir.path().join("street");
+    let (_, expect) = made(&root, &KITTI);
+    let mut texts = 0;
+    for folder in ["ImageSets", "training/calib", "training/label_2", "training/planes", "testing/calib"] {
+        for entry in fs::read_dir(root.join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            let text = fs::read_to_string(&path).unwrap();
+            fs::write(&path, format!("\u{feff}{}", text.replace('\n', "\r\n"))).unwrap();
+            texts += 1;
+        }
+    }
+    assert!(texts > 15);
+    assert!(made(&root, &KITTI).1 == expect);
+    // The infos themselves, too.
+    let read = || read_infos(&root, &["kitti_infos_val.jsonl".into()], &Storage::default());
+    let (infos, frames) = (root.join("kitti_infos_val.jsonl"), read().unwrap());
+    let text = fs::read_to_string(&infos).unwrap();
+    fs::write(&infos, format!("\u{feff}{}", text.replace('\n', "\r\n"))).unwrap();
+    assert_eq!(read().unwrap().len(), frames.len());
+    let label = root.join("training/label_2/000000.txt");
+    let utf16: Vec<u8> = "\u{feff}Car".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    fs::write(&label, utf16).unwrap();
+    let error = build(&root, &KITTI, &|_, _| ()).unwrap_err().to_string();
+    assert!(error.contains("000000.txt: the text is in UTF-16. Save the file in UTF-8"), "{error}");
+}
+
+#[test]
+fn frames_that_no_list_names_are_counted_and_named() {
+    let dir = street();
+    let root = dir.path().join("street");
+    assert_eq!(build(&root, &KITTI, &|_, _| ()).unwrap().warnings, Vec::<String>::new());
+    for name in [
+        "training/velodyne/900001.bin",
+        "training/velodyne/900000.bin",
+        "testing/velodyne/9.bin",
+        "testing/velodyne/.9.bin",
+    ] {
+        fs::write(root.join(name), [0; 16]).unwrap();
+    }
+    let expect = [
+        "training/velodyne: 2 frames are left out, as none of train.txt, val.txt names them (900000, ...)",
+        "testing/velodyne: 1 frame is left out, as none of test.txt names them (9)",
+    ];
+    assert_eq!(build(&root, &KITTI, &|_, _| ()).unwrap().warnings, expect);
+}
+
+#[test]
 fn nothing_is_replaced_unless_it_is_asked_for() {
     let dir = street();
     let root = dir.path().join("street");

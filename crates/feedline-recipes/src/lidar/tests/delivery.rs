@@ -89,6 +89,7 @@ fn a_training_frame_without_a_box_gives_its_place_to_another() {
     plain.augment.remove(0);
     let clouds = opened(dir.path(), true, &plain).unwrap();
     assert_eq!(clouds.frames_without_boxes(), 1);
+    assert!(matches!(&clouds.warnings()[..], [one] if one.starts_with("1 of 6 training frames have no box of Car")));
     let data: Arc<dyn Pipeline> = Arc::new(clouds);
     let batches = epochs(&mut loader(&data, Plan::new(6, 1).unwrap(), 0, 3, 2), 4);
     let mut taken = std::collections::BTreeSet::new();

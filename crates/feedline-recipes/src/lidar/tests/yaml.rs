@@ -146,3 +146,13 @@ fn mistakes_are_named() {
         assert!(error.contains(part) && error.contains("a.yaml"), "{error}");
     }
 }
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_the_first_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("kitti.yaml");
+    std::fs::write(&file, KITTI).unwrap();
+    let expect = pcdet::read_yaml(&file).unwrap();
+    std::fs::write(&file, format!("\u{feff}{}", KITTI.trim_start().replace('\n', "\r\n"))).unwrap();
+    assert_eq!(pcdet::read_yaml(&file).unwrap(), expect);
+}

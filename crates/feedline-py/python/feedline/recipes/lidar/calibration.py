@@ -93,8 +93,11 @@ def _matrix(calib: Any, name: str, rows: int, columns: int) -> Any:
 
 def _read(path: Any) -> dict[str, Any]:
     """By the numbers of the lines, as in KITTI: P0 to P3, R0_rect, Tr_velo_to_cam."""
-    with open(path, encoding="utf-8") as file:
-        lines = file.read().splitlines()
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            lines = file.read().splitlines()
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not in UTF-8. Save it so") from None
     found = {}
     for name, number, shape in (("P2", 2, (3, 4)), ("R0", 4, (3, 3)), ("Tr_velo2cam", 5, (3, 4))):
         try:
