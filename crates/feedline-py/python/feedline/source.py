@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import FrameType
 from typing import Any, Literal
 
 import numpy as np
@@ -44,12 +46,16 @@ _warned: set[str] = set()
 
 
 def _warn(messages: list[str]) -> None:
-    """Tells of what was left out: once, and not again from each worker process."""
+    """Tells of what was left out, as of the line that is not ours: once, and not again from each worker process."""
     if multiprocessing.parent_process() is not None:
         return
+    level, ours = 1, os.path.dirname(__file__)
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code.co_filename.startswith(ours):
+        level, frame = level + 1, frame.f_back
     for message in messages:
         if message not in _warned:
-            warnings.warn(message, UserWarning, stacklevel=4)
+            warnings.warn(message, UserWarning, stacklevel=level)
             _warned.add(message)
 
 
