@@ -47,12 +47,13 @@ def narrow(image):
     return image.point(lambda v: 40 + v * 160 // 255)
 
 
+def png_chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 def png_bytes(samples, depth, color, palette=None, transparency=None, interlace=False):
     """A PNG of (H, W, C) integer samples, written by hand: Pillow writes neither interlacing nor every depth."""
     height, width, channels = samples.shape
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     def rows(part):
         out, previous = b"", None
@@ -79,12 +80,118 @@ def png_bytes(samples, depth, color, palette=None, transparency=None, interlace=
     else:
         data = rows(samples)
     out = b"\x89PNG\r\n\x1a\n"
-    out += chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, int(interlace)))
+    out += png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, int(interlace)))
     if palette is not None:
-        out += chunk(b"PLTE", palette)
+        out += png_chunk(b"PLTE", palette)
     if transparency is not None:
-        out += chunk(b"tRNS", transparency)
-    return out + chunk(b"IDAT", zlib.compress(data, 9)) + chunk(b"IEND", b"")
+        out += png_chunk(b"tRNS", transparency)
+    return out + png_chunk(b"IDAT", zlib.compress(data, 9)) + png_chunk(b"IEND", b"")
+
+
+def jpeg_segments(data):
+    """Each marker segment of a JPEG up to its first scan: (marker, its bytes without marker and length)."""
+    at = 2
+    while True:
+        marker, length = data[at + 1], struct.unpack(">H", data[at + 2 : at + 4])[0]
+        yield marker, data[at + 4 : at + 2 + length]
+        at += 2 + length
+        if marker == 0xDA:
+            return
+
+
+def jpeg_segment(marker, body):
+    return struct.pack(">BBH", 0xFF, marker, 2 + len(body)) + body
+
+
+def coarser(data, times):
+    """The JPEG with all quantisation steps so many times as large, up to 255."""
+    out, at = data, 2
+    for marker, body in jpeg_segments(data):
+        if marker == 0xDB:
+            steps = bytes(body[0:1]) + bytes(min(255, times * step) for step in body[1:])
+            out = out[: at + 4] + steps + out[at + 4 + len(steps):]
+        at += 4 + len(body)
+    return out
+
+
+def jpeg_by_hand(image, factors, scans, step=6, restart=0):
+    """A sequential JPEG with these sampling factors (columns, rows) of Y, Cb, Cr and these components in each scan:
+    Pillow writes only the usual ones."""
+    zigzag = sorted(((r, c) for r in range(8) for c in range(8)), key=lambda p: (sum(p), p[sum(p) % 2]))
+    k, n = np.mgrid[0:8, 0:8]
+    dct = np.cos((2 * n + 1) * k * np.pi / 16) / 2 * np.where(k == 0, np.sqrt(0.5), 1)
+    plain = io.BytesIO()
+    Image.new("L", (8, 8)).save(plain, "jpeg")
+    tables = [body for marker, body in jpeg_segments(plain.getvalue()) if marker == 0xC4]
+    codes = []
+    for table in (t[1:] for t in sorted(tables)):
+        code, at, found = 0, 16, {}
+        for bits in range(1, 17):
+            for symbol in table[at : at + table[bits - 1]]:
+                found[symbol] = format(code, f"0{bits}b")
+                code += 1
+            at += table[bits - 1]
+            code <<= 1
+        codes.append(found)
+
+    def number(value):
+        size = abs(value).bit_length()
+        return size, format(value if value > 0 else value + (1 << size) - 1, f"0{size}b") if size else ""
+
+    def block_bits(block, last_dc):
+        size, extra = number(block[0] - last_dc)
+        out, run = codes[0][size] + extra, 0
+        for value in block[1:]:
+            if value == 0:
+                run += 1
+                continue
+            out += codes[1][0xF0] * (run // 16)
+            size, extra = number(value)
+            out += codes[1][run % 16 << 4 | size] + extra
+            run = 0
+        return out + (codes[1][0] if run else "")
+
+    across, down = (max(f[axis] for f in factors) for axis in (0, 1))
+    mcus = [-(-image.width // (8 * across)), -(-image.height // (8 * down))]
+    blocks, real = [], []
+    for plane, (h, v) in zip(image.convert("YCbCr").split(), factors):
+        size = (-(-image.width * h // across), -(-image.height * v // down))
+        samples = np.asarray(plane.resize(size, Image.BOX)).astype(float) - 128
+        whole = (8 * mcus[1] * v, 8 * mcus[0] * h)
+        samples = np.pad(samples, [(0, whole[axis] - samples.shape[axis]) for axis in (0, 1)], mode="edge")
+        cut = samples.reshape(whole[0] // 8, 8, whole[1] // 8, 8).transpose(0, 2, 1, 3)
+        levels = np.round(dct @ cut @ dct.T / step).astype(int)
+        blocks.append(np.stack([levels[..., r, c] for r, c in zigzag], -1))
+        real.append([-(-s // 8) for s in size])
+    frame = struct.pack(">BHHB", 8, image.height, image.width, len(factors))
+    frame += b"".join(bytes([at + 1, h << 4 | v, 0]) for at, (h, v) in enumerate(factors))
+    out = b"\xff\xd8" + jpeg_segment(0xE0, b"JFIF\0\1\1\0\0\1\0\1\0\0")
+    out += jpeg_segment(0xDB, b"\0" + bytes([step] * 64)) + jpeg_segment(0xC0, frame)
+    out += b"".join(jpeg_segment(0xC4, table) for table in tables)
+    out += jpeg_segment(0xDD, struct.pack(">H", restart)) if restart else b""
+    for scan in scans:
+        if len(scan) == 1:
+            (at,) = scan
+            order = [[(at, y, x)] for y in range(real[at][1]) for x in range(real[at][0])]
+        else:
+            order = [
+                [(at, my * factors[at][1] + y, mx * factors[at][0] + x)
+                 for at in scan for y in range(factors[at][1]) for x in range(factors[at][0])]
+                for my in range(mcus[1]) for mx in range(mcus[0])
+            ]
+        data = b""
+        for part, start in enumerate(range(0, len(order), restart or len(order))):
+            data += bytes([0xFF, 0xD0 + (part - 1) % 8]) if part else b""
+            last_dc, bits = {at: 0 for at in scan}, ""
+            for at, y, x in sum(order[start : start + (restart or len(order))], []):
+                block = [int(value) for value in blocks[at][y, x]]
+                bits += block_bits(block, last_dc[at])
+                last_dc[at] = block[0]
+            bits += "1" * (-len(bits) % 8)
+            data += int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0")
+        selectors = b"".join(bytes([at + 1, 0]) for at in scan)
+        out += jpeg_segment(0xDA, bytes([len(scan)]) + selectors + b"\0\x3f\0") + data
+    return out + b"\xff\xd9"
 
 
 def digest(image):
@@ -133,8 +240,18 @@ def make_png():
         "rgba8_interlaced": dict(samples=np.concatenate([rgb, alpha], 2), depth=8, color=6, interlace=True),
         "rgba16": dict(samples=np.concatenate([deep, alpha * 256], 2), depth=16, color=6),
     }
-    for name, arguments in kinds.items():
-        data = png_bytes(**arguments)
+    files = {name: png_bytes(**arguments) for name, arguments in kinds.items()}
+    # Chunks that change no pixel, where they should not stand or of a length that they should not have.
+    whole_frame = struct.pack(">IIIIIHHBB", 0, 13, 9, 0, 0, 1, 10, 0, 0)
+    for name, of, kind, body in (
+        ("bkgd_before_plte", "palette8_transparent", b"bKGD", b"\1"),
+        ("trns_before_plte", "palette4_interlaced", b"tRNS", b"\1\2"),
+        ("stray_frame", "rgb8", b"fcTL", whole_frame),
+        ("stray_frame_interlaced", "rgba8_interlaced", b"fcTL", whole_frame),
+        ("long_sbit", "grey_alpha16", b"sBIT", bytes(9)),
+    ):
+        files[name] = files[of][:33] + png_chunk(kind, body) + files[of][33:]
+    for name, data in files.items():
         (folder / f"{name}.png").write_bytes(data)
         expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
         if name == "grey16":  # Pillow clips 16-bit grey when it converts; Feedline takes the high byte.
@@ -184,7 +301,40 @@ def make_jpeg():
     segment = data.index(b"\xff\xee")
     length = struct.unpack(">H", data[segment + 2 : segment + 4])[0]
     (folder / "cmyk_plain.jpg").write_bytes(data[:segment] + data[segment + 2 + length:])
+    # What libjpeg reads though it is seldom written.
+    usual, finer = ((2, 2), (1, 1), (1, 1)), ((1, 1), (2, 1), (1, 2))
+    odd = {
+        "scan_of_two_components": jpeg_by_hand(image, usual, [[0], [1, 2]]),
+        "scan_of_two_components_first": jpeg_by_hand(image, ((2, 1), (1, 1), (2, 1)), [[0, 2], [1]], restart=2),
+        "colour_finer": jpeg_by_hand(image, finer, [[0, 1, 2]]),
+        "colour_finer_in_scans": jpeg_by_hand(image, ((1, 1), (2, 2), (1, 2)), [[0], [1], [2]]),
+        "colour_finer_scan_of_two": jpeg_by_hand(image, ((1, 2), (4, 1), (1, 1)), [[1], [0, 2]]),
+    }
+    for name in ("ycbcr420", "ycbcr420_progressive"):
+        data = (folder / f"{name}.jpg").read_bytes()
+        after = 4 + struct.unpack(">H", data[4:6])[0]
+        # Markers without a segment, and lengths that leave out themselves.
+        extra = b"\xff\xd3" + b"\xff\xe5\0\0" + b"\xff\xef\0\1" + b"\xff\xfe\0\0"
+        odd[f"{name}_odd_markers"] = data[:after] + extra + data[after:]
+    for name in ("ycbcr420_progressive", "grey_progressive"):
+        data = (folder / f"{name}.jpg").read_bytes()
+        starts = [at for at in range(len(data) - 1) if data[at : at + 2] in (b"\xff\xc4", b"\xff\xda")]
+        for scans in (1, 2, 4):
+            # The tables of a scan stand before it.
+            ends = [at for at in starts if data[at + 1] == 0xDA] + [len(data) - 2]
+            end = next((at for at in starts if ends[scans - 1] < at <= ends[scans]), ends[scans])
+            odd[f"{name}_{scans}_scans"] = data[:end] + b"\xff\xd9"
+    # Steps that no encoder would choose make sums that leave 16 bits, in blocks with and without vertical detail.
+    stripes = Image.fromarray(np.tile(np.asarray(image)[:1], (31, 1, 1)))
+    for name, picture in (("overflow", image), ("overflow_stripes", stripes)):
+        out = io.BytesIO()
+        picture.save(out, "jpeg", quality=97, subsampling=2)
+        odd[name] = coarser(out.getvalue(), 90)
+    for name, data in odd.items():
+        (folder / f"{name}.jpg").write_bytes(data)
     for path in sorted(folder.glob("*.jpg")):
+        if path.stem == "overflow_stripes":
+            continue  # No two decoders agree on it; it must be the same on every road through Feedline's.
         expected = Image.open(path).convert("RGB")
         save(f"jpeg/{path.stem}.png", expected)
         case("decode", f"jpeg/{path.name}", f"jpeg/{path.stem}.png", size_px=[expected.height, expected.width])
@@ -310,14 +460,14 @@ def make_hostile():
     progressive = (IMAGES / "jpeg/ycbcr420_progressive.jpg").read_bytes()
     png = (IMAGES / "png/rgb8.png").read_bytes()
 
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    def header(width, height):
-        return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    def header(width, height, color=2):
+        return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, color, 0, 0, 0))
 
     idat = png.index(b"IDAT")
     sof = jpeg.index(b"\xff\xc0")
+    frame = progressive.index(b"\xff\xc2")
+    scan = progressive.index(b"\xff\xda")
+    scan += 2 + struct.unpack(">H", progressive[scan + 2 : scan + 4])[0]
     files = {
         "zero.jpg": b"",
         "text.jpg": b"hello, I am a text file with the name of a picture\n",
@@ -327,13 +477,18 @@ def make_hostile():
         "magic_only.jpg": jpeg[:3],
         "huge_header.jpg": jpeg[: sof + 5] + struct.pack(">HH", 60000, 60000) + jpeg[sof + 9:],
         "no_height.jpg": jpeg[: sof + 5] + struct.pack(">H", 0) + jpeg[sof + 7:],
-        "huge_header.png": header(60000, 60000) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b""),
-        "no_pixels.png": header(0, 5) + chunk(b"IEND", b""),
+        "huge_header.png": header(60000, 60000) + png_chunk(b"IDAT", zlib.compress(b"\0" * 100)) + png_chunk(b"IEND", b""),
+        "no_pixels.png": header(0, 5) + png_chunk(b"IEND", b""),
         "truncated.png": png[: len(png) * 2 // 3],
         "bad_crc.png": png[: idat + 20] + bytes([png[idat + 20] ^ 0x55]) + png[idat + 21:],
         "bad_last_crc.png": png[:-16] + bytes(b ^ 0xFF for b in png[-16:-12]) + png[-12:],
-        "no_data.png": header(4, 4) + chunk(b"IEND", b""),
-        "too_few_rows.png": header(4, 4) + chunk(b"IDAT", zlib.compress(b"\0" * 13 * 2)) + chunk(b"IEND", b""),
+        "no_data.png": header(4, 4) + png_chunk(b"IEND", b""),
+        "palette_of_7_bytes.png": header(4, 1, 3) + png_chunk(b"PLTE", bytes(range(7)))
+        + png_chunk(b"IDAT", zlib.compress(bytes([0, 0, 1, 1, 0]))) + png_chunk(b"IEND", b""),
+        # As many pixels as are allowed, and not one bit of them.
+        "progressive_header_alone.jpg": progressive[: frame + 5] + struct.pack(">HH", 13000, 13000)
+        + progressive[frame + 9 : scan] + b"\xff\xd9",
+        "too_few_rows.png": header(4, 4) + png_chunk(b"IDAT", zlib.compress(b"\0" * 13 * 2)) + png_chunk(b"IEND", b""),
     }
     for name, data in files.items():
         (HOSTILE / name).write_bytes(data)
@@ -354,4 +509,5 @@ def main():
     print(f"{len(CASES)} cases, {total} bytes", file=sys.stderr)
 
 
-main()
+if __name__ == "__main__":
+    main()

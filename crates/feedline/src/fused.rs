@@ -2,7 +2,7 @@
 //! the steps (draw the crop from the header, decode only what it needs, resize, the other operations) and the working
 //! memory; knows neither files nor what the pixels are for.
 
-use crate::augment::{ImageOp, View, apply_from, flip};
+use crate::augment::{ImageOp, View, apply_from, flip, make_room};
 use crate::decode::{self, CropBox, DecodedCache, Header, Limits, RgbImage};
 use crate::deliver::Clock;
 use crate::error::Stage;
@@ -113,6 +113,9 @@ impl ImagePath {
             let known = self.cache.as_ref().and_then(|cache| cache.header(request.index));
             let header = known.map_or_else(|| decode::header(bytes), Ok)?;
             let need = self.need(request, header);
+            if need.view.is_some() {
+                make_room(&self.ops, 1, None, image)?;
+            }
             let done = match (&self.cache, need.view) {
                 (Some(cache), Some(view)) => {
                     self.through_cache(cache, view, &need, header, request, bytes, clock, image)
@@ -123,14 +126,18 @@ impl ImagePath {
                 clock.reserve(bytes.len() as u64 + working_bytes(header, need.part.shrunk(need.shrink)));
                 match need.view {
                     Some(view) => {
-                        decode::decode_rgb_part(bytes, &self.limits, need.part, need.shrink, decoded)?;
+                        let mut reserve = |more: u64| clock.reserve(bytes.len() as u64 + more);
+                        let (part, shrink) = (need.part, need.shrink);
+                        decode::decode_rgb_part_within(bytes, &self.limits, part, shrink, decoded, &mut reserve)?;
                         clock.count_bytes(decoded.pixels.len());
                         clock.enter(Stage::Augment);
                         let seen = need.part.shrunk(need.shrink);
                         view.render(decoded, (seen.left_px, seen.top_px), need.shrink, image);
                     }
                     None => {
-                        decode::decode_rgb(bytes, &self.limits, image)?;
+                        let mut reserve = |more: u64| clock.reserve(bytes.len() as u64 + more);
+                        decode::decode_rgb_within(bytes, &self.limits, image, &mut reserve)?;
+                        make_room(&self.ops, 0, Some([image.height_px, image.width_px]), image)?;
                         clock.count_bytes(image.pixels.len());
                         clock.enter(Stage::Augment);
                     }
@@ -163,7 +170,7 @@ impl ImagePath {
     }
 
     /// Renders the view from a kept picture, or decodes a picture worth keeping; `false` if there is no room, or the
-    /// picture is not sound enough: what is delivered must not depend on what was kept.
+    /// picture is damaged, which may lie outside of the part: what is delivered must not depend on what was kept.
     #[expect(clippy::too_many_arguments, reason = "one step of `run`, cut out to be read alone")]
     fn through_cache(
         &self,
@@ -190,7 +197,9 @@ impl ImagePath {
                 }
                 clock.reserve(bytes.len() as u64 + working_bytes(header, place));
                 let mut picture = RgbImage::default();
-                if !decode::decode_rgb_to_keep(bytes, &self.limits, part, shrink, &mut picture) {
+                let limits = &self.limits;
+                let mut reserve = |more: u64| clock.reserve(bytes.len() as u64 + more);
+                if decode::decode_rgb_part_within(bytes, limits, part, shrink, &mut picture, &mut reserve).is_err() {
                     cache.give_back(place);
                     return false;
                 }

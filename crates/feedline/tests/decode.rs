@@ -38,7 +38,7 @@ fn every_kind_of_jpeg_and_png_gives_pillows_pixels() {
         assert_eq!((image.pixels.len(), worst), (expect.len(), 0), "{source}: largest difference from Pillow");
         checked += 1;
     }
-    assert_eq!(checked, 36);
+    assert_eq!(checked, 55);
 }
 
 #[test]
@@ -59,6 +59,8 @@ fn hostile_files_are_refused_in_words() {
         ("bad_last_crc.png", "damaged PNG"),
         ("no_data.png", "PNG"),
         ("too_few_rows.png", "PNG after row 2 of 4"),
+        ("palette_of_7_bytes.png", "damaged PNG: its palette has 7 bytes, not 3 for each of 1 to 256 colours"),
+        ("progressive_header_alone.jpg", "truncated JPEG: scan 1 has 0 bytes for 3965814 blocks of 8 x 8 px"),
     ];
     let mut image = RgbImage::default();
     for (name, words) in refused {
@@ -70,6 +72,20 @@ fn hostile_files_are_refused_in_words() {
     }
     let files = std::fs::read_dir(testdata("hostile")).unwrap().count();
     assert_eq!(files, refused.len(), "every hostile file is tested");
+}
+
+/// A file that is cut between scans has an end, and libjpeg fills in what is missing. Nothing else is guessed.
+#[test]
+fn a_progressive_picture_without_its_last_scans_is_smoothed_and_one_cut_within_a_scan_is_not() {
+    let whole = decode(&read("images/jpeg/ycbcr420_progressive.jpg")).unwrap();
+    for scans in [1, 2, 4] {
+        let bytes = read(&format!("images/jpeg/ycbcr420_progressive_{scans}_scans.jpg"));
+        // `every_kind_of_jpeg_and_png_gives_pillows_pixels` has the values.
+        assert_ne!(decode(&bytes).unwrap(), whole, "{scans} scans");
+        let end = bytes.len() - 2;
+        let cut = [&bytes[..end - 6], &bytes[end..]].concat();
+        assert!(decode(&cut).unwrap_err().contains("truncated JPEG"), "{scans} scans");
+    }
 }
 
 #[test]
@@ -92,6 +108,10 @@ fn damaged_pictures_never_panic() {
         "jpeg/cmyk.jpg",
         "jpeg/ycck.jpg",
         "jpeg/grey.jpg",
+        "jpeg/scan_of_two_components_first.jpg",
+        "jpeg/colour_finer.jpg",
+        "jpeg/ycbcr420_progressive_2_scans.jpg",
+        "png/bkgd_before_plte.png",
         "png/rgb8.png",
         "png/palette4_interlaced.png",
         "png/rgba16.png",
@@ -144,6 +164,12 @@ fn a_cut_jpeg_is_never_passed_off_as_whole() {
         for kept in [30, 50, 70, 90] {
             let result = decode(&bytes[..bytes.len() * kept / 100]);
             assert!(result.is_err(), "{source}: {kept} % of the bytes were enough");
+        }
+        // Any marker ends a scan, whatever stands behind it, those that are passed over elsewhere too.
+        let scan = bytes.windows(2).rposition(|two| two == [0xFF, 0xDA]).unwrap() + 20;
+        for marker in [0x01, 0xE3] {
+            let (before, after) = bytes.split_at(scan);
+            assert!(decode(&[before, &[0xFF, marker, 0, 1], after].concat()).is_err(), "{source}: {marker:x}");
         }
     }
 }

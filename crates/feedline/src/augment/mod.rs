@@ -15,7 +15,7 @@ pub mod resize;
 mod view;
 pub mod voxels;
 
-use crate::decode::{CropBox, RgbImage};
+use crate::decode::{CropBox, RgbImage, no_memory};
 use crate::error::{Error, Result};
 use crate::plan::rng::SampleRng;
 pub use resize::Filter;
@@ -217,6 +217,11 @@ pub(crate) fn flip(image: &mut RgbImage) {
     image.pixels.as_chunks_mut::<3>().0.chunks_exact_mut(width).for_each(<[[u8; 3]]>::reverse);
 }
 
+thread_local! {
+    /// What operations work in.
+    static SCRATCH: RefCell<RgbImage> = RefCell::default();
+}
+
 /// Applies `ops` in order. Operation i draws from its own stream ([`ImageOp::stream`]), so that no operation can
 /// shift what another draws.
 ///
@@ -228,14 +233,41 @@ pub fn apply_all(ops: &[ImageOp], image: &mut RgbImage, rng: impl Fn(&str) -> Sa
 
 /// As [`apply_all`], when the first `done` operations have been applied already.
 pub(crate) fn apply_from(ops: &[ImageOp], done: usize, image: &mut RgbImage, rng: impl Fn(&str) -> SampleRng) {
-    thread_local! {
-        static SCRATCH: RefCell<RgbImage> = RefCell::default();
-    }
     SCRATCH.with_borrow_mut(|scratch| {
         for (i, op) in ops.iter().enumerate().skip(done) {
             op.apply(image, scratch, &mut rng(&op.stream(i)));
         }
     });
+}
+
+/// Makes room for the largest picture on the way through `ops`, of which the first `done` are applied otherwise, and which
+/// begin with one of `size_px` (height, width), if with any. The operations themselves ask for no more.
+///
+/// # Errors
+/// A text that says how many bytes there is no memory for.
+pub(crate) fn make_room(
+    ops: &[ImageOp],
+    done: usize,
+    size_px: Option<[u32; 2]>,
+    image: &mut RgbImage,
+) -> Result<(), String> {
+    let sizes = (0..ops.len()).filter_map(|at| output_size_px(&ops[at..=at])).chain(size_px);
+    let Some([height, width]) = sizes.max_by_key(|[height, width]| u64::from(*height) * u64::from(*width)) else {
+        return Ok(());
+    };
+    let bytes = 3 * u64::from(height) * u64::from(width);
+    let fits = |pixels: &mut Vec<u8>| {
+        let more = usize::try_from(bytes).unwrap_or(usize::MAX).saturating_sub(pixels.len());
+        pixels
+            .try_reserve_exact(more)
+            .map_err(|_| no_memory(&format!("an augmented picture of {width} x {height} px"), bytes))
+    };
+    fits(&mut image.pixels)?;
+    let in_place = |op: &ImageOp| matches!(op, ImageOp::HorizontalFlip { .. } | ImageOp::ColorJitter { .. });
+    if ops.iter().skip(done).all(in_place) {
+        return Ok(());
+    }
+    SCRATCH.with_borrow_mut(|scratch| fits(&mut scratch.pixels))
 }
 
 /// The size (height, width) every image has after `ops`, if one of them fixes it.

@@ -4,6 +4,7 @@
 //! `Image.open` and torchvision do not. Embedded colour profiles are ignored.
 
 mod cache;
+mod guard;
 mod jpeg;
 mod npy;
 mod npz;
@@ -19,7 +20,7 @@ pub use points::decode_points;
 pub use cache::DecodedCache;
 pub(crate) use cache::Kept;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use guard::guarded;
 
 /// Interleaved 8-bit RGB pixels, row-major: (H, W, 3).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -130,28 +131,32 @@ fn format(bytes: &[u8]) -> Result<Format, String> {
     }
 }
 
-/// Runs a decoder so that a panic inside it (the crates are young, the input is hostile) becomes an error text.
-fn guarded<T>(decode: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|panic| {
-        let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-        Err(format!("damaged image: the decoder gave up ({})", said.unwrap_or("no reason given")))
-    })
-}
-
 /// Decodes a JPEG or PNG to RGB, into `into`, whose allocation is reused.
 ///
 /// Every pixel equals what Pillow's `Image.open(..).convert("RGB")` gives, except for 16-bit grey PNG, of which
 /// Pillow clips and this takes the high byte. Alpha is dropped. CMYK is converted without a colour profile.
 ///
 /// Damage is refused where it can be seen: broken entropy codes (which Pillow paints over), a wrong checksum, a PNG
-/// without its end. Bytes after the end of a picture, and a JPEG that lacks only its end marker, do no harm.
+/// without its end. Bytes after the end of a picture, and a JPEG that lacks only its end marker, do no harm. A
+/// progressive JPEG without its last scans is smoothed over as by libjpeg-turbo.
 ///
 /// # Errors
 /// A text that says what is wrong: empty, not an image, truncated, damaged, more pixels than `limits` allow. `into`
 /// is then empty. Never panics, whatever the bytes.
 pub fn decode_rgb(bytes: &[u8], limits: &Limits, into: &mut RgbImage) -> Result<(), String> {
+    decode_rgb_within(bytes, limits, into, &mut |_| ())
+}
+
+/// As [`decode_rgb`]; tells `reserve` how many bytes it needs in all where these are more than the pixels, before it
+/// takes them.
+pub(crate) fn decode_rgb_within(
+    bytes: &[u8],
+    limits: &Limits,
+    into: &mut RgbImage,
+    reserve: &mut dyn FnMut(u64),
+) -> Result<(), String> {
     let result = guarded(|| match format(bytes)? {
-        Format::Jpeg => jpeg::decode_rgb(bytes, limits, into),
+        Format::Jpeg => jpeg::decode_rgb(bytes, limits, into, reserve),
         Format::Png => png::decode_rgb(bytes, limits, into),
     });
     if result.is_err() {
@@ -169,7 +174,8 @@ pub fn decode_rgb(bytes: &[u8], limits: &Limits, into: &mut RgbImage) -> Result<
 /// JPEG with [`Header::max_shrink`] 8 those of libjpeg-turbo's scaled decoding (reduced DCTs); for every other image
 /// each the rounded mean of its `shrink` x `shrink` pixels, as far as they exist.
 ///
-/// A function of the arguments alone. It costs about what the part costs: the rows below it are not looked at, and of
+/// A function of the arguments alone, and the same pixels whichever part they are asked for in: what is damaged so that
+/// only libjpeg's own overflows say what its pixels are included. It costs about what the part costs: the rows below it are not looked at, and of
 /// the blocks beside and above it only as much as is needed to find the next. So damage below the part may go
 /// unnoticed; damage above it and in it is refused as by [`decode_rgb`].
 ///
@@ -182,6 +188,18 @@ pub fn decode_rgb_part(
     shrink: u32,
     into: &mut RgbImage,
 ) -> Result<(), String> {
+    decode_rgb_part_within(bytes, limits, part, shrink, into, &mut |_| ())
+}
+
+/// As [`decode_rgb_part`], with `reserve` of [`decode_rgb_within`].
+pub(crate) fn decode_rgb_part_within(
+    bytes: &[u8],
+    limits: &Limits,
+    part: CropBox,
+    shrink: u32,
+    into: &mut RgbImage,
+    reserve: &mut dyn FnMut(u64),
+) -> Result<(), String> {
     let result = guarded(|| {
         if !matches!(shrink, 1 | 2 | 4 | 8) {
             return Err(format!("an image cannot be decoded at 1/{shrink}, only at 1/1, 1/2, 1/4 and 1/8"));
@@ -191,36 +209,24 @@ pub fn decode_rgb_part(
         {
             return Ok(());
         }
-        match format(bytes)? {
-            Format::Jpeg => jpeg::decode_generally(bytes, limits, into)?,
-            Format::Png => png::decode_rgb(bytes, limits, into)?,
+        let (width_px, height_px) = match format(bytes)? {
+            Format::Jpeg => jpeg::dimensions(bytes)?,
+            Format::Png => png::dimensions(bytes)?,
+        };
+        let done = match format(bytes)? {
+            Format::Jpeg => jpeg::decode_generally(bytes, limits, shrink, into, reserve)?,
+            Format::Png => png::decode_rgb(bytes, limits, into).map(|()| 1)?,
+        };
+        if !part.lies_in(width_px, height_px) {
+            return Err(format!("{part:?} is no part of {width_px} x {height_px} px"));
         }
-        if !part.lies_in(into.width_px, into.height_px) {
-            return Err(format!("{part:?} is no part of {} x {} px", into.width_px, into.height_px));
-        }
-        cut_in_place(into, part.shrunk(shrink), shrink as usize);
+        cut_in_place(into, part.shrunk(shrink), (shrink / done) as usize);
         Ok(())
     });
     if result.is_err() {
         *into = RgbImage::default();
     }
     result
-}
-
-/// As [`decode_rgb_part`], for a picture from which parts are to be cut later: whether a cut is certain to be what
-/// decoding that part alone gives. It is not where there is damage, which lies outside of some parts, and where a
-/// reduced picture is made by the decoder that is not ours, as it may be for the whole and not for a part.
-pub(crate) fn decode_rgb_to_keep(
-    bytes: &[u8],
-    limits: &Limits,
-    part: CropBox,
-    shrink: u32,
-    into: &mut RgbImage,
-) -> bool {
-    if shrink == 1 {
-        return decode_rgb_part(bytes, limits, part, shrink, into).is_ok();
-    }
-    guarded(|| Ok(jpeg::decode_part(bytes, limits, part, shrink, into).is_some())) == Ok(true)
 }
 
 /// Makes `image` the part `part` (of the image at 1/`shrink`) of itself at 1/`shrink`, by rounded means.
@@ -298,12 +304,21 @@ fn check_size(width_px: u32, height_px: u32, limits: &Limits) -> Result<(), Stri
 fn allocate(into: &mut RgbImage, width_px: u32, height_px: u32, channels: usize) -> Result<(), String> {
     let needed = (width_px as usize).checked_mul(height_px as usize).and_then(|n| n.checked_mul(channels));
     let needed = needed.ok_or_else(|| format!("{width_px} x {height_px} px does not fit into the address space"))?;
-    let more = needed.saturating_sub(into.pixels.len());
-    into.pixels
-        .try_reserve_exact(more)
-        .map_err(|_| format!("no memory for {width_px} x {height_px} px ({needed} bytes)"))?;
-    into.pixels.resize(needed, 0);
+    grown(&mut into.pixels, needed, 0, &format!("{width_px} x {height_px} px"))?;
     into.width_px = width_px;
     into.height_px = height_px;
     Ok(())
+}
+
+/// Gives `list` the length `len`, what is new in it being `value`; a refusal of the allocator is an error.
+pub(crate) fn grown<T: Clone>(list: &mut Vec<T>, len: usize, value: T, what: &str) -> Result<(), String> {
+    let bytes = len.saturating_mul(size_of::<T>()) as u64;
+    list.try_reserve_exact(len.saturating_sub(list.len())).map_err(|_| no_memory(what, bytes))?;
+    list.resize(len, value);
+    Ok(())
+}
+
+/// The words for what memory does not hold.
+pub(crate) fn no_memory(what: &str, bytes: u64) -> String {
+    format!("no memory for {what}: {bytes} bytes; use fewer workers, a smaller memory budget, or a smaller file")
 }

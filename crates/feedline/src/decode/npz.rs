@@ -1,6 +1,7 @@
 //! Arrays of NumPy's `.npy` and `.npz` files as numbers of the type that is wanted. Owns which conversions lose nothing;
 //! a member whose elements are of that type already is inflated straight to where it is delivered.
 
+use super::grown;
 use super::npy::{self, Head, NPY_HEADER_BYTES_MAX};
 use crate::sample::Element;
 use rawzip::{CompressionMethod, ZipArchive};
@@ -327,7 +328,7 @@ impl<'a> Member<'a> {
                 return inflated(bytemuck::cast_slice_mut(out));
             }
             UNPACKED.with_borrow_mut(|unpacked| {
-                unpacked.resize(expect, 0);
+                grown(unpacked, expect, 0, "an array of a .npz file")?;
                 let done = inflated(unpacked).and_then(|()| T::convert(stored, unpacked, out));
                 if unpacked.capacity() > KEPT_BYTES_MAX {
                     *unpacked = Vec::new();

@@ -2,17 +2,58 @@
 //! and every verdict on a file: png_whole.rs only takes ordinary pictures off the careful decoder's hands.
 
 use super::png_whole::{self, Pixels};
-use super::{Format, Limits, RgbImage, allocate, check_size, format, guarded};
+use super::{Format, Limits, RgbImage, allocate, check_size, format, grown, guarded};
 use png::{BitDepth, ColorType, Decoder, DecodingError, Transformations};
+use std::borrow::Cow;
 use std::io::Cursor;
 
 fn open(bytes: &[u8]) -> Decoder<Cursor<&[u8]>> {
     let mut decoder = Decoder::new(Cursor::new(bytes));
+    // A wrong checksum of the pixels is damage, as it is for Pillow.
+    decoder.ignore_checksums(false);
     decoder.set_ignore_text_chunk(true);
     decoder.set_ignore_iccp_chunk(true);
     // 8 bits per sample (the high byte of 16), palettes looked up: grey, RGB, or either with alpha.
     decoder.set_transformations(Transformations::EXPAND | Transformations::STRIP_16);
     decoder
+}
+
+/// The chunks that pixels are made of, without all others: what a misplaced or broken one of those says changes no pixel,
+/// and must not make the picture a damaged one. Opacity is dropped anyway. Refuses a palette that is none.
+fn pixels_alone(bytes: &[u8]) -> Result<Cow<'_, [u8]>, String> {
+    let mut cuts = Vec::new();
+    // Behind the signature. The kind of pixels stands in the header, which comes first.
+    let (mut at, is_indexed) = (8, bytes.get(25) == Some(&3));
+    while let Some([length, kind]) = bytes.get(at..at + 8).map(|start| start.as_chunks::<4>().0) {
+        let length_bytes = u32::from_be_bytes(*length) as usize;
+        let end = at.saturating_add(12).saturating_add(length_bytes);
+        if end > bytes.len() || kind == b"IEND" {
+            break;
+        }
+        let is_palette = kind == b"PLTE";
+        if is_palette && is_indexed && (length_bytes == 0 || length_bytes > 768 || !length_bytes.is_multiple_of(3)) {
+            return Err(format!(
+                "damaged PNG: its palette has {length_bytes} bytes, not 3 for each of 1 to 256 colours"
+            ));
+        }
+        // A small first letter: no decoder needs to know the chunk.
+        if kind[0].is_ascii_lowercase() || (is_palette && !is_indexed) {
+            cuts.push(at..end);
+        }
+        at = end;
+    }
+    if cuts.is_empty() {
+        return Ok(Cow::Borrowed(bytes));
+    }
+    let mut out = Vec::new();
+    out.try_reserve_exact(bytes.len()).map_err(|_| super::no_memory("the chunks of a PNG", bytes.len() as u64))?;
+    let mut from = 0;
+    for cut in cuts {
+        out.extend_from_slice(&bytes[from..cut.start]);
+        from = cut.end;
+    }
+    out.extend_from_slice(&bytes[from..]);
+    Ok(Cow::Owned(out))
 }
 
 fn explain(error: DecodingError, bytes: &[u8], rows: Option<(usize, usize)>) -> String {
@@ -48,11 +89,14 @@ pub(super) fn decode_rgb(bytes: &[u8], limits: &Limits, into: &mut RgbImage) -> 
 /// An ordinary picture; `None` leaves it to [`decode_carefully`].
 fn decode_whole(bytes: &[u8], header: png_whole::Header, into: &mut RgbImage) -> Option<()> {
     let width = header.width_px as usize;
-    let mut at = 0;
+    let (mut at, mut fits) = (0, true);
     png_whole::rows(bytes, header, |row| {
-        if at == 0 {
+        if at == 0 && fits {
             // Not before the data has shown that there is a picture of this size.
-            into.reshape(header.width_px, header.height_px);
+            fits = allocate(into, header.width_px, header.height_px, 3).is_ok();
+        }
+        if !fits {
+            return;
         }
         let out = &mut into.pixels[at..at + 3 * width];
         at += 3 * width;
@@ -64,6 +108,7 @@ fn decode_whole(bytes: &[u8], header: png_whole::Header, into: &mut RgbImage) ->
             Pixels::Rgba8 => spread::<4>(row, out, |[r, g, b, _]| [r, g, b]),
         }
     })
+    .filter(|()| fits)
 }
 
 fn spread<const N: usize>(row: &[u8], out: &mut [u8], rgb: impl Fn([u8; N]) -> [u8; 3]) {
@@ -74,6 +119,7 @@ fn spread<const N: usize>(row: &[u8], out: &mut [u8], rgb: impl Fn([u8; N]) -> [
 
 /// Any picture, row by row; and the oracle of the quick way.
 fn decode_carefully(bytes: &[u8], limits: &Limits, into: &mut RgbImage) -> Result<(), String> {
+    let bytes = &*pixels_alone(bytes)?;
     let mut decoder = open(bytes);
     let info = decoder.read_header_info().map_err(|e| explain(e, bytes, None))?;
     let (width, height) = (info.width, info.height);
@@ -96,8 +142,7 @@ fn decode_carefully(bytes: &[u8], limits: &Limits, into: &mut RgbImage) -> Resul
     }
     // The last data chunk's checksum stands behind its pixels.
     reader.finish().map_err(|e| explain(e, bytes, Some((height as usize, height as usize))))?;
-    reduce_to_rgb(&mut into.pixels, color);
-    Ok(())
+    reduce_to_rgb(&mut into.pixels, color)
 }
 
 /// Decodes a 16-bit grey PNG, as depth cameras' pictures are stored, to its values (H, W), row-major, into `out`.
@@ -140,6 +185,7 @@ fn check_depth(width_px: u32, height_px: u32, expect_width_px: u32, expect_heigh
 }
 
 fn decode_depth_carefully(bytes: &[u8], width_px: u32, height_px: u32, out: &mut [u16]) -> Result<(), String> {
+    let bytes = &*pixels_alone(bytes)?;
     let mut decoder = open(bytes);
     decoder.set_transformations(Transformations::IDENTITY);
     let mut reader = decoder.read_info().map_err(|e| explain(e, bytes, None))?;
@@ -151,7 +197,8 @@ fn decode_depth_carefully(bytes: &[u8], width_px: u32, height_px: u32, out: &mut
             info.color_type, info.bit_depth as u8
         ));
     }
-    let mut filled = vec![0; 2 * out.len()];
+    let mut filled = Vec::new();
+    grown(&mut filled, 2 * out.len(), 0, "a depth picture")?;
     reader.next_frame(&mut filled).map_err(|e| explain(e, bytes, None))?;
     reader.finish().map_err(|e| explain(e, bytes, None))?;
     out.iter_mut().zip(filled.as_chunks().0).for_each(|(value, bytes)| *value = u16::from_be_bytes(*bytes));
@@ -174,7 +221,14 @@ pub fn decode_labels_u8(bytes: &[u8], limits: &Limits, out: &mut Vec<u8>) -> Res
         if let Some(header) = png_whole::header(bytes).filter(|header| header.pixels == Pixels::Grey8) {
             check_size(header.width_px, header.height_px, limits)?;
             out.clear();
-            if png_whole::rows(bytes, header, |row| out.extend_from_slice(row)).is_some() {
+            let mut fits = true;
+            let each = |row: &[u8]| {
+                fits &= !out.is_empty() || out.try_reserve_exact(row.len() * header.height_px as usize).is_ok();
+                if fits {
+                    out.extend_from_slice(row);
+                }
+            };
+            if png_whole::rows(bytes, header, each).is_some() && fits {
                 return Ok((header.width_px, header.height_px));
             }
         }
@@ -183,6 +237,7 @@ pub fn decode_labels_u8(bytes: &[u8], limits: &Limits, out: &mut Vec<u8>) -> Res
 }
 
 fn decode_labels_carefully(bytes: &[u8], limits: &Limits, out: &mut Vec<u8>) -> Result<(u32, u32), String> {
+    let bytes = &*pixels_alone(bytes)?;
     let mut decoder = open(bytes);
     decoder.set_transformations(Transformations::IDENTITY);
     let info = decoder.read_header_info().map_err(|e| explain(e, bytes, None))?;
@@ -194,9 +249,12 @@ fn decode_labels_carefully(bytes: &[u8], limits: &Limits, out: &mut Vec<u8>) -> 
     }
     let mut reader = decoder.read_info().map_err(|e| explain(e, bytes, None))?;
     let row_bytes = (width as usize * bits).div_ceil(8);
-    let mut packed = vec![0; row_bytes * height as usize];
+    let mut packed = Vec::new();
+    grown(&mut packed, row_bytes * height as usize, 0, "a picture of labels")?;
     reader.next_frame(&mut packed).map_err(|e| explain(e, bytes, None))?;
     reader.finish().map_err(|e| explain(e, bytes, None))?;
+    out.clear();
+    grown(out, width as usize * height as usize, 0, "a picture of labels")?;
     out.clear();
     for row in packed.chunks_exact(row_bytes) {
         // The first pixel of a byte stands in its high bits.
@@ -207,7 +265,7 @@ fn decode_labels_carefully(bytes: &[u8], limits: &Limits, out: &mut Vec<u8>) -> 
 }
 
 /// Drops alpha and spreads grey, within the buffer.
-fn reduce_to_rgb(pixels: &mut Vec<u8>, color: ColorType) {
+fn reduce_to_rgb(pixels: &mut Vec<u8>, color: ColorType) -> Result<(), String> {
     let count = pixels.len() / color.samples();
     match color {
         ColorType::Rgb | ColorType::Indexed => {}
@@ -219,7 +277,7 @@ fn reduce_to_rgb(pixels: &mut Vec<u8>, color: ColorType) {
         }
         ColorType::Grayscale | ColorType::GrayscaleAlpha => {
             let step = color.samples();
-            pixels.resize(3 * count, 0);
+            grown(pixels, 3 * count, 0, "the colours of a grey PNG")?;
             // From the back, so that no grey value is overwritten before it is read.
             for at in (0..count).rev() {
                 let grey = pixels[step * at];
@@ -227,6 +285,7 @@ fn reduce_to_rgb(pixels: &mut Vec<u8>, color: ColorType) {
             }
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]

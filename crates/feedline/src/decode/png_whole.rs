@@ -5,6 +5,7 @@
 //! It gives no verdict of its own: whatever is unusual or suspicious is `None`, and the careful decoder in png.rs
 //! decides. Only what passes every check here is taken, and equals what the careful one gives.
 
+use super::grown;
 use std::cell::RefCell;
 use zlib_rs::{Inflate, InflateFlush, Status};
 
@@ -104,7 +105,7 @@ pub(super) fn rows(bytes: &[u8], header: Header, each: impl FnMut(&[u8])) -> Opt
             return None;
         }
         let filtered = &mut scratch.filtered;
-        filtered.resize(row_bytes + expect_bytes, 0);
+        grown(filtered, row_bytes + expect_bytes, 0, "the rows of a PNG").ok()?;
         filtered[..row_bytes].fill(0);
         let inflate = &mut scratch.inflate;
         inflate.reset(true);
@@ -142,6 +143,7 @@ fn compressed<'a>(bytes: &'a [u8], joined: &'a mut Vec<u8>) -> Option<&'a [u8]> 
                     0 => only = data,
                     1 => {
                         joined.clear();
+                        joined.try_reserve(bytes.len()).ok()?;
                         joined.extend_from_slice(only);
                         joined.extend_from_slice(data);
                     }

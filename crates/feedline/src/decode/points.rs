@@ -1,6 +1,8 @@
 //! Clouds of points as files hold them: rows of little-endian f32. Owns the check of their bytes and which numbers of a row are
 //! taken; what the numbers mean belongs to whoever asks.
 
+use super::no_memory;
+
 /// Rows that are looked at together.
 const BLOCK: usize = 256;
 
@@ -73,6 +75,8 @@ fn rows(
         for (kept, ((x, y), z)) in kept.iter_mut().zip(x.iter().zip(y).zip(z)) {
             *kept = keep([*x, *y, *z]);
         }
+        let most = BLOCK * used.len();
+        into.try_reserve(most).map_err(|_| no_memory("a cloud of points", 4 * (into.len() + most) as u64))?;
         for (row, _) in each().zip(&kept).filter(|(_, kept)| **kept) {
             match is_whole {
                 true => into.extend(row.iter().map(|value| f32::from_le_bytes(*value))),

@@ -95,19 +95,26 @@ fn transposed(x: [V; 8]) -> [V; 8] {
 /// `idct::eight`. `few`: no coefficient outside the first four rows and columns differs from 0.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn eight(pair: &BlockPair, quant: &[i16; 128], planes: &mut [u8], targets: [Target; 2], few: bool) {
+#[must_use]
+pub(super) fn eight(pair: &BlockPair, quant: &[i16; 128], planes: &mut [u8], targets: [Target; 2], few: bool) -> bool {
     let zero = _mm256_setzero_si256();
     let row = |at: usize| {
         let coefficients: V = bytemuck::must_cast(*pair[16 * at..].first_chunk::<16>().expect("8 rows of 16"));
         let steps: V = bytemuck::must_cast(*quant[16 * at..].first_chunk::<16>().expect("8 rows of 16"));
         _mm256_mullo_epi16(coefficients, steps)
     };
+    let first = row(0);
+    // `idct::is_wild`.
+    let shifted_back = _mm256_srai_epi16::<2>(_mm256_slli_epi16::<2>(first));
+    if _mm256_movemask_epi8(_mm256_cmpeq_epi16(shifted_back, first)) != -1 {
+        return false;
+    }
     let out = if few {
-        let rows = pass::<11>([row(0), row(1), row(2), row(3), zero, zero, zero, zero]);
+        let rows = pass::<11>([first, row(1), row(2), row(3), zero, zero, zero, zero]);
         let [a, b, c, d, ..] = transposed(rows);
         pass::<18>([a, b, c, d, zero, zero, zero, zero])
     } else {
-        pass::<18>(transposed(pass::<11>([row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7)])))
+        pass::<18>(transposed(pass::<11>([first, row(1), row(2), row(3), row(4), row(5), row(6), row(7)])))
     };
     let out = transposed(out);
     let [first, second] = targets;
@@ -120,6 +127,7 @@ pub(super) fn eight(pair: &BlockPair, quant: &[i16; 128], planes: &mut [u8], tar
         put(second.at + at * second.stride, c);
         put(second.at + (at + 1) * second.stride, d);
     }
+    true
 }
 
 /// `color::rgb`, 16 pixels at a time; gives how many pixels it has done.

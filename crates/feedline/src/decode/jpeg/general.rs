@@ -1,11 +1,12 @@
 //! Any kind of JPEG to RGB through a decoder that is bit-equal to libjpeg-turbo with its accurate DCT and smooth chroma
-//! upsampling. Owns the colour conversion of four-channel files; must not repair damaged ones.
+//! upsampling, and which smooths over missing scans of progressive files as libjpeg does. Owns the colour conversion of
+//! four-channel files; must not repair damaged ones.
 
-use crate::decode::{Limits, RgbImage, allocate, check_size};
-use libjpeg_turbo_rs::{DecodeLimits, Decoder, JpegError, PixelFormat};
-
-/// More scans than any sensible progressive file has; a hostile one makes each scan visit every block again.
-const MAX_SCANS: usize = 500;
+use super::odd;
+use super::survey::{MAX_SCANS, Survey, survey};
+use crate::decode::{Limits, RgbImage, allocate, check_size, no_memory};
+use libjpeg_turbo_rs::{DecodeLimits, Decoder, JpegError, PixelFormat, ScalingFactor};
+use std::borrow::Cow;
 
 fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Decoder<'a>, String> {
     let limits = DecodeLimits { max_pixels: limits.max_pixels, max_scans: MAX_SCANS, ..DecodeLimits::default() };
@@ -15,37 +16,82 @@ fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Decoder<'a>, String> {
 fn explain(error: JpegError, bytes: &[u8]) -> String {
     match error {
         JpegError::UnexpectedEof => format!("truncated JPEG: the data ends early ({} bytes)", bytes.len()),
+        JpegError::AllocationFailed { what, bytes } => no_memory(what, bytes),
         JpegError::Unsupported(what) => format!("unsupported kind of JPEG: {what}"),
         other => format!("damaged JPEG: {other}"),
     }
 }
 
 pub(super) fn dimensions(bytes: &[u8]) -> Result<(u32, u32), String> {
+    if let Some(found) = survey(bytes, false)?.filter(|found| !found.scans.is_empty()) {
+        return Ok((found.width_px as u32, found.height_px as u32));
+    }
     let decoder = open(bytes, &Limits { max_pixels: u64::MAX })?;
     let header = decoder.header();
     Ok((header.width.into(), header.height.into()))
 }
 
-pub(super) fn decode_rgb(bytes: &[u8], limits: &Limits, into: &mut RgbImage) -> Result<(), String> {
-    let mut decoder = open(bytes, limits)?;
+/// The whole picture at 1/`shrink`, which is 1 for other pictures than those that the fast decoder knows. Tells `reserve`
+/// how much memory it takes in all before it takes it.
+pub(super) fn decode_rgb(
+    bytes: &[u8],
+    limits: &Limits,
+    shrink: u32,
+    into: &mut RgbImage,
+    reserve: &mut dyn FnMut(u64),
+) -> Result<(), String> {
+    let found = survey(bytes, true)?;
+    let bytes = found.as_ref().map_or(Ok(Cow::Borrowed(bytes)), |found| found.tidied(bytes))?;
+    let mut decoder = open(&bytes, limits)?;
     let header = decoder.header();
     if header.precision != 8 {
         return Err(format!("unsupported kind of JPEG: {} bits per sample", header.precision));
     }
-    let (width, height, four) = (header.width.into(), header.height.into(), header.components.len() == 4);
-    let (format, channels) = if four { (PixelFormat::Cmyk, 4) } else { (PixelFormat::Rgb, 3) };
-    decoder.set_output_format(format);
+    let (width, height, four) = (u32::from(header.width), u32::from(header.height), header.components.len() == 4);
     check_size(width, height, limits)?;
-    allocate(into, width, height, channels)?;
-    let info = decoder.decode_image_into(&mut into.pixels).map_err(|e| explain(e, bytes))?;
-    // The buffer may hold pixels of an earlier image: never pass them off as this one's.
-    if info.bytes_written != into.pixels.len() {
-        return Err(format!("damaged JPEG: {} of {} bytes decoded", info.bytes_written, into.pixels.len()));
+    let pixels = u64::from(width) * u64::from(height);
+    reserve(match &found {
+        Some(found) => found.check_lengths().map(|()| found.decoder_bytes())?,
+        // The most that is taken for a pixel: three or four components in several scans.
+        None => 16 * pixels,
+    });
+    let (format, channels) = if four { (PixelFormat::Cmyk, 4) } else { (PixelFormat::Rgb, 3) };
+    allocate(into, width.div_ceil(shrink), height.div_ceil(shrink), channels)?;
+    match found.filter(Survey::needs_planes) {
+        Some(found) => decode_odd(decoder, &bytes, &found, &mut into.pixels)?,
+        None => {
+            decoder.set_output_format(format);
+            decoder.set_block_smoothing(true);
+            decoder.set_scale(ScalingFactor::try_new(1, shrink).map_err(|e| explain(e, &bytes))?);
+            let info = decoder.decode_image_into(&mut into.pixels).map_err(|e| explain(e, &bytes))?;
+            // The buffer may hold pixels of an earlier image: never pass them off as this one's.
+            if info.bytes_written != into.pixels.len() {
+                return Err(format!("damaged JPEG: {} of {} bytes decoded", info.bytes_written, into.pixels.len()));
+            }
+        }
     }
     if four {
         cmyk_to_rgb_in_place(&mut into.pixels);
     }
     Ok(())
+}
+
+/// A picture of which the general decoder gives the components' samples at most.
+fn decode_odd(decoder: Decoder<'_>, bytes: &[u8], found: &Survey<'_>, into: &mut [u8]) -> Result<(), String> {
+    let space = decoder.jpeg_color_space();
+    let planes = if found.is_partly_interleaved() && found.is_sequential() {
+        odd::planes(found)?.ok_or("damaged JPEG: a scan of some of its components cannot be read")?
+    } else {
+        if !found.is_complete() {
+            return Err("incomplete JPEG: its last scans are missing, and its colour is sampled finer than its \
+                        brightness, which cannot be smoothed over as in other pictures; save it anew from the original"
+                .into());
+        }
+        let raw = decoder.decode_raw().map_err(|e| explain(e, bytes))?;
+        let planes = raw.planes.into_iter().zip(raw.plane_widths);
+        planes.map(|(samples, stride)| odd::Plane { samples, stride }).collect()
+    };
+    odd::pixels(found, &planes, space, into)
 }
 
 /// Four-channel JPEGs hold complemented inks (Adobe's convention, which Pillow assumes for all of them): undo that,

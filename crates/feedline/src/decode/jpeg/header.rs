@@ -49,6 +49,9 @@ pub(super) struct Frame<'a> {
     pub scan: &'a [u8],
 }
 
+/// The end of a scan's header that holds all coefficients in full.
+pub(super) const ALL_COEFFICIENTS: [u8; 3] = [0, 63, 0];
+
 struct Size {
     width_px: usize,
     height_px: usize,
@@ -66,8 +69,15 @@ pub(super) fn parse(bytes: &[u8]) -> Option<Frame<'_>> {
     let mut restart_interval = 0;
     let (mut jfif, mut adobe) = (false, None);
     loop {
+        // libjpeg passes over markers without a segment, and takes the length alone for an empty segment.
+        if let [0xFF, 0x01 | 0xD0..=0xD7, after @ ..] = rest {
+            rest = after;
+            continue;
+        }
         let [0xFF, marker, high, low, ..] = *rest else { return None };
-        let body = rest.get(4..2 + usize::from(u16::from_be_bytes([high, low])))?;
+        let length = usize::from(u16::from_be_bytes([high, low]));
+        let length = if matches!(marker, 0xE0..=0xEF | 0xFE) { length.max(2) } else { length };
+        let body = rest.get(4..2 + length)?;
         rest = &rest[4 + body.len()..];
         match marker {
             0xC0 | 0xC1 if size.is_none() => size = Some(frame_size(body)?),
@@ -147,7 +157,7 @@ fn sampling(size: &Size, jfif: bool, adobe: Option<u8>) -> Option<Sampling> {
     }
 }
 
-fn quant_tables<'a>(mut body: &'a [u8], tables: &mut [Option<&'a [u8; 64]>; 4]) -> Option<()> {
+pub(super) fn quant_tables<'a>(mut body: &'a [u8], tables: &mut [Option<&'a [u8; 64]>; 4]) -> Option<()> {
     while let Some((&which, rest)) = body.split_first() {
         // The high half is the precision: 0 means bytes.
         let (table, rest) = rest.split_first_chunk::<64>()?;
@@ -157,7 +167,7 @@ fn quant_tables<'a>(mut body: &'a [u8], tables: &mut [Option<&'a [u8; 64]>; 4]) 
     Some(())
 }
 
-fn huffman_tables<'a>(mut body: &'a [u8], tables: &mut [[Option<&'a [u8]>; 4]; 2]) -> Option<()> {
+pub(super) fn huffman_tables<'a>(mut body: &'a [u8], tables: &mut [[Option<&'a [u8]>; 4]; 2]) -> Option<()> {
     while let Some((&which, rest)) = body.split_first() {
         let symbols: usize = rest.get(..16)?.iter().map(|&n| usize::from(n)).sum();
         let (table, rest) = rest.split_at_checked(16 + symbols)?;
@@ -171,7 +181,7 @@ fn huffman_tables<'a>(mut body: &'a [u8], tables: &mut [[Option<&'a [u8]>; 4]; 2
 fn scan_tables(body: &[u8], size: &Size) -> Option<[(usize, usize); 3]> {
     let (&count, rest) = body.split_first()?;
     let (selectors, spectrum) = rest.split_at_checked(2 * usize::from(count))?;
-    if usize::from(count) != size.count || spectrum != [0, 63, 0] {
+    if usize::from(count) != size.count || spectrum != ALL_COEFFICIENTS {
         return None;
     }
     let mut tables = [(0, 0); 3];

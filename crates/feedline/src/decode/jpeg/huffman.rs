@@ -47,7 +47,8 @@ impl Codes {
             codes.offset[bits] = index as i32 - code as i32;
             code += count;
             index += count;
-            if code > 1 << bits {
+            // The code of ones alone is none: libjpeg refuses a table that has it.
+            if code >= 1 << bits {
                 return None;
             }
             codes.limit[bits] = code << (16 - bits);

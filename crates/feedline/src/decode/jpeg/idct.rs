@@ -3,8 +3,9 @@
 //!
 //! The transform is that of C. Loeffler, A. Ligtenberg and G. Moschytz, "Practical Fast 1-D DCT Algorithms with 11
 //! Multiplications" (ICASSP 1989), in fixed point with 13 bits, two extra bits between the passes, and rounding as
-//! libjpeg has it; the multiplications are regrouped into sums of two products. What only damaged files reach (sums
-//! outside 16 bits) wraps and saturates as in libjpeg-turbo's SIMD code.
+//! libjpeg has it; the multiplications are regrouped into sums of two products. Sums outside 16 bits, which only damaged files reach, wrap and
+//! saturate as in libjpeg-turbo's SIMD code. Where that depends on the road through its code (a shortcut wraps, the long
+//! way saturates), nothing is imitated: the block is no business of this decoder, and the general one takes the picture.
 
 use super::entropy::BlockPair;
 
@@ -91,9 +92,20 @@ fn to_sample(value: i32) -> u8 {
     value.saturating_add(128).clamp(0, 255) as u8
 }
 
-/// 8 x 8 samples of both blocks. `quant` is laid out as `pair` is.
+/// Whether a coefficient of a block's first row is beyond what a block without others can hold in 16 bits: the shortcut
+/// for such blocks wraps where the long way saturates.
+fn is_wild(value: i16) -> bool {
+    value.wrapping_shl(2) >> 2 != value
+}
+
+/// 8 x 8 samples of both blocks. `quant` is laid out as `pair` is. `false`: not this decoder's business, and what was
+/// written is nothing.
 #[inline(always)]
-pub(super) fn eight(pair: &BlockPair, quant: &[i16; 128], planes: &mut [u8], targets: [Target; 2]) {
+#[must_use]
+pub(super) fn eight(pair: &BlockPair, quant: &[i16; 128], planes: &mut [u8], targets: [Target; 2]) -> bool {
+    if pair.iter().zip(&quant[..16]).any(|(value, quant)| is_wild(value.wrapping_mul(*quant))) {
+        return false;
+    }
     let mut middle = [[0_i16; 16]; 8];
     for column in 0..16 {
         let column_in: [i16; 8] =
@@ -112,19 +124,48 @@ pub(super) fn eight(pair: &BlockPair, quant: &[i16; 128], planes: &mut [u8], tar
             }
         }
     }
+    true
 }
 
 /// What [`eight`] gives where only the first coefficient of both blocks is there.
 #[inline(always)]
-pub(super) fn eight_flat(pair: &BlockPair, quant: &[i16; 128], planes: &mut [u8], targets: [Target; 2]) {
-    for (lane, target) in [0, 8].into_iter().zip(targets) {
-        let dc = i32::from(pair[lane].wrapping_mul(quant[lane]).wrapping_shl(2));
-        let sample = to_sample((dc + 16) >> 5);
+#[must_use]
+pub(super) fn eight_flat(pair: &BlockPair, quant: &[i16; 128], planes: &mut [u8], targets: [Target; 2]) -> bool {
+    let firsts = [0, 8].map(|lane| pair[lane].wrapping_mul(quant[lane]));
+    if firsts.into_iter().any(is_wild) {
+        return false;
+    }
+    for (dc, target) in firsts.into_iter().zip(targets) {
+        let sample = to_sample((4 * i32::from(dc) + 16) >> 5);
         for row in 0..8 {
             let at = target.at + row * target.stride;
             planes[at..at + 8].fill(sample);
         }
     }
+    true
+}
+
+/// The largest coefficient that the reduced transforms take: no sum of theirs leaves 32 bits then. No picture of 8 bits
+/// has one beyond 1024, give or take half a quantisation step.
+const REDUCED_MAX: i32 = 2047;
+
+/// Dequantises the column `column` of both blocks for a reduced transform, which uses the rows `ROWS`; notes in `wild`
+/// what is too large.
+#[inline(always)]
+fn reduced<const N: usize>(
+    pair: &BlockPair,
+    quant: &[i16; 128],
+    column: usize,
+    rows: [usize; N],
+    wild: &mut bool,
+) -> [i32; 8] {
+    let mut out = [0; 8];
+    for row in rows {
+        let value = i32::from(pair[16 * row + column]) * i32::from(quant[16 * row + column]);
+        *wild |= (value + REDUCED_MAX).cast_unsigned() > 2 * REDUCED_MAX as u32;
+        out[row] = value;
+    }
+    out
 }
 
 #[inline(always)]
@@ -160,13 +201,13 @@ fn four_pass(x: [i32; 8], shift: u32) -> [i32; 4] {
     ]
 }
 
-/// 4 x 4 samples of each block: the picture at 1/2.
+/// 4 x 4 samples of each block: the picture at 1/2. `false` as of [`eight`].
 #[inline(always)]
-pub(super) fn four(pair: &BlockPair, quant: &[i16; 128], planes: &mut [u8], targets: [Target; 2]) {
-    let mut middle = [[0_i32; 16]; 4];
+#[must_use]
+pub(super) fn four(pair: &BlockPair, quant: &[i16; 128], planes: &mut [u8], targets: [Target; 2]) -> bool {
+    let (mut middle, mut wild) = ([[0_i32; 16]; 4], false);
     for column in 0..16 {
-        let at = |row: usize| i32::from(pair[16 * row + column]) * i32::from(quant[16 * row + column]);
-        let out = four_pass(std::array::from_fn(at), 12);
+        let out = four_pass(reduced(pair, quant, column, [0, 1, 2, 3, 5, 6, 7], &mut wild), 12);
         for row in 0..4 {
             middle[row][column] = out[row];
         }
@@ -180,6 +221,7 @@ pub(super) fn four(pair: &BlockPair, quant: &[i16; 128], planes: &mut [u8], targ
             }
         }
     }
+    !wild
 }
 
 /// One dimension of the 2 x 2 transform: indices 0, 1, 3, 5, 7 in, two values out.
@@ -193,11 +235,11 @@ fn two_pass(x: [i32; 8], shift: u32) -> [i32; 2] {
 
 /// 2 x 2 samples of each block: the picture at 1/4.
 #[inline(always)]
-pub(super) fn two(pair: &BlockPair, quant: &[i16; 128], planes: &mut [u8], targets: [Target; 2]) {
-    let mut middle = [[0_i32; 16]; 2];
+#[must_use]
+pub(super) fn two(pair: &BlockPair, quant: &[i16; 128], planes: &mut [u8], targets: [Target; 2]) -> bool {
+    let (mut middle, mut wild) = ([[0_i32; 16]; 2], false);
     for column in 0..16 {
-        let at = |row: usize| i32::from(pair[16 * row + column]) * i32::from(quant[16 * row + column]);
-        let out = two_pass(std::array::from_fn(at), 13);
+        let out = two_pass(reduced(pair, quant, column, [0, 1, 3, 5, 7], &mut wild), 13);
         for row in 0..2 {
             middle[row][column] = out[row];
         }
@@ -211,6 +253,7 @@ pub(super) fn two(pair: &BlockPair, quant: &[i16; 128], planes: &mut [u8], targe
             }
         }
     }
+    !wild
 }
 
 /// The mean of each block: the picture at 1/8.

@@ -1,7 +1,8 @@
 //! JPEG to RGB, in whole or in part, at full size or reduced. Owns the choice between the decoder of this folder, for
 //! the kind of JPEG that nearly all photographs are (baseline, 8 bits, Huffman codes, one scan; grey or YCbCr 4:4:4,
 //! 4:2:2, 4:2:0), and the general one, for all others and for all that looks damaged. Both give the same pixels: those
-//! of libjpeg-turbo with its accurate DCT and smooth chroma upsampling.
+//! of libjpeg-turbo with its accurate DCT and smooth chroma upsampling. So a part is always cut from the whole picture's
+//! pixels, whichever of them decodes the one and the other.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -11,8 +12,10 @@ mod general;
 mod header;
 mod huffman;
 mod idct;
+mod odd;
 mod simd;
 mod strips;
+mod survey;
 
 #[cfg(test)]
 mod tests;
@@ -31,16 +34,29 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header, String> {
     Ok(Header { width_px, height_px, max_shrink: 1 })
 }
 
-pub(super) fn decode_rgb(bytes: &[u8], limits: &Limits, into: &mut RgbImage) -> Result<(), String> {
+pub(super) fn decode_rgb(
+    bytes: &[u8],
+    limits: &Limits,
+    into: &mut RgbImage,
+    reserve: &mut dyn FnMut(u64),
+) -> Result<(), String> {
     match own(bytes, limits, None, 1, false, into) {
         Some(()) => Ok(()),
-        None => general::decode_rgb(bytes, limits, into),
+        None => general::decode_rgb(bytes, limits, 1, into, reserve),
     }
 }
 
-/// The whole picture, by the general decoder.
-pub(super) fn decode_generally(bytes: &[u8], limits: &Limits, into: &mut RgbImage) -> Result<(), String> {
-    general::decode_rgb(bytes, limits, into)
+/// The whole picture at 1/`shrink`, by the general decoder; at full size if the fast decoder does not know its kind.
+/// Tells at which of them.
+pub(super) fn decode_generally(
+    bytes: &[u8],
+    limits: &Limits,
+    shrink: u32,
+    into: &mut RgbImage,
+    reserve: &mut dyn FnMut(u64),
+) -> Result<u32, String> {
+    let shrink = if header::parse(bytes).is_some() { shrink } else { 1 };
+    general::decode_rgb(bytes, limits, shrink, into, reserve).map(|()| shrink)
 }
 
 /// The part of the picture, if the fast decoder can do it. `into` holds anything if not.

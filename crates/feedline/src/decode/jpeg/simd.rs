@@ -11,7 +11,7 @@ use crate::decode::{CropBox, RgbImage};
 /// What is written by hand for a processor.
 pub(super) trait Simd: Copy {
     /// [`idct::eight`]; `few`: only the first four rows and columns of coefficients are not 0.
-    fn eight(self, pair: &BlockPair, quant: &[i16; 128], planes: &mut [u8], targets: [Target; 2], few: bool);
+    fn eight(self, pair: &BlockPair, quant: &[i16; 128], planes: &mut [u8], targets: [Target; 2], few: bool) -> bool;
     /// [`color::rgb`].
     fn rgb(self, y: &[u8], cb: &[u8], cr: &[u8], into: &mut [u8]);
 }
@@ -22,8 +22,8 @@ struct Portable;
 
 impl Simd for Portable {
     #[inline(always)]
-    fn eight(self, pair: &BlockPair, quant: &[i16; 128], planes: &mut [u8], targets: [Target; 2], _few: bool) {
-        idct::eight(pair, quant, planes, targets);
+    fn eight(self, pair: &BlockPair, quant: &[i16; 128], planes: &mut [u8], targets: [Target; 2], _few: bool) -> bool {
+        idct::eight(pair, quant, planes, targets)
     }
 
     #[inline(always)]
@@ -52,7 +52,7 @@ impl Avx2 {
 #[expect(unsafe_code, reason = "calls code for a processor that has been detected")]
 impl Simd for Avx2 {
     #[inline(always)]
-    fn eight(self, pair: &BlockPair, quant: &[i16; 128], planes: &mut [u8], targets: [Target; 2], few: bool) {
+    fn eight(self, pair: &BlockPair, quant: &[i16; 128], planes: &mut [u8], targets: [Target; 2], few: bool) -> bool {
         // SAFETY: an `Avx2` exists only where AVX2 was detected.
         unsafe { super::avx2::eight(pair, quant, planes, targets, few) }
     }

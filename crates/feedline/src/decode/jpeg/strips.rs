@@ -258,7 +258,7 @@ impl<'a> Job<'a> {
                 }
             }
             pending.finish(simd, &mut scratch.strips);
-            if bits.overdrawn() {
+            if bits.overdrawn() || pending.wild {
                 return None;
             }
             self.emit(simd, scratch, mcu_row, &mut next_row, into);
@@ -369,6 +369,8 @@ struct Pending<'a> {
     count: usize,
     which: [usize; 2],
     last: u32,
+    /// Whether a block was none of ours: [`idct::eight`].
+    wild: bool,
     targets: [Target; 2],
     /// Where a block goes that nobody wants.
     nowhere: Target,
@@ -378,7 +380,7 @@ impl<'a> Pending<'a> {
     #[inline(always)]
     fn new(job: &'a Job<'a>, nowhere: usize) -> Pending<'a> {
         let nowhere = Target { at: nowhere, stride: job.stride };
-        Pending { job, pair: [0; 256], count: 0, which: [0; 2], last: 0, targets: [nowhere; 2], nowhere }
+        Pending { job, pair: [0; 256], count: 0, which: [0; 2], last: 0, wild: false, targets: [nowhere; 2], nowhere }
     }
 
     /// Where the next block's coefficients go: all 0.
@@ -412,27 +414,38 @@ impl<'a> Pending<'a> {
         let [a, b] = self.which;
         let quant = &self.job.quants[a][b];
         let size = |component: usize| self.job.planes[component].size;
-        if size(a) == size(b) {
-            self.transform_to(simd, strips, quant, size(a), self.targets);
+        let sound = if size(a) == size(b) {
+            self.transform_to(simd, strips, quant, size(a), self.targets)
         } else {
             let [first, second] = self.targets;
-            self.transform_to(simd, strips, quant, size(a), [first, self.nowhere]);
-            self.transform_to(simd, strips, quant, size(b), [self.nowhere, second]);
-        }
+            self.transform_to(simd, strips, quant, size(a), [first, self.nowhere])
+                & self.transform_to(simd, strips, quant, size(b), [self.nowhere, second])
+        };
+        self.wild |= !sound;
         self.pair[..128].fill(0);
         self.count = 0;
         self.last = 0;
     }
 
     #[inline(always)]
-    fn transform_to<S: Simd>(&self, simd: S, strips: &mut [u8], quant: &[i16; 128], size: usize, targets: [Target; 2]) {
+    fn transform_to<S: Simd>(
+        &self,
+        simd: S,
+        strips: &mut [u8],
+        quant: &[i16; 128],
+        size: usize,
+        targets: [Target; 2],
+    ) -> bool {
         match size {
             8 if self.last == 0 => idct::eight_flat(&self.pair, quant, strips, targets),
             // The first coefficient outside the first four rows and columns is the tenth.
             8 => simd.eight(&self.pair, quant, strips, targets, self.last < 10),
             4 => idct::four(&self.pair, quant, strips, targets),
             2 => idct::two(&self.pair, quant, strips, targets),
-            _ => idct::one(&self.pair, quant, strips, targets),
+            _ => {
+                idct::one(&self.pair, quant, strips, targets);
+                true
+            }
         }
     }
 }

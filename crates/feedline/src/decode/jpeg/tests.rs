@@ -1,9 +1,11 @@
 //! The fast decoder against the general one, pixel for pixel: sizes, samplings, qualities, parts, scales, damage.
 
-use super::{general, own};
+use super::{general, own, survey};
 use crate::decode::{CropBox, Limits, RgbImage, decode_rgb, decode_rgb_part, header};
 use crate::plan::rng::SampleRng;
-use libjpeg_turbo_rs::{Decoder, Encoder, PixelFormat, ScalingFactor, Subsampling};
+use libjpeg_turbo_rs::{
+    Decoder, Encoder, PixelFormat, ScalingFactor, Subsampling, read_coefficients, write_coefficients_progressive,
+};
 
 /// Grain on slopes and edges; `grain` 0 to 255.
 fn scene(width: usize, height: usize, grain: u64, rng: &mut SampleRng) -> Vec<u8> {
@@ -104,7 +106,7 @@ fn any_part_at_any_scale_is_cut_from_the_general_decoders_picture() {
             let mut rng = SampleRng::new(7, round as u64, (width * 1000 + height) as u64, "parts");
             let bytes = encode(width, height, kind, &mut rng);
             let mut full = RgbImage::default();
-            general::decode_rgb(&bytes, &limits, &mut full).unwrap();
+            general::decode_rgb(&bytes, &limits, 1, &mut full, &mut |_| ()).unwrap();
             assert_eq!(header(&bytes).unwrap().max_shrink, 8, "{kind:?}");
             for shrink in [1, 2, 4, 8] {
                 let expected = if shrink == 1 { full.clone() } else { scaled(&bytes, shrink) };
@@ -155,7 +157,7 @@ fn photographs_and_fixtures_are_the_general_decoders() {
     let mut own_ones = 0;
     for (number, path) in files.into_iter().enumerate() {
         let bytes = std::fs::read(&path).unwrap();
-        general::decode_rgb(&bytes, &limits, &mut expected).unwrap();
+        general::decode_rgb(&bytes, &limits, 1, &mut expected, &mut |_| ()).unwrap();
         let mut rng = SampleRng::new(9, 0, number as u64, "photographs");
         for turn in 0..8 {
             let (w, h) = (expected.width_px, expected.height_px);
@@ -253,7 +255,7 @@ fn damage_changes_nothing_but_the_speed() {
             tried += 1;
             let verdict = decode_rgb(&damaged, &limits, &mut found);
             let oracle = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                general::decode_rgb(&damaged, &limits, &mut expected)
+                general::decode_rgb(&damaged, &limits, 1, &mut expected, &mut |_| ())
             }));
             let Ok(oracle) = oracle else { continue };
             if damaged.starts_with(&[0xFF, 0xD8, 0xFF]) {
@@ -270,4 +272,108 @@ fn damage_changes_nothing_but_the_speed() {
     }
     eprintln!("{refused} of {tried} refused, {own_ones} decoded by the fast decoder");
     assert!(refused > tried / 4 && own_ones > tried / 10, "{refused} {own_ones} {tried}");
+}
+
+/// Makes the quantisation steps so coarse that sums leave 16 and 32 bits.
+fn coarsen(bytes: &mut [u8], times: u8) {
+    for at in 0..bytes.len() - 69 {
+        if bytes[at..at + 2] == [0xFF, 0xDB] {
+            bytes[at + 5..at + 69].iter_mut().for_each(|step| *step = step.saturating_mul(times));
+        }
+    }
+}
+
+/// Whatever a part is decoded by, it is cut from what the whole picture is decoded to: at every scale, by every code.
+#[test]
+fn a_part_of_a_damaged_picture_is_cut_from_the_whole_one() {
+    let limits = Limits { max_pixels: 1_000_000 };
+    let (mut found, mut expected) = (RgbImage::default(), RgbImage::default());
+    // Whole pictures that the fast decoder leaves to the general one, and parts of those that it decodes itself.
+    let (mut left, mut own_parts, mut wild) = (0, 0, 0);
+    for (round, kind) in kinds().into_iter().enumerate() {
+        let mut rng = SampleRng::new(12, round as u64, 0, "parts of damage");
+        for turn in 0..120 {
+            let mut damaged = encode(90, 70, kind, &mut rng);
+            let scan = damaged.windows(2).position(|two| two == [0xFF, 0xDA]).unwrap() + 14;
+            for _ in 0..turn % 4 {
+                let at = scan + rng.below((damaged.len() - scan) as u64) as usize;
+                damaged[at] ^= 1 << rng.below(8);
+            }
+            if turn % 3 == 0 {
+                coarsen(&mut damaged, [3, 20, 255][turn / 3 % 3]);
+                wild += 1;
+            }
+            let Ok(found_header) = header(&damaged) else { continue };
+            let (w, h) = (found_header.width_px, found_header.height_px);
+            for shrink in [1, 2, 4, 8] {
+                let all = CropBox { left_px: 0, top_px: 0, width_px: w, height_px: h };
+                if decode_rgb_part(&damaged, &limits, all, shrink, &mut expected).is_err() {
+                    continue;
+                }
+                let is_left = own(&damaged, &limits, None, shrink, false, &mut found).is_none();
+                assert_eq!(
+                    is_left,
+                    own(&damaged, &limits, None, shrink, true, &mut found).is_none(),
+                    "{kind:?}, turn {turn}"
+                );
+                left += usize::from(is_left);
+                for _ in 0..4 {
+                    let part = random_part(w, h, &mut rng);
+                    let what = (kind, turn, shrink, part);
+                    let expected = cut(&expected, part.shrunk(shrink));
+                    decode_rgb_part(&damaged, &limits, part, shrink, &mut found).unwrap();
+                    same(&found, &expected, &what);
+                    for portable in [false, true] {
+                        if own(&damaged, &limits, Some(part), shrink, portable, &mut found).is_some() {
+                            same(&found, &expected, &(what, portable));
+                            own_parts += usize::from(is_left);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    eprintln!("{left} whole pictures left to the general decoder, {own_parts} parts of them not; {wild} coarse ones");
+    assert!(left > 500 && own_parts > 500 && wild > 500, "{left} {own_parts} {wild}");
+}
+
+#[test]
+fn the_general_decoder_asks_for_memory_before_it_takes_any_and_never_for_a_header_alone() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/");
+    let mut asked = Vec::new();
+    let mut decode = |name: &str| {
+        let bytes = std::fs::read(format!("{root}{name}")).unwrap();
+        let mut image = RgbImage::default();
+        asked.clear();
+        let result = general::decode_rgb(&bytes, &Limits::default(), 1, &mut image, &mut |bytes| asked.push(bytes));
+        (result, asked.clone(), image.pixels.capacity())
+    };
+    // 41 x 31 px are 3 x 2 MCUs of six blocks, each with 64 coefficients of two bytes, a note, and 64 samples.
+    let (result, asked, _) = decode("images/jpeg/ycbcr420_progressive.jpg");
+    assert_eq!((result, asked), (Ok(()), vec![3 * 2 * 6 * (129 + 64) + 3 * 41 * 31]));
+    let (result, asked, taken) = decode("hostile/progressive_header_alone.jpg");
+    assert!(result.unwrap_err().contains("truncated JPEG"));
+    assert_eq!((asked.len(), taken), (0, 0));
+    // An arithmetic code may say all in few bytes, so that its header alone counts for all it may take.
+    let mut bytes = std::fs::read(format!("{root}hostile/progressive_header_alone.jpg")).unwrap();
+    let at = bytes.windows(2).position(|two| two == [0xFF, 0xC2]).unwrap();
+    bytes[at + 1] = 0xCA;
+    let found = survey::survey(&bytes, true).unwrap().unwrap();
+    assert!(found.check_lengths().is_ok() && found.decoder_bytes() > 1 << 30, "{}", found.decoder_bytes());
+}
+
+/// The same coefficients in several scans, of which the general decoder gives the samples alone.
+#[test]
+fn colour_finer_than_luma_is_read_from_progressive_files_too() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/images/jpeg/");
+    let bytes = std::fs::read(format!("{root}colour_finer.jpg")).unwrap();
+    let (mut image, mut again) = (RgbImage::default(), RgbImage::default());
+    decode_rgb(&bytes, &Limits::default(), &mut image).unwrap();
+    let progressive = write_coefficients_progressive(&read_coefficients(&bytes).unwrap(), None).unwrap();
+    assert!(progressive.windows(2).any(|two| two == [0xFF, 0xC2]));
+    decode_rgb(&progressive, &Limits::default(), &mut again).unwrap();
+    same(&again, &image, &"progressive");
+    let last = progressive.windows(2).rposition(|two| two == [0xFF, 0xDA]).unwrap();
+    let problem = decode_rgb(&[&progressive[..last], &[0xFF, 0xD9]].concat(), &Limits::default(), &mut again);
+    assert!(problem.unwrap_err().contains("incomplete JPEG: its last scans are missing"));
 }

@@ -1,0 +1,369 @@
+//! All marker segments of a JPEG of any kind: what the frame and its scans are, which tables each scan uses, and what has
+//! to be left out for the general decoder, which takes for damage what libjpeg passes over. Looks at no coefficient and
+//! gives no verdict but one: a scan that is too short for its blocks, before anything is allocated for them.
+
+use super::header::{huffman_tables, quant_tables};
+use crate::decode::no_memory;
+use std::borrow::Cow;
+use std::ops::Range;
+
+/// A file with more scans is left to the general decoder's limit.
+pub(super) const MAX_SCANS: usize = 500;
+
+/// A component of the frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Component {
+    pub id: u8,
+    /// Sampling factors: columns, rows.
+    pub factors: (usize, usize),
+    /// Number of its quantisation table.
+    pub quant: usize,
+}
+
+/// Tables as they stand where a scan begins; the Huffman tables (DC, AC) are the segment's bytes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Tables<'a> {
+    pub quants: [Option<&'a [u8; 64]>; 4],
+    pub huffs: [[Option<&'a [u8]>; 4]; 2],
+    pub restart_interval: usize,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Scan<'a> {
+    /// Of each component in it: its place in the frame, its DC table, its AC table.
+    pub components: Vec<(usize, usize, usize)>,
+    /// First coefficient, last coefficient, and the two numbers of successive approximation.
+    pub spectrum: [u8; 3],
+    pub tables: Tables<'a>,
+    /// From its first byte to the next marker.
+    pub data: &'a [u8],
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Survey<'a> {
+    /// The start-of-frame marker.
+    pub kind: u8,
+    pub width_px: usize,
+    pub height_px: usize,
+    pub components: Vec<Component>,
+    pub scans: Vec<Scan<'a>>,
+    /// Markers in front of the first scan that libjpeg passes over and the general decoder does not.
+    cuts: Vec<Range<usize>>,
+    /// Where the length of an empty segment stands that leaves out itself, which libjpeg does not mind.
+    lengths: Vec<usize>,
+}
+
+/// Walks over all markers that a decoder reads, or to the first scan. `None`: not understood, which is left to the general
+/// decoder.
+///
+/// # Errors
+/// What libjpeg refuses too and the general decoder does not see.
+pub(super) fn survey(bytes: &[u8], whole: bool) -> Result<Option<Survey<'_>>, String> {
+    let mut found =
+        Survey { kind: 0, width_px: 0, height_px: 0, components: vec![], scans: vec![], cuts: vec![], lengths: vec![] };
+    let mut tables = Tables::default();
+    let mut at = 2;
+    let damaged = |what: &str| Err(format!("damaged JPEG: {what}"));
+    // A file may end behind its last scan.
+    while let Some(start) = next_marker(bytes, at) {
+        let marker = bytes[start + 1];
+        at = start + 2;
+        match marker {
+            // Behind a scan it would be more of the scan's data if it were left out.
+            0x01 | 0xD0..=0xD7 => {
+                if found.scans.is_empty() {
+                    found.cuts.push(start..at);
+                }
+                continue;
+            }
+            0xD8 => return damaged("it begins twice"),
+            0xD9 => break,
+            0x02..=0xBF | 0xC8 | 0xDE | 0xDF | 0xF0..=0xFD => {
+                return damaged(&format!("it has a segment of an unknown kind (0x{marker:02x})"));
+            }
+            _ => {}
+        }
+        let Some(length) = bytes.get(at..at + 2) else { return Ok(None) };
+        let length = usize::from(u16::from_be_bytes([length[0], length[1]]));
+        if length < 2 {
+            // libjpeg takes the length alone for an empty segment, where it does not look into it.
+            if !matches!(marker, 0xE0..=0xEF | 0xFE) {
+                return damaged("a segment's length is below 2");
+            }
+            found.lengths.push(at);
+            at += 2;
+            continue;
+        }
+        let Some(body) = bytes.get(at + 2..at + length) else { return Ok(None) };
+        at += length;
+        let is_sound = match marker {
+            0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF => {
+                if found.kind != 0 {
+                    return damaged("it has two frames");
+                }
+                found.frame(marker, body)
+            }
+            0xC4 => huffman_tables(body, &mut tables.huffs).is_some(),
+            // Steps of two bytes are left to the general decoder.
+            0xDB => quant_tables(body, &mut tables.quants).is_some() || has_wide_steps(body),
+            0xDD => {
+                tables.restart_interval = body.first_chunk().map_or(0, |two| u16::from_be_bytes(*two).into());
+                body.len() == 2
+            }
+            _ => true,
+        };
+        if !is_sound {
+            return damaged(&format!("a segment (0x{marker:02x}) has another length than what is in it"));
+        }
+        if marker == 0xDA {
+            if found.kind == 0 || found.scans.len() == MAX_SCANS {
+                return Ok(None);
+            }
+            let (end, in_order) = end_of_scan(bytes, at);
+            let Some((components, spectrum)) = found.selectors(body) else {
+                return damaged("a scan's header does not fit the frame");
+            };
+            let scan = Scan { components, spectrum, tables, data: &bytes[at..end] };
+            if tables.restart_interval > 0 && !in_order {
+                return damaged("its restart markers are not in order");
+            }
+            found.check_scan(&scan)?;
+            let is_all = found.is_sequential() && scan.components.len() == found.components.len();
+            found.scans.push(scan);
+            at = end;
+            if !whole || is_all {
+                break;
+            }
+        }
+    }
+    Ok((found.kind != 0).then_some(found))
+}
+
+/// Whether the segment has sound tables of quantisation steps, of one or two bytes each.
+fn has_wide_steps(mut body: &[u8]) -> bool {
+    while let Some((&which, rest)) = body.split_first() {
+        let bytes = if which >> 4 == 0 { 64 } else { 128 };
+        let Some(rest) = rest.get(bytes..).filter(|_| which & 15 < 4) else { return false };
+        body = rest;
+    }
+    true
+}
+
+/// Whether libjpeg takes a Huffman table (16 counts, then the symbols).
+fn is_sound(table: &[u8], is_dc: bool) -> bool {
+    let mut code = 0_u32;
+    let fits = (1..=16).zip(table).all(|(bits, count)| {
+        code = 2 * code + u32::from(*count);
+        // The code of ones alone is none.
+        code < 1 << bits
+    });
+    fits && table.len() <= 16 + 256 && !(is_dc && table[16..].iter().any(|&symbol| symbol > 15))
+}
+
+/// Where the next marker begins: its last 0xFF.
+fn next_marker(bytes: &[u8], from: usize) -> Option<usize> {
+    let mut at = from;
+    loop {
+        at += bytes.get(at..)?.iter().position(|&byte| byte == 0xFF)?;
+        match bytes.get(at + 1)? {
+            0xFF => at += 1,
+            0 => at += 2,
+            _ => return Some(at),
+        }
+    }
+}
+
+/// The first marker that is no restart marker, or the end; and whether the restart markers before it are in order.
+fn end_of_scan(bytes: &[u8], from: usize) -> (usize, bool) {
+    let (mut at, mut number, mut in_order) = (from, 0, true);
+    while let Some(marker) = next_marker(bytes, at) {
+        if !matches!(bytes[marker + 1], 0xD0..=0xD7) {
+            return (marker, in_order);
+        }
+        in_order &= bytes[marker + 1] == 0xD0 | number & 7;
+        number = number.wrapping_add(1);
+        at = marker + 2;
+    }
+    (bytes.len(), in_order)
+}
+
+impl<'a> Survey<'a> {
+    /// `false`: another length than the components need.
+    fn frame(&mut self, marker: u8, body: &[u8]) -> bool {
+        let [_, h1, h0, w1, w0, count, ref components @ ..] = *body else { return false };
+        if components.len() != 3 * usize::from(count) || !(1..=4).contains(&count) {
+            return false;
+        }
+        self.kind = marker;
+        (self.width_px, self.height_px) = (u16::from_be_bytes([w1, w0]).into(), u16::from_be_bytes([h1, h0]).into());
+        for component in components.as_chunks::<3>().0 {
+            let [id, factors, quant] = *component;
+            // Others than 1 to 4 are refused by the general decoder.
+            let factors = (usize::from(factors >> 4).clamp(1, 4), usize::from(factors & 15).clamp(1, 4));
+            self.components.push(Component { id, factors, quant: usize::from(quant) });
+        }
+        true
+    }
+
+    /// Refuses what libjpeg refuses when a scan begins.
+    fn check_scan(&self, scan: &Scan<'_>) -> Result<(), String> {
+        let [first, last, successive] = scan.spectrum;
+        let (high, low) = (successive >> 4, successive & 15);
+        let is_progressive = matches!(self.kind, 0xC2 | 0xCA);
+        let is_possible = match first {
+            0 => last == 0,
+            _ => first <= last && last < 64 && scan.components.len() == 1,
+        };
+        if is_progressive && (!is_possible || (high > 0 && low + 1 != high) || low > 13) {
+            return Err(format!("damaged JPEG: a scan of coefficients {first} to {last}, bits {high} to {low}"));
+        }
+        let (needs_dc, needs_ac) = match self.kind {
+            0xC0 | 0xC1 => (true, true),
+            0xC2 => (first == 0 && high == 0, first > 0),
+            _ => (false, false),
+        };
+        for &(_, dc, ac) in &scan.components {
+            for (needed, table, is_dc) in
+                [(needs_dc, scan.tables.huffs[0][dc], true), (needs_ac, scan.tables.huffs[1][ac], false)]
+            {
+                if needed && table.is_some_and(|table| !is_sound(table, is_dc)) {
+                    return Err("damaged JPEG: a table of Huffman codes is none".into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn selectors(&self, body: &[u8]) -> Option<(Vec<(usize, usize, usize)>, [u8; 3])> {
+        let (&count, rest) = body.split_first()?;
+        let (selectors, spectrum) =
+            rest.split_at_checked(2 * usize::from(count)).filter(|_| (1..=4).contains(&count))?;
+        let place = |id: u8| self.components.iter().position(|component| component.id == id);
+        let components = selectors.as_chunks::<2>().0.iter().map(|&[id, tables]| {
+            let (dc, ac) = (usize::from(tables >> 4), usize::from(tables & 15));
+            (dc < 4 && ac < 4).then_some((place(id)?, dc, ac))
+        });
+        Some((components.collect::<Option<_>>()?, spectrum.try_into().ok()?))
+    }
+
+    /// The largest sampling factors: columns, rows.
+    pub fn largest(&self) -> (usize, usize) {
+        let of = |factor: fn(&Component) -> usize| self.components.iter().map(factor).max().unwrap_or(1);
+        (of(|c| c.factors.0), of(|c| c.factors.1))
+    }
+
+    /// Columns and rows of MCUs of a scan of all components.
+    pub fn mcus(&self) -> (usize, usize) {
+        let (h, v) = self.largest();
+        (self.width_px.div_ceil(8 * h), self.height_px.div_ceil(8 * v))
+    }
+
+    /// Columns and rows of samples that a component has in the picture.
+    pub fn extent(&self, component: usize) -> (usize, usize) {
+        let ((h, v), (h_max, v_max)) = (self.components[component].factors, self.largest());
+        ((self.width_px * h).div_ceil(h_max), (self.height_px * v).div_ceil(v_max))
+    }
+
+    /// Whether later components are sampled finer than the first.
+    pub fn is_finer(&self) -> bool {
+        let Some((first, others)) = self.components.split_first() else { return false };
+        others.iter().any(|other| other.factors.0 > first.factors.0 || other.factors.1 > first.factors.1)
+    }
+
+    /// Whether it is coded in one pass over the coefficients, by Huffman codes.
+    pub fn is_sequential(&self) -> bool {
+        matches!(self.kind, 0xC0 | 0xC1)
+    }
+
+    /// Whether a scan holds some components, more than one and not all.
+    pub fn is_partly_interleaved(&self) -> bool {
+        self.scans.iter().any(|scan| (2..self.components.len()).contains(&scan.components.len()))
+    }
+
+    /// Whether the general decoder cannot give its pixels.
+    pub fn needs_planes(&self) -> bool {
+        self.components.len() > 1 && (self.is_finer() || (self.is_sequential() && self.is_partly_interleaved()))
+    }
+
+    /// Whether the scans hold every bit of the coefficients that libjpeg would otherwise smooth over.
+    pub fn is_complete(&self) -> bool {
+        if !matches!(self.kind, 0xC2 | 0xCA) {
+            return true;
+        }
+        let mut missing = [[true; 64]; 4];
+        for scan in &self.scans {
+            let [first, last, successive] = scan.spectrum;
+            for &(component, ..) in &scan.components {
+                for coefficient in first..=last.min(63) {
+                    missing[component][usize::from(coefficient)] = successive & 15 > 0;
+                }
+            }
+        }
+        missing.iter().take(self.components.len()).all(|missing| !missing[..10].contains(&true))
+    }
+
+    /// The file as the general decoder understands it, without what it cannot pass over.
+    pub fn tidied(&self, bytes: &'a [u8]) -> Result<Cow<'a, [u8]>, String> {
+        if self.cuts.is_empty() && self.lengths.is_empty() {
+            return Ok(Cow::Borrowed(bytes));
+        }
+        let mut out = Vec::new();
+        out.try_reserve_exact(bytes.len()).map_err(|_| no_memory("a copy of a JPEG", bytes.len() as u64))?;
+        out.extend_from_slice(bytes);
+        for &at in &self.lengths {
+            out[at..at + 2].copy_from_slice(&2_u16.to_be_bytes());
+        }
+        for cut in self.cuts.iter().rev() {
+            out.drain(cut.clone());
+        }
+        Ok(Cow::Owned(out))
+    }
+
+    fn blocks(&self, component: usize) -> u64 {
+        let ((h, v), (columns, rows)) = (self.components[component].factors, self.mcus());
+        (columns * h) as u64 * (rows * v) as u64
+    }
+
+    /// About what the general decoder takes for the picture, with the pixels that it gives.
+    pub fn decoder_bytes(&self) -> u64 {
+        let pixels = self.width_px as u64 * self.height_px as u64;
+        let count = self.components.len() as u64;
+        let blocks: u64 = (0..self.components.len()).map(|component| self.blocks(component)).sum();
+        // Of each block its samples, and where a block comes in several scans its coefficients and a note.
+        let of_block = if self.is_sequential() { 64 } else { 64 + 129 };
+        let upsampled = if self.is_finer() || self.is_partly_interleaved() { count * pixels } else { 0 };
+        blocks * of_block + pixels * count.max(3) + upsampled
+    }
+
+    /// Refuses a scan that has fewer bits than its blocks need, whatever they hold.
+    pub fn check_lengths(&self) -> Result<(), String> {
+        // Arithmetic codes may take less than a bit.
+        if !matches!(self.kind, 0xC0..=0xC2) {
+            return Ok(());
+        }
+        for (number, scan) in self.scans.iter().enumerate() {
+            let blocks: u64 = match *scan.components {
+                [(component, ..)] => {
+                    let (columns, rows) = self.extent(component);
+                    columns.div_ceil(8) as u64 * rows.div_ceil(8) as u64
+                }
+                _ => scan.components.iter().map(|(component, ..)| self.blocks(*component)).sum(),
+            };
+            // A code for the first coefficient, and one that ends the block. Later scans may end many blocks by one code.
+            let bits = match (self.kind, scan.spectrum[0]) {
+                (0xC2, 0) => blocks,
+                (0xC2, _) => 0,
+                _ => 2 * blocks,
+            };
+            if (scan.data.len() as u64) < bits / 8 {
+                return Err(format!(
+                    "truncated JPEG: scan {} has {} bytes for {blocks} blocks of 8 x 8 px, which take {} at least",
+                    number + 1,
+                    scan.data.len(),
+                    bits / 8
+                ));
+            }
+        }
+        Ok(())
+    }
+}
