@@ -10,6 +10,7 @@ use feedline::read::conformance::check;
 use feedline::read::pack::PackOptions;
 use feedline::read::{Fault, Folder, Get, ImageList, Stop, Storage, read_sample};
 use feedline::{DType, FieldSpec, Result, Slot, Stage};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -53,6 +54,20 @@ fn an_epoch_through_a_bad_network_is_the_one_from_disk() {
 #[test]
 fn latency_is_hidden() {
     with_credentials("latency");
+}
+
+/// Which requests meet a fault: always the same, or those that `tests/campaign` asks for.
+fn fault_seed() -> u64 {
+    std::env::var("FEEDLINE_FAULT_SEED").map_or(1, |seed| seed.parse().unwrap())
+}
+
+/// Tells `tests/campaign` how many requests there were and how many of them met a fault.
+fn report_faults(proxy: &Proxy) {
+    if let Some(path) = std::env::var_os("FEEDLINE_FAULT_REPORT") {
+        let (requests, faults) = proxy.counts();
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+        file.and_then(|mut file| writeln!(file, "{requests} {faults}")).unwrap();
+    }
 }
 
 fn storage(address: &str) -> Storage {
@@ -99,13 +114,14 @@ fn passing_faults() {
         // A cache of its own for each, and then once more from it: nothing wrong was kept.
         let storage = Storage { cache_dir: dir.path().join(round.to_string()), ..storage.clone() };
         let source = storage.open("s3://bench/data").unwrap();
-        proxy.set_faults(3, vec![fate], round as u64);
+        proxy.set_faults(3, vec![fate], (fault_seed() - 1) * 7 + round as u64);
         let before = proxy.counts().1;
         assert!(read_all(&*source, 6).unwrap() == expect, "{fate:?}");
         assert!(proxy.counts().1 > before, "{fate:?}");
         assert!(read_all(&*source, 6).unwrap() == expect, "{fate:?}, from the cache");
         assert_eq!(source.cache().unwrap().counts().damaged, 0);
     }
+    report_faults(&proxy);
     // The wait that the server asks for is kept to.
     let mut first = true;
     proxy.set(move |_| if std::mem::take(&mut first) { Fate::SlowDown(1) } else { Fate::Fine });
@@ -263,7 +279,7 @@ fn epochs() {
     let cache = tempfile::tempdir().unwrap();
     let url = PathBuf::from("s3://bench/set");
     let fates = vec![Fate::SlowDown(0), Fate::Cut, Fate::Short, Fate::Stall, Fate::Reset, Fate::Long, Fate::Broken];
-    proxy.set_faults(10, fates, 1);
+    proxy.set_faults(10, fates, fault_seed());
     let packed = cache.path().join("packed");
     let options = PackOptions { shard_bytes: 200_000, threads: 2, progress: &|_, _| () };
     feedline::read::pack::pack(dir.path(), &Storage::default(), &packed, options).unwrap();
@@ -296,6 +312,7 @@ fn epochs() {
         assert!(counts.is_none_or(|counts| counts.hits > 100 && counts.damaged == 0), "{counts:?}");
     }
     assert!(proxy.counts().1 > 50);
+    report_faults(&proxy);
 
     // In the order of the archives neighbours are read together, with and without a cache.
     proxy.set(|_| Fate::Fine);
