@@ -232,9 +232,25 @@ impl ImagePath {
     }
 }
 
-/// About what decoding takes: the pixels, and for what is decoded whole, the decoder's own copy of it.
+/// About what decoding takes: the pixels, and for what is decoded whole, the decoder's own copy of it. A header may claim any
+/// size.
 fn working_bytes(header: Header, part: CropBox) -> u64 {
-    let pixels = |width: u32, height: u32| 3 * u64::from(width) * u64::from(height);
-    let whole = if header.max_shrink == 1 { 2 * pixels(header.width_px, header.height_px) } else { 0 };
-    whole + pixels(part.width_px, part.height_px)
+    let pixels = |width: u32, height: u32| (u64::from(width) * u64::from(height)).saturating_mul(3);
+    let whole = pixels(header.width_px, header.height_px).saturating_mul(if header.max_shrink == 1 { 2 } else { 0 });
+    whole.saturating_add(pixels(part.width_px, part.height_px))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_header_claims_overflows_nothing() {
+        let header = Header { width_px: 1 << 31, height_px: 1 << 31, max_shrink: 1 };
+        let part = CropBox { left_px: 0, top_px: 0, width_px: 1 << 31, height_px: 1 << 31 };
+        assert_eq!(working_bytes(header, part), u64::MAX);
+        let small = CropBox { left_px: 0, top_px: 0, width_px: 4, height_px: 5 };
+        assert_eq!(working_bytes(Header { width_px: 10, height_px: 20, max_shrink: 1 }, small), 1200 + 60);
+        assert_eq!(working_bytes(Header { width_px: 10, height_px: 20, max_shrink: 8 }, small), 60);
+    }
 }

@@ -103,7 +103,11 @@ pub(super) fn parse_plane(text: &str) -> Result<[f64; 4], String> {
         return Err(format!("line 4 is no ground: {a} {b} {c} {d}"));
     }
     let length = if b > 0.0 { -length } else { length };
-    Ok([a, b, c, d].map(|value| value / length))
+    let plane = [a, b, c, d].map(|value| value / length);
+    match plane.iter().all(|value| value.is_finite()) {
+        true => Ok(plane),
+        false => Err(format!("line 4 is no ground: {a} {b} {c} {d}")),
+    }
 }
 
 /// The labels of a custom frame: lines of x, y, z, dx, dy, dz, heading, class.
@@ -131,6 +135,10 @@ pub(super) fn parse_custom_labels(text: &str) -> Result<Annos, String> {
 
 fn numbers<'t>(words: impl Iterator<Item = &'t str>, line: usize) -> Result<Vec<f64>, String> {
     let number = |(column, word): (usize, &str)| match word.parse::<f64>() {
+        // Calibrations are kept as f32, and a number beyond would become an infinite one.
+        Ok(value) if value.is_finite() && !(value as f32).is_finite() => {
+            Err(format!("line {line}: column {column} is {word:?}, beyond what 32 bits hold"))
+        }
         Ok(value) if value.is_finite() => Ok(value),
         _ => Err(format!("line {line}: column {column} is {word:?}, not a number")),
     };
@@ -199,6 +207,7 @@ mod tests {
             ("P2:", "P9:", "line 3 is \"P9\", not P2"),
             ("R0_rect: 1 0", "R0_rect: 1", "line 5: R0_rect has 8 numbers, not 9"),
             ("Tr_velo_to_cam: 0", "Tr_velo_to_cam: x", "line 6: column 2 is \"x\""),
+            ("R0_rect: 1", "R0_rect: 1e39", "line 5: column 2 is \"1e39\", beyond what 32 bits hold"),
         ] {
             let error = parse_calib(&CALIB.replacen(from, to, 1)).unwrap_err();
             assert!(error.contains(part), "{error}");
@@ -211,7 +220,7 @@ mod tests {
         let plane = parse_plane("# Matrix\nWIDTH 4\nHEIGHT 1\n0.0 2.0 0.1 -3.3\n").unwrap();
         assert!(plane[1] < 0.0 && (plane[..3].iter().map(|v| v * v).sum::<f64>() - 1.0).abs() < 1e-12);
         assert!((plane[3] / plane[1] + 1.65).abs() < 1e-12);
-        for text in ["1 2 3 4", "a\nb\nc\n1 2 3", "a\nb\nc\n1 0 3 4"] {
+        for text in ["1 2 3 4", "a\nb\nc\n1 2 3", "a\nb\nc\n1 0 3 4", "a\nb\nc\n0 1e-300 0 1e30"] {
             assert!(parse_plane(text).is_err());
         }
     }
