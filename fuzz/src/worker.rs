@@ -221,6 +221,7 @@ fn watch(begun_ms: Arc<AtomicU64>, start: Instant, hang: Duration) {
             std::thread::sleep(Duration::from_millis(200));
             let (since, now) = (begun_ms.load(Relaxed), start.elapsed().as_millis() as u64);
             if since != 0 && now.saturating_sub(since) > hang.as_millis() as u64 {
+                eprintln!("an input took longer than {hang:?}");
                 std::process::exit(HUNG);
             }
         }
@@ -238,7 +239,7 @@ pub fn run(target: &'static Target, flags: &Flags, report_path: &Path) -> Result
 fn run_here(target: &'static Target, flags: &Flags, report_path: &Path) -> Result<(), String> {
     let start = Instant::now();
     let mut bench = Bench::new(flags)?;
-    let corpus = targets_corpus(target)?;
+    let corpus = corpus_of(target)?;
     listen_to_panics();
     let begun_ms = Arc::new(AtomicU64::new(0));
     watch(Arc::clone(&begun_ms), start, flags.hang);
@@ -291,7 +292,7 @@ fn run_here(target: &'static Target, flags: &Flags, report_path: &Path) -> Resul
     Ok(())
 }
 
-fn targets_corpus(target: &Target) -> Result<Vec<Vec<u8>>, String> {
+fn corpus_of(target: &Target) -> Result<Vec<Vec<u8>>, String> {
     let corpus: Vec<Vec<u8>> = (target.seeds)().map_err(|e| format!("the corpus of {}: {e}", target.name))?;
     if corpus.is_empty() {
         return Err(format!("there is no corpus for {}", target.name));
@@ -306,6 +307,7 @@ pub fn replay(target: &'static Target, flags: &Flags, bytes: Vec<u8>) -> Result<
     let work = move || -> Result<(bool, String), String> {
         let mut bench = Bench::new(&flags)?;
         listen_to_panics();
+        watch(Arc::new(AtomicU64::new(1)), Instant::now(), flags.hang);
         Ok(match try_input(target, &mut bench, &bytes) {
             Outcome::Failed(said) => (false, said),
             Outcome::Fine { said, compared, caught, .. } => {
