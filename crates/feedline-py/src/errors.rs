@@ -67,6 +67,10 @@ fn build(py: Python<'_>, error: Error) -> PyResult<PyErr> {
             "StateError"
         }
         Error::Unsupported { .. } => "UnsupportedError",
+        Error::Memory { bytes, .. } => {
+            facts.set_item("bytes", bytes)?;
+            "OutOfMemoryError"
+        }
         Error::Group { .. } => "RanksError",
         _ => "FeedlineError",
     };

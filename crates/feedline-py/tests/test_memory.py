@@ -142,3 +142,45 @@ measure(lambda: capsules(200), lambda: capsules(50000))
 """
     rss, traced = growth_kib(python(MEASURE + code))
     assert rss < 4 << 10 and traced < 50
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_that_no_memory_holds_is_an_exception_with_its_bytes(python, workers):
+    """Each in a process of its own: it used to end the process."""
+    ended = python(
+        """
+import sys
+import feedline, numpy as np
+
+source = feedline.arrays(np.zeros(1 << 20, np.uint8)).map(lambda x: np.broadcast_to(x, (1 << 20,)))
+ours = feedline.DataLoader(source, batch_size=1 << 20, num_workers=int(sys.argv[1]), output="numpy")
+import resource
+resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+try:
+    next(iter(ours))
+except MemoryError as error:
+    print(type(error).__name__, error.bytes, isinstance(error, feedline.FeedlineError), error)
+small = feedline.DataLoader(feedline.arrays(np.arange(6)), batch_size=6, num_workers=int(sys.argv[1]), output="numpy")
+print(next(iter(small))[0].tolist())
+""",
+        workers,
+    )
+    assert ended.code == 0, ended.stderr
+    first, second = ended.stdout.splitlines()
+    assert first.startswith(f"OutOfMemoryError {1 << 40} True field \"0\" of a batch of 1048576 samples needs {1 << 40} bytes")
+    assert first.endswith("Lower the batch size or the size of a sample, or use a machine with more memory")
+    assert second == "[0, 1, 2, 3, 4, 5]"
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 2**62}, {"num_workers": 10**9}, {"memory_budget_bytes": 2**62}])
+def test_numbers_without_measure_do_not_end_the_process(python, options):
+    ended = python(
+        f"""
+import feedline, numpy as np
+try:
+    print(next(iter(feedline.DataLoader(feedline.arrays(np.arange(4)), **{options}, output="numpy")))[0].tolist())
+except feedline.FeedlineError as error:
+    print(error)
+"""
+    )
+    assert ended.code == 0 and ended.stdout, ended.stderr

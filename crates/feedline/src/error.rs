@@ -86,6 +86,10 @@ pub enum Error {
     #[error("failed to {action} {}: {source}{}", path.display(), io_remedy(source))]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
 
+    /// Memory whose size the data or the settings decide cannot be had.
+    #[error("{what} needs {bytes} bytes of memory in one piece, which the system refuses. {remedy}")]
+    Memory { what: String, bytes: u64, remedy: String },
+
     /// A saved state belongs to other data or another plan.
     #[error(
         "the saved state does not fit this run: {field} was {saved} and is now {now}. Resume with the data and \
@@ -124,6 +128,20 @@ impl Error {
     /// A failed file operation; `action` completes "failed to ... PATH".
     pub fn io(action: &'static str, path: impl AsRef<Path>, source: std::io::Error) -> Error {
         Error::Io { action, path: path.as_ref().to_path_buf(), source }
+    }
+
+    /// Memory that cannot be had.
+    pub fn memory(what: impl Into<String>, bytes: u64) -> Error {
+        let remedy = "Lower the batch size or the size of a sample, or use a machine with more memory";
+        Error::Memory { what: what.into(), bytes, remedy: remedy.into() }
+    }
+
+    /// Whose memory it was that could not be had; any other error stays as it is.
+    pub(crate) fn needed_for(self, what: impl FnOnce() -> String) -> Error {
+        match self {
+            Error::Memory { bytes, remedy, .. } => Error::Memory { what: what(), bytes, remedy },
+            other => other,
+        }
     }
 
     /// An error between ranks.

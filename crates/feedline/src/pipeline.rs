@@ -130,8 +130,11 @@ pub fn make_sample(pipeline: &dyn Pipeline, request: &Request, clock: &mut Clock
     clock.enter(Stage::Read);
     pipeline.read(request, &mut raw, clock)?;
     let is_stacked = |spec: &&FieldSpec| spec.collate == Collate::Stack;
-    let mut stacked: Vec<Array> =
-        specs.iter().filter(is_stacked).map(|spec| Array::zeros(spec.dtype, spec.shape.clone())).collect();
+    let mut stacked = Vec::with_capacity(specs.len());
+    for spec in specs.iter().filter(is_stacked) {
+        let array = Array::try_zeros(spec.dtype, spec.shape.clone());
+        stacked.push(array.map_err(|error| error.needed_for(|| format!("field {:?} of one sample", spec.name)))?);
+    }
     let mut slot = Slot::new(specs, stacked.iter_mut().map(Array::as_bytes_mut));
     pipeline.make(request, &raw, &mut slot, clock)?;
     let mut owned = slot.into_owned().into_iter();

@@ -31,6 +31,14 @@ impl DType {
     }
 }
 
+/// Bytes of an array; where that is more than a number holds, the largest one, which no memory holds either.
+pub(crate) fn len_bytes(dtype: DType, shape: &[usize]) -> usize {
+    if shape.contains(&0) {
+        return 0;
+    }
+    shape.iter().fold(dtype.size_bytes(), |bytes, &axis| bytes.saturating_mul(axis))
+}
+
 mod sealed {
     pub trait Sealed {}
 }
@@ -64,21 +72,33 @@ pub struct Array {
 
 impl Array {
     /// An array of zeros.
+    ///
+    /// # Panics
+    /// If there is no memory for it: see [`Array::try_zeros`].
     pub fn zeros(dtype: DType, shape: impl Into<Vec<usize>>) -> Array {
+        Array::try_zeros(dtype, shape).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// As [`Array::zeros`], for a size that data or settings decide.
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    pub fn try_zeros(dtype: DType, shape: impl Into<Vec<usize>>) -> Result<Array> {
         let shape = shape.into();
-        let data = Buffer::zeroed(shape.iter().product::<usize>() * dtype.size_bytes());
-        Array { dtype, shape, data }
+        let data = Buffer::zeroed(len_bytes(dtype, &shape))?;
+        Ok(Array { dtype, shape, data })
     }
 
     /// An array with the given elements in row-major order.
     ///
     /// # Panics
-    /// If `values` does not hold exactly as many elements as `shape` says.
+    /// If `values` does not hold exactly as many elements as `shape` says, or there is no memory for them.
     pub fn from_slice<T: Element>(shape: impl Into<Vec<usize>>, values: &[T]) -> Array {
         let shape = shape.into();
         assert_eq!(shape.iter().product::<usize>(), values.len(), "elements of an array {shape:?}");
         let bytes = bytemuck::cast_slice(values);
-        Array { dtype: T::DTYPE, shape, data: Buffer::joined(bytes.len(), [bytes]) }
+        let data = Buffer::joined(bytes.len(), [bytes]).unwrap_or_else(|error| panic!("{error}"));
+        Array { dtype: T::DTYPE, shape, data }
     }
 
     /// Wraps storage that is already filled.
@@ -189,7 +209,7 @@ impl FieldSpec {
 
     /// Bytes of one sample's share of a stacked field.
     pub fn slot_bytes(&self) -> usize {
-        self.shape.iter().product::<usize>() * self.dtype.size_bytes()
+        len_bytes(self.dtype, &self.shape)
     }
 }
 

@@ -80,6 +80,13 @@ class UnsupportedError(FeedlineError, NotImplementedError):
     """The request is sensible, but not possible here."""
 
 
+class OutOfMemoryError(FeedlineError, MemoryError):
+    """A batch does not fit into memory. Lower ``batch_size``, or the size of a sample."""
+
+    bytes: int
+    """How many were asked for in one piece."""
+
+
 class LoaderTimeoutError(FeedlineError, RuntimeError):
     """No batch came within ``timeout`` seconds. A RuntimeError, as torch's."""
 

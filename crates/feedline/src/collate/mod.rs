@@ -26,7 +26,7 @@ pub(crate) fn collate_field(spec: &FieldSpec, arrays: &[&Array]) -> Result<Batch
         Error::Config { problem, remedy } => {
             Error::Config { problem: format!("field {:?}: {problem}", spec.name), remedy }
         }
-        other => other,
+        other => other.needed_for(|| of_batch(spec, arrays.len())),
     };
     match spec.collate {
         Collate::Stack => stack(arrays).map(BatchField::Stack).map_err(named),
@@ -42,6 +42,11 @@ pub(crate) fn collate_field(spec: &FieldSpec, arrays: &[&Array]) -> Result<Batch
         }
         Collate::List => Ok(BatchField::List(arrays.iter().map(|array| array.as_bytes().to_vec()).collect())),
     }
+}
+
+/// What a batch needs memory for.
+pub(crate) fn of_batch(spec: &FieldSpec, samples: usize) -> String {
+    format!("field {:?} of a batch of {samples} samples", spec.name)
 }
 
 fn mismatch(verb: &str, what: &str, at: usize, expect: &Array, got: &Array) -> Error {
@@ -69,7 +74,7 @@ pub fn stack(arrays: &[&Array]) -> Result<Array> {
     let first = arrays.first().ok_or_else(|| Error::config("an empty batch cannot be collated", "Give a sample"))?;
     let mut shape = vec![arrays.len()];
     shape.extend(first.shape());
-    let mut out = Array::zeros(first.dtype(), shape);
+    let mut out = Array::try_zeros(first.dtype(), shape)?;
     let slot_bytes = first.as_bytes().len();
     for (at, array) in arrays.iter().enumerate() {
         if (array.shape(), array.dtype()) != (first.shape(), first.dtype()) {
@@ -105,7 +110,7 @@ pub fn pad(arrays: &[&Array], value: f64) -> Result<(Array, Array)> {
     let most = counts.iter().copied().max().unwrap_or(0);
     let mut shape = vec![arrays.len(), most];
     shape.extend(&first.shape()[1..]);
-    let mut out = Array::zeros(first.dtype(), shape);
+    let mut out = Array::try_zeros(first.dtype(), shape)?;
     fill(&mut out, value);
     let slot_bytes = out.as_bytes().len() / arrays.len();
     for (at, array) in arrays.iter().enumerate() {
@@ -125,7 +130,7 @@ pub fn concat(arrays: &[&Array]) -> Result<(Array, Array)> {
     let mut shape = vec![counts.iter().sum()];
     shape.extend(&first.shape()[1..]);
     let len_bytes = arrays.iter().map(|array| array.as_bytes().len()).sum();
-    let joined = Buffer::joined(len_bytes, arrays.iter().map(|array| array.as_bytes()));
+    let joined = Buffer::joined(len_bytes, arrays.iter().map(|array| array.as_bytes()))?;
     let out = Array::from_buffer(first.dtype(), shape, joined);
     let mut offsets = vec![0i64];
     for n in counts {

@@ -2,6 +2,8 @@
 //! The only file of this crate with `unsafe`; it must not know what the bytes mean.
 #![expect(unsafe_code, reason = "disjoint slots of one buffer are written by several threads")]
 
+use crate::error::{Error, Result};
+use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use std::cell::UnsafeCell;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,18 +23,25 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
-    pub(crate) fn zeroed(len_bytes: usize) -> Buffer {
-        Buffer { storage: vec![0; len_bytes + ALIGN_BYTES], len_bytes, pool: None }
+    /// # Errors
+    /// [`Error::Memory`].
+    pub(crate) fn zeroed(len_bytes: usize) -> Result<Buffer> {
+        Ok(Buffer { storage: zeros(len_bytes)?, len_bytes, pool: None })
     }
 
     /// The parts one behind the other, `len_bytes` together.
-    pub(crate) fn joined<'a>(len_bytes: usize, parts: impl IntoIterator<Item = &'a [u8]>) -> Buffer {
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    pub(crate) fn joined<'a>(len_bytes: usize, parts: impl IntoIterator<Item = &'a [u8]>) -> Result<Buffer> {
         // Nothing is written twice: the room is there, so it stays where it is, and zeros are for what no part fills.
-        let mut storage: Vec<u8> = Vec::with_capacity(len_bytes + ALIGN_BYTES);
+        let mut storage: Vec<u8> = Vec::new();
+        let needed = len_bytes.saturating_add(ALIGN_BYTES);
+        storage.try_reserve_exact(needed).map_err(|_| refused(len_bytes))?;
         storage.resize(storage.as_ptr().align_offset(ALIGN_BYTES), 0);
         parts.into_iter().for_each(|part| storage.extend_from_slice(part));
-        storage.resize(len_bytes + ALIGN_BYTES, 0);
-        Buffer { storage, len_bytes, pool: None }
+        storage.resize(needed, 0);
+        Ok(Buffer { storage, len_bytes, pool: None })
     }
 
     fn start(&self) -> usize {
@@ -50,9 +59,10 @@ impl Buffer {
 }
 
 impl Clone for Buffer {
-    /// A copy that belongs to no pool.
+    /// A copy that belongs to no pool. Where there is no memory for it, the process ends, as with any clone.
     fn clone(&self) -> Buffer {
         Buffer::joined(self.len_bytes, [self.as_bytes()])
+            .unwrap_or_else(|_| handle_alloc_error(Layout::for_value(self.storage.as_slice())))
     }
 }
 
@@ -81,17 +91,23 @@ const MAX_FREE_BUFFERS: usize = 64;
 
 impl BufferPool {
     /// A buffer of `len_bytes` with unspecified content.
-    pub(crate) fn take(self: &Arc<Self>, len_bytes: usize) -> Buffer {
-        let needed = len_bytes + ALIGN_BYTES;
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    pub(crate) fn take(self: &Arc<Self>, len_bytes: usize) -> Result<Buffer> {
+        let needed = len_bytes.saturating_add(ALIGN_BYTES);
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let found = free.iter().rposition(|storage| storage.len() == needed).map(|at| free.swap_remove(at));
         drop(free);
-        let storage = found.unwrap_or_else(|| {
-            let mut storage = vec![0; needed];
-            advise_huge_pages(&mut storage);
-            storage
-        });
-        Buffer { storage, len_bytes, pool: Some(Arc::clone(self)) }
+        let storage = match found {
+            Some(storage) => storage,
+            None => {
+                let mut storage = zeros(len_bytes)?;
+                advise_huge_pages(&mut storage);
+                storage
+            }
+        };
+        Ok(Buffer { storage, len_bytes, pool: Some(Arc::clone(self)) })
     }
 
     fn give(&self, storage: Vec<u8>) {
@@ -100,6 +116,24 @@ impl BufferPool {
             free.push(storage);
         }
     }
+}
+
+/// Zeros for a buffer of `len_bytes`, which the system writes when they are first touched; an error where `vec!` would end
+/// the process.
+fn zeros(len_bytes: usize) -> Result<Vec<u8>> {
+    let needed = len_bytes.saturating_add(ALIGN_BYTES);
+    let layout = Layout::array::<u8>(needed).map_err(|_| refused(len_bytes))?;
+    // SAFETY: the layout is not empty, since ALIGN_BYTES is above 0.
+    let start = unsafe { alloc_zeroed(layout) };
+    if start.is_null() {
+        return Err(refused(len_bytes));
+    }
+    // SAFETY: the global allocator has just given `needed` bytes with the alignment of u8, and all of them are zeros.
+    Ok(unsafe { Vec::from_raw_parts(start, needed, needed) })
+}
+
+fn refused(len_bytes: usize) -> Error {
+    Error::memory("an array", len_bytes as u64)
 }
 
 /// Asks for large pages where a buffer is worth them: its first touch then costs a page fault for every 2 MiB instead
@@ -180,18 +214,18 @@ mod tests {
     #[test]
     fn storage_returns_to_its_pool_and_is_used_again() {
         let pool = Arc::new(BufferPool::default());
-        let first = pool.take(1000).as_bytes().as_ptr();
-        let again = pool.take(1000);
+        let first = pool.take(1000).unwrap().as_bytes().as_ptr();
+        let again = pool.take(1000).unwrap();
         assert_eq!(first, again.as_bytes().as_ptr());
         assert_eq!(again.as_bytes().len(), 1000);
-        assert_ne!(pool.take(1000).as_bytes().as_ptr(), again.as_bytes().as_ptr());
+        assert_ne!(pool.take(1000).unwrap().as_bytes().as_ptr(), again.as_bytes().as_ptr());
     }
 
     #[test]
     fn parts_are_joined_in_order_on_a_cache_line() {
         for len in [0, 1, 63, 64, 1000] {
             let parts: [Vec<u8>; 3] = [vec![1; len], vec![], vec![2; 2 * len]];
-            let buffer = Buffer::joined(3 * len, parts.iter().map(Vec::as_slice));
+            let buffer = Buffer::joined(3 * len, parts.iter().map(Vec::as_slice)).unwrap();
             assert_eq!(buffer.as_bytes(), parts.concat());
             assert_eq!(buffer.clone().as_bytes(), parts.concat());
             assert!(buffer.as_bytes().as_ptr().addr().is_multiple_of(ALIGN_BYTES));
@@ -199,8 +233,25 @@ mod tests {
     }
 
     #[test]
+    fn memory_that_cannot_be_had_is_an_error_and_says_how_much() {
+        let pool = Arc::new(BufferPool::default());
+        // More than any machine has, and more than a number of bytes may be.
+        for len_bytes in [1 << 60, isize::MAX as usize, usize::MAX] {
+            let part: &[u8] = &[1, 2];
+            for error in [
+                pool.take(len_bytes).unwrap_err(),
+                Buffer::zeroed(len_bytes).unwrap_err(),
+                Buffer::joined(len_bytes, [part]).unwrap_err(),
+            ] {
+                assert!(error.to_string().contains(&format!("needs {len_bytes} bytes")), "{error}");
+            }
+        }
+        assert_eq!(pool.take(1000).unwrap().as_bytes(), vec![0; 1000], "the pool goes on");
+    }
+
+    #[test]
     fn slots_are_disjoint_and_land_in_order() {
-        let slots = SlotBuffer::new(Buffer::zeroed(300), 3, 100);
+        let slots = SlotBuffer::new(Buffer::zeroed(300).unwrap(), 3, 100);
         std::thread::scope(|scope| {
             for at in [2usize, 0, 1] {
                 let slots = &slots;
@@ -215,7 +266,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "slot 1 is handed out twice")]
     fn a_slot_is_handed_out_once() {
-        let slots = SlotBuffer::new(Buffer::zeroed(8), 2, 4);
+        let slots = SlotBuffer::new(Buffer::zeroed(8).unwrap(), 2, 4);
         slots.slot(1);
         slots.slot(1);
     }

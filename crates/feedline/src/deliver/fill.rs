@@ -73,7 +73,8 @@ pub(crate) fn fill<T>(
 /// Gives an error of a stage its sample and file.
 fn located(error: Error, pipeline: &dyn Pipeline, request: &Request, stage: Stage) -> Error {
     match error {
-        Error::Sample { .. } | Error::Step { .. } => error,
+        // That there is no memory says nothing of the sample.
+        Error::Sample { .. } | Error::Step { .. } | Error::Memory { .. } => error,
         other => Error::Sample {
             stage,
             index: request.index,

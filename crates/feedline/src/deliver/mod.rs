@@ -140,27 +140,29 @@ impl Loader {
             return Err(Error::SplitTooSmall {
                 split: options.split,
                 samples: walk.plan.epoch_len(),
-                batch_size: batch_size * walk.plan.num_replicas(),
+                batch_size: batch_size.saturating_mul(walk.plan.num_replicas()),
             });
         }
         let stats = Arc::new(stats::Stats::new(options.trace));
         let pool = if options.num_workers == 0 {
             None
         } else {
-            let batch_bytes: usize = pipeline.fields().iter().map(|spec| spec.slot_bytes()).sum();
-            let batch_bytes = (batch_bytes as u64 * batch_size).max(1);
+            let batch_bytes =
+                pipeline.fields().iter().fold(0usize, |bytes, spec| bytes.saturating_add(spec.slot_bytes()));
+            let batch_bytes = (batch_bytes as u64).saturating_mul(batch_size).max(1);
             let budget_bytes = options.memory_budget_bytes;
             // Two batches keep the workers busy while one is consumed; a few more level out uneven samples. A quarter
             // of the budget stays for samples under way, and another for what is read ahead.
             let ahead_bytes = if pipeline.read_ahead() == 0 { 0 } else { budget_bytes / 4 };
             let window = budget_bytes / 4 * 3 - ahead_bytes;
-            let window = (window / batch_bytes).clamp(2, 2 + 2 * options.num_workers as u64);
+            let window =
+                (window / batch_bytes).clamp(2, (options.num_workers as u64).saturating_mul(2).saturating_add(2));
             let pool = Pool::new(
                 Arc::clone(&pipeline),
                 options.on_bad_sample,
                 options.num_workers,
                 window as usize,
-                (budget_bytes - ahead_bytes).saturating_sub(window * batch_bytes).max(budget_bytes / 4),
+                (budget_bytes - ahead_bytes).saturating_sub(window.saturating_mul(batch_bytes)).max(budget_bytes / 4),
                 ahead_bytes,
                 Arc::clone(&stats),
             );

@@ -8,7 +8,7 @@ use super::fill::{Made, fill};
 use super::readers::Readers;
 use super::stats::{Budget, Clock, Stats};
 use super::walk::{BatchPlan, Walk};
-use crate::collate::collate_field;
+use crate::collate::{collate_field, of_batch};
 use crate::error::{Error, Result, Stage};
 use crate::pipeline::{Pipeline, Raw};
 use crate::read::Stop;
@@ -147,7 +147,7 @@ impl Pool {
             work: Condvar::new(),
             ready: Condvar::new(),
         });
-        let mut pool = Pool { shared, threads: Vec::with_capacity(num_workers) };
+        let mut pool = Pool { shared, threads: Vec::new() };
         for worker in 0..num_workers {
             let shared = Arc::clone(&pool.shared);
             let thread = std::thread::Builder::new().name(format!("feedline:{worker}")).spawn(move || {
@@ -281,6 +281,9 @@ impl Shared {
                 if let Some(plan) = walk.next() {
                     let flight = self.open(plan, state.opened);
                     state.opened += flight.size as u64;
+                    if flight.ready.is_some() && state.flights.is_empty() {
+                        self.ready.notify_all();
+                    }
                     state.flights.push_back(flight);
                     self.work.notify_all();
                     continue;
@@ -302,17 +305,18 @@ impl Shared {
             .fields()
             .iter()
             .filter(|spec| spec.collate == Collate::Stack)
-            .map(|spec| SlotBuffer::new(self.buffers.take(size * spec.slot_bytes()), size, spec.slot_bytes()))
+            .map(|spec| {
+                let buffer = self.buffers.take(size.saturating_mul(spec.slot_bytes()));
+                let buffer = buffer.map_err(|error| error.needed_for(|| of_batch(spec, size)))?;
+                Ok(SlotBuffer::new(buffer, size, spec.slot_bytes()))
+            })
             .collect();
-        Flight {
-            memory: Some(Arc::new(Memory { plan, stacked })),
-            size,
-            next_slot: 0,
-            first_sample,
-            outcomes: Vec::new(),
-            unfinished: size,
-            ready: None,
-        }
+        // Without memory the batch is its error, delivered in its turn; no slot of it is made.
+        let (memory, next_slot, ready) = match stacked {
+            Ok(stacked) => (Some(Arc::new(Memory { plan, stacked })), 0, None),
+            Err(error) => (None, size, Some(Err(error))),
+        };
+        Flight { memory, size, next_slot, first_sample, outcomes: Vec::new(), unfinished: size, ready }
     }
 
     /// Makes slot `at`, for which `sample` is its generation and number to the readers.

@@ -213,6 +213,25 @@ fn whoever_waits_with_a_limit_misses_nothing() {
 }
 
 #[test]
+fn a_batch_that_no_memory_holds_is_an_error_with_its_bytes() {
+    for (shape, batch_size) in [(vec![1 << 55], 4), (vec![1 << 40, 1 << 40], 4), (vec![1 << 50], u64::MAX)] {
+        for num_workers in [0, 2] {
+            let fields = vec![FieldSpec::stack("x", DType::I64, shape.clone())];
+            let plan = Plan::new(10_000, 1).unwrap();
+            let options = LoaderOptions { batch_size, ..options(num_workers) };
+            let mut loader = Loader::new(Arc::new(Tiny(fields)), plan, options).unwrap();
+            for _ in 0..2 {
+                let error = loader.next_batch().unwrap_err();
+                let text = error.to_string();
+                assert!(matches!(error, Error::Memory { bytes, .. } if bytes >= 1 << 53), "{text}");
+                assert!(text.contains("field \"x\"") && text.contains("Lower the batch size"), "{text}");
+                assert_eq!(loader.position(), 0);
+            }
+        }
+    }
+}
+
+#[test]
 fn ranks_share_the_work_and_padding_is_marked() {
     let dealt = |tail| -> Vec<Batch> {
         (0..3)

@@ -51,7 +51,7 @@ impl Walk {
 
     /// Batches already delivered before the last `seek`, if the epoch was dealt the same way then.
     pub(crate) fn steps_before(&self) -> u64 {
-        self.start / (self.batch_size * self.plan.num_replicas())
+        self.start / self.batch_size.saturating_mul(self.plan.num_replicas())
     }
 }
 
@@ -70,11 +70,15 @@ impl Iterator for Walk {
             }
         }
         let first = self.step * self.batch_size;
-        let last = (first + self.batch_size).min(self.dealt.num_samples(self.rank));
+        let last = first.saturating_add(self.batch_size).min(self.dealt.num_samples(self.rank));
         let requests = self.dealt.slots(self.rank, first..last).collect();
         let step = self.steps_before() + self.step;
         self.step += 1;
-        let dealt_out = (self.step * self.batch_size * self.plan.num_replicas()).min(self.dealt.total_size());
+        let dealt_out = self
+            .step
+            .saturating_mul(self.batch_size)
+            .saturating_mul(self.plan.num_replicas())
+            .min(self.dealt.total_size());
         Some(BatchPlan { epoch: self.dealt.epoch(), step, requests, next_position: self.start + dealt_out })
     }
 }
