@@ -239,6 +239,7 @@ impl Loader {
         self.last_begun = None;
         self.forget_ledger();
         self.go(cursor.epoch, cursor.position);
+        self.aligned = false; // the plan may be another
         Ok(())
     }
 
@@ -361,9 +362,11 @@ impl Loader {
     }
 
     fn go(&mut self, epoch: u64, position: u64) {
+        // What was made ahead stays where it is what comes next anyway.
+        let next = if self.left == Some(0) { (self.epoch + 1, 0) } else { (self.epoch, self.position) };
+        self.aligned &= (epoch, position) == next;
         (self.epoch, self.position) = (epoch, position);
         self.left = None;
-        self.aligned = false;
     }
 
     /// Starts a pass at (epoch, position).

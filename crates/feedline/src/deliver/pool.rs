@@ -215,13 +215,19 @@ impl Pool {
 }
 
 impl Drop for Pool {
-    /// Stops the threads; returns as soon as each has finished the one sample in its hands.
+    /// Stops the threads; returns as soon as each has finished the one sample in its hands. Where one of them drops its own
+    /// pool (code of the caller's that it runs had the last hold on the loader), none is waited for: it cannot wait for
+    /// itself, and the others may be waiting for what that code holds.
     fn drop(&mut self) {
         self.shared.lock().stopping = true;
         self.shared.work.notify_all();
         self.shared.stop.stop();
         if let Some(readers) = &self.shared.readers {
             readers.end();
+        }
+        let this = std::thread::current().id();
+        if self.threads.iter().any(|thread| thread.thread().id() == this) {
+            return;
         }
         for thread in self.threads.drain(..) {
             let _ = thread.join(); // a worker catches panics of pipelines; there is nothing else to report

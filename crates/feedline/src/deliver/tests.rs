@@ -212,6 +212,75 @@ fn whoever_waits_with_a_limit_misses_nothing() {
     assert_eq!(batches, expect);
 }
 
+/// Its first sample drops what it is given, which may be the loader that makes it.
+struct Dropping(Numbered, Mutex<Option<Loader>>, std::sync::Condvar, std::sync::mpsc::Sender<()>);
+
+impl Pipeline for Dropping {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+    fn fingerprint(&self) -> u64 {
+        self.0.fingerprint()
+    }
+    fn fields(&self) -> &[FieldSpec] {
+        self.0.fields()
+    }
+    fn location(&self, index: u64) -> String {
+        self.0.location(index)
+    }
+    fn read(&self, request: &Request, raw: &mut Raw, clock: &mut Clock) -> Result<()> {
+        if request.position == 0 {
+            let given = self.1.lock().unwrap();
+            let loader = self.2.wait_while(given, |loader| loader.is_none()).unwrap().take();
+            drop(loader);
+            self.3.send(()).unwrap();
+        }
+        self.0.read(request, raw, clock)
+    }
+    fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, clock: &mut Clock) -> Result<()> {
+        self.0.make(request, raw, slot, clock)
+    }
+}
+
+#[test]
+fn a_loader_may_be_dropped_by_a_worker_of_its_own() {
+    let (sender, dropped) = std::sync::mpsc::channel();
+    let pipeline = Arc::new(Dropping(Numbered::new(40), Mutex::new(None), std::sync::Condvar::new(), sender));
+    let plan = Plan::new(40, 1).unwrap();
+    let mut loader = Loader::new(pipeline.clone(), plan, options(3)).unwrap();
+    assert!(loader.poll_batch(Some(Duration::ZERO)).unwrap().is_pending());
+    *pipeline.1.lock().unwrap() = Some(loader);
+    pipeline.2.notify_all();
+    // A worker that joins itself panics, and says nothing here.
+    dropped.recv_timeout(Duration::from_secs(60)).unwrap();
+    // The threads, which nobody waits for, end by themselves.
+    let ended = (0..60_000).any(|_| {
+        std::thread::sleep(Duration::from_millis(1));
+        Arc::strong_count(&pipeline) == 1
+    });
+    assert!(ended);
+}
+
+#[test]
+fn what_was_made_ahead_stays_when_the_next_epoch_is_set() {
+    let pipeline = Arc::new(Numbered::new(12));
+    let plan = Plan::new(12, 1).unwrap().with_seed(5);
+    let expect = epochs(&mut loader(Numbered::new(12), options(0)), 3);
+    let options = LoaderOptions { end_epoch: Some(2), ..options(2) };
+    let mut loader = Loader::new(pipeline, plan, options).unwrap();
+    for epoch in 0..2 {
+        loader.set_epoch(epoch);
+        // The last batch was taken and nothing more was asked for, as programs do that know how many there are.
+        let batches: Vec<Batch> = (0..3).map(|_| loader.next_batch().unwrap().unwrap()).collect();
+        assert_eq!(batches, expect[epoch as usize * 3..][..3]);
+        loader.begin_pass();
+    }
+    let read = loader.stats().read.items;
+    assert_eq!(read, 24, "each sample was made once");
+    loader.set_epoch(1);
+    assert_eq!(loader.next_batch().unwrap().unwrap(), expect[3]);
+}
+
 #[test]
 fn a_batch_that_no_memory_holds_is_an_error_with_its_bytes() {
     for (shape, batch_size) in [(vec![1 << 55], 4), (vec![1 << 40, 1 << 40], 4), (vec![1 << 50], u64::MAX)] {
