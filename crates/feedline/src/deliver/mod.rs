@@ -16,12 +16,13 @@ mod walk;
 
 pub use stats::{Clock, Span, StageCount, StatsSnapshot};
 
-use crate::collate::collate;
+use crate::collate::{collate, of_batch};
 use crate::error::{Error, Result};
 use crate::event::{Event, Sink, Warnings};
 use crate::pipeline::{Pipeline, make_sample};
 use crate::plan::{Cursor, Plan};
-use crate::sample::{Batch, BatchField, Replaced, Sample};
+use crate::sample::{Batch, BatchField, Collate, Replaced, Sample};
+use buffer::Buffer;
 use ledger::{Entry, Ledger};
 use pool::Pool;
 use serde::{Deserialize, Serialize};
@@ -446,6 +447,14 @@ impl Loader {
 /// Makes a whole batch in this thread from separate samples: the oracle of the pool.
 fn make_batch(pipeline: &dyn Pipeline, plan: &BatchPlan, policy: OnBadSample, stats: &stats::Stats) -> Result<Batch> {
     let mut clock = Clock::new(None, stats.is_traced());
+    // A large batch that no memory holds is found out before its samples fill what there is.
+    for spec in pipeline.fields().iter().filter(|spec| spec.collate == Collate::Stack) {
+        let bytes = spec.slot_bytes().saturating_mul(plan.requests.len());
+        if bytes >= 1 << 28 {
+            let room = Buffer::zeroed(bytes);
+            drop(room.map_err(|error| error.needed_for(|| of_batch(spec, plan.requests.len())))?);
+        }
+    }
     let mut samples: Vec<Sample> = Vec::with_capacity(plan.requests.len());
     let (mut indices, mut replaced) = (Vec::with_capacity(plan.requests.len()), Vec::new());
     for request in &plan.requests {
