@@ -113,6 +113,12 @@ def test_the_loss_history_writes_numbers_a_picture_and_tensorboard(tmp_path):
     records = EventAccumulator(str(folder))
     records.Reload()
     assert [(event.step, event.value) for event in records.Scalars("val_loss")] == [(1, 1.5), (2, 1.25), (3, 1.0)]
+    history.writer.add_scalar("accuracy", torch.tensor(0.5), 1)
+    # The last line of upstream's train.py, after the whole training.
+    history.writer.close()
+    records = EventAccumulator(str(folder))
+    records.Reload()
+    assert [(event.step, event.value) for event in records.Scalars("accuracy")] == [(1, 0.5)]
     again = LossHistory(tmp_path / "again")
     again.load_state_dict(json.loads(json.dumps(history.state_dict())))
     assert (Path(again.log_dir) / "epoch_loss.txt").read_text() == (folder / "epoch_loss.txt").read_text()

@@ -125,9 +125,29 @@ def set_optimizer_lr(optimizer: Any, lr_scheduler_func: Callable[[int], float], 
         group["lr"] = lr
 
 
+class _Writer:
+    """What stands where upstream has torch's ``SummaryWriter``: it writes to the same records as the history."""
+
+    def __init__(self, log_dir: str, history: _native.History) -> None:
+        self.log_dir = log_dir
+        self._history = history
+
+    def add_scalar(self, tag: str, scalar_value: Any, global_step: int = 0) -> None:
+        """Adds a number."""
+        self._history.scalar(tag, global_step, float(scalar_value))
+
+    def flush(self) -> None:
+        """Brings what was added to its file."""
+        self._history.flush()
+
+    def close(self) -> None:
+        """As :meth:`flush`; what is added later is written, too."""
+        self._history.flush()
+
+
 class LossHistory:
     """The losses of a run in a new folder of ``log_dir``: ``epoch_loss.txt``, ``epoch_val_loss.txt``, ``epoch_loss.png``
-    and TensorBoard's records. ``model`` and ``input_shape`` are not used: no graph is drawn.
+    and TensorBoard's records, which ``writer`` adds to. ``model`` and ``input_shape`` are not used: no graph is drawn.
     """
 
     def __init__(self, log_dir: str | os.PathLike[str], model: Any = None, input_shape: Any = None) -> None:
@@ -137,6 +157,7 @@ class LossHistory:
         self.val_loss: list[float] = []
         os.makedirs(self.log_dir, exist_ok=True)
         self._history = _native.History(self.log_dir)
+        self.writer = _Writer(self.log_dir, self._history)
 
     def append_loss(self, epoch: int, loss: float, val_loss: float) -> None:
         """Adds the losses of an epoch, from 1, and writes the files anew."""
