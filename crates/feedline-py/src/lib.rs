@@ -30,6 +30,10 @@ mod _native {
     #[pymodule_export]
     use loader::Loader;
     #[pymodule_export]
+    use loader::inside;
+    #[pymodule_export]
+    use loader::settle;
+    #[pymodule_export]
     use plan::Plan;
     #[pymodule_export]
     use source::Source;

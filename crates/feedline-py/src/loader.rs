@@ -5,6 +5,7 @@ use crate::array::{Array, capsule};
 use crate::errors::raise;
 use crate::plan::Plan;
 use crate::source::Source;
+use crate::steps::is_inside;
 use feedline::deliver::{LoaderOptions, OnBadSample};
 use feedline::event::{Event, Sink};
 use feedline::plan::Cursor;
@@ -14,6 +15,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How long a wait may keep Python's signals waiting.
@@ -198,7 +200,10 @@ impl Loader {
     /// Stops the threads. What was delivered stays valid.
     fn close(&self, py: Python<'_>) {
         if self.process == std::process::id() {
-            py.detach(|| drop(self.lock().take()));
+            py.detach(|| {
+                let engine = self.lock().take();
+                engine.map(end)
+            });
         }
     }
 }
@@ -262,9 +267,38 @@ impl Drop for Loader {
             std::mem::forget(engine); // its threads were not copied by the fork, so nothing would ever end a wait for them
         } else if engine.is_some() {
             // A worker may be waiting for the interpreter, so this thread must not hold it while it waits for the worker.
-            Python::try_attach(|py| py.detach(|| drop(engine)));
+            Python::try_attach(|py| py.detach(|| engine.map(end)));
         }
     }
+}
+
+/// Threads that end engines which a step dropped.
+static ENDING: Mutex<Vec<JoinHandle<()>>> = Mutex::new(Vec::new());
+
+/// Ends an engine and its threads. A step that drops one (a garbage collection may come at any moment) cannot wait for its
+/// workers: it may be one of them, and the others may be waiting for their turn. Then another thread waits.
+fn end(engine: feedline::deliver::Loader) {
+    if !is_inside() {
+        return drop(engine);
+    }
+    // Where no thread can be started, the engine is dropped here after all.
+    let ending = std::thread::Builder::new().name("feedline-end".into()).spawn(|| drop(engine));
+    let mut all = ENDING.lock().unwrap_or_else(PoisonError::into_inner);
+    all.retain(|thread| !thread.is_finished());
+    all.extend(ending.ok());
+}
+
+/// Waits until the engines that steps dropped have ended.
+#[pyfunction]
+pub fn settle(py: Python<'_>) {
+    let ending = std::mem::take(&mut *ENDING.lock().unwrap_or_else(PoisonError::into_inner));
+    py.detach(|| ending.into_iter().for_each(|thread| drop(thread.join())));
+}
+
+/// Whether this thread is inside of a step of the user's.
+#[pyfunction]
+pub fn inside() -> bool {
+    is_inside()
 }
 
 /// Where a batch stands.

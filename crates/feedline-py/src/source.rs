@@ -6,9 +6,11 @@ use crate::steps::{Mapped, Numbers, PyStep};
 use feedline::augment::normalize::Normalize;
 use feedline::augment::{ImageOp, output_size_px};
 use feedline::decode::{DecodedCache, Limits};
+use feedline::deliver::Clock;
 use feedline::fused::DecodeMode;
 use feedline::images::{Images, ImagesOptions, Step};
-use feedline::pipeline::Pipeline;
+use feedline::pipeline::{Pipeline, make_sample};
+use feedline::plan::Plan;
 use feedline::read::{Credentials, Folder, ImageEntry, ImageList, Storage, is_in_archive, is_url, read_classes};
 use feedline::{Error, Result};
 use feedline_recipes::scene_completion;
@@ -185,6 +187,14 @@ impl Source {
     fn map(&self, py: Python<'_>, name: String, function: Py<PyAny>, with_rng: bool) -> PyResult<Source> {
         let mapped = Mapped::new(py, Arc::clone(&self.pipeline), PyStep::new(function, with_rng), name)?;
         Ok(Source { pipeline: Arc::new(mapped), list: None })
+    }
+
+    /// Makes the first sample in the calling thread, for what its steps learn from it; whether it could be made.
+    fn try_first(&self, py: Python<'_>) -> bool {
+        py.detach(|| {
+            let first = Plan::unshuffled(self.pipeline.len().max(1), 1).map(|plan| plan.epoch(0).at(0));
+            first.and_then(|first| make_sample(&*self.pipeline, &first, &mut Clock::default())).is_ok()
+        })
     }
 
     fn __len__(&self) -> usize {

@@ -10,14 +10,29 @@ use feedline::pipeline::{Pipeline, Raw, make_sample};
 use feedline::plan::rng::SampleRng;
 use feedline::plan::{Plan, Request};
 use feedline::{DType, Error, FieldSpec, Result, Slot, Stage};
-use pyo3::exceptions::{PyException, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyException, PyMemoryError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyDict, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
+use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 
-/// A function of the user's.
+/// What the engine's threads that run steps are called by.
+const WORKER: &str = "feedline:";
+
+thread_local! {
+    /// How many calls into Python this thread is inside of.
+    static INSIDE: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Whether this thread is inside of a step: whatever it waits for here may be waiting for the turn that the step has.
+pub fn is_inside() -> bool {
+    INSIDE.get() > 0
+}
+
+/// A function of the user's, as `feedline.own.Own` wraps it: it is also given a number to seed generators with, or in a
+/// worker thread `None`.
 pub struct PyStep {
     function: Py<PyAny>,
     /// Whether it wants a keyword argument `rng`.
@@ -46,13 +61,21 @@ fn generator<'py>(py: Python<'py>, mut rng: SampleRng) -> PyResult<Bound<'py, Py
 
 /// The interpreter, for a thread of ours.
 fn with_python<T>(work: impl FnOnce(Python<'_>) -> PyResult<T>) -> PyResult<T> {
-    Python::try_attach(work).unwrap_or_else(|| Err(PyRuntimeError::new_err("the interpreter is shutting down")))
+    INSIDE.set(INSIDE.get() + 1);
+    let done = Python::try_attach(work);
+    INSIDE.set(INSIDE.get() - 1);
+    done.unwrap_or_else(|| Err(PyRuntimeError::new_err("the interpreter is shutting down")))
 }
 
-/// What is no `Exception`, such as a KeyboardInterrupt, says nothing of the sample.
+/// What is no `Exception`, such as a KeyboardInterrupt, says nothing of the sample; nor does a lack of memory, or what
+/// `feedline.own` raises itself.
 fn step_error(error: PyErr) -> StepError {
-    let of_the_sample = Python::try_attach(|py| error.is_instance_of::<PyException>(py)).unwrap_or(false);
-    if of_the_sample { error.into() } else { Interrupted(error.into()).into() }
+    let of_the_sample = Python::try_attach(|py| {
+        error.is_instance_of::<PyException>(py)
+            && !error.is_instance_of::<PyMemoryError>(py)
+            && !error.value(py).hasattr("feedline_stops").unwrap_or(false)
+    });
+    if of_the_sample.unwrap_or(false) { error.into() } else { Interrupted(error.into()).into() }
 }
 
 /// An array of the user's as contiguous bytes of one of our element types.
@@ -65,6 +88,13 @@ struct Taken {
 impl Taken {
     fn new(value: &Bound<'_, PyAny>) -> PyResult<Taken> {
         let py = value.py();
+        if value.is_instance_of::<PyTuple>() || value.is_instance_of::<PyList>() || value.is_instance_of::<PyDict>() {
+            return Err(PyTypeError::new_err(format!(
+                "a field is a {} of its own, and fields within fields are not delivered. Return them side by side, or make \
+                 one array of it: numpy.stack(...), torch.stack(...)",
+                value.get_type().name()?
+            )));
+        }
         let array = numpy(py, "asarray")?.call1((value,))?;
         let typestr: String = array.getattr("dtype")?.getattr("str")?.extract()?;
         let dtype = dtype_of(&typestr).ok_or_else(|| {
@@ -83,23 +113,36 @@ impl PyStep {
         PyStep { function, with_rng }
     }
 
+    /// Calls it with arrays; what it draws is of `stream`.
     fn call<'py>(
         &self,
-        arguments: Bound<'py, PyTuple>,
-        rng: impl FnOnce() -> SampleRng,
+        py: Python<'py>,
+        arrays: impl IntoIterator<Item = feedline::Array>,
+        request: &Request,
+        stream: &str,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let py = arguments.py();
+        let asarray = numpy(py, "asarray")?;
+        let is_worker = std::thread::current().name().is_some_and(|name| name.starts_with(WORKER));
+        let key = if is_worker {
+            py.None().into_bound(py)
+        } else {
+            let mut rng = request.rng(&format!("{stream}.globals"));
+            (u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64())).into_pyobject(py)?.into_any()
+        };
+        let mut arguments = vec![key];
+        for array in arrays {
+            arguments.push(asarray.call1((Array::new(array),))?);
+        }
         let words = PyDict::new(py);
         if self.with_rng {
-            words.set_item("rng", generator(py, rng())?)?;
+            words.set_item("rng", generator(py, request.rng(stream))?)?;
         }
-        self.function.bind(py).call(arguments, Some(&words))
+        self.function.bind(py).call(PyTuple::new(py, arguments)?, Some(&words))
     }
 
     /// Calls it with one array and takes one back.
-    fn change(&self, py: Python<'_>, array: feedline::Array, rng: impl FnOnce() -> SampleRng) -> PyResult<Taken> {
-        let array = numpy(py, "asarray")?.call1((Array::new(array),))?;
-        Taken::new(&self.call(PyTuple::new(py, [array])?, rng)?)
+    fn change(&self, py: Python<'_>, array: feedline::Array, request: &Request, stream: &str) -> PyResult<Taken> {
+        Taken::new(&self.call(py, [array], request, stream)?)
     }
 }
 
@@ -108,7 +151,7 @@ impl OwnStep for PyStep {
         let shape = [image.height_px as usize, image.width_px as usize, 3];
         let array = feedline::Array::from_slice(shape, &image.pixels);
         let done = with_python(|py| {
-            let taken = self.change(py, array, || request.rng(stream))?;
+            let taken = self.change(py, array, request, stream)?;
             let &[height, width, 3] = &taken.shape[..] else { return Err(wrong_picture(&taken)) };
             if taken.dtype != DType::U8 || height == 0 || width == 0 {
                 return Err(wrong_picture(&taken));
@@ -125,7 +168,7 @@ impl OwnStep for PyStep {
         let [height, width] = size_px.map(|px| px as usize);
         let array = feedline::Array::from_slice([3, height, width], values);
         let done = with_python(|py| {
-            let taken = self.change(py, array, || request.rng(stream))?;
+            let taken = self.change(py, array, request, stream)?;
             if taken.dtype != DType::F32 || taken.shape != [3, height, width] {
                 return Err(PyValueError::new_err(format!(
                     "a step after normalize() must return float32 of shape (3, {height}, {width}), not {} {:?}",
@@ -169,8 +212,7 @@ impl Mapped {
         let mut mapped = Mapped { inner, step, name, fields: Vec::new() };
         let sample = py.detach(|| make_sample(&*mapped.inner, &first, &mut Clock::default()));
         let sample = sample.map_err(|e| crate::errors::raise(py, e))?;
-        let made = mapped
-            .call(py, sample.fields, &first)
+        let made = with_python(|py| mapped.call(py, sample.fields, &first))
             .map_err(|error| crate::errors::raise(py, mapped.failed(&first, error)))?;
         for (at, value) in made.into_iter().enumerate() {
             let (name, taken) = (value.0.unwrap_or_else(|| at.to_string()), value.1);
@@ -185,15 +227,13 @@ impl Mapped {
         fields: Vec<feedline::Array>,
         request: &Request,
     ) -> PyResult<Vec<(Option<String>, Taken)>> {
-        let asarray = numpy(py, "asarray")?;
-        let arrays = fields.into_iter().map(|array| asarray.call1((Array::new(array),)));
-        let arrays = PyTuple::new(py, arrays.collect::<PyResult<Vec<_>>>()?)?;
-        let made = self.step.call(arrays, || request.rng(&format!("map.{}", self.name)))?;
+        let made = self.step.call(py, fields, request, &format!("map.{}", self.name))?;
         if let Ok(fields) = made.cast::<PyDict>() {
             return fields.iter().map(|(name, value)| Ok((Some(name.extract()?), Taken::new(&value)?))).collect();
         }
-        if let Ok(fields) = made.cast::<PyTuple>() {
-            return fields.iter().map(|value| Ok((None, Taken::new(&value)?))).collect();
+        // A list is what a tuple is, as in torch: one array out of it would be another thing than its values.
+        if made.is_instance_of::<PyTuple>() || made.is_instance_of::<PyList>() {
+            return made.try_iter()?.map(|value| Ok((None, Taken::new(&value?)?))).collect();
         }
         Ok(vec![(None, Taken::new(&made)?)])
     }

@@ -245,3 +245,126 @@ def test_threads_may_share_a_loader_and_have_their_own():
         thread.join(60)
     assert sorted(seen[0] + seen[1]) == list(range(500))
     assert alone[0] == alone[1] and sorted(alone[0]) == list(range(3000))
+
+
+CYCLE = (
+    SLOW
+    + """
+import gc
+gc.disable()
+sys.unraisablehook = lambda unraisable: print("unraisable", unraisable.exc_value)
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+class Holder:
+    pass
+
+def forget(make):
+    holder = Holder()
+    holder.me, holder.loader = holder, make()
+    holder.batches = iter(holder.loader)
+    next(holder.batches)
+"""
+)
+
+
+@pytest.mark.parametrize("other", [False, True], ids=["its-own-worker", "another's-worker"])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_loader_in_a_cycle_may_be_collected_in_a_worker(python, workers, other):
+    ended = python(
+        CYCLE
+        + f"""
+before = threads()
+collected = threading.Event()
+armed = threading.Event()
+
+def step(x):
+    time.sleep(0.001)
+    if armed.is_set() and not collected.is_set():
+        gc.collect()
+        collected.set()
+    return x
+
+def collecting():
+    source = feedline.arrays(np.arange(1000)).map(step)
+    return feedline.DataLoader(source, batch_size=4, num_workers={workers}, output="numpy")
+
+if {other}:
+    forget(lambda: loader(0.001, {workers}))
+    armed.set()
+    print(sum(len(batch[0]) for batch in collecting()))
+else:
+    forget(collecting)
+    armed.set()
+print(collected.wait(30))
+until = time.monotonic() + 30
+while threads() > before and time.monotonic() < until:
+    time.sleep(0.01)
+print(threads() - before)
+"""
+    )
+    assert (ended.code, ended.stderr) == (0, "")
+    assert ended.stdout == ("1000\n" if other else "") + "True\n0\n"
+
+
+def test_a_step_may_drop_the_loader_that_runs_it(python):
+    ended = python(
+        CYCLE
+        + """
+held, dropped = {}, threading.Event()
+
+def step(x):
+    time.sleep(0.001)
+    if held.pop("loader", None) is not None:
+        dropped.set()
+    return x
+
+ours = feedline.DataLoader(feedline.arrays(np.arange(1000)).map(step), batch_size=4, num_workers=3, output="numpy")
+batches = iter(ours)
+next(batches)
+engine_alone = [batches]
+held["loader"] = (ours, engine_alone.pop())
+del ours, batches
+print(dropped.wait(30))
+"""
+    )
+    assert (ended.code, ended.stderr, ended.stdout) == (0, "", "True\n")
+
+
+def test_a_loader_is_collected_while_the_program_itself_makes_a_sample(python):
+    """The workers of the one that goes may be waiting for the turn of the code that drops it."""
+    ended = python(
+        CYCLE
+        + """
+def step(x):
+    if x == 500:
+        gc.collect()
+    return x
+
+forget(lambda: loader(0.01, 3))
+source = feedline.arrays(np.arange(1000)).map(step)
+print(sum(len(batch[0]) for batch in feedline.DataLoader(source, batch_size=10, num_workers=0, output="numpy")))
+"""
+    )
+    assert (ended.code, ended.stderr, ended.stdout) == (0, "", "1000\n")
+
+
+def test_a_fork_in_the_middle_of_a_step_leaves_the_child_its_turn(python):
+    ended = python(
+        CYCLE
+        + """
+import warnings
+warnings.simplefilter("ignore")
+ours = loader(0.005, 2)
+batches = iter(ours)
+next(batches)
+for _ in range(5):
+    child = os.fork()
+    if child == 0:
+        print(sum(len(batch[0]) for batch in loader(0, 2)), flush=True)
+        os._exit(0)
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
+    )
+    assert (ended.code, ended.stderr, ended.stdout) == (0, "", "1000\n0\n" * 5)

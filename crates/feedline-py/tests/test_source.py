@@ -234,6 +234,7 @@ def test_a_damaged_array_in_an_npz_is_found_out(tmp_path):
         ([np.array(["a", "b"])], "astype"),
         ([np.zeros(4), np.zeros(5)], "equal length"),
         ([np.float32(1)], "rows"),
+        ([np.ma.masked_equal(np.arange(4), 2)], "filled"),
     ],
 )
 def test_arrays_that_cannot_be_rows_are_refused(columns, remedy):

@@ -20,6 +20,7 @@ import numpy as np
 
 from . import _native
 from .errors import ConfigError, whole_number
+from .own import Own, for_v2
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -64,14 +65,31 @@ class Source:
 
     _opened: _native.Source | None = None
     _process = 0
+    # The user's code in it, once it is opened.
+    own: tuple[Own, ...] = ()
+    # Whether that runs in several threads at once.
+    at_once: bool = False
 
     def _open(self) -> _native.Source:
         raise NotImplementedError
+
+    def _wrapped(self, name: str, function: Callable[..., Any]) -> Own:
+        own = Own(name, function, self.at_once)
+        object.__setattr__(self, "own", (*self.own, own))
+        return own
+
+    def learn(self) -> None:
+        """Makes the first sample, if the user's code has not been seen at work yet, to know whether it draws."""
+        native = self.native
+        if not all(own.is_known for own in self.own):
+            # Whether it could be made, the loader tells in its turn.
+            native.try_first()
 
     @property
     def native(self) -> _native.Source:
         """The pipeline; opened when it is asked for first, and anew after a fork, which connections do not survive."""
         if self._opened is None or self._process != os.getpid():
+            object.__setattr__(self, "own", ())
             object.__setattr__(self, "_opened", self._open())
             object.__setattr__(self, "_process", os.getpid())
             assert self._opened is not None
@@ -101,7 +119,7 @@ class Source:
 
     def __getstate__(self) -> dict[str, Any]:
         # The pipeline is opened anew where it is used.
-        return {key: value for key, value in self.__dict__.items() if key not in ("_opened", "_sized_list")}
+        return {key: value for key, value in self.__dict__.items() if key not in ("_opened", "own", "_sized_list")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -122,6 +140,7 @@ class Images(Source):
     size_px: tuple[int, int] | None = None
     options: dict[str, Any] = field(default_factory=dict)
     storage: str = "{}"
+    at_once: bool = False
 
     def _open(self) -> _native.Source:
         if self.steps and self.steps[-1] == "shorter":
@@ -129,11 +148,20 @@ class Images(Source):
         files = self.files if isinstance(self.files, tuple) else os.fspath(self.files)
         classes = None if self.class_names is None else list(self.class_names)
         options: dict[str, Any] = {"max_pixels": None, "decode": "fused", "cache_bytes": 0} | self.options
-        steps = [step for step in self.steps if step != "shorter"]
-        floats = None if self.floats is None else (self.floats[0], self.floats[1], list(self.floats[2:]))
+        steps = [self._engines(step) for step in self.steps if step != "shorter"]
+        floats = None
+        if self.floats is not None:
+            floats = (self.floats[0], self.floats[1], [self._engines(step) for step in self.floats[2:]])
         return _native.Source.images(
             list(files) if isinstance(files, tuple) else files, classes, steps, floats, self.size_px, **options, storage=self.storage
         )
+
+    def _engines(self, step: Any) -> Any:
+        """A step as the engine takes it."""
+        if isinstance(step, str):
+            return step
+        name, function, rng = step
+        return name, self._wrapped(name, for_v2(function, is_picture=True)), rng
 
     @property
     def _listed(self) -> _native.Source:
@@ -239,14 +267,17 @@ class Images(Source):
         return replace(self, floats=(tuple(mean), tuple(std)))
 
     def map(self, function: Callable[..., Any], *, rng: bool = False, size: Size | None = None) -> Images:
-        """A step of your own, which runs in the workers but under the interpreter's lock.
+        """A step of your own, which runs in the workers, one sample at a time.
 
         Before :meth:`normalize` it gets and returns a uint8 array (H, W, 3) of any size; name ``size`` if no step after
-        it fixes one. After :meth:`normalize` it gets and returns float32 (3, H, W). With ``rng=True`` it also gets
-        ``rng``, a ``numpy.random.Generator`` that belongs to the sample in this epoch: draw from nothing else, or the
-        order of workers decides what you get.
+        it fixes one. After :meth:`normalize` it gets and returns float32 (3, H, W). A transform of torchvision's v2 gets
+        an ``Image`` (3, H, W) of ``tv_tensors`` in both places. With ``rng=True`` it also gets ``rng``, a
+        ``numpy.random.Generator`` that belongs to the sample in this epoch. A step that draws from torch's, NumPy's or
+        Python's global generator instead gets seeded ones, but then the loader has no workers.
         """
         own = (_name(function), function, rng)
+        if self.floats is not None and size is not None:
+            raise ConfigError(f"map(size={size!r}) after normalize(): the size is fixed by then. Leave it out")
         if self.floats is not None:
             return replace(self, floats=(*self.floats, own))
         added = self._add(own)
@@ -277,7 +308,7 @@ def images(
 
     - a folder with a folder for each class, as torchvision's ``ImageFolder``;
     - a list file with lines ``label;path``; ``classes`` are the names, or the file with one name a line;
-    - paths and their ``labels``.
+    - paths and their ``labels``; without labels all of them are 0.
 
     Any path may be a URL: ``s3://bucket/folder``, ``gs://``, ``az://``, ``http(s)://`` or ``file://``. ``storage`` says how
     it is read, with the keys of ``[storage]`` in the settings: ``endpoint``, ``region``, ``anonymous``,
@@ -305,20 +336,28 @@ def images(
 class Declared(Source):
     """Samples of arrays or of a Python dataset; see :func:`arrays` and :func:`dataset`."""
 
-    make: Callable[..., _native.Source]
+    # None for the items of a dataset.
+    make: Callable[..., _native.Source] | None
     arguments: tuple[Any, ...]
     steps: tuple[tuple[str, Callable[..., Any], bool], ...] = ()
+    at_once: bool = False
 
     def _open(self) -> _native.Source:
-        source = self.make(*self.arguments)
-        for step in self.steps:
-            source = source.map(*step)
+        source = self._open_items(*self.arguments) if self.make is None else self.make(*self.arguments)
+        for name, function, rng in self.steps:
+            source = source.map(name, self._wrapped(name, for_v2(function, is_picture=False)), rng)
         return source
 
+    def _open_items(self, items: Any) -> _native.Source:
+        name = type(items).__name__
+        item = self._wrapped(name, lambda index: items[int(index)])
+        return _native.Source.items(len(items), _hash([name, len(items)]), item, name)
+
     def map(self, function: Callable[..., Any], *, rng: bool = False) -> Declared:
-        """A step of your own, which runs in the workers but under the interpreter's lock: it gets the fields of a sample
-        as arrays and returns one value, a tuple, or a dict of names and values. Types and shapes must be the same for
-        all samples; the first sample is made at once to learn them. ``rng`` as in :meth:`Images.map`.
+        """A step of your own, which runs in the workers, one sample at a time: it gets the fields of a sample as arrays
+        (as tensors, if it is a transform of torchvision's v2) and returns one value, a tuple or list, or a dict of names
+        and values. Types and shapes must be the same for all samples; the first sample is made at once to learn them.
+        ``rng`` and global generators as in :meth:`Images.map`.
         """
         return replace(self, steps=(*self.steps, (_name(function), function, rng)))
 
@@ -346,6 +385,8 @@ def arrays(
     for name, column in given.items():
         if isinstance(column, (str, os.PathLike)):
             raise ConfigError(f"array {name} is the path {column}: one file at a time. Give arrays, numpy.load(path, mmap_mode='r')")
+        if isinstance(column, np.ma.MaskedArray):
+            raise ConfigError(f"array {name} is masked, and masks are not delivered. Give column.filled(...), and column.mask beside it")
     if not given:
         raise ConfigError("arrays() was given none. Give NumPy arrays, or the path of a file")
     return Declared(_open_arrays, (tuple((name, np.asarray(column)) for name, column in given.items()),))
@@ -359,22 +400,16 @@ def _open_arrays(columns: tuple[tuple[str, Any], ...]) -> _native.Source:
 def dataset(items: Any) -> Declared:
     """A map-style dataset (``__getitem__`` and ``__len__``), such as a torch ``Dataset``.
 
-    Its items are made in the workers but under the interpreter's lock, so it gains order, resume and delivery, not
-    speed. An item is one value, a tuple or a dict of numbers and arrays; types and shapes must be the same for all.
+    Its items are made in the workers, one at a time, so it gains order, resume and delivery, not speed; with
+    ``DataLoader(workers="threads")`` several at once, which it has to be made for. If it draws from torch's, NumPy's or
+    Python's global generator, its items are made in the thread that asks for batches, with generators seeded for each.
+    An item is one value, a tuple, list or dict of numbers and arrays; types and shapes must be the same for all.
     """
     if not hasattr(items, "__getitem__") or not hasattr(items, "__len__"):
         raise ConfigError(
             f"{type(items).__name__} has no __getitem__ and __len__. Feedline delivers by number; a stream has none"
         )
-    return Declared(_open_items, (items,))
-
-
-def _open_items(items: Any) -> _native.Source:
-    def item(index: Any) -> Any:
-        return items[int(index)]
-
-    name = type(items).__name__
-    return _native.Source.items(len(items), _hash([name, len(items)]), item, name)
+    return Declared(None, (items,))
 
 
 def _hash(facts: Any) -> int:

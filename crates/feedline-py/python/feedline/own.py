@@ -1,0 +1,283 @@
+"""Code of the user's that runs in the loader: Datasets and steps. Owns whose turn it is, and what random generators such
+code finds; what the code does is the user's.
+
+torch, NumPy and Python have one global random generator each for the whole process. A worker thread that drew from it
+would change the numbers that the program itself draws, and would get what the order of threads decides. So:
+
+- In the thread that asks for batches, the global generators are seeded for each sample from (seed, epoch, sample), and
+  afterwards are what they were before.
+- In worker threads nothing may draw from them. The first sample of every source is made in the calling thread and tells
+  whether its code draws; a loader then has no workers. Code that draws only later is found out and is an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import os
+import random
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from .errors import ConfigError
+
+# One sample of the user's code at a time in this process: Datasets share file handles and other state with each other.
+_turn = threading.RLock()
+
+
+def _forked() -> None:
+    global _turn
+    _turn = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
+class DrawsInWorkerError(ConfigError):
+    """Code in a worker thread has drawn from a generator of the program's. Says nothing of the sample."""
+
+    feedline_stops = True
+
+
+class _Python:
+    name = "random"
+
+    def save(self) -> Any:
+        return random.getstate()
+
+    mark = save
+
+    def changed(self, mark: Any) -> bool:
+        return bool(random.getstate() != mark)
+
+    def restore(self, state: Any) -> None:
+        random.setstate(state)
+
+    def seed(self, key: int) -> None:
+        random.seed(key)
+
+
+class _Torch:
+    name = "torch"
+
+    def __init__(self, torch: Any) -> None:
+        self._equal, self._generator = torch.equal, torch.default_generator
+
+    def save(self) -> Any:
+        return self._generator.get_state()
+
+    mark = save
+
+    def changed(self, mark: Any) -> bool:
+        return not self._equal(self._generator.get_state(), mark)
+
+    def restore(self, state: Any) -> None:
+        self._generator.set_state(state)
+
+    def seed(self, key: int) -> None:
+        self._generator.manual_seed(key % 2**63)
+
+
+class _NumPy:
+    """The functions of numpy.random. It takes long to ask for their state, so it is mostly looked at where it lies."""
+
+    name = "numpy"
+
+    def __init__(self, numpy_random: Any) -> None:
+        self._random = numpy_random
+        self._saved: tuple[bytes, Any] | None = None
+
+    def save(self) -> Any:
+        return self._random.get_state(legacy=False)
+
+    def restore(self, state: Any) -> None:
+        self._random.set_state(state)
+
+    def seed(self, key: int) -> None:
+        self._random.seed([key >> shift & 0xFFFF_FFFF for shift in (0, 32, 64, 96)])
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it is the generator that NumPy has by itself, with 624 words and a place among them."""
+        return type(self._random.get_bit_generator()).__name__ == "MT19937"
+
+    def _lies(self) -> bytes:
+        return ctypes.string_at(self._random.get_bit_generator().ctypes.state_address, 2500)
+
+    def mark(self) -> tuple[bytes, Any]:
+        # What lies there does not show whether a normal number was made in advance and is still there; but without one
+        # nothing can be drawn that leaves it as it is.
+        saved, lies = self._saved, self._lies()
+        if saved is None or saved[0] != lies or saved[1]["has_gauss"]:
+            self._saved = saved = lies, self.save()
+        return saved
+
+    def changed(self, mark: tuple[bytes, Any]) -> bool:
+        lies, state = mark
+        return self._lies() != lies or bool(state["has_gauss"] and not self.save()["has_gauss"])
+
+
+_python = _Python()
+_torch = functools.cache(_Torch)
+_numpy = functools.cache(_NumPy)
+
+
+def _loaded() -> tuple[_Torch | None, _NumPy | None]:
+    """The generators of libraries that this program uses."""
+    torch, numpy_random = sys.modules.get("torch"), sys.modules.get("numpy.random")
+    numpy = _numpy(numpy_random) if hasattr(numpy_random, "get_bit_generator") else None
+    return (
+        _torch(torch) if hasattr(torch, "default_generator") else None,
+        numpy if numpy is not None and numpy.is_known else None,
+    )
+
+
+# How often the main thread has asked for a batch that workers make, and whether it is waiting for one.
+_asked = 0
+_waiting = False
+
+
+@contextlib.contextmanager
+def waiting() -> Iterator[None]:
+    """Around a wait for workers. While the main thread waits it draws nothing, so whatever changes is the workers' doing."""
+    global _asked, _waiting
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _asked += 1
+    _waiting = True
+    try:
+        yield
+    finally:
+        _waiting = False
+
+
+class Own:
+    """A Dataset or step, as the engine calls it: with a number to seed generators with, or None in a worker thread; with
+    arrays; and with ``rng`` where the step wants one.
+    """
+
+    # Calls in workers that are looked at, and then one of so many: what draws for some samples does it again.
+    LOOKED_AT = 32
+    ONE_OF = 16
+
+    def __init__(self, name: str, function: Callable[..., Any], at_once: bool) -> None:
+        self.name = name
+        self.drew: set[str] = set()
+        self.is_known = False
+        self._function = function
+        # In as many threads as there are.
+        self._at_once = at_once
+        self._calls = 0
+        self._warned = False
+
+    def __call__(self, key: int | None, *arrays: Any, **words: Any) -> Any:
+        if key is None and self._at_once:
+            return self._in_worker(arrays, words)
+        with _turn:
+            if key is None:
+                return self._in_worker(arrays, words)
+            return self._in_caller(key, arrays, words)
+
+    def _in_caller(self, key: int, arrays: Any, words: Any) -> Any:
+        torch, numpy = _loaded()
+        if self.drew and not self._warned and threading.current_thread() is not threading.main_thread():
+            self._warned = True
+            warnings.warn(
+                f"{told([self])}, and batches are asked for in a thread beside the main one: what other threads draw while a "
+                "sample is made comes from generators that are seeded for it. Ask for batches in the main thread",
+                UserWarning,
+                stacklevel=2,
+            )
+        while True:
+            learns = not self.is_known
+            guarded: list[Any] = [_python] if torch is None else [_python, torch]
+            mark = None
+            if numpy is not None and (learns or numpy.name in self.drew):
+                guarded.append(numpy)
+            elif numpy is not None:
+                # To seed and restore this one, too, would take longer than many a sample.
+                mark = numpy.mark()
+            before = [generator.save() for generator in guarded]
+            try:
+                for generator in guarded:
+                    generator.seed(key)
+                seeded = [generator.mark() for generator in guarded] if learns else []
+                made = self._function(*arrays, **words)
+                self.drew.update(generator.name for generator, mine in zip(guarded, seeded) if generator.changed(mine))
+                self.is_known = True
+            finally:
+                for generator, state in zip(guarded, before):
+                    generator.restore(state)
+                drew_first = False
+                if numpy is not None and mark is not None and numpy.changed(mark):
+                    numpy.restore(mark[1])
+                    self.drew.add(numpy.name)
+                    drew_first = True
+            if not drew_first:
+                return made
+            # Once more, now with a seeded generator.
+
+    def _in_worker(self, arrays: Any, words: Any) -> Any:
+        self._calls += 1
+        if not _waiting or (self._calls > self.LOOKED_AT and self._calls % self.ONE_OF):
+            return self._function(*arrays, **words)
+        # Something else of the program may draw by chance at that moment, but not again and again.
+        for _ in range(3):
+            asked = _asked
+            marks: list[Any] = [(g, g.mark()) for g in (_python, *_loaded()) if g is not None]
+            made = self._function(*arrays, **words)
+            drawn = [generator.name for generator, mark in marks if generator.changed(mark)]
+            if not drawn or not _waiting or asked != _asked:
+                return made
+        raise DrawsInWorkerError(
+            f"{self.name} has drawn from the global generator of {' and '.join(drawn)} in a worker thread, which changes what "
+            "the rest of your program draws. Give num_workers=0: its samples are then made in the thread that asks for them, "
+            "with generators seeded for each. Or draw from rng: .map(f, rng=True)"
+        )
+
+
+def told(steps: Iterable[Own]) -> str:
+    """Who draws from what, in words; empty if nobody does."""
+    return "; ".join(f"{own.name} draws from the global generator of {' and '.join(sorted(own.drew))}" for own in steps if own.drew)
+
+
+def for_v2(function: Callable[..., Any], is_picture: bool) -> Callable[..., Any]:
+    """torchvision's v2 transforms pass NumPy arrays through unchanged, so they are given tensors: a picture (H, W, 3) as a
+    ``tv_tensors.Image`` (3, H, W). Any other function stays as it is.
+    """
+    if not _holds_v2(function):
+        return function
+    import torch
+    from torchvision import tv_tensors  # type: ignore[import-untyped]
+
+    def on_picture(array: Any, **words: Any) -> Any:
+        tensor = torch.from_numpy(array)
+        is_bytes = array.dtype == "uint8"
+        made = function(tv_tensors.Image(tensor.permute(2, 0, 1) if is_bytes else tensor), **words)
+        if is_bytes and isinstance(made, torch.Tensor) and made.dim() == 3:
+            made = made.permute(1, 2, 0)
+        return made
+
+    def on_fields(*arrays: Any, **words: Any) -> Any:
+        return function(*map(torch.from_numpy, arrays), **words)
+
+    return on_picture if is_picture else on_fields
+
+
+def _holds_v2(function: Any) -> bool:
+    """Whether it is a v2 transform or is made of some. Nobody has one who has not loaded torchvision."""
+    v2 = sys.modules.get("torchvision.transforms.v2")
+    if v2 is None:
+        return False
+    if isinstance(function, v2.Transform):
+        return True
+    if isinstance(function, functools.partial):
+        return _holds_v2(function.func)
+    parts = function.modules() if isinstance(function, sys.modules["torch"].nn.Module) else getattr(function, "transforms", ())
+    return any(part is not function and _holds_v2(part) for part in parts) if isinstance(parts, (list, tuple, Iterator)) else False
