@@ -2,7 +2,7 @@
 
     accelerate launch --num_processes 2 accelerate_loop.py FOLDER [--epochs 2]
 
-FOLDER holds CLASS/*.jpg. ``accelerator.prepare`` deals the batches of torch's loaders to the processes. Feedline's loader
+On CPUs that starts one process; ``torchrun --nproc-per-node 2`` starts two, with ACCELERATE_USE_CPU=true. FOLDER holds CLASS/*.jpg. ``accelerator.prepare`` deals the batches of torch's loaders to the processes. Feedline's loader
 has done that by itself: prepare hands it back as it is, and batches only have to be moved to the device.
 """
 
@@ -32,14 +32,16 @@ if args.save and args.save.is_dir():
     accelerator.load_state(args.save)
 
 for epoch in range(loader.epoch, args.epochs):
-    for batch in loader:
+    for step, batch in enumerate(loader, 1):
         images, labels = batch.to(accelerator.device)
         loss = torch.nn.functional.cross_entropy(model(images), labels)
         accelerator.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
     mean = accelerator.reduce(loss.detach(), "mean")
-    accelerator.print(f"epoch {epoch + 1}: loss of the last step {mean.item():.3f}, next epoch {loader.epoch + 1}")
+    accelerator.print(
+        f"epoch {epoch + 1} on {accelerator.num_processes} processes: {step} steps, loss of the last {mean.item():.3f}"
+    )
     if args.save:
         accelerator.save_state(args.save)
 accelerator.end_training()

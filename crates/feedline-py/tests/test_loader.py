@@ -202,6 +202,144 @@ def test_the_epoch_of_a_sampler_is_followed():
             assert [index for step in steps(ours) for index in step] == list(theirs)
 
 
+OURS, THEIRS = feedline.torch.DistributedSampler, DistributedSampler
+
+
+@pytest.mark.parametrize("kind", [OURS, THEIRS])
+def test_a_loader_begins_where_its_sampler_stands(kind):
+    data = TensorDataset(torch.arange(31))
+    sampler = kind(data, num_replicas=2, rank=1, seed=9)
+    sampler.set_epoch(5)
+    ours = feedline.DataLoader(dataset=numbers(31), batch_size=4, sampler=sampler, shuffle=False)
+    theirs = THEIRS(data, num_replicas=2, rank=1, seed=9)
+    expect = {}
+    for epoch in (5, 6):
+        theirs.set_epoch(epoch)
+        expect[epoch] = list(theirs)
+    flat = lambda: [index for step in steps(ours) for index in step]
+    assert flat() == expect[5]
+    # A program that sets the epoch means it, torch's way: the same one again is the same one again.
+    sampler.set_epoch(5)
+    with pytest.warns(UserWarning, match="second time"):
+        assert flat() == expect[5]
+    sampler.set_epoch(6)
+    assert flat() == expect[6]
+
+
+def test_a_sampler_that_was_loaded_is_followed_and_knows_where_its_loader_is():
+    def pair():
+        sampler = OURS(range(40), num_replicas=2, rank=0, seed=3)
+        return sampler, feedline.DataLoader(numbers(40), batch_size=4, sampler=sampler)
+
+    sampler, first = pair()
+    batches = iter(first)
+    for _ in range(2):
+        next(batches)
+    state = sampler.state_dict()
+    rest = steps(batches)
+    assert state["position"] == 16 and len(rest) == 3
+    with pytest.raises(feedline.ConfigError, match="counts by itself"):
+        sampler.state_dict(consumed=8)
+    for when in ("before", "after"):
+        fresh = OURS(range(40), num_replicas=2, rank=0, seed=3)
+        if when == "before":
+            fresh.load_state_dict(state)
+        ours = feedline.DataLoader(numbers(40), batch_size=4, sampler=fresh)
+        if when == "after":
+            fresh.load_state_dict(state)
+        assert steps(ours) == rest
+        assert fresh.state_dict()["epoch"] == 1
+    # The same in torch's own loader.
+    again = OURS(range(40), num_replicas=2, rank=0, seed=3)
+    again.load_state_dict(state)
+    assert steps(DataLoader(TensorDataset(torch.arange(40)), 4, sampler=again)) == rest
+    assert pickle.loads(pickle.dumps(sampler)).state_dict() == sampler.state_dict()
+
+
+class Reversed(THEIRS):
+    def __iter__(self):
+        return reversed(list(super().__iter__()))
+
+
+class OursReversed(OURS):
+    def __iter__(self):
+        return reversed(list(super().__iter__()))
+
+
+class Longer(THEIRS):
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.num_samples += 1
+
+
+class OnlyNamed(THEIRS):
+    """Says nothing else than torch's."""
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Reversed(range(12), 2, 0), "has its own __iter__"),
+        (lambda: OursReversed(range(12), 2, 0), "has its own __iter__"),
+        (lambda: Longer(range(12), 2, 0), "says 7 samples for a rank"),
+        (lambda: THEIRS(range(13), 2, 0), "over 13 samples, the data set has 12"),
+        (lambda: OURS(range(13), 2, 0), "over 13 samples, the data set has 12"),
+        (lambda: type("DistributedSampler", (), vars(THEIRS(range(12), 2, 0)))(), "DistributedSampler of .* is not one"),
+        (lambda: RandomSampler(range(12)), "RandomSampler of torch"),
+        (lambda: [3, 1, 2], "the sampler list of builtins"),
+    ],
+)
+def test_a_sampler_whose_order_would_not_be_the_loaders_is_refused(make, words):
+    with pytest.raises(feedline.ConfigError, match=words):
+        feedline.DataLoader(numbers(12), sampler=make())
+
+
+def test_a_subclass_that_changes_no_order_is_followed_and_a_changed_order_is_noticed():
+    sampler = OnlyNamed(range(12), 2, 0, seed=1)
+    ours = feedline.DataLoader(numbers(12), sampler=sampler)
+    assert [index for step in steps(ours) for index in step] == list(THEIRS(range(12), 2, 0, seed=1))
+    sampler.seed = 2
+    with pytest.raises(feedline.ConfigError, match="order has changed"):
+        steps(ours)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("seed", 5), ("rank", 0), ("num_replicas", 2), ("tail", "exact"), ("weights", [1.0] * 12), ("epoch_length", 9),
+     ("merge_epochs", 2), ("permutation", "feistel"), ("shuffle", True)],
+)  # fmt: skip
+def test_what_a_sampler_decides_is_not_asked_of_the_loader(argument, value):
+    with pytest.raises(feedline.ConfigError, match=argument):
+        feedline.DataLoader(numbers(12), sampler=THEIRS(range(12), 2, 0), **{argument: value})
+
+
+def test_arguments_without_effect_are_refused():
+    with pytest.raises(feedline.ConfigError, match="no effect without shuffle"):
+        loader(12, permutation="feistel")
+    with pytest.raises(feedline.ConfigError, match="no effect with shuffle=False"):
+        OURS(range(12), 1, 0, shuffle=False, permutation="feistel")
+    with pytest.raises(feedline.ConfigError, match="no effect without lengths"):
+        feedline.torch.DistributedBatchSampler(range(12), 2, 1, 0, window=4)
+    parts = torch.utils.data.ConcatDataset([TensorDataset(torch.arange(3))] * 2)
+    with pytest.raises(feedline.ConfigError, match="Leave one out"):
+        feedline.torch.DistributedMixtureSampler(parts, [1, 1], 6, 1, 0, lengths=[3, 3])
+    with pytest.raises(TypeError, match="one dataset"):
+        feedline.DataLoader(numbers(3), source=numbers(4))
+    assert steps(feedline.DataLoader(source=numbers(3), batch_size=3)) == [[0, 1, 2]]
+
+
+def test_an_iterator_that_nothing_is_taken_from_is_no_epoch():
+    ours = loader(20, batch_size=6, shuffle=True)
+    expect = [steps(loader(20, batch_size=6, shuffle=True))]
+    thrown_away, used = iter(ours), iter(ours)
+    assert steps(used) == expect[0] and ours.epoch == 1
+    # What programs that set the epoch of a loader's sampler set is the loader's.
+    ours.sampler.set_epoch(0)
+    assert (ours.sampler.epoch, len(ours.sampler)) == (0, 20)
+    with pytest.warns(UserWarning, match="second time"):
+        assert steps(thrown_away) == expect[0]
+
+
 def test_a_batch_has_names_and_knows_its_place():
     source = feedline.arrays(x=np.arange(10, dtype=np.float32), y=np.arange(10, dtype=np.int64) * 2)
     ours = feedline.DataLoader(source, batch_size=4, tail="exact", num_replicas=2, rank=1, num_workers=0)
@@ -271,7 +409,9 @@ def test_what_cannot_be_is_refused_with_a_remedy(arguments, remedy):
 
 
 def test_torchs_harmless_arguments_are_taken_and_unknown_ones_are_not():
-    ours = loader(5, persistent_workers=True, prefetch_factor=4, in_order=True, collate_fn=None, generator=None)
+    ours = loader(
+        5, persistent_workers=True, prefetch_factor=4, in_order=True, collate_fn=None, generator=None, pin_memory_device=""
+    )
     assert len(steps(ours)) == 5
     with pytest.raises(TypeError, match="batchsize"):
         loader(5, batchsize=3)

@@ -239,7 +239,7 @@ def test_lengths_bring_like_to_like():
     lengths = [draw.randint(1, 500) for _ in range(600)]
     padded = {}
     for bucketed in (None, lengths):
-        steps = [list(DistributedBatchSampler(data(600), 6, 2, rank, lengths=bucketed, window=300)) for rank in (0, 1)]
+        steps = [list(DistributedBatchSampler(data(600), 6, 2, rank, lengths=bucketed, window=bucketed and 300)) for rank in (0, 1)]
         assert sorted(index for rank in steps for batch in rank for index in batch) == list(range(600))
         padded[bucketed is None] = sum(
             max(lengths[index] for index in batch) * len(batch) for rank in steps for batch in rank

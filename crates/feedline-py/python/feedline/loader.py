@@ -1,7 +1,8 @@
 """The loader: batches of a source, epoch after epoch, on this rank, in plan order.
 
 Feedline's workers are threads of this process: there is no ``worker_init_fn``, nothing is pickled and nothing has to be
-persistent. A batch depends on (data, seed, epoch, position) alone, never on ``num_workers``.
+persistent. A batch depends on (data, seed, epoch, position) alone, never on ``num_workers``. Datasets and steps of the
+user's run in the workers one sample at a time (:mod:`feedline.own`).
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
-from . import _native
+from . import _native, own
 from .errors import ConfigError, as_json, whole_number
-from .ranks import discover_and_tell
-from .source import Source, arrays, dataset
+from .follow import Followed
+from .ranks import Ranks
+from .source import Declared, Images, Source, arrays
+from .source import dataset as items
 
 log = logging.getLogger("feedline")
 
@@ -34,6 +38,7 @@ _engines: weakref.WeakSet[_native.Loader] = weakref.WeakSet()
 def _close_all() -> None:
     for engine in list(_engines):
         engine.close()
+    _native.settle()
 
 
 class Batch(tuple):  # type: ignore[type-arg]
@@ -114,20 +119,25 @@ _HARMLESS = {"persistent_workers", "prefetch_factor"}
 class DataLoader:
     """Delivers the batches of one rank, with the words of ``torch.utils.data.DataLoader``.
 
-    ``source``: :func:`feedline.images`, :func:`feedline.arrays` or :func:`feedline.dataset`; arrays and map-style
+    ``dataset``: :func:`feedline.images`, :func:`feedline.arrays` or :func:`feedline.dataset`; arrays and map-style
     datasets are taken as they are.
 
     Args:
         batch_size: Samples a step on this rank.
         shuffle: The order of ``torch.utils.data.DistributedSampler`` with this seed, index for index.
-        num_workers: Threads; 0 makes batches in the calling thread; None is one for each core of this rank's share.
+        num_workers: Threads; 0 makes batches in the calling thread; None is one for each core of this rank's share. It is 0
+            where a Dataset or step of the user's draws from a global random generator, and a warning says so.
+        workers: "threads" lets several threads run a Dataset or step of the user's at once, which has to be safe for that.
+            Without it one sample has its turn at a time.
         drop_last: Leaves out a last batch that is not full, and with several ranks what does not divide by them.
         seed: Decides the order and all augmentation.
-        num_replicas, rank: Which share; without them the process group or the launcher tells (:mod:`feedline.ranks`).
+        num_replicas, rank: Which share; without them the process group or the launcher tells (:mod:`feedline.ranks`), when
+            batches are first asked for: a group that begins after the loader was made counts, too.
         pin_memory: Page-locked torch tensors, where there is CUDA.
         timeout: Seconds that a batch may take before :class:`feedline.LoaderTimeoutError`; 0 waits for ever.
         in_order: Batches always come in order; False is accepted and changes nothing.
-        sampler: A ``DistributedSampler`` (torch's or Feedline's) whose order, rank and epoch to follow.
+        sampler: torch's ``DistributedSampler`` or one of :mod:`feedline.torch`, whose order, rank, epoch and loaded place to
+            follow. Their subclasses with another order are refused.
         tail: What happens to samples that do not divide by the ranks: "pad" (torch's default), "drop", or "exact": each
             once, for evaluation; ``batch.valid`` says how many are real.
         permutation: "torch", or "feistel" for any length without memory.
@@ -144,12 +154,13 @@ class DataLoader:
 
     def __init__(
         self,
-        source: Any,
+        dataset: Any = None,
         batch_size: int = 1,
         shuffle: bool | None = None,
         sampler: Any = None,
         *,
         num_workers: int | None = None,
+        workers: Literal["threads"] | None = None,
         drop_last: bool = False,
         seed: int = 0,
         num_replicas: int | None = None,
@@ -168,8 +179,12 @@ class DataLoader:
         memory_budget_bytes: int = 256 << 20,
         **others: Any,
     ) -> None:
+        # Its name before this one was torch's.
+        source = others.pop("source", dataset)
+        if source is None or (dataset is not None and source is not dataset):
+            raise TypeError("DataLoader() needs one dataset: feedline.images(...), feedline.arrays(...) or a Dataset")
         for name in others:
-            if name in _INSTEAD and others[name] is not None and not hasattr(others[name], "feedline_stacks"):
+            if name in _INSTEAD and others[name] not in (None, "") and not hasattr(others[name], "feedline_stacks"):
                 raise ConfigError(f"{name} is not for Feedline's DataLoader. {_INSTEAD[name]}")
             if name not in _INSTEAD and name not in _HARMLESS:
                 raise TypeError(f"DataLoader() got an unexpected keyword argument {name!r}")
@@ -177,36 +192,48 @@ class DataLoader:
         if isinstance(timeout, str) or timeout < 0:
             raise ConfigError(f"timeout option should be non-negative, but got timeout={timeout!r}")
         self.dataset = _as_source(source)
+        if workers not in (None, "threads"):
+            raise ConfigError(f'workers={workers!r}. Give "threads", or leave it out: one sample at a time then')
+        if workers is not None and isinstance(self.dataset, (Images, Declared)) and not self.dataset.at_once:
+            self.dataset = replace(self.dataset, at_once=True)
         self.batch_size = batch_size
         self.drop_last = drop_last
         self.timeout = timeout
         self.in_order = in_order
-        self.sampler = sampler
         self.batch_sampler = None  # torch's loader has one, and Lightning asks for it
         length = len(self.dataset.native)
-        if sampler is not None:
-            if shuffle is not None:
+        self._follows = Followed(sampler, length) if sampler is not None else None
+        if self._follows is not None:
+            if shuffle:
                 raise ConfigError("sampler option is mutually exclusive with shuffle")
-            self._plan, self.rank, self.num_replicas = _plan_of_sampler(sampler, length)
+            order = {"num_replicas": num_replicas, "rank": rank, "seed": seed or None, "tail": tail, "weights": weights}
+            order |= {"epoch_length": epoch_length, "merge_epochs": merge_epochs}
+            order |= {"permutation": None if permutation == "torch" else permutation}
+            for name, value in order.items():
+                if value is not None:
+                    raise ConfigError(f"{name}={value!r} beside a sampler has no effect: the sampler decides. Leave it out here")
+            self._ranks = Ranks(sampler.num_replicas, sampler.rank)
+            self._order: dict[str, Any] = {}
         else:
-            self.rank, self.num_replicas = discover_and_tell(num_replicas, rank)
-            tail = tail or ("drop" if drop_last else "pad")
-            self._plan = _native.Plan(
-                length,
-                self.num_replicas,
-                permutation=permutation if shuffle else "none",
-                seed=operator.index(seed) % 2**64,
-                tail=tail,
-                merge_epochs=None if merge_epochs is None else whole_number("merge_epochs", merge_epochs, 1),
-                epoch_length=None if epoch_length is None else whole_number("epoch_length", epoch_length, 1),
-                weights=None if weights is None else [float(weight) for weight in weights],
-            )
-        self.num_workers = _cores() if num_workers is None else whole_number("num_workers", num_workers, 0)
+            if permutation != "torch" and not shuffle and weights is None:
+                raise ConfigError(f"permutation={permutation!r} has no effect without shuffle=True. Leave it out, or shuffle")
+            self._ranks = Ranks(num_replicas, rank)
+            self._order = {
+                "permutation": permutation if shuffle else "none",
+                "seed": operator.index(seed) % 2**64,
+                "tail": tail or ("drop" if drop_last else "pad"),
+                "merge_epochs": None if merge_epochs is None else whole_number("merge_epochs", merge_epochs, 1),
+                "epoch_length": None if epoch_length is None else whole_number("epoch_length", epoch_length, 1),
+                "weights": None if weights is None else [float(weight) for weight in weights],
+            }
+        asked = _cores() if num_workers is None else whole_number("num_workers", num_workers, 0)
+        self.num_workers = self._workers_that_may(asked)
+        if timeout and not self.num_workers:
+            log.warning("timeout=%s has no effect without workers: a batch is made when it is asked for", timeout)
         if output is None:
             output = "torch" if _has_torch() else "numpy"
         self.pin_memory = pin_memory and _can_pin(output)
         self._options: dict[str, Any] = {
-            "rank": self.rank,
             "batch_size": batch_size,
             "drop_last": drop_last,
             "num_workers": self.num_workers,
@@ -217,49 +244,117 @@ class DataLoader:
             "batch": self._make_batch,
             "listener": _hear,
         }
-        self._engine = self._start()
+        self._engine_now = self._start()
         self._newest: weakref.ref[_Pass] | None = None
         # The epoch of a state that was loaded, until a pass begins.
         self._loaded_epoch: int | None = None
-        self._seen_epoch = getattr(sampler, "epoch", None)
+        if self._follows is not None:
+            self._follows.lead(self)
 
     # What recipes deliver instead.
     _make_batch: Callable[..., Any] = staticmethod(_batch)
 
+    def _workers_that_may(self, asked: int) -> int:
+        """As many as were asked for, or none where the user's code draws from generators of the program's."""
+        if asked == 0:
+            return 0
+        self.dataset.learn()
+        told = own.told(self.dataset.own)
+        if told and self.dataset.at_once:
+            raise ConfigError(
+                f'{told}, which threads would share with your program, so workers="threads" is not possible. Leave it out, or '
+                "draw from rng: .map(f, rng=True)"
+            )
+        if told:
+            warnings.warn(
+                f"{told}, which worker threads would share with your program. So samples are made in the thread that asks for "
+                "batches, with generators seeded from (seed, epoch, sample), and there are no workers: give num_workers=0 to "
+                "say so. To have workers, draw from rng: .map(f, rng=True)",
+                UserWarning,
+                stacklevel=3,
+            )
+            return 0
+        return asked
+
     def _make_pass(self) -> _Pass:
-        return _Pass(self._engine, self.timeout, self.pin_memory)
+        return _Pass(self)
 
     def _start(self) -> _native.Loader:
-        engine = _native.Loader(self.dataset.native, self._plan, **self._options)
+        self._place = self._ranks.place()
+        rank, num_replicas = self._place
+        if self._follows is not None:
+            self._plan = self._follows.plan(num_replicas)
+        else:
+            self._plan = _native.Plan(len(self.dataset.native), num_replicas, **self._order)
+        engine = _native.Loader(self.dataset.native, self._plan, rank=rank, **self._options)
         _engines.add(engine)
         return engine
 
+    @property
+    def _engine(self) -> _native.Loader:
+        """The engine of the rank that this process is now: a process group may have begun after the loader was made."""
+        if self._ranks.place() != self._place and self._live() is None:
+            place = self._engine_now.cursor()
+            self._engine_now.close()
+            self._engine_now = self._start()
+            self._engine_now.load_cursor(place)
+        return self._engine_now
+
+    @property
+    def rank(self) -> int:
+        """Which rank this process is."""
+        self._ranks.check()
+        return self._ranks.place()[0]
+
+    @property
+    def num_replicas(self) -> int:
+        """Of how many."""
+        self._ranks.check()
+        return self._ranks.place()[1]
+
+    @property
+    def sampler(self) -> Any:
+        """The sampler that it follows; without one, what stands in its place for programs that set its epoch."""
+        return _Epochs(self) if self._follows is None else self._follows.sampler
+
+    def _live(self) -> _Pass | None:
+        """The iterator made last, if it is still in use. One that has given all its batches is over, asked for more or not."""
+        live = self._newest() if self._newest else None
+        if live is not None and not live.over and self._engine_now.left() == 0:
+            live.over = True
+        return None if live is None or live.over else live
+
     def _part_from_live_pass(self) -> None:
         """Leaves the engine to an iterator that is still in use, and goes on from the same place with another one."""
-        live = self._newest() if self._newest else None
-        if live is not None and not live.over:
-            place = self._engine.cursor()
-            self._engine = self._start()
-            self._engine.load_cursor(place)
+        if self._live() is not None:
+            place = self._engine_now.cursor()
+            self._engine_now = self._start()
+            self._engine_now.load_cursor(place)
         self._newest = None
 
     def __iter__(self) -> Iterator[Batch]:
-        follows = getattr(self.sampler, "epoch", None)
-        if follows is not None and follows != self._seen_epoch:
-            self.set_epoch(follows)
-        live = self._newest() if self._newest else None
-        if live is not None and not live.over:
-            epoch, _ = self._engine.place()
+        self._ranks.check()
+        self._engine_now.place()  # a closed loader, or one of another process, says so here
+        return self._make_pass()
+
+    def _begin(self, newest: _Pass) -> _native.Loader:
+        """Begins a pass, when its first batch is asked for: until then the epoch may be set."""
+        self._ranks.check()
+        if self._follows is not None:
+            self._follows.lead(self)
+        if self._live() is not None:
+            epoch, _ = self._engine_now.place()
             self._part_from_live_pass()
             self._engine.set_epoch(epoch + 1)
-        self._engine.begin()
+        engine = self._engine
+        engine.begin()
         self._loaded_epoch = None
-        newest = self._make_pass()
         self._newest = weakref.ref(newest)
-        return newest
+        return engine
 
     def __len__(self) -> int:
         """Batches of a whole epoch on this rank."""
+        self._ranks.check()
         return self._engine.length()
 
     def set_epoch(self, epoch: int) -> None:
@@ -271,7 +366,8 @@ class DataLoader:
             self._part_from_live_pass()
             self._engine.set_epoch(epoch)
             self._loaded_epoch = None
-        self._seen_epoch = getattr(self.sampler, "epoch", None)
+        if self._follows is not None:
+            self._follows.overrule()
 
     @property
     def epoch(self) -> int:
@@ -299,17 +395,18 @@ class DataLoader:
         self._part_from_live_pass()
         self._engine.load_cursor(cursor)
         self._loaded_epoch = self._engine.place()[0]
-        self._seen_epoch = getattr(self.sampler, "epoch", None)
+        if self._follows is not None:
+            self._follows.overrule()
 
     def stats(self) -> dict[str, Any]:
         """The counters of the stages, and under "verdict" what limits the loader, in words."""
-        figures, verdict = self._engine.stats()
+        figures, verdict = self._engine_now.stats()
         stats: dict[str, Any] = json.loads(figures)
         return stats | {"verdict": verdict}
 
     def close(self) -> None:
         """Stops the threads. Batches stay valid; the loader does not."""
-        self._engine.close()
+        self._engine_now.close()
 
     def __enter__(self) -> DataLoader:
         return self
@@ -319,25 +416,61 @@ class DataLoader:
 
 
 class _Pass(Iterator[Batch]):
-    """One pass over an epoch."""
+    """One pass over an epoch, which begins when its first batch is asked for."""
 
-    def __init__(self, engine: _native.Loader, timeout_s: float, pin_memory: bool) -> None:
-        self._engine = engine
-        self._timeout_s = float(timeout_s)
-        self._pin_memory = pin_memory
+    def __init__(self, loader: DataLoader) -> None:
+        # Until it begins.
+        self._loader: DataLoader | None = loader
+        self._timeout_s = float(loader.timeout)
+        self._pin_memory = loader.pin_memory
+        # Whether workers run code of the user's.
+        self._is_watched = loader.num_workers > 0 and bool(loader.dataset.own)
         self.over = False
         # Threads may share a pass: whoever asks after its end must not begin the next epoch.
         self._one_at_a_time = threading.Lock()
+
+    def _next(self) -> Any:
+        if self._loader is not None:
+            self._engine = self._loader._begin(self)
+            self._loader = None
+        if not self._is_watched:
+            return self._engine.next(self._timeout_s)
+        if _native.inside():
+            raise ConfigError(
+                "a Dataset or step asks another loader for a batch, whose workers wait for the turn that it has itself. Give "
+                "that loader num_workers=0"
+            )
+        with own.waiting():
+            return self._engine.next(self._timeout_s)
 
     def __next__(self) -> Batch:
         with self._one_at_a_time:
             if self.over:
                 raise StopIteration
-            batch: Batch | None = self._engine.next(self._timeout_s)
+            batch: Batch | None = self._next()
             if batch is None:
                 self.over = True
                 raise StopIteration
         return batch.pin_memory() if self._pin_memory else batch
+
+
+class _Epochs:
+    """What ``loader.sampler`` is without a sampler. Programs that set its epoch (Lightning does) mean the loader's."""
+
+    def __init__(self, loader: DataLoader) -> None:
+        self._loader = loader
+
+    def __len__(self) -> int:
+        return self._loader._plan.num_samples(self._loader.rank, 0)
+
+    @property
+    def epoch(self) -> int:
+        """As the loader's."""
+        return self._loader.epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """As the loader's."""
+        self._loader.set_epoch(epoch)
 
 
 def _as_source(source: Any) -> Source:
@@ -349,28 +482,7 @@ def _as_source(source: Any) -> Source:
         raise ConfigError(
             f"{os.fspath(source)} is a path. Say what is there: feedline.images(path) or feedline.arrays(path)"
         )
-    return dataset(source)
-
-
-def _plan_of_sampler(sampler: Any, length: int) -> tuple[_native.Plan, int, int]:
-    """The plan of a DistributedSampler, torch's or ours, with its rank and number of ranks."""
-    plan = getattr(sampler, "plan", None)
-    if isinstance(plan, _native.Plan):
-        return plan, sampler.rank, sampler.num_replicas
-    facts = ("num_replicas", "rank", "shuffle", "seed", "drop_last")
-    if type(sampler).__name__ != "DistributedSampler" or not all(hasattr(sampler, fact) for fact in facts):
-        raise ConfigError(
-            f"the sampler {type(sampler).__name__} is not one that can be resumed anywhere. Use "
-            "feedline.torch.DistributedSampler, or shuffle, weights and the other arguments of this loader"
-        )
-    plan = _native.Plan(
-        length,
-        sampler.num_replicas,
-        permutation="torch" if sampler.shuffle else "none",
-        seed=sampler.seed,
-        tail="drop" if sampler.drop_last else "pad",
-    )
-    return plan, sampler.rank, sampler.num_replicas
+    return items(source)
 
 
 def _cores() -> int:

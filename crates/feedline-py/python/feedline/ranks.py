@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 from . import _native
@@ -30,16 +31,56 @@ def discover(num_replicas: int | None = None, rank: int | None = None) -> tuple[
     rank = None if rank is None else whole_number("rank", rank, 0)
     if num_replicas is not None and rank is not None:
         # As in torch, arguments overrule the group: under tensor parallelism ranks of data are fewer than processes.
-        return _native.discover((rank, num_replicas), None)
-    found = _native.discover(None, initialised_group())
+        if rank >= num_replicas:
+            raise ConfigError(f"Invalid rank {rank}, rank should be in the interval [0, {num_replicas - 1}]")
+        return rank, num_replicas, "as the arguments say"
+    group = initialised_group()
+    if group is not None:
+        # Before the environment, which may know the half of it: Lightning sets WORLD_SIZE without RANK.
+        found = (*group, "as torch's process group says")
+    else:
+        found = _native.discover(None, None)
     if num_replicas is None and rank is None:
         return found
     if found[2] == "no launcher":
         missing = "rank" if rank is None else "num_replicas"
         raise ConfigError(f"{missing} is not given, and no process group or launcher tells it. Give both, or none")
-    return _native.discover(
-        (found[0] if rank is None else rank, found[1] if num_replicas is None else num_replicas), None
-    )
+    return discover(found[1] if num_replicas is None else num_replicas, found[0] if rank is None else rank)
+
+
+class Ranks:
+    """Which rank this process is, of how many, now: where arguments do not say both, a process group that begins later
+    counts, too.
+    """
+
+    def __init__(self, num_replicas: int | None, rank: int | None) -> None:
+        self._asked = num_replicas, rank
+        self._group = initialised_group()
+        self._problem: ConfigError | None = None
+        try:
+            self._found = discover_and_tell(num_replicas, rank)
+        except ConfigError as error:
+            if "WORLD_SIZE" not in os.environ or "RANK" in os.environ:
+                raise
+            # A launcher that leaves the rest to the process group, which is to come.
+            self._problem, self._found = error, (0, 1)
+
+    def place(self) -> tuple[int, int]:
+        """(rank, number of ranks); (0, 1) as long as nothing can tell."""
+        group = None if None not in self._asked else initialised_group()
+        if group is not None and group != self._group:
+            self._found = discover_and_tell(*self._asked)
+            self._group, self._problem = group, None
+        return self._found
+
+    def check(self) -> None:
+        """Raises :class:`feedline.ConfigError` as long as nothing can tell."""
+        self.place()
+        if self._problem is not None:
+            raise ConfigError(
+                f"{self._problem}. Or let the process group begin before the loader is asked for batches: under Lightning, make "
+                "the loader in train_dataloader() or give it to fit(), and do not use it before"
+            )
 
 
 def discover_and_tell(num_replicas: int | None = None, rank: int | None = None) -> tuple[int, int]:

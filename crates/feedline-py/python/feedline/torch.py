@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import operator
 import warnings
+import weakref
 from collections.abc import Iterator, Sequence, Sized
 from itertools import chain, islice
 from typing import Any, Literal
@@ -50,6 +51,8 @@ class _PlanSampler(Sampler[int]):
         self._before = 0
         self._list: tuple[int, Iterator[int]] = (0, iter(()))
         self._warned = False
+        # A loader of ours that delivers by this sampler, and knows where it stands.
+        self._driver: weakref.ref[DataLoader] | None = None
         self._make_plan()
 
     def _make_plan(self) -> None:
@@ -100,8 +103,14 @@ class _PlanSampler(Sampler[int]):
         """Where this epoch stands: a few hundred bytes, fit for JSON, the same on every rank.
 
         ``consumed`` is how many indices of this rank were used for training since the pass began (steps times batch
-        size). Without it all that were handed out count; torch's DataLoader asks for more than it has delivered.
+        size). Without it all that were handed out count; torch's DataLoader asks for more than it has delivered. Where a
+        ``feedline.DataLoader`` delivers by this sampler, that loader counts.
         """
+        loader = None if self._driver is None else self._driver()
+        if loader is not None and loader._follows is not None and not loader._follows.is_moved:
+            if consumed is not None:
+                raise ConfigError("a feedline.DataLoader delivers by this sampler and counts by itself. Leave consumed out")
+            return loader.state_dict() | {"dataset": f"{0:016x}", "bad_samples": 0}
         if self._pass is None or self._pass[0] != self.epoch:
             return self._cursor(self.epoch, self._start)
         epoch, start = self._pass
@@ -125,13 +134,13 @@ class _PlanSampler(Sampler[int]):
         self._pass, self._before, self._list = None, 0, (0, iter(()))
 
     def __getstate__(self) -> dict[str, Any]:
-        gone = ("plan", "_list", "_pass", "_before")
+        gone = ("plan", "_list", "_pass", "_before", "_driver")
         state = {key: value for key, value in self.__dict__.items() if key not in gone}
         return state | {"_state": self.state_dict()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         saved = state.pop("_state")
-        self.__dict__.update(state)
+        self.__dict__.update(state, _driver=None)
         self._make_plan()
         self.load_state_dict(saved)
 
@@ -182,6 +191,8 @@ class DistributedSampler(_PlanSampler):
     ) -> None:
         if tail is not None and drop_last and tail != "drop":
             raise ConfigError(f'tail="{tail}" and drop_last=True contradict each other. Leave one out')
+        if permutation != "torch" and not shuffle:
+            raise ConfigError(f"permutation={permutation!r} has no effect with shuffle=False. Leave one out")
         self.dataset = dataset
         self.shuffle = shuffle
         self.seed = seed
@@ -250,6 +261,8 @@ class DistributedMixtureSampler(_PlanSampler):
         tail: Tail = "pad",
         permutation: Permutation = "torch",
     ) -> None:
+        if lengths is not None and dataset is not None:
+            raise ConfigError("dataset and lengths both say how long the parts are. Leave one out (dataset=None)")
         if lengths is None:
             if not isinstance(dataset, ConcatDataset):
                 raise ConfigError("a mixture is made of several data sets. Give a torch.utils.data.ConcatDataset")
@@ -297,6 +310,8 @@ class DistributedBatchSampler(Sampler[list[int]]):
         self.batch_size = batch_size
         self.drop_last = drop_last
         self.sampler = DistributedSampler(dataset, num_replicas, rank, shuffle, seed, drop_last, tail=tail)
+        if window is not None and lengths is None:
+            raise ConfigError(f"window={window} has no effect without lengths. Give lengths, or leave it out")
         if lengths is not None:
             step = batch_size * self.sampler.num_replicas
             window = max(1, (window or 100 * step) // step) * step

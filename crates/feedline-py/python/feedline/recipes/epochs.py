@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from .. import _native
 from ..errors import whole_number
 from ..loader import DataLoader, _Pass
 
@@ -59,14 +60,11 @@ class EpochPass(_Pass):
     the programs that recipes stand in for take exactly as many as there are.
     """
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, loader: DataLoader) -> None:
+        super().__init__(loader)
         self.ended = threading.Event()
-        # Whether any batch was taken.
-        self.touched = False
 
     def __next__(self) -> Any:
-        self.touched = True
         try:
             batch = super().__next__()
         except StopIteration:
@@ -100,9 +98,12 @@ class EpochLoader(DataLoader):
     _ended: threading.Event | None = None
 
     def _make_pass(self) -> _Pass:
-        newest = EpochPass(self._engine, self.timeout, self.pin_memory)
-        self._ended = newest.ended
-        return newest
+        return EpochPass(self)
+
+    def _begin(self, newest: _Pass) -> _native.Loader:
+        engine = super()._begin(newest)
+        self._ended = newest.ended if isinstance(newest, EpochPass) else None
+        return engine
 
     def __iter__(self) -> Iterator[Minibatch]:  # type: ignore[override]
         return super().__iter__()  # type: ignore[return-value]

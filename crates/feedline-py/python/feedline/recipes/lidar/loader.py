@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ...errors import ConfigError, whole_number
+from ...errors import ConfigError
 from ...ranks import discover, discover_and_tell
-from ..epochs import EpochLoader, EpochPass, EpochSampler, Minibatch
+from ..epochs import EpochLoader, EpochSampler, Minibatch
 from . import collate
 from .dataset import LidarDataset, dataset_class, picture, pictures
 
@@ -86,29 +86,18 @@ class LidarLoader(EpochLoader):
         return self._maker.redrawn
 
     def __iter__(self) -> Iterator[Minibatch]:  # type: ignore[override]
-        """The next epoch; as long as nothing was taken of an epoch that was begun, that one: OpenPCDet's loop makes an iterator
-        that it throws away.
-        """
+        """The next epoch, once its first batch is asked for: OpenPCDet's loop makes an iterator that it throws away."""
         live = self._newest() if self._newest else None
         if self.dataset.native is not self._native:
             # Its augmentation was changed: from here on by threads that know.
-            self._native, place = self.dataset.native, self._engine.cursor()
-            over = live is None or live.over
-            epoch, _ = self._engine.place()
-            self._engine = self._start()
-            self._engine.load_cursor(place)
-            if not over and isinstance(live, EpochPass) and live.touched:
-                self._engine.set_epoch(epoch + 1)
-            self._newest = live = None
-        if isinstance(live, EpochPass) and not live.touched:
-            return live  # type: ignore[return-value]
+            self._native, place = self.dataset.native, self._engine_now.cursor()
+            epoch, _ = self._engine_now.place()
+            self._engine_now = self._start()
+            self._engine_now.load_cursor(place)
+            if live is not None and not live.over:
+                self._engine_now.set_epoch(epoch + 1)
+            self._newest = None
         return super().__iter__()
-
-    def set_epoch(self, epoch: int) -> None:
-        live = self._newest() if self._newest else None
-        untouched = isinstance(live, EpochPass) and not live.touched
-        if not untouched or self._engine.place() != (whole_number("epoch", epoch, 0), 0):
-            super().set_epoch(epoch)
 
 
 def get_dist_info(return_gpu_per_machine: bool = False) -> tuple[int, ...]:
