@@ -44,7 +44,8 @@ pub(super) fn index(windows: Windows<'_>, remarks: &mut Remarks) -> Result<Vec<M
     };
     for entry in archive.entries_with_seek().map_err(|e| failed(e, None))? {
         let mut entry = entry.map_err(|e| failed(e, members.last()))?;
-        end = entry.raw_file_position().saturating_add(entry.size().next_multiple_of(BLOCK_BYTES));
+        let padded_bytes = entry.size().checked_next_multiple_of(BLOCK_BYTES).unwrap_or(u64::MAX);
+        end = entry.raw_file_position().saturating_add(padded_bytes);
         let path = entry.path_bytes().into_owned();
         if let Some(name) = sparse(&mut entry).map_err(|e| failed(e, members.last()))? {
             // Records for all members that follow have no name.
@@ -133,7 +134,7 @@ fn remark_end(mut windows: Windows<'_>, end: u64, remarks: &mut Remarks) -> Resu
             );
             break;
         }
-        at += rest.len() as u64;
+        at += rest.len().max(1) as u64;
     }
     if size_bytes < end.saturating_add(2 * BLOCK_BYTES) {
         remarks.note("archives without an end mark, as those are that were cut", windows.name());
