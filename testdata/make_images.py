@@ -115,7 +115,7 @@ def coarser(data, times):
 
 
 def jpeg_by_hand(image, factors, scans, step=6, restart=0):
-    """A sequential JPEG with these sampling factors (columns, rows) of Y, Cb, Cr and these components in each scan:
+    """A sequential JPEG with these sampling factors (columns, rows) of Y, Cb, Cr or four inks, and these components in each scan:
     Pillow writes only the usual ones."""
     zigzag = sorted(((r, c) for r in range(8) for c in range(8)), key=lambda p: (sum(p), p[sum(p) % 2]))
     k, n = np.mgrid[0:8, 0:8]
@@ -154,7 +154,7 @@ def jpeg_by_hand(image, factors, scans, step=6, restart=0):
     across, down = (max(f[axis] for f in factors) for axis in (0, 1))
     mcus = [-(-image.width // (8 * across)), -(-image.height // (8 * down))]
     blocks, real = [], []
-    for plane, (h, v) in zip(image.convert("YCbCr").split(), factors):
+    for plane, (h, v) in zip((image if image.mode == "CMYK" else image.convert("YCbCr")).split(), factors):
         size = (-(-image.width * h // across), -(-image.height * v // down))
         samples = np.asarray(plane.resize(size, Image.BOX)).astype(float) - 128
         whole = (8 * mcus[1] * v, 8 * mcus[0] * h)
@@ -308,6 +308,7 @@ def make_jpeg():
         "scan_of_two_components_first": jpeg_by_hand(image, ((2, 1), (1, 1), (2, 1)), [[0, 2], [1]], restart=2),
         "colour_finer": jpeg_by_hand(image, finer, [[0, 1, 2]]),
         "colour_finer_in_scans": jpeg_by_hand(image, ((1, 1), (2, 2), (1, 2)), [[0], [1], [2]]),
+        "cmyk_odd_sampling": jpeg_by_hand(cmyk, ((1, 2), (1, 1), (1, 2), (1, 1)), [[0, 1, 2, 3]]),
         "colour_finer_scan_of_two": jpeg_by_hand(image, ((1, 2), (4, 1), (1, 1)), [[1], [0, 2]]),
     }
     for name in ("ycbcr420", "ycbcr420_progressive"):

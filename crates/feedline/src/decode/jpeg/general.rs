@@ -83,8 +83,8 @@ fn decode_odd(decoder: Decoder<'_>, bytes: &[u8], found: &Survey<'_>, into: &mut
         odd::planes(found)?.ok_or("damaged JPEG: a scan of some of its components cannot be read")?
     } else {
         if !found.is_complete() {
-            return Err("incomplete JPEG: its last scans are missing, and its colour is sampled finer than its \
-                        brightness, which cannot be smoothed over as in other pictures; save it anew from the original"
+            return Err("incomplete JPEG: its last scans are missing, and its components are sampled in an \
+                        unusual way, which cannot be smoothed over as in other pictures; save it anew from the original"
                 .into());
         }
         let raw = decoder.decode_raw().map_err(|e| explain(e, bytes))?;

@@ -1,5 +1,5 @@
-//! JPEGs that libjpeg reads and the general decoder does not: sequential scans of some components but not all, and colour
-//! that is sampled finer than luma. Plain code for rare files; the pixels are libjpeg-turbo's. Strict: damage is "not
+//! JPEGs that libjpeg reads and the general decoder does not: sequential scans of some components but not all, colour that is
+//! sampled finer than luma, and inks of different sampling. Plain code for rare files; the pixels are libjpeg-turbo's. Strict: damage is "not
 //! mine" (`None`).
 
 use super::entropy::{Bits, natural};

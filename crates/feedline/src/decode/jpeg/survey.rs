@@ -282,7 +282,13 @@ impl<'a> Survey<'a> {
 
     /// Whether the general decoder cannot give its pixels.
     pub fn needs_planes(&self) -> bool {
-        self.components.len() > 1 && (self.is_finer() || (self.is_sequential() && self.is_partly_interleaved()))
+        self.components.len() > 1
+            && (self.is_finer() || self.is_odd_ink() || (self.is_sequential() && self.is_partly_interleaved()))
+    }
+
+    /// Whether one of four inks is sampled otherwise than another.
+    fn is_odd_ink(&self) -> bool {
+        self.components.len() == 4 && self.components.iter().any(|ink| ink.factors != self.largest())
     }
 
     /// Whether the scans hold every bit of the coefficients that libjpeg would otherwise smooth over.
@@ -331,7 +337,7 @@ impl<'a> Survey<'a> {
         let blocks: u64 = (0..self.components.len()).map(|component| self.blocks(component)).sum();
         // Of each block its samples, and where a block comes in several scans its coefficients and a note.
         let of_block = if self.is_sequential() { 64 } else { 64 + 129 };
-        let upsampled = if self.is_finer() || self.is_partly_interleaved() { count * pixels } else { 0 };
+        let upsampled = if self.needs_planes() { count * pixels } else { 0 };
         blocks * of_block + pixels * count.max(3) + upsampled
     }
 
