@@ -208,8 +208,8 @@ pub(super) fn four(pair: &BlockPair, quant: &[i16; 128], planes: &mut [u8], targ
     let (mut middle, mut wild) = ([[0_i32; 16]; 4], false);
     for column in 0..16 {
         let out = four_pass(reduced(pair, quant, column, [0, 1, 2, 3, 5, 6, 7], &mut wild), 12);
-        for row in 0..4 {
-            middle[row][column] = out[row];
+        for (middle, out) in middle.iter_mut().zip(out) {
+            middle[column] = out;
         }
     }
     for (lane, target) in targets.into_iter().enumerate() {
@@ -240,8 +240,8 @@ pub(super) fn two(pair: &BlockPair, quant: &[i16; 128], planes: &mut [u8], targe
     let (mut middle, mut wild) = ([[0_i32; 16]; 2], false);
     for column in 0..16 {
         let out = two_pass(reduced(pair, quant, column, [0, 1, 3, 5, 7], &mut wild), 13);
-        for row in 0..2 {
-            middle[row][column] = out[row];
+        for (middle, out) in middle.iter_mut().zip(out) {
+            middle[column] = out;
         }
     }
     for (lane, target) in targets.into_iter().enumerate() {

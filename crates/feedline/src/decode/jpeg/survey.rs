@@ -28,10 +28,12 @@ pub(super) struct Tables<'a> {
     pub restart_interval: usize,
 }
 
+/// A component in a scan: its place in the frame, its DC table, its AC table.
+pub(super) type Selector = (usize, usize, usize);
+
 #[derive(Debug, Clone)]
 pub(super) struct Scan<'a> {
-    /// Of each component in it: its place in the frame, its DC table, its AC table.
-    pub components: Vec<(usize, usize, usize)>,
+    pub components: Vec<Selector>,
     /// First coefficient, last coefficient, and the two numbers of successive approximation.
     pub spectrum: [u8; 3],
     pub tables: Tables<'a>,
@@ -234,7 +236,7 @@ impl<'a> Survey<'a> {
         Ok(())
     }
 
-    fn selectors(&self, body: &[u8]) -> Option<(Vec<(usize, usize, usize)>, [u8; 3])> {
+    fn selectors(&self, body: &[u8]) -> Option<(Vec<Selector>, [u8; 3])> {
         let (&count, rest) = body.split_first()?;
         let (selectors, spectrum) =
             rest.split_at_checked(2 * usize::from(count)).filter(|_| (1..=4).contains(&count))?;
