@@ -3,7 +3,7 @@
 //! four-channel files; must not repair damaged ones.
 
 use super::odd;
-use super::survey::{MAX_SCANS, Survey, survey};
+use super::survey::{ARITHMETIC_PROGRESSIVE, MAX_SCANS, Survey, survey};
 use crate::decode::{Limits, RgbImage, allocate, check_size, no_memory};
 use libjpeg_turbo_rs::{DecodeLimits, Decoder, JpegError, PixelFormat, ScalingFactor};
 use std::borrow::Cow;
@@ -57,6 +57,14 @@ pub(super) fn decode_rgb(
     });
     let (format, channels) = if four { (PixelFormat::Cmyk, 4) } else { (PixelFormat::Rgb, 3) };
     allocate(into, width.div_ceil(shrink), height.div_ceil(shrink), channels)?;
+    if let Some(found) = &found
+        && found.needs_smoothing()
+        && (found.needs_planes() || found.kind == ARITHMETIC_PROGRESSIVE)
+    {
+        return Err("incomplete JPEG: its last scans are missing, and its components are sampled in an unusual way or its \
+                    codes are arithmetic, so that it cannot be smoothed over as others are; save it anew from the original"
+            .into());
+    }
     match found.filter(Survey::needs_planes) {
         Some(found) => decode_odd(decoder, &bytes, &found, &mut into.pixels)?,
         None => {
@@ -82,11 +90,6 @@ fn decode_odd(decoder: Decoder<'_>, bytes: &[u8], found: &Survey<'_>, into: &mut
     let planes = if found.is_partly_interleaved() && found.is_sequential() {
         odd::planes(found)?.ok_or("damaged JPEG: a scan of some of its components cannot be read")?
     } else {
-        if !found.is_complete() {
-            return Err("incomplete JPEG: its last scans are missing, and its components are sampled in an \
-                        unusual way, which cannot be smoothed over as in other pictures; save it anew from the original"
-                .into());
-        }
         let raw = decoder.decode_raw().map_err(|e| explain(e, bytes))?;
         let planes = raw.planes.into_iter().zip(raw.plane_widths);
         planes.map(|(samples, stride)| odd::Plane { samples, stride }).collect()

@@ -10,6 +10,9 @@ use std::ops::Range;
 /// A file with more scans is left to the general decoder's limit.
 pub(super) const MAX_SCANS: usize = 500;
 
+/// The start-of-frame marker of progressive files of arithmetic codes.
+pub(super) const ARITHMETIC_PROGRESSIVE: u8 = 0xCA;
+
 /// A component of the frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Component {
@@ -211,7 +214,7 @@ impl<'a> Survey<'a> {
     fn check_scan(&self, scan: &Scan<'_>) -> Result<(), String> {
         let [first, last, successive] = scan.spectrum;
         let (high, low) = (successive >> 4, successive & 15);
-        let is_progressive = matches!(self.kind, 0xC2 | 0xCA);
+        let is_progressive = matches!(self.kind, 0xC2 | ARITHMETIC_PROGRESSIVE);
         let is_possible = match first {
             0 => last == 0,
             _ => first <= last && last < 64 && scan.components.len() == 1,
@@ -293,10 +296,10 @@ impl<'a> Survey<'a> {
         self.components.len() == 4 && self.components.iter().any(|ink| ink.factors != self.largest())
     }
 
-    /// Whether the scans hold every bit of the coefficients that libjpeg would otherwise smooth over.
-    pub fn is_complete(&self) -> bool {
-        if !matches!(self.kind, 0xC2 | 0xCA) {
-            return true;
+    /// Whether the scans lack bits of the coefficients that libjpeg smooths over.
+    pub fn needs_smoothing(&self) -> bool {
+        if !matches!(self.kind, 0xC2 | ARITHMETIC_PROGRESSIVE) {
+            return false;
         }
         let mut missing = [[true; 64]; 4];
         for scan in &self.scans {
@@ -307,7 +310,7 @@ impl<'a> Survey<'a> {
                 }
             }
         }
-        missing.iter().take(self.components.len()).all(|missing| !missing[..10].contains(&true))
+        missing.iter().take(self.components.len()).any(|missing| missing[..10].contains(&true))
     }
 
     /// The file as the general decoder understands it, without what it cannot pass over.

@@ -376,4 +376,11 @@ fn colour_finer_than_luma_is_read_from_progressive_files_too() {
     let last = progressive.windows(2).rposition(|two| two == [0xFF, 0xDA]).unwrap();
     let problem = decode_rgb(&[&progressive[..last], &[0xFF, 0xD9]].concat(), &Limits::default(), &mut again);
     assert!(problem.unwrap_err().contains("incomplete JPEG: its last scans are missing"));
+    // So is what the general decoder does not smooth over.
+    let arithmetic = Encoder::new(&[90; 3 * 40 * 30], 40, 30, PixelFormat::Rgb).arithmetic(true).progressive(true);
+    let arithmetic = arithmetic.encode().unwrap();
+    decode_rgb(&arithmetic, &Limits::default(), &mut again).unwrap();
+    let last = arithmetic.windows(2).rposition(|two| two == [0xFF, 0xDA]).unwrap();
+    let problem = decode_rgb(&[&arithmetic[..last], &[0xFF, 0xD9]].concat(), &Limits::default(), &mut again);
+    assert!(problem.unwrap_err().contains("codes are arithmetic"));
 }
