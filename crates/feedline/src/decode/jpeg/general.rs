@@ -2,8 +2,8 @@
 //! upsampling, and which smooths over missing scans of progressive files as libjpeg does. Owns the colour conversion of
 //! four-channel files; must not repair damaged ones.
 
-use super::odd;
 use super::survey::{ARITHMETIC_PROGRESSIVE, MAX_SCANS, Survey, survey};
+use super::{header, odd};
 use crate::decode::{Limits, RgbImage, allocate, check_size, no_memory};
 use libjpeg_turbo_rs::{DecodeLimits, Decoder, JpegError, PixelFormat, ScalingFactor};
 use std::borrow::Cow;
@@ -43,11 +43,11 @@ pub(super) fn decode_rgb(
     let found = survey(bytes, true)?;
     let bytes = found.as_ref().map_or(Ok(Cow::Borrowed(bytes)), |found| found.tidied(bytes))?;
     let mut decoder = open(&bytes, limits)?;
-    let header = decoder.header();
-    if header.precision != 8 {
-        return Err(format!("unsupported kind of JPEG: {} bits per sample", header.precision));
+    let frame = decoder.header();
+    if frame.precision != 8 {
+        return Err(format!("unsupported kind of JPEG: {} bits per sample", frame.precision));
     }
-    let (width, height, four) = (u32::from(header.width), u32::from(header.height), header.components.len() == 4);
+    let (width, height, four) = (u32::from(frame.width), u32::from(frame.height), frame.components.len() == 4);
     check_size(width, height, limits)?;
     let pixels = u64::from(width) * u64::from(height);
     reserve(match &found {
@@ -75,6 +75,12 @@ pub(super) fn decode_rgb(
             // The buffer may hold pixels of an earlier image: never pass them off as this one's.
             if info.bytes_written != into.pixels.len() {
                 return Err(format!("damaged JPEG: {} of {} bytes decoded", info.bytes_written, into.pixels.len()));
+            }
+            // Of the fast decoder's kinds it gets what is damaged.
+            if let (1, true, Some(found)) = (shrink, header::parse(&bytes).is_some(), survey(&bytes, true)?)
+                && let Some(planes) = odd::wild_planes(&found, &bytes)?
+            {
+                odd::pixels(&found, &planes, decoder.jpeg_color_space(), &mut into.pixels)?;
             }
         }
     }

@@ -127,6 +127,30 @@ pub(super) fn eight(pair: &BlockPair, quant: &[i16; 128], planes: &mut [u8], tar
     true
 }
 
+/// One block as libjpeg-turbo's vector code transforms it, whatever its coefficients are; both are in natural order.
+pub(super) fn exact(block: &[i16; 64], quant: &[u16; 64]) -> [[u8; 8]; 8] {
+    let value = |at: usize| block[at].wrapping_mul(quant[at].cast_signed());
+    // The shortcut for a block without anything below its first row wraps; the long way saturates.
+    let is_flat = block[8..].iter().all(|value| *value == 0);
+    let mut middle = [[0_i16; 8]; 8];
+    for column in 0..8 {
+        let out = match is_flat {
+            true => [value(column).wrapping_shl(2); 8],
+            false => pass::<11>(std::array::from_fn(|row| value(8 * row + column))),
+        };
+        for (middle, out) in middle.iter_mut().zip(out) {
+            middle[column] = out;
+        }
+    }
+    middle.map(|row| pass::<18>(row).map(|value| to_sample(value.into())))
+}
+
+/// Whether the general decoder, which takes the shortcut in wider numbers, gives other pixels than [`exact`].
+pub(super) fn is_wild_block(block: &[i16; 64], quant: &[u16; 64]) -> bool {
+    let is_wild = |at: usize| is_wild(block[at].wrapping_mul(quant[at].cast_signed()));
+    (0..8).any(is_wild) && block[8..].iter().all(|value| *value == 0)
+}
+
 /// What [`eight`] gives where only the first coefficient of both blocks is there.
 #[inline(always)]
 #[must_use]

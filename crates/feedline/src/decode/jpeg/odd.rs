@@ -8,7 +8,7 @@ use super::idct::{self, Target};
 use super::survey::Survey;
 use super::{color, header};
 use crate::decode::grown;
-use libjpeg_turbo_rs::ColorSpace;
+use libjpeg_turbo_rs::{ColorSpace, read_coefficients};
 
 /// The samples of one component.
 pub(super) struct Plane {
@@ -35,6 +35,31 @@ pub(super) fn planes(survey: &Survey<'_>) -> Result<Option<Vec<Plane>>, String> 
         }
     }
     Ok(Some(planes))
+}
+
+/// The components' samples of a sequential picture if there is a block in it that the general decoder transforms otherwise
+/// than libjpeg-turbo: coefficients that only damaged files have.
+pub(super) fn wild_planes(survey: &Survey<'_>, bytes: &[u8]) -> Result<Option<Vec<Plane>>, String> {
+    let Ok(found) = read_coefficients(bytes) else { return Ok(None) };
+    let mut planes = Vec::new();
+    let mut is_wild = false;
+    for component in &found.components {
+        let Some(quant) = found.quant_tables.get(usize::from(component.quant_table_index)) else { return Ok(None) };
+        let stride = 8 * component.blocks_x;
+        let mut samples = Vec::new();
+        grown(&mut samples, stride * 8 * component.blocks_y, 128, "the samples of a JPEG")?;
+        for (at, zigzag) in component.blocks.iter().enumerate() {
+            let mut block = [0; 64];
+            zigzag.iter().enumerate().for_each(|(at, value)| block[natural(at)] = *value);
+            is_wild |= idct::is_wild_block(&block, quant);
+            let place = 8 * (at / component.blocks_x * stride + at % component.blocks_x);
+            for (row, eight) in idct::exact(&block, quant).iter().enumerate() {
+                samples[place + row * stride..][..8].copy_from_slice(eight);
+            }
+        }
+        planes.push(Plane { samples, stride });
+    }
+    Ok((is_wild && planes.len() == survey.components.len()).then_some(planes))
 }
 
 fn scan_into(survey: &Survey<'_>, scan: usize, planes: &mut [Plane], seen: &mut [bool; 4]) -> Option<()> {
@@ -104,9 +129,11 @@ pub(super) fn pixels(survey: &Survey<'_>, planes: &[Plane], space: ColorSpace, i
     let width = survey.width_px;
     let mut rgb = Vec::new();
     grown(&mut rgb, 3 * width, 0, "a row of a JPEG")?;
-    for (row, out) in into.chunks_exact_mut(full.len() * width).enumerate() {
+    let channels = full.len().max(3);
+    for (row, out) in into.chunks_exact_mut(channels * width).enumerate() {
         let row = row * width..(row + 1) * width;
         match (space, &*full) {
+            (_, [y]) => color::grey(&y[row], out),
             (ColorSpace::YCbCr, [y, cb, cr]) => {
                 color::rgb(&y[row.clone()], &cb[row.clone()], &cr[row], out);
             }

@@ -340,8 +340,8 @@ impl<'a> Survey<'a> {
         let pixels = self.width_px as u64 * self.height_px as u64;
         let count = self.components.len() as u64;
         let blocks: u64 = (0..self.components.len()).map(|component| self.blocks(component)).sum();
-        // Of each block its samples, and where a block comes in several scans its coefficients and a note.
-        let of_block = if self.is_sequential() { 64 } else { 64 + 129 };
+        // Of each block its samples, its coefficients and a note: in one scan they are looked at where there is damage.
+        let of_block = 64 + 129;
         let upsampled = if self.needs_planes() { count * pixels } else { 0 };
         blocks * of_block + pixels * count.max(3) + upsampled
     }
