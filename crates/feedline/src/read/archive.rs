@@ -27,6 +27,9 @@ use std::sync::{Mutex, PoisonError};
 /// Ends the name of an index that lies beside its archive: `000.tar.index`.
 pub const INDEX_EXTENSION: &str = ".index";
 
+/// Lies in each folder of a pack until all of it is written. A folder that has it, or a copy of one, is no data set.
+pub const INCOMPLETE: &str = "pack.incomplete";
+
 /// What is read at once while an archive is indexed: with members of 100 KB, one request for eighty of them.
 const WINDOW_BYTES: u64 = 8 << 20;
 
@@ -467,11 +470,35 @@ fn parse_member(line: &str, archive_bytes: u64) -> Option<Member> {
     (end <= archive_bytes).then_some(Member { name: name.into(), start, stored_bytes, packing, class })
 }
 
+/// What is said of a folder in which [`INCOMPLETE`] lies.
+pub(super) fn incomplete(folder: impl Into<PathBuf>) -> Error {
+    let problem = format!("`feedline pack` has not finished this folder: there is a file {INCOMPLETE} in it");
+    let remedy = "Remove the folder and pack again. If this is a copy of one that was finished since, copy the rest, remove \
+                  the file here too, and list a bucket anew: feedline index --refresh URL";
+    Error::dataset(folder, problem, remedy)
+}
+
+/// That none of the folders in which archives are looked for, or in which these lie, is a pack that was not finished.
+///
+/// # Errors
+/// The first that is.
+fn check_whole(source: &dyn Source, archives: &[&Object], objects: &[Object]) -> Result<()> {
+    let folder = |key: &str| key.rsplit_once('/').map_or(String::new(), |(folder, _)| folder.to_owned());
+    let marks = objects.iter().filter(|object| object.key.rsplit('/').next() == Some(INCOMPLETE));
+    for folder_of_mark in marks.map(|object| folder(&object.key)) {
+        let is_looked_into = folder_of_mark.is_empty() || SPLITS.contains(&&*folder_of_mark);
+        if is_looked_into || archives.iter().any(|archive| folder(&archive.key) == folder_of_mark) {
+            return Err(incomplete(source.location(&folder_of_mark)));
+        }
+    }
+    Ok(())
+}
+
 /// What each of `archives` holds: from the index beside it, else from the one that was kept, else indexed now, many at
 /// once, and kept. `objects` is the whole listing, sorted. `progress` hears how many are done.
 ///
 /// # Errors
-/// As [`index`], of the first archive that has something wrong.
+/// As [`index`], of the first archive that has something wrong; a pack among `objects` that was not finished.
 pub fn indexes(
     source: &dyn Source,
     archives: &[&Object],
@@ -479,6 +506,7 @@ pub fn indexes(
     storage: &Storage,
     progress: &(dyn Fn(usize) + Sync),
 ) -> Result<Vec<Index>> {
+    check_whole(source, archives, objects)?;
     let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let found: Mutex<Vec<Option<Result<Index>>>> = Mutex::new(archives.iter().map(|_| None).collect());
     let work = || {
@@ -521,13 +549,17 @@ pub fn index_beside(
     let (source, stop) = (LocalFiles::new(folder), Stop::default());
     let objects = match named {
         Some(names) => names.iter().map(|name| source.head(name, &stop)).collect(),
-        None => source.list("", &stop).map(|mut objects| {
-            let is_archive = finder(&objects);
-            objects.retain(|object| is_archive(&object.key));
-            objects
-        }),
+        None => source.list("", &stop),
     };
-    let objects: Vec<Object> = objects.map_err(ReadError::into_error)?;
+    let mut objects: Vec<Object> = objects.map_err(ReadError::into_error)?;
+    check_whole(&source, &[], &objects)?;
+    if named.is_some() && folder.join(INCOMPLETE).exists() {
+        return Err(incomplete(folder));
+    }
+    if named.is_none() {
+        let is_archive = finder(&objects);
+        objects.retain(|object| is_archive(&object.key));
+    }
     if objects.is_empty() {
         return Err(Error::dataset(
             folder,

@@ -12,7 +12,7 @@ use super::source::{Fault, Object, ReadError, Source, Stop};
 use super::storage::{Storage, is_url};
 use super::stored::{Extent, Stored};
 use crate::error::{Error, Result};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -66,6 +66,11 @@ impl Folder {
         }
         if !is_url(&path) {
             if !is_in_archive(&path) && !holds_archives(&path) {
+                // It was killed before its first archive was there.
+                let folders = std::iter::once("").chain(archive::SPLITS).map(|split| path.join(split));
+                if let Some(folder) = folders.into_iter().find(|folder| folder.join(archive::INCOMPLETE).exists()) {
+                    return Err(archive::incomplete(folder));
+                }
                 return Ok(Folder { path, tree: None });
             }
             let absolute = std::path::absolute(&path).map_err(|e| Error::io("find", &path, e))?;
@@ -165,6 +170,13 @@ impl Folder {
         .concat();
         if keys.iter().any(|key| archive::is_archive(key)) {
             objects.extend(ask_for(CLASSES_FILE.into())?);
+        }
+        let folders = keys.iter().filter(|key| archive::is_archive(key)).map(|key| match key.rsplit_once('/') {
+            Some((folder, _)) => format!("{folder}/{}", archive::INCOMPLETE),
+            None => archive::INCOMPLETE.to_owned(),
+        });
+        for mark in folders.collect::<BTreeSet<String>>() {
+            objects.extend(ask_for(mark)?);
         }
         objects.sort_by(|a, b| a.key.cmp(&b.key));
         objects.dedup();

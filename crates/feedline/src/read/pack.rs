@@ -1,13 +1,15 @@
 //! From a folder or a list to archives of about one size, with an index beside each, and back again to see that they are
-//! right. Owns what goes where; what an archive is understood as is [`super::archive`]'s.
+//! right. A mark lies in every folder until all is written. Owns what goes where; what an archive is understood as is
+//! [`super::archive`]'s.
 
-use super::archive::{self, Format, INDEX_EXTENSION, Member, Packing, index_as, to_text};
+use super::archive::{self, Format, INCOMPLETE, INDEX_EXTENSION, Member, Packing, index_as, to_text};
 use super::image_list::{CLASSES_FILE, ImageList, is_picture};
 use super::local::LocalFiles;
 use super::source::{Get, Object, ReadError, Source, Stop};
 use super::stored::read_sample;
 use super::{ImageEntry, Storage, is_url};
 use crate::error::{Error, Result};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -60,7 +62,8 @@ type Read<'a> = &'a (dyn Fn(u64, &mut Vec<u8>) -> Result<()> + Sync);
 
 /// Packs the files below `dir`, a folder or a URL, into archives `out/{train,test,val,valid}/000000.tar`, ..., or
 /// `out/000000.tar`, ... where there are no such folders, in the bytewise order of their names. The same files give the same
-/// bytes. Every archive is read back and compared before it gets its name.
+/// bytes. Every archive is read back and compared before it gets its name. Until all are there, `out` is refused wherever
+/// data is read, by the file [`archive::INCOMPLETE`] in it.
 ///
 /// # Errors
 /// A folder without files, an `out` that is not empty, a file that cannot be read or written, or an archive that does not
@@ -97,7 +100,7 @@ pub fn pack(dir: &Path, storage: &Storage, out: &Path, options: PackOptions<'_>)
         let (key, version, range) = (&*object.key, &*object.version, 0..object.size_bytes);
         source.get(&Get { key, range, version, until: None, stop: &stop }, bytes).map_err(ReadError::into_error)
     };
-    pack_inputs(&dir, &inputs, &read, out, options)
+    pack_inputs(&dir, &inputs, &read, None, out, options)
 }
 
 /// Packs the pictures of `list` as WebDataset has it: `00000000.jpg` with its label in `00000000.cls`, in the order of the
@@ -121,13 +124,17 @@ pub fn pack_list(list: &ImageList, out: &Path, options: PackOptions<'_>) -> Resu
     let read = |number: u64, bytes: &mut Vec<u8>| {
         read_sample(list.stored.as_ref(), number, &list.entries[number as usize].path, &Stop::default(), bytes)
     };
-    let packed = pack_inputs(Path::new(&list.split), &inputs, &read, out, options)?;
-    let path = out.join(CLASSES_FILE);
-    super::storage::keep_text(&path, &(list.classes.join("\n") + "\n")).map_err(|e| Error::io("write", path, e))?;
-    Ok(packed)
+    pack_inputs(Path::new(&list.split), &inputs, &read, Some(&list.classes), out, options)
 }
 
-fn pack_inputs(from: &Path, inputs: &[Input], read: Read<'_>, out: &Path, options: PackOptions<'_>) -> Result<Packed> {
+fn pack_inputs(
+    from: &Path,
+    inputs: &[Input],
+    read: Read<'_>,
+    classes: Option<&[String]>,
+    out: &Path,
+    options: PackOptions<'_>,
+) -> Result<Packed> {
     if inputs.is_empty() {
         return Err(Error::dataset(from, "there is no file in it", "Name the folder that holds the data"));
     }
@@ -135,11 +142,20 @@ fn pack_inputs(from: &Path, inputs: &[Input], read: Read<'_>, out: &Path, option
         let problem = format!("{} is no folder of this machine", out.display());
         return Err(Error::config(problem, "Pack into one, and upload it: aws s3 sync DIR URL"));
     }
-    if fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
+    if out.join(INCOMPLETE).exists() {
         return Err(Error::config(
+            format!("the folder {} holds a pack that is not finished: it is under way, or was killed", out.display()),
+            "Wait for its end; or remove the folder and pack again",
+        ));
+    }
+    let not_empty = || {
+        Error::config(
             format!("the folder {} is not empty", out.display()),
             "Name a new one, or remove it: archives of two times must not mix",
-        ));
+        )
+    };
+    if fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(not_empty());
     }
     let PackOptions { shard_bytes, threads, progress } = options;
     let mut shards: Vec<Shard<'_>> = Vec::new();
@@ -158,7 +174,66 @@ fn pack_inputs(from: &Path, inputs: &[Input], read: Read<'_>, out: &Path, option
         }
         held_bytes += inputs.get(at).map_or(0, |input| input.size_bytes);
     }
-    let (next, done, total) = (AtomicUsize::new(0), AtomicU64::new(0), inputs.len() as u64);
+    let folders: BTreeSet<&Path> =
+        shards.iter().filter_map(|shard| shard.path.parent()).chain(std::iter::once(out)).collect();
+    mark(out)?;
+    // Another process may have been faster, and be done already.
+    let mut others = fs::read_dir(out).into_iter().flatten().flatten().filter(|entry| entry.file_name() != INCOMPLETE);
+    let is_foreign = others.next().is_some();
+    let marked = match is_foreign {
+        false => folders.iter().filter(|folder| **folder != out).try_for_each(|folder| mark(folder)),
+        true => Err(not_empty()),
+    };
+    let written = marked.and_then(|()| write_all(&shards, read, inputs.len() as u64, threads, progress));
+    if let Err(error) = written {
+        if is_foreign || !shards.iter().any(|shard| shard.path.exists()) {
+            // Nothing was made, so nothing needs to be refused.
+            folders.iter().for_each(|folder| drop(fs::remove_file(folder.join(INCOMPLETE))));
+        }
+        return Err(error);
+    }
+    if let Some(classes) = classes {
+        let path = out.join(CLASSES_FILE);
+        super::storage::keep_text(&path, &(classes.join("\n") + "\n")).map_err(|e| Error::io("write", path, e))?;
+    }
+    // All names are on the disk before the first mark is gone; the mark of the whole is the last.
+    let sync = |folder: &&Path| {
+        let sync = File::open(folder).and_then(|folder| folder.sync_all());
+        sync.map_err(|e| Error::io("flush the folder", folder, e))
+    };
+    folders.iter().try_for_each(sync)?;
+    for folder in folders.iter().rev() {
+        let path = folder.join(INCOMPLETE);
+        fs::remove_file(&path).map_err(|e| Error::io("remove", path, e))?;
+    }
+    folders.iter().try_for_each(sync)?;
+    let bytes = inputs.iter().map(|input| input.size_bytes).sum();
+    Ok(Packed { files: inputs.len() as u64, archives: shards.len() as u64, bytes })
+}
+
+/// Says of a folder that not all is in it yet.
+fn mark(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).map_err(|e| Error::io("make the folder", folder, e))?;
+    let path = folder.join(INCOMPLETE);
+    let text = "feedline pack removes this file when everything is written. If no pack is under way, it was killed: remove \
+                the folder and pack again.\n";
+    let write = || {
+        let mut file = File::create_new(&path)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        File::open(folder)?.sync_all()
+    };
+    write().map_err(|e| Error::io("write", &path, e))
+}
+
+fn write_all(
+    shards: &[Shard<'_>],
+    read: Read<'_>,
+    total: u64,
+    threads: usize,
+    progress: &(dyn Fn(u64, u64) + Sync),
+) -> Result<()> {
+    let (next, done) = (AtomicUsize::new(0), AtomicU64::new(0));
     let work = || -> Result<()> {
         while let Some(shard) = shards.get(next.fetch_add(1, Relaxed)) {
             let outcome = write(shard, read, &|| progress(done.fetch_add(1, Relaxed) + 1, total));
@@ -176,8 +251,7 @@ fn pack_inputs(from: &Path, inputs: &[Input], read: Read<'_>, out: &Path, option
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };
         threads.into_iter().try_for_each(join)
-    })?;
-    Ok(Packed { files: total, archives: shards.len() as u64, bytes: inputs.iter().map(|input| input.size_bytes).sum() })
+    })
 }
 
 /// Writes one archive, reads it back, and gives it its name.

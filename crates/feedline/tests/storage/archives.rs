@@ -1,11 +1,11 @@
 //! Samples inside archives: the same as the files they were packed from, and nothing else whatever an archive holds.
 
 use ::tar::{Builder, EntryType, Header};
-use feedline::read::archive::{Index, Member, index, to_text};
+use feedline::read::archive::{Index, Member, index, index_beside, to_text};
 use feedline::read::pack::{PackOptions, Packed, pack_list};
 use feedline::read::{Folder, ImageList, LocalFiles, Source, Stop, Storage};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A folder {train,test}/<class>/*.jpg with names short and long.
 fn data() -> tempfile::TempDir {
@@ -313,6 +313,50 @@ fn what_cannot_be_packed_is_refused_and_nothing_is_lost() {
     fs::create_dir(out.path().join("4")).unwrap();
     pack_list(&list, &out.path().join("4"), options).unwrap_err();
     assert!(files_in(&out.path().join("4")).is_empty());
+}
+
+#[test]
+fn a_pack_that_was_not_finished_is_no_data_set() {
+    let (dir, out) = (data(), tempfile::tempdir().unwrap());
+    let shards = out.path().join("shards");
+    pack(dir.path(), &shards, 1 << 30, 2).unwrap();
+    assert!(!files_in(&shards).iter().any(|name| name.ends_with("pack.incomplete")), "{:?}", files_in(&shards));
+    let refused = |what: feedline::Result<usize>| {
+        let error = what.unwrap_err().to_string();
+        assert!(error.contains("has not finished this folder") && error.contains("pack.incomplete"), "{error}");
+    };
+    let open = |path: &Path| Folder::open(path, &storage(out.path())).map(|folder| folder.files());
+    let url = |path: &Path| PathBuf::from(format!("file://{}", path.display()));
+    for split in ["", "train"] {
+        let folder = shards.join(split);
+        assert!(open(&shards).unwrap() > 0);
+        fs::write(folder.join("pack.incomplete"), "").unwrap();
+        refused(open(&shards));
+        refused(open(&url(&shards)));
+        refused(index_beside(&shards, None, &storage(out.path()), &|_, _| ()).map(|(archives, ..)| archives));
+        if split == "train" {
+            refused(open(&folder));
+            refused(open(&url(&folder)));
+            refused(open(&folder.join("000000.tar")));
+            refused(open(&url(&folder.join("{000000..000000}.tar"))));
+            let named = ["000000.tar".to_owned()];
+            refused(
+                index_beside(&folder, Some(&named), &storage(out.path()), &|_, _| ()).map(|(archives, ..)| archives),
+            );
+        }
+        fs::remove_file(folder.join("pack.incomplete")).unwrap();
+    }
+    // Killed before the first archive had its name.
+    let early = out.path().join("early");
+    fs::create_dir_all(early.join("train")).unwrap();
+    fs::write(early.join("train/pack.incomplete"), "").unwrap();
+    refused(open(&early));
+    // Beside other data a folder that nobody looks into may be anything.
+    fs::create_dir_all(shards.join("old/pack")).unwrap();
+    fs::write(shards.join("old/pack/pack.incomplete"), "").unwrap();
+    assert!(open(&shards).unwrap() > 0);
+    let error = pack(dir.path(), &early.join("train"), 1 << 30, 1).unwrap_err().to_string();
+    assert!(error.contains("a pack that is not finished"), "{error}");
 }
 
 #[test]
