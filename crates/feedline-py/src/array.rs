@@ -4,6 +4,7 @@
 //!
 //! DLPack: <https://dmlc.github.io/dlpack/latest/c_api.html>.
 
+use crate::errors::raise;
 use feedline::DType;
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
@@ -184,7 +185,7 @@ impl Array {
             return Err(PyBufferError::new_err("this array is in main memory; move it after taking it over"));
         }
         let array = match copy {
-            Some(true) => &Arc::new(py.detach(|| (*self.0).clone())),
+            Some(true) => &Arc::new(py.detach(|| self.0.try_clone()).map_err(|error| raise(py, error))?),
             _ => &self.0,
         };
         capsule(py, array, max_version.is_some_and(|(major, _)| major >= 1))

@@ -89,6 +89,15 @@ impl Array {
         Ok(Array { dtype, shape, data })
     }
 
+    /// A copy, where there may be no memory for one.
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    pub fn try_clone(&self) -> Result<Array> {
+        let data = Buffer::joined(self.as_bytes().len(), [self.as_bytes()])?;
+        Ok(Array { dtype: self.dtype, shape: self.shape.clone(), data })
+    }
+
     /// An array with the given elements in row-major order.
     ///
     /// # Panics

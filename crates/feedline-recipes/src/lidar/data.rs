@@ -619,7 +619,7 @@ impl Pipeline for Clouds {
                 slot.put("voxel_num_points", num_points);
             }
             let columns = self.used.len();
-            let mut rows = Array::zeros(DType::F32, [points.len() / columns, 1 + columns]);
+            let mut rows = Array::try_zeros(DType::F32, [points.len() / columns, 1 + columns])?;
             let out = rows.as_mut_slice::<f32>().chunks_exact_mut(1 + columns);
             out.zip(points.chunks_exact(columns)).for_each(|(row, point)| row[1..].copy_from_slice(point));
             slot.put("points", rows);

@@ -91,7 +91,8 @@ impl RowFile {
             None => {
                 let first = row / per_block * per_block;
                 let count = per_block.min(self.rows - first) as usize;
-                let mut bytes = Array::zeros(DType::U8, [count * self.row_bytes]);
+                let bytes = Array::try_zeros(DType::U8, [count * self.row_bytes]);
+                let mut bytes = bytes.map_err(|error| io::Error::new(ErrorKind::OutOfMemory, error.to_string()))?;
                 self.read_at(first, bytes.as_bytes_mut())?;
                 // Another thread may have been quicker; its bytes are the same.
                 block.get_or_init(|| bytes)
