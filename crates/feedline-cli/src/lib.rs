@@ -117,6 +117,7 @@ fn exit_code(error: &Error) -> u8 {
         Error::Config { .. } => 2,
         Error::Dataset { .. } | Error::SplitTooSmall { .. } => 3,
         Error::Sample { .. } | Error::Step { .. } | Error::TooManyBadSamples { .. } => 4,
+        Error::Run { source, .. } => exit_code(source),
         Error::Io { .. } => 5,
         Error::Resume { .. } | Error::Checkpoint { .. } => 6,
         Error::Unsupported { .. } => 7,

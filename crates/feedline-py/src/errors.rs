@@ -1,7 +1,7 @@
 //! Errors of the library as exceptions of `feedline.errors`. Owns which becomes which, and the facts it carries.
 
 use feedline::Error;
-use feedline::images::Interrupted;
+use feedline::images::{Interrupted, NotOfTheSample};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -24,6 +24,17 @@ fn build(py: Python<'_>, error: Error) -> PyResult<PyErr> {
     let message = error.to_string();
     let facts = PyDict::new(py);
     let mut cause = None;
+    let error = match error {
+        // The exception is that of the reason; which sample it was, its attributes say.
+        Error::Run { stage, index, location, source } => {
+            facts.set_item("stage", stage.name())?;
+            facts.set_item("index", index)?;
+            facts.set_item("location", location)?;
+            facts.set_item("problem", source.to_string())?;
+            *source
+        }
+        error => error,
+    };
     let class = match error {
         Error::Config { .. } | Error::SplitTooSmall { .. } => "ConfigError",
         Error::Dataset { location, .. } => {
@@ -43,6 +54,7 @@ fn build(py: Python<'_>, error: Error) -> PyResult<PyErr> {
             facts.set_item("location", location)?;
             facts.set_item("problem", source.to_string())?;
             facts.set_item("step", name)?;
+            let source = source.downcast::<NotOfTheSample>().map_or_else(|source| source, |reason| reason.0);
             cause = source.downcast::<PyErr>().ok();
             "SampleError"
         }

@@ -5,12 +5,16 @@ use crate::array::Array;
 use crate::memory::dtype_of;
 use feedline::decode::RgbImage;
 use feedline::deliver::Clock;
-use feedline::images::{Interrupted, OwnStep, StepError};
+use feedline::images::{Interrupted, NotOfTheSample, OwnStep, StepError};
 use feedline::pipeline::{Pipeline, Raw, make_sample};
 use feedline::plan::rng::SampleRng;
 use feedline::plan::{Plan, Request};
 use feedline::{DType, Error, FieldSpec, Result, Slot, Stage};
-use pyo3::exceptions::{PyException, PyMemoryError, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{
+    PyBaseException, PyConnectionError, PyException, PyFileNotFoundError, PyImportError, PyIsADirectoryError,
+    PyMemoryError, PyNameError, PyNotADirectoryError, PyOSError, PyRuntimeError, PyTimeoutError, PyTypeError,
+    PyValueError,
+};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
@@ -68,14 +72,86 @@ fn with_python<T>(work: impl FnOnce(Python<'_>) -> PyResult<T>) -> PyResult<T> {
 }
 
 /// What is no `Exception`, such as a KeyboardInterrupt, says nothing of the sample; nor does a lack of memory, or what
-/// `feedline.own` raises itself.
+/// `feedline.own` raises itself, or what a network, a disk or a bug in the code raises.
 fn step_error(error: PyErr) -> StepError {
-    let of_the_sample = Python::try_attach(|py| {
+    let is_raised = Python::try_attach(|py| {
         error.is_instance_of::<PyException>(py)
             && !error.is_instance_of::<PyMemoryError>(py)
             && !error.value(py).hasattr("feedline_stops").unwrap_or(false)
     });
-    if of_the_sample.unwrap_or(false) { error.into() } else { Interrupted(error.into()).into() }
+    if !is_raised.unwrap_or(false) {
+        return Interrupted(error.into()).into();
+    }
+    if Python::try_attach(|py| is_of_the_sample(error.value(py))).unwrap_or(false) {
+        return error.into();
+    }
+    NotOfTheSample(error.into()).into()
+}
+
+/// Modules whose exceptions are about a connection, a server or credentials.
+const NETWORK: [&str; 17] = [
+    "aiohttp",
+    "azure.core",
+    "boto3",
+    "botocore",
+    "google.api_core",
+    "google.auth",
+    "google.cloud",
+    "grpc",
+    "http.client",
+    "httpcore",
+    "httpx",
+    "paramiko",
+    "requests",
+    "socket",
+    "ssl",
+    "urllib.error",
+    "urllib3",
+];
+
+/// Whether an exception says that the sample's file is not there or that its bytes cannot be used.
+fn is_of_the_sample(error: &Bound<'_, PyBaseException>) -> bool {
+    // A file that is not there is named by these; so say the clients of stores.
+    if error.is_instance_of::<PyFileNotFoundError>()
+        || error.is_instance_of::<PyNotADirectoryError>()
+        || error.is_instance_of::<PyIsADirectoryError>()
+        || says_missing(error)
+    {
+        return true;
+    }
+    // A bug, or memory: torch's own error of memory is no MemoryError.
+    if error.is_instance_of::<PyNameError>()
+        || error.is_instance_of::<PyImportError>()
+        || error.get_type().name().is_ok_and(|name| name == "OutOfMemoryError")
+    {
+        return false;
+    }
+    // What the system says has a number. Pillow's "image file is truncated" is an OSError without one.
+    let has_number = error.getattr("errno").is_ok_and(|errno| !errno.is_none());
+    if error.is_instance_of::<PyOSError>() && has_number
+        || error.is_instance_of::<PyConnectionError>()
+        || error.is_instance_of::<PyTimeoutError>()
+    {
+        return false;
+    }
+    let module = |class: Bound<'_, PyAny>| class.getattr("__module__")?.extract::<String>();
+    let is_network = |module: String| {
+        let is_in =
+            |name: &&str| module.strip_prefix(*name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        NETWORK.iter().any(is_in)
+    };
+    !error.get_type().mro().iter().any(|class| module(class).is_ok_and(is_network))
+}
+
+/// Whether an answer of a store or a web server says that there is no such object: status 404.
+fn says_missing(error: &Bound<'_, PyBaseException>) -> bool {
+    let of_urllib = || error.getattr("code")?.extract::<u16>();
+    let of_requests = || error.getattr("response")?.getattr("status_code")?.extract::<u16>();
+    let of_botocore = || {
+        let answer = error.getattr("response")?.get_item("ResponseMetadata")?;
+        answer.get_item("HTTPStatusCode")?.extract::<u16>()
+    };
+    [of_urllib(), of_requests(), of_botocore()].into_iter().any(|status: PyResult<u16>| status.is_ok_and(|s| s == 404))
 }
 
 /// An array of the user's as contiguous bytes of one of our element types.

@@ -199,6 +199,67 @@ def test_bad_files_are_replaced_alike_and_told_until_there_are_too_many(some_bad
     assert failed.value.found > failed.value.limit == 2
 
 
+def of_network(name, base=OSError):
+    """An exception as a package for networks raises it."""
+    return type(name, (base,), {"__module__": "requests.exceptions"})("no answer")
+
+
+def of_bucket(status):
+    exceptions = pytest.importorskip("botocore.exceptions")
+    answer = {"Error": {"Code": str(status)}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return exceptions.ClientError(answer, "GetObject")
+
+
+@pytest.mark.parametrize(
+    ("make", "is_bad"),
+    [
+        (lambda: ValueError("no number"), True),
+        (lambda: FileNotFoundError(2, "No such file"), True),
+        (lambda: OSError("image file is truncated (3 bytes not processed)"), True),
+        (lambda: of_bucket(404), True),
+        (lambda: PermissionError(13, "Permission denied"), False),
+        (lambda: OSError(5, "Input/output error"), False),
+        (lambda: OSError(24, "Too many open files"), False),
+        (lambda: ConnectionResetError("gone"), False),
+        (lambda: TimeoutError("late"), False),
+        (lambda: MemoryError(), False),
+        (lambda: NameError("name 'x' is not defined"), False),
+        (lambda: of_network("ReadTimeout"), False),
+        (lambda: of_bucket(403), False),
+    ],
+)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_only_samples_that_are_bad_themselves_are_replaced(make, is_bad, workers):
+    def step(x):
+        if x == 5:
+            raise make()
+        return x
+
+    source = feedline.arrays(np.arange(8)).map(step)
+    ours = feedline.DataLoader(source, batch_size=4, num_workers=workers, on_bad_sample="replace", output="numpy")
+    if is_bad:
+        assert 5 not in np.concatenate(list(ours))
+        return
+    error = make()
+    with pytest.raises(MemoryError if isinstance(error, MemoryError) else feedline.SampleError) as failed:
+        list(ours)
+    if isinstance(failed.value, feedline.SampleError):
+        assert failed.value.index == 5 and type(failed.value.__cause__) is type(error)
+
+
+def test_a_file_that_the_system_refuses_is_no_bad_sample(some_bad):
+    refused = some_bad / "only" / "loop.jpg"
+    refused.symlink_to(refused)
+    entries = [some_bad / "only" / path.name for path in sorted((some_bad / "only").iterdir())]
+    source = feedline.images(entries).resize((8, 8))
+    for workers in (0, 2):
+        ours = feedline.DataLoader(source, num_workers=workers, on_bad_sample="replace")
+        with pytest.raises(feedline.FileError, match="loop.jpg") as failed:
+            list(ours)
+        assert (failed.value.stage, failed.value.index) == ("read", len(entries) - 1)
+        assert failed.value.location.endswith("loop.jpg") and failed.value.problem in str(failed.value)
+
+
 def test_warnings_turned_into_errors_are_errors():
     ours = feedline.DataLoader(feedline.arrays(np.arange(4)), shuffle=True, output="numpy")
     list(ours)

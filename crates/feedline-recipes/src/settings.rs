@@ -4,7 +4,7 @@
 
 use feedline::deliver::{LoaderOptions, OnBadSample};
 use feedline::event::Sink;
-use feedline::read::{Storage, is_url, read_text, text_in};
+use feedline::read::{Storage, check_url, is_url, read_text, text_in};
 use feedline::{Error, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -337,10 +337,12 @@ impl<C: Settings> Said<C> {
     /// # Errors
     /// A value of another type or out of range, settings that contradict each other, or no data at all.
     pub fn resolve(self) -> Result<C> {
-        let config: C = Value::Table(self.table)
+        let mut config: C = Value::Table(self.table)
             .try_into()
             .map_err(|e: toml::de::Error| Error::config(e.to_string().trim().to_string(), reference::<C>()))?;
         config.check()?;
+        // Before anything of it is written into a run folder.
+        config.paths().into_iter().try_for_each(|path| path.to_str().map_or(Ok(()), check_url))?;
         Ok(config)
     }
 }

@@ -1,7 +1,10 @@
 //! Every way Feedline can fail. Owns the one error enum and its wording; knows nothing of exit codes (the CLI does).
 //!
-//! A message says what failed, where (file, key, index), which limit was broken and what to do about it.
+//! A message says what failed, where (file, key, index), which limit was broken and what to do about it. The functions that
+//! make an error leave out what is secret in a URL.
 
+use crate::images::{Interrupted, NotOfTheSample};
+use crate::read::{without_query, without_secrets};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -67,9 +70,18 @@ pub enum Error {
     )]
     SplitTooSmall { split: String, samples: u64, batch_size: u64 },
 
-    /// One sample could not be read, decoded, augmented or collated.
+    /// A bad sample: its file is not there, or its bytes were read and cannot be used.
     #[error("failed to {stage} sample {index} ({location}): {problem}")]
     Sample { stage: Stage, index: u64, location: String, problem: String },
+
+    /// The run failed at a sample for a reason that is not the sample's own: a network, credentials, a disk, memory, a bug.
+    /// No other sample is ever taken in its place.
+    #[error("failed to {stage} sample {index} ({location}): {source}")]
+    Run { stage: Stage, index: u64, location: String, source: Box<Error> },
+
+    /// Code panicked, which no input may make it do.
+    #[error("the code panicked: {problem}. This is a bug, please report it")]
+    Bug { problem: String },
 
     /// A step of the caller's own failed on a sample; `source` is what it said.
     #[error("step {name} failed on sample {index} ({location}): {source}")]
@@ -117,17 +129,33 @@ pub enum Error {
 impl Error {
     /// A configuration error.
     pub fn config(problem: impl Into<String>, remedy: impl Into<String>) -> Error {
-        Error::Config { problem: problem.into(), remedy: remedy.into() }
+        Error::Config { problem: without_secrets(&problem.into()), remedy: remedy.into() }
     }
 
     /// A data set error.
     pub fn dataset(location: impl Into<PathBuf>, problem: impl Into<String>, remedy: impl Into<String>) -> Error {
-        Error::Dataset { location: location.into(), problem: problem.into(), remedy: remedy.into() }
+        let (location, problem) = (shown(location.into()), without_secrets(&problem.into()));
+        Error::Dataset { location, problem, remedy: without_secrets(&remedy.into()) }
     }
 
     /// A failed file operation; `action` completes "failed to ... PATH".
     pub fn io(action: &'static str, path: impl AsRef<Path>, source: std::io::Error) -> Error {
-        Error::Io { action, path: path.as_ref().to_path_buf(), source }
+        Error::Io { action, path: shown(path.as_ref().to_path_buf()), source }
+    }
+
+    /// Whether it says of one sample that its file is not there, or that its bytes were read and cannot be used. All else,
+    /// what a network or a disk does and what settings forbid, is no fault of the sample.
+    pub(crate) fn is_of_the_sample(&self) -> bool {
+        use std::io::ErrorKind as Kind;
+        match self {
+            Error::Sample { .. } => true,
+            Error::Step { source, .. } => !source.is::<Interrupted>() && !source.is::<NotOfTheSample>(),
+            Error::Io { source, .. } => matches!(
+                source.kind(),
+                Kind::NotFound | Kind::NotADirectory | Kind::IsADirectory | Kind::InvalidData | Kind::UnexpectedEof
+            ),
+            _ => false,
+        }
     }
 
     /// Memory that cannot be had.
@@ -153,6 +181,12 @@ impl Error {
     pub fn train(problem: impl Into<String>, remedy: impl Into<String>) -> Error {
         Error::Train { problem: problem.into(), remedy: remedy.into() }
     }
+}
+
+/// A path as it may be shown: URLs of it hold no secret.
+fn shown(path: PathBuf) -> PathBuf {
+    let text = path.to_str().map(without_query);
+    text.map_or(path, PathBuf::from)
 }
 
 fn io_remedy(source: &std::io::Error) -> &'static str {

@@ -23,6 +23,12 @@ pub type StepError = Box<dyn std::error::Error + Send + Sync>;
 #[error(transparent)]
 pub struct Interrupted(pub StepError);
 
+/// What a step fails with for a reason that is not the sample's own, such as a network, a disk or memory: the sample is
+/// then not replaced by another.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct NotOfTheSample(pub StepError);
+
 /// A step that the caller brings along.
 ///
 /// It must be a pure function of what it is given, or what is delivered is no longer a function of (seed, epoch,
@@ -270,10 +276,24 @@ impl Pipeline for Images {
 
     fn read_many(&self, requests: &[Request], raws: &mut [Raw], clock: &mut Clock) -> Vec<Result<()>> {
         match &self.list.stored {
-            Some(stored) if !requests.iter().any(|request| self.path.is_cached(request)) => {
-                read_stored(stored, requests, raws, clock)
+            Some(stored) => {
+                // Of pictures that are kept nothing is read; the others still are one request.
+                let is_read = |request: &Request| !self.path.is_cached(request);
+                let places: Vec<usize> = (0..requests.len()).filter(|at| is_read(&requests[*at])).collect();
+                let wanted: Vec<Request> = places.iter().map(|at| requests[*at]).collect();
+                let mut read: Vec<Raw> = places.iter().map(|at| std::mem::take(&mut raws[*at])).collect();
+                let mut results: Vec<Result<()>> = requests.iter().map(|_| Ok(())).collect();
+                for raw in &mut *raws {
+                    raw.resize_with(1, Vec::new);
+                    raw[0].clear();
+                }
+                for (at, result) in places.iter().zip(read_stored(stored, &wanted, &mut read, clock)) {
+                    results[*at] = result;
+                }
+                places.iter().zip(read).for_each(|(at, read)| raws[*at] = read);
+                results
             }
-            _ => requests.iter().zip(raws).map(|(request, raw)| self.read(request, raw, clock)).collect(),
+            None => requests.iter().zip(raws).map(|(request, raw)| self.read(request, raw, clock)).collect(),
         }
     }
 

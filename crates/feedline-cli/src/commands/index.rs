@@ -2,7 +2,7 @@
 
 use crate::Done;
 use clap::Args as ClapArgs;
-use feedline::read::{Folder, Object, Storage, archive, is_in_archive, is_url, local_archives};
+use feedline::read::{Folder, Object, Storage, archive, check_url, is_in_archive, is_url, local_archives};
 use feedline::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
@@ -28,6 +28,7 @@ pub fn run(args: Args) -> Result<Done> {
     let storage = super::recipe::storage(args.config.as_deref(), &args.set)?;
     let path = storage.resolve(&args.data);
     let Some(url) = path.to_str().filter(|_| is_url(&path)) else { return beside(&path, &storage) };
+    check_url(url)?;
     if is_in_archive(&path) {
         let bar = ProgressBar::new_spinner().with_message(format!("indexing {url}"));
         bar.enable_steady_tick(Duration::from_millis(100));

@@ -71,7 +71,7 @@ pub struct DataArgs {
     /// Batches in flight and samples under way take so much memory at most [default: 268435456]
     #[arg(long, value_name = "BYTES")]
     pub memory_budget: Option<u64>,
-    /// fail, or replace by another sample [default: fail]
+    /// fail, or replace by another sample; what a network or a disk does is an error in any case [default: fail]
     #[arg(long, value_name = "POLICY")]
     pub on_bad_sample: Option<String>,
     /// Any other setting, e.g. --set train.weight_decay=1e-4

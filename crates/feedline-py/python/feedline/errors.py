@@ -59,7 +59,8 @@ class TooManyBadSamplesError(FeedlineError, RuntimeError):
 
 
 class FileError(FeedlineError):
-    """A file or folder could not be read or written."""
+    """A file or folder could not be read or written. If it was a sample's, it has the attributes of
+    :class:`SampleError`, too; it is then never replaced."""
 
     path: str
     errno: int | None

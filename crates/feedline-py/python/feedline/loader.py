@@ -145,7 +145,8 @@ class DataLoader:
         merge_epochs: One permutation over so many times the data set.
         weights: Draws with replacement, by one weight a sample.
         output: "torch", "numpy" or "dlpack"; None is torch where it is installed.
-        on_bad_sample: "fail", or "replace" by another sample, up to ``max_bad_samples`` times.
+        on_bad_sample: "fail", or "replace" by another sample, up to ``max_bad_samples`` times. Bad is a file that is not
+            there or cannot be decoded; what a network, a disk or missing rights do is an error in any case.
         memory_budget_bytes: Batches in flight and samples under way take so much at most.
 
     Every ``iter()`` is the next epoch: nobody has to call :meth:`set_epoch`. The iterator that was made last is the one

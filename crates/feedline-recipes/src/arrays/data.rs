@@ -380,7 +380,7 @@ impl Pipeline for ArrayData {
                 // The clock still stands at read, where this belongs: for small rows, looking at it costs as much as
                 // the copy.
                 let place = slot.dense_bytes("array");
-                file.read_row(request.index, place).map_err(|e| self.bad(Stage::Read, request, e.to_string()))?;
+                file.read_row(request.index, place).map_err(|e| Error::io("read", file.path(), e))?;
                 clock.count_bytes(place.len());
             }
             Source::Held { bytes, offset_bytes, row_bytes, .. } => {
@@ -400,8 +400,8 @@ impl Pipeline for ArrayData {
                 let place = slot.dense_bytes("array");
                 let mut own_head = [0; NPY_HEADER_BYTES_MAX];
                 let own_head = &mut own_head[..head.len()];
-                read_exactly(&list.entries[request.index as usize].path, own_head, place)
-                    .map_err(|e| self.bad(Stage::Read, request, e.to_string()))?;
+                let path = &list.entries[request.index as usize].path;
+                read_exactly(path, own_head, place).map_err(|e| Error::io("read", path, e))?;
                 clock.count_bytes(place.len());
                 if own_head != head.as_slice() {
                     self.check_head(own_head).map_err(|problem| self.bad(Stage::Read, request, problem))?;

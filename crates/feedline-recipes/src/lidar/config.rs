@@ -5,7 +5,7 @@ use super::options::{LidarOptions, Process};
 use super::pcdet;
 use crate::classification::{DeviceKind, Precision};
 use crate::settings::{self, LoaderSettings, Settings, in_range};
-use feedline::read::{Storage, is_url};
+use feedline::read::{Storage, check_url, is_url};
 use feedline::train::agree::BatchSplit;
 use feedline::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -220,6 +220,7 @@ impl Settings for Config {
     fn absolute(self) -> Result<Config> {
         let mut config = self.resolved()?;
         for path in config.paths() {
+            path.to_str().map_or(Ok(()), check_url)?;
             if !path.as_os_str().is_empty() && !is_url(path) {
                 *path = std::path::absolute(&*path).map_err(|e| Error::io("find", &*path, e))?;
             }

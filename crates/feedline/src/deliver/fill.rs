@@ -1,12 +1,12 @@
-//! Making one sample whatever happens: panics become errors, bad samples are replaced if the policy says so. Shared by
-//! the serial loader and the pool, so that both treat a bad sample alike.
+//! Making one sample whatever happens: panics become errors, bad samples are replaced if the policy says so, and nothing
+//! else is. Shared by the serial loader and the pool, so that both treat a bad sample alike.
 
 use super::OnBadSample;
 use super::stats::Clock;
 use crate::error::{Error, Result, Stage};
-use crate::images::Interrupted;
 use crate::pipeline::Pipeline;
 use crate::plan::Request;
+use crate::read::{without_query, without_secrets};
 use crate::sample::Replaced;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -35,19 +35,12 @@ pub(crate) fn fill<T>(
         let error = match outcome {
             Ok(Ok(value)) => return Ok(Made { value, index: now.index, replaced }),
             Ok(Err(error)) => located(error, pipeline, &now, clock.stage()),
-            Err(panic) => {
-                let problem = format!("the code panicked: {}. This is a bug, please report it", text_of(&*panic));
-                Error::Sample {
-                    stage: clock.stage(),
-                    index: now.index,
-                    location: pipeline.location(now.index),
-                    problem,
-                }
-            }
+            Err(panic) => located(Error::Bug { problem: text_of(&*panic).to_owned() }, pipeline, &now, clock.stage()),
         };
         let (stage, index, location, problem) = match &error {
+            _ if !error.is_of_the_sample() => return Err(error),
             Error::Sample { stage, index, location, problem } => (*stage, *index, location, problem.clone()),
-            Error::Step { name, index, location, source } if !source.is::<Interrupted>() => {
+            Error::Step { name, index, location, source } => {
                 (Stage::Augment, *index, location, format!("step {name}: {source}"))
             }
             _ => return Err(error),
@@ -60,9 +53,9 @@ pub(crate) fn fill<T>(
             epoch: request.epoch,
             position: request.position,
             index,
-            location: location.clone(),
+            location: without_query(location),
             stage,
-            problem,
+            problem: without_secrets(&problem),
             replaced_by: next.index,
         });
         now = next;
@@ -70,17 +63,17 @@ pub(crate) fn fill<T>(
     unreachable!("the loop ends by returning")
 }
 
-/// Gives an error of a stage its sample and file.
+/// Gives an error of a stage its sample and file, and says by its kind whether the sample is to blame.
 fn located(error: Error, pipeline: &dyn Pipeline, request: &Request, stage: Stage) -> Error {
-    match error {
-        // That there is no memory says nothing of the sample.
-        Error::Sample { .. } | Error::Step { .. } | Error::Memory { .. } => error,
-        other => Error::Sample {
-            stage,
-            index: request.index,
-            location: pipeline.location(request.index),
-            problem: other.to_string(),
-        },
+    let (index, location) = match error {
+        Error::Sample { .. } | Error::Step { .. } | Error::Run { .. } => return error,
+        // It says itself what it was needed for.
+        Error::Memory { .. } => return error,
+        _ => (request.index, without_query(&pipeline.location(request.index))),
+    };
+    match error.is_of_the_sample() {
+        true => Error::Sample { stage, index, location, problem: error.to_string() },
+        false => Error::Run { stage, index, location, source: Box::new(error) },
     }
 }
 

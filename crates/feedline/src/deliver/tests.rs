@@ -14,6 +14,8 @@ struct Numbered {
     fields: Vec<FieldSpec>,
     unreadable: Vec<u64>,
     panicking: Vec<u64>,
+    /// What a file system says of a sample.
+    failing: Option<(u64, std::io::ErrorKind)>,
     nameless: bool,
     /// Threads that read ahead.
     readers: usize,
@@ -62,6 +64,11 @@ impl Pipeline for Numbered {
         if self.unreadable.contains(&request.index) {
             let gone = std::io::Error::from(std::io::ErrorKind::NotFound);
             return Err(Error::io("read", format!("{}.bin", request.index), gone));
+        }
+        if let Some((index, kind)) = self.failing
+            && index == request.index
+        {
+            return Err(Error::io("read", format!("{index}.bin"), kind.into()));
         }
         if self.slow_reads {
             std::thread::sleep(Duration::from_micros(request.rng("read").below(500)));
@@ -391,10 +398,38 @@ fn a_worker_that_dies_is_an_error_and_no_hang() {
 }
 
 #[test]
+fn what_is_no_fault_of_a_sample_ends_the_run_and_replaces_nothing() {
+    use std::io::ErrorKind as Kind;
+    let replace = |workers| LoaderOptions { on_bad_sample: OnBadSample::Replace, ..options(workers) };
+    for (workers, readers) in [(0, 0), (2, 0), (2, 3)] {
+        let with = |kind| Numbered { failing: Some((3, kind)), readers, ..Numbered::new(8) };
+        for kind in [Kind::NotFound, Kind::NotADirectory, Kind::InvalidData, Kind::UnexpectedEof] {
+            let replaced = epochs(&mut loader(with(kind), replace(workers)), 1).iter().map(|b| b.replaced.len()).sum();
+            assert!((1..=2usize).contains(&replaced), "{kind}: {replaced}");
+        }
+        for kind in [Kind::PermissionDenied, Kind::TimedOut, Kind::OutOfMemory, Kind::StorageFull, Kind::Other] {
+            let error = loader(with(kind), replace(workers)).iter().find_map(Result::err).unwrap();
+            let Error::Run { stage: Stage::Read, index: 3, source, .. } = &error else { panic!("{error:?}") };
+            assert!(matches!(&**source, Error::Io { source, .. } if source.kind() == kind), "{source:?}");
+            for part in ["failed to read sample 3 (number 3)", "3.bin"] {
+                assert!(error.to_string().contains(part), "{error}");
+            }
+        }
+        // A bug shows itself in any sample, so that the one it was met in is not to blame.
+        for panicking in [vec![3], vec![1003]] {
+            let mut loader = loader(Numbered { panicking, readers, ..Numbered::new(8) }, replace(workers));
+            let error = loader.iter().find_map(Result::err).unwrap();
+            let Error::Run { index: 3, source, .. } = &error else { panic!("{error:?}") };
+            assert!(matches!(**source, Error::Bug { .. }) && error.to_string().contains("a bug"), "{error}");
+        }
+    }
+}
+
+#[test]
 fn replaced_samples_are_the_same_on_every_run_and_counted() {
     let replace =
         |workers, max| LoaderOptions { on_bad_sample: OnBadSample::Replace, max_bad_samples: max, ..options(workers) };
-    let bad = || Numbered { unreadable: vec![1, 2, 3, 4, 5], panicking: vec![6], ..Numbered::new(20) };
+    let bad = || Numbered { unreadable: vec![1, 2, 3, 4, 5, 6], ..Numbered::new(20) };
     let expect = epochs(&mut loader(bad(), replace(0, 100)), 2);
     let replaced: Vec<&Replaced> = expect.iter().flat_map(|b| &b.replaced).collect();
     assert!(replaced.len() >= 12, "six bad samples, two epochs, and replacements may be bad too");

@@ -1,9 +1,10 @@
 //! Buckets: S3, Google Cloud Storage, Azure Blob Storage and plain HTTP servers, through the crate `object_store`. Owns
-//! one runtime for all of them, what an answer of theirs means, and that no credential gets into a message. Trying again,
-//! limits and caching are the wrappers' beside this file.
+//! one runtime for all of them, and that no credential gets into a message. What their answers mean is `answer.rs`'s; trying
+//! again, limits and caching are the wrappers' beside this file.
 
+use super::answer::{self, CHANGED, CHANGED_AT, LISTED_MAX, Listed, Seen};
 use super::source::{Fault, Get, Object, PATIENCE, ReadError, Source, Stop};
-use super::storage::{Credentials, Storage};
+use super::storage::{Credentials, Storage, check_url, without_secrets};
 use crate::error::{Error, Result};
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::StaticCredentialProvider;
@@ -36,14 +37,6 @@ pub struct Cloud {
     timeout: Duration,
 }
 
-/// What is known of a failed answer but lost on the way through `object_store`.
-#[derive(Debug, Default)]
-struct Seen {
-    status: u16,
-    code: String,
-    retry_after: Option<Duration>,
-}
-
 tokio::task_local! {
     static SEEN: Arc<Mutex<Seen>>;
 }
@@ -60,11 +53,7 @@ impl Cloud {
         if bucket.is_empty() {
             return Err(wrong(format!("there is no bucket in it; write {scheme}://BUCKET/FOLDER")));
         }
-        if bucket.contains('@') || folder.contains(['?', '#']) {
-            return Err(wrong(
-                "a URL of data holds no credentials and no query; they belong into the environment".into(),
-            ));
-        }
+        check_url(url)?;
         let variables = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"];
         let said = variables.map(|name| (name, std::env::var(name).unwrap_or_default()));
         for (name, endpoint) in said.into_iter().chain([("storage.endpoint", storage.endpoint.clone())]) {
@@ -175,35 +164,7 @@ impl Cloud {
     }
 
     fn failure(&self, key: &str, error: &object_store::Error, seen: &Seen) -> ReadError {
-        use object_store::Error as E;
-        let answer = match (seen.status, seen.code.as_str()) {
-            (status, "") => format!("the server answered {status}"),
-            (status, code) => format!("the server answered {status} {code}"),
-        };
-        let credentials = "check the credentials and what they are allowed to: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, \
-                           AWS_SESSION_TOKEN or those of the provider; storage.anonymous reads what is public";
-        let (fault, problem) = match (error, seen.status) {
-            (E::NotFound { .. }, _) | (_, 404) if seen.code == "NoSuchBucket" => {
-                (Fault::Missing, format!("{answer}: there is no such bucket"))
-            }
-            (E::NotFound { .. }, _) | (_, 404) => (Fault::Missing, format!("{answer}: there is no such object")),
-            (E::Precondition { .. } | E::NotModified { .. }, _) | (_, 412) => (Fault::Changed, CHANGED.into()),
-            (_, 401 | 403) => (Fault::Denied, format!("{answer}; {credentials}")),
-            (E::PermissionDenied { .. } | E::Unauthenticated { .. }, _) => (Fault::Denied, credentials.into()),
-            // What AWS calls a token that has run out is a 400.
-            (_, 400) if seen.code.contains("Token") || seen.code.contains("Credential") => {
-                (Fault::Denied, format!("{answer}; {credentials}"))
-            }
-            (_, 429 | 503) => (Fault::Busy, answer),
-            (_, 408 | 500..=599) => (Fault::Broken, answer),
-            (_, 405) if self.base.starts_with("http") => {
-                let hint = "a web server lists nothing: name the files in a list, or archives";
-                (Fault::Other, format!("{answer}; {hint}"))
-            }
-            (_, 300..=499) => (Fault::Other, answer),
-            // No answer at all, or one that broke off.
-            _ => (Fault::Broken, format!("the connection failed: {}", without_secrets(&deepest(error)))),
-        };
+        let (fault, problem) = seen.meaning(error);
         ReadError { retry_after: seen.retry_after, ..ReadError::new(fault, self.location(key), problem) }
     }
 }
@@ -219,7 +180,7 @@ impl Source for Cloud {
             return Err(ReadError::stopped(self.location(want.key)));
         }
         let (store, path, len_bytes) = (Arc::clone(&self.store), self.path(want.key)?, want.len_bytes());
-        let etag = Some(want.version).filter(|version| !version.is_empty() && !version.starts_with(CHANGED_AT));
+        let etag = Some(want.version).filter(|version| answer::is_strong(version));
         let options = GetOptions {
             // An empty range cannot be asked for; the answer to a head says as much.
             head: len_bytes == 0,
@@ -246,7 +207,7 @@ impl Source for Cloud {
             }
             Ok((meta, bytes))
         })?;
-        if !want.version.is_empty() && version(&meta) != want.version {
+        if !want.version.is_empty() && !answer::is_same_version(&version(&meta), want.version) {
             return Err(ReadError::new(Fault::Changed, self.location(want.key), CHANGED));
         }
         if meta.size < want.range.end {
@@ -267,13 +228,17 @@ impl Source for Cloud {
         let (store, path) = (Arc::clone(&self.store), self.path(folder)?);
         let timeout = self.timeout;
         let metas: Vec<ObjectMeta> = self.wait(prefix, None, stop, async move {
-            let mut listed = store.list(Some(&path));
-            let mut metas = Vec::new();
+            let mut pages = store.list(Some(&path));
+            let mut listed = Listed::new(LISTED_MAX);
+            fn name(meta: &ObjectMeta) -> &str {
+                meta.location.as_ref()
+            }
+            let failed = |source| object_store::Error::Generic { store: "list", source };
             loop {
-                let next = tokio::time::timeout(timeout, listed.try_next()).await;
-                match next.map_err(|e| object_store::Error::Generic { store: "list", source: e.into() })?? {
-                    Some(meta) => metas.push(meta),
-                    None => return Ok(metas),
+                let next = tokio::time::timeout(timeout, pages.try_next()).await;
+                match next.map_err(|e| failed(e.into()))?? {
+                    Some(meta) => listed.push(meta, name).map_err(|e| failed(e.into()))?,
+                    None => return listed.done(name).map_err(|e| failed(e.into())),
                 }
             }
         })?;
@@ -290,13 +255,6 @@ impl Source for Cloud {
         Ok(Object { key: key.into(), ..self.object(meta) })
     }
 }
-
-/// What is said of an object that is another by now.
-const CHANGED: &str = "the object is not the one that was listed; list the bucket anew (feedline index --refresh URL) and \
-                       begin a new run";
-
-/// Marks a version that is a time of change.
-const CHANGED_AT: &str = "changed ";
 
 fn version(meta: &ObjectMeta) -> String {
     let changed = || format!("{CHANGED_AT}{}", meta.last_modified.timestamp_micros());
@@ -399,51 +357,24 @@ impl HttpConnector for Watching {
 #[async_trait::async_trait]
 impl HttpService for Watched {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let asked = see(|seen| seen.begin(&request)).unwrap_or_else(|| Seen::default().begin(&request))?;
         let response = self.0.execute(request).await?;
         if response.status().is_success() {
+            let (response, found) = Seen::fit(asked, response).await?;
+            see(|seen| seen.note(found));
             return Ok(response);
         }
         let (parts, body) = response.into_parts();
         let body = body.bytes().await?;
-        let retry_after = parts.headers.get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
-        let _ = SEEN.try_with(|seen| {
-            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-            *seen = Seen {
-                status: parts.status.as_u16(),
-                code: code(&body),
-                retry_after: retry_after.map(Duration::from_secs),
-            };
-        });
+        let retry_after = parts.headers.get("retry-after").and_then(|value| value.to_str().ok());
+        see(|seen| seen.failed(parts.status.as_u16(), retry_after, &body));
         Ok(HttpResponse::from_parts(parts, body.into()))
     }
 }
 
-/// The name of the failure in an answer, `<Code>SlowDown</Code>`; nothing else of it, since the rest may hold keys.
-fn code(body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&body[..body.len().min(4096)]);
-    let inner = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>")).map(|(code, _)| code);
-    inner.unwrap_or_default().chars().filter(char::is_ascii_alphanumeric).take(60).collect()
-}
-
-/// The innermost cause, which is the one that says something.
-fn deepest(error: &dyn std::error::Error) -> String {
-    let mut inner = error;
-    while let Some(source) = inner.source() {
-        inner = source;
-    }
-    inner.to_string()
-}
-
-/// `text` without the query of a URL and without what stands before an `@`, where signatures and passwords are.
-fn without_secrets(text: &str) -> String {
-    let words = text.split(' ').map(|word| {
-        let word = word.split('?').next().unwrap_or_default();
-        match (word.split_once("://"), word.rsplit_once('@')) {
-            (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
-            _ => word.to_owned(),
-        }
-    });
-    words.collect::<Vec<_>>().join(" ")
+/// Shows it to whoever waits for the answer, if somebody does.
+fn see<T>(look: impl FnOnce(&mut Seen) -> T) -> Option<T> {
+    SEEN.try_with(|seen| look(&mut seen.lock().unwrap_or_else(PoisonError::into_inner))).ok()
 }
 
 #[cfg(test)]
@@ -451,11 +382,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_secret_is_left_of_an_answer_or_a_url() {
-        let body = b"<?xml?><Error><Code>InvalidAccessKeyId</Code><AWSAccessKeyId>AKIAEXAMPLE</AWSAccessKeyId></Error>";
-        assert_eq!(code(body), "InvalidAccessKeyId");
-        assert_eq!(code(b"<html>"), "");
-        assert_eq!(without_secrets("at https://me:pw@host/x?sig=abc failed"), "at https://host/x failed");
+    fn nothing_secret_is_left_of_a_url() {
         for url in ["s3://key:secret@bucket/x", "https://host/x?X-Amz-Signature=secret"] {
             let text = Cloud::open(url, &Storage::default()).unwrap_err().to_string();
             assert!(!text.contains("secret") && text.contains("environment"), "{text}");

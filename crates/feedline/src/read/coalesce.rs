@@ -20,10 +20,11 @@ pub struct Coalesce {
     inner: Arc<dyn Source>,
 }
 
-/// Whether `next` follows so closely that reading what lies between costs less than another request.
+/// Whether `next`, which begins in `one` or behind it, follows so closely that reading what lies between costs less than
+/// another request. Equal ranges do.
 pub(crate) fn is_near(one: &Range<u64>, next: &Range<u64>) -> bool {
     let len_bytes = (one.end - one.start) + (next.end - next.start);
-    next.start.checked_sub(one.end).is_some_and(|gap| gap <= (len_bytes / GAP_PART).max(GAP_BYTES))
+    next.start >= one.start && next.start.saturating_sub(one.end) <= (len_bytes / GAP_PART).max(GAP_BYTES)
 }
 
 impl Coalesce {
@@ -32,18 +33,34 @@ impl Coalesce {
         Coalesce { inner }
     }
 
-    /// Reads `wants`, which are of one object and one behind the other, in one request.
-    fn together(&self, wants: &[Get<'_>], into: &mut [Vec<u8>]) -> Result<(), ReadError> {
-        let (first, last) = (&wants[0], &wants[wants.len() - 1]);
-        let mut bytes = Vec::new();
-        self.inner.get(&Get { range: first.range.start..last.range.end, ..first.clone() }, &mut bytes)?;
+    /// Reads `wants`, which are of one object and all in `range` of it, in one request.
+    fn together(&self, range: Range<u64>, wants: &[Get<'_>], into: &mut [Vec<u8>]) -> Result<(), ReadError> {
+        let (start, mut bytes) = (range.start, Vec::new());
+        self.inner.get(&Get { range, ..wants[0].clone() }, &mut bytes)?;
         for (want, into) in wants.iter().zip(into) {
-            let start = (want.range.start - first.range.start) as usize;
+            let start = (want.range.start - start) as usize;
             into.clear();
             into.extend_from_slice(&bytes[start..start + want.len_bytes() as usize]);
         }
         Ok(())
     }
+}
+
+/// How many of `wants`, from the first on, one request is for, and what it reads.
+fn joint(wants: &[Get<'_>]) -> (usize, Range<u64>) {
+    let mut whole = wants[0].range.clone();
+    let is_next = |[one, next]: &&[Get<'_>; 2]| {
+        let end = whole.end.max(next.range.end);
+        let is_joint = (one.key, one.version) == (next.key, next.version)
+            && is_near(&(one.range.start..whole.end), &next.range)
+            && (end == whole.end || end - whole.start <= TOGETHER_BYTES_MAX);
+        if is_joint {
+            whole.end = end;
+        }
+        is_joint
+    };
+    let count = 1 + wants.array_windows().take_while(is_next).count();
+    (count, whole)
 }
 
 impl Source for Coalesce {
@@ -57,29 +74,34 @@ impl Source for Coalesce {
 
     fn get_many(&self, wants: &[Get<'_>], into: &mut [Vec<u8>]) -> Vec<Result<(), ReadError>> {
         let mut results = Vec::with_capacity(wants.len());
-        while let Some(first) = wants.get(results.len()) {
+        while results.len() < wants.len() {
             let begin = results.len();
-            let is_next = |[one, next]: &&[Get<'_>; 2]| {
-                (one.key, one.version) == (next.key, next.version)
-                    && is_near(&one.range, &next.range)
-                    && next.range.end - first.range.start <= TOGETHER_BYTES_MAX
-            };
-            let end = begin + 1 + wants[begin..].array_windows().take_while(is_next).count();
-            let is_read = match end - begin {
-                1 => false,
-                _ => match self.together(&wants[begin..end], &mut into[begin..end]) {
-                    Ok(()) => true,
-                    // One range may be wrong: each for itself, so that it is the only one.
-                    Err(error) if matches!(error.fault, Fault::Changed | Fault::Other) => false,
-                    // What was tried for long enough, or is the same for all of the object.
-                    Err(error) => {
-                        results.resize(end, Err(error));
+            let (count, range) = joint(&wants[begin..]);
+            let end = begin + count;
+            let mut failed = None;
+            if count > 1 {
+                match self.together(range, &wants[begin..end], &mut into[begin..end]) {
+                    Ok(()) => {
+                        results.resize(end, Ok(()));
                         continue;
                     }
-                },
-            };
+                    // One range may be wrong: each for itself, so that it is the only one.
+                    Err(error) if matches!(error.fault, Fault::Changed | Fault::Damaged | Fault::Other) => {}
+                    Err(error) => failed = Some(error),
+                }
+            }
             for at in begin..end {
-                results.push(if is_read { Ok(()) } else { self.inner.get(&wants[at], &mut into[at]) });
+                // What was tried for long enough, or is the same for all of the object, is not tried for each again.
+                let result = match &failed {
+                    Some(error) => Err(error.clone()),
+                    None => self.inner.get(&wants[at], &mut into[at]),
+                };
+                if let Err(error) = &result
+                    && !matches!(error.fault, Fault::Changed | Fault::Damaged | Fault::Other)
+                {
+                    failed = Some(error.clone());
+                }
+                results.push(result);
             }
         }
         results
@@ -120,6 +142,26 @@ mod tests {
         }
     }
 
+    /// Fails in a way that passes, and counts how often.
+    #[derive(Debug)]
+    struct Broken(Mutex<usize>);
+
+    impl Source for Broken {
+        fn location(&self, key: &str) -> String {
+            key.into()
+        }
+        fn get(&self, want: &Get<'_>, _: &mut Vec<u8>) -> Result<(), ReadError> {
+            *self.0.lock().unwrap() += 1;
+            Err(ReadError::new(Fault::Broken, want.key.into(), "the connection failed"))
+        }
+        fn list(&self, _: &str, _: &Stop) -> Result<Vec<Object>, ReadError> {
+            Ok(Vec::new())
+        }
+        fn head(&self, key: &str, _: &Stop) -> Result<Object, ReadError> {
+            Err(ReadError::new(Fault::Missing, key.into(), "there is none"))
+        }
+    }
+
     #[test]
     fn neighbours_are_one_request_and_each_gets_its_own_bytes() {
         let dir = tempfile::tempdir().unwrap();
@@ -150,9 +192,13 @@ mod tests {
             (vec![("a", 0..10), ("a", 5000..5010)], vec![(0, 10), (5000, 5010)]),
             (vec![("a", 0..30_000), ("a", 37_000..70_000)], vec![(0, 70_000)]),
             // Backwards, overlapping, in two objects.
+            (vec![("a", 10..20), ("a", 0..10), ("a", 5..15), ("b", 15..20)], vec![(10, 20), (0, 15), (15, 20)]),
+            // The same once more, within another, larger than what is read together.
+            (vec![("a", 7..9000); 64], vec![(7, 9000)]),
+            (vec![("a", 7..9000), ("a", 100..200), ("a", 100..200), ("a", 9000..9001)], vec![(7, 9001)]),
             (
-                vec![("a", 10..20), ("a", 0..10), ("a", 5..15), ("b", 15..20)],
-                vec![(10, 20), (0, 10), (5, 15), (15, 20)],
+                vec![("a", 0..6 << 20), ("a", 0..6 << 20), ("a", 6 << 20..7 << 20)],
+                vec![(0, 6 << 20), (6 << 20, 7 << 20)],
             ),
             // More than one request should read.
             (
@@ -174,6 +220,12 @@ mod tests {
         assert_eq!(found.len(), 3);
         let (results, _) = asked(&[("a", 0..10), ("a", 10..20)], "another");
         assert!(results.iter().all(|result| result.as_ref().is_err_and(|e| e.fault == Fault::Changed)), "{results:?}");
+        // What passes and was waited for is waited for once, whatever is asked for together.
+        let broken = Arc::new(Broken(Mutex::default()));
+        let source = Coalesce::new(Arc::clone(&broken) as Arc<dyn Source>);
+        let want = Get { key: "a", range: 0..10, version: "", until: None, stop: &stop };
+        let results = source.get_many(&vec![want; 64], &mut vec![Vec::new(); 64]);
+        assert!(results.len() == 64 && results.iter().all(Result::is_err) && *broken.0.lock().unwrap() == 1);
         stop.stop();
         let (results, found) = asked(&[("a", 0..10), ("a", 10..20)], "");
         assert!(results.iter().all(|result| result.as_ref().is_err_and(|e| e.fault == Fault::Stopped)), "{results:?}");

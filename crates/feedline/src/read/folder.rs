@@ -9,7 +9,7 @@ use super::archive::{self, Index, Member, Packing};
 use super::image_list::{CLASSES_FILE, is_picture};
 use super::remarks::Remarks;
 use super::source::{Fault, Object, ReadError, Source, Stop};
-use super::storage::{Storage, is_url};
+use super::storage::{Storage, check_url, is_url};
 use super::stored::{Extent, Stored};
 use crate::error::{Error, Result};
 use std::collections::{BTreeSet, HashSet};
@@ -122,6 +122,10 @@ impl Folder {
             ));
         }
         let url = url_of(common);
+        // In a bucket that lists its keys, a `?` may be part of one.
+        if !url.starts_with("s3:") && !url.starts_with("gs:") {
+            paths.iter().try_for_each(|path| check_url(&url_of(path)))?;
+        }
         if !url.starts_with("http") {
             let source = storage.open(&url)?;
             let objects = storage.listing(&*source, false)?;
@@ -143,6 +147,7 @@ impl Folder {
     /// # Errors
     /// The first that is not there.
     pub(super) fn of_objects(url: &str, keys: &[String], storage: &Storage) -> Result<Folder> {
+        keys.iter().try_for_each(|key| check_url(&format!("{url}/{key}")))?;
         let source = storage.open(url)?;
         let next = AtomicUsize::new(0);
         // Who may not list a bucket is told that he may not see what is not there.

@@ -9,6 +9,7 @@ use std::fs::{self, Metadata};
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The files below a folder.
 #[derive(Debug)]
@@ -24,9 +25,9 @@ impl LocalFiles {
 
     fn failed(&self, key: &str, error: &std::io::Error) -> ReadError {
         let fault = match error.kind() {
-            ErrorKind::NotFound | ErrorKind::NotADirectory => Fault::Missing,
+            ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory => Fault::Missing,
             ErrorKind::PermissionDenied => Fault::Denied,
-            ErrorKind::Interrupted | ErrorKind::TimedOut | ErrorKind::StaleNetworkFileHandle => Fault::Broken,
+            _ if is_passing(error) => Fault::Broken,
             _ => Fault::Other,
         };
         ReadError::new(fault, self.location(key), error.to_string())
@@ -67,6 +68,38 @@ fn is_file(metadata: &Metadata, key: &str) -> std::io::Result<bool> {
         }
         Some(_) => Ok(false),
     }
+}
+
+/// Waits between the tries of [`tried`]: a file system of a cluster that fails over takes longer, and then fails the run.
+const WAITS: [Duration; 3] = [Duration::from_millis(20), Duration::from_millis(200), Duration::from_secs(1)];
+
+/// Whether a file system may well do what it refused, if it is asked again: a server of files that has moved or does not
+/// answer, too many files open, a device that failed once.
+fn is_passing(error: &std::io::Error) -> bool {
+    const EIO: i32 = 5;
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    matches!(
+        error.kind(),
+        ErrorKind::Interrupted
+            | ErrorKind::TimedOut
+            | ErrorKind::WouldBlock
+            | ErrorKind::StaleNetworkFileHandle
+            | ErrorKind::HostUnreachable
+            | ErrorKind::NetworkUnreachable
+            | ErrorKind::NetworkDown
+    ) || matches!(error.raw_os_error(), Some(EIO | ENFILE | EMFILE))
+}
+
+/// Reads from a file system, a few times while its failures may pass.
+pub(super) fn tried(stop: &Stop, mut read: impl FnMut() -> std::io::Result<()>) -> std::io::Result<()> {
+    for wait in WAITS {
+        match read() {
+            Err(error) if is_passing(&error) && stop.sleep(wait) => {}
+            other => return other,
+        }
+    }
+    read()
 }
 
 fn object(key: String, metadata: &Metadata) -> Object {

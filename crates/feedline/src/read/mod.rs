@@ -1,6 +1,8 @@
 //! Read: bytes of a sample, and the list of what there is to read. The only stage that does I/O on the data set; it
 //! must not look inside the bytes.
 
+#[cfg(feature = "cloud")]
+mod answer;
 pub mod archive;
 mod cache;
 #[cfg(feature = "cloud")]
@@ -43,7 +45,8 @@ pub use pieces::{Piece, Pieces};
 pub use remarks::Remarks;
 pub use retry::Retry;
 pub use source::{Fault, Get, Object, ReadError, Source, Stop};
-pub use storage::{Credentials, Storage, is_url};
+pub use storage::{Credentials, Storage, check_url, is_url};
+pub(crate) use storage::{without_query, without_secrets};
 pub use stored::{Stored, read_sample};
 pub use text::{read_text, text_in, text_of, without_bom};
 pub use timeout::Timeout;

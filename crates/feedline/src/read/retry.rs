@@ -32,10 +32,16 @@ impl Retry {
                 Err(error) if error.fault.is_passing() => error,
                 other => return other,
             };
-            let wait = backoff(tries).max(error.retry_after.unwrap_or_default());
-            if begun.elapsed() + wait > self.budget {
+            // Whatever a server asks for: it may be a year, or more than there are seconds.
+            let asked = error.retry_after.unwrap_or_default();
+            let wait = backoff(tries).max(asked);
+            if wait > self.budget.saturating_sub(begun.elapsed()) {
+                let asks = match asked.as_secs() {
+                    0 => String::new(),
+                    seconds => format!(", and asks to be left alone for {seconds} s"),
+                };
                 error.problem = format!(
-                    "{} ({tries} {} in {:.1} s; storage.retry_s is {})",
+                    "{}{asks} ({tries} {} in {:.1} s; storage.retry_s is {})",
                     error.problem,
                     if tries == 1 { "try" } else { "tries" },
                     begun.elapsed().as_secs_f64(),

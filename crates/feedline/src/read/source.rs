@@ -4,6 +4,7 @@
 //! The contract is one of blocking calls. Whoever wants many reads under way makes them from as many threads; that costs
 //! a stack each, and a wrapper stays a plain function around another.
 
+use super::storage::{without_query, without_secrets};
 use crate::error::Error;
 use std::fmt::Debug;
 use std::ops::Range;
@@ -122,6 +123,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_millis(20);
 pub enum Fault {
     /// There is no such object.
     Missing,
+    /// It was read, and its bytes cannot be used.
+    Damaged,
     /// The credentials are wrong, expired or not allowed to.
     Denied,
     /// The object is not what it was when it was listed.
@@ -162,7 +165,8 @@ pub struct ReadError {
 impl ReadError {
     /// A failure of `location`.
     pub fn new(fault: Fault, location: String, problem: impl Into<String>) -> ReadError {
-        ReadError { fault, location, problem: problem.into(), retry_after: None }
+        let (location, problem) = (without_query(&location), without_secrets(&problem.into()));
+        ReadError { fault, location, problem, retry_after: None }
     }
 
     /// What a reader finds that was called off.
@@ -174,6 +178,7 @@ impl ReadError {
     pub fn into_error(self) -> Error {
         let kind = match self.fault {
             Fault::Missing => std::io::ErrorKind::NotFound,
+            Fault::Damaged => std::io::ErrorKind::InvalidData,
             Fault::Denied => std::io::ErrorKind::PermissionDenied,
             Fault::TimedOut => std::io::ErrorKind::TimedOut,
             _ => std::io::ErrorKind::Other,

@@ -85,6 +85,65 @@ pub fn is_url(path: &Path) -> bool {
     })
 }
 
+/// That the URL of data holds no secret: a query, as that of a presigned URL, which is a signature, or a user's name and
+/// password. Whatever it is the name of, the name is printed, and stands in files.
+///
+/// # Errors
+/// One that does.
+pub fn check_url(url: &str) -> Result<()> {
+    let Some((scheme, rest)) = url.split_once("://").filter(|_| is_url(Path::new(url))) else { return Ok(()) };
+    let host = rest.split('/').next().unwrap_or_default();
+    if scheme == "file" || !host.contains('@') && !rest.contains(['?', '#']) {
+        return Ok(());
+    }
+    let shown = without_query(url);
+    Err(Error::config(
+        format!(
+            "{}: a URL of data holds no credentials and no query, and nothing behind a `#`",
+            shown.split('#').next().unwrap_or_default()
+        ),
+        "Give the credentials in the environment, with a bucket as s3://BUCKET/FOLDER; what presigned URLs name has to be \
+         downloaded",
+    ))
+}
+
+/// A text without what is secret in the URLs in it: what stands before an `@` in front of a host, and behind a `?`. For
+/// whatever is printed or written.
+pub(crate) fn without_secrets(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("://") {
+        let is_end = |letter: char| letter.is_whitespace() || "\"'`<>|\\".contains(letter);
+        let (url, behind) = after.split_at(after.find(is_end).unwrap_or(after.len()));
+        shown += before;
+        shown += "://";
+        let (host, path) = url.split_at(url.find(['/', '?', '#']).unwrap_or(url.len()));
+        shown += host.rsplit_once('@').map_or(host, |(_, host)| host);
+        match path.split_once('?') {
+            None => shown += path,
+            Some((path, query)) => {
+                shown += path;
+                // What the sentence goes on with.
+                shown += &query[query.trim_end_matches([':', ',', ';', '.', ')']).len()..];
+            }
+        }
+        rest = behind;
+    }
+    shown + rest
+}
+
+/// A whole URL, blanks and all, without what is secret in it; a path as it is.
+pub(crate) fn without_query(path: &str) -> String {
+    match path.split_once("://") {
+        Some((scheme, rest)) if is_url(Path::new(path)) && scheme != "file" => {
+            let rest = rest.split('?').next().unwrap_or_default();
+            let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            format!("{scheme}://{}{path}", host.rsplit_once('@').map_or(host, |(_, host)| host))
+        }
+        _ => path.to_owned(),
+    }
+}
+
 impl Storage {
     /// That the settings make sense.
     ///
@@ -97,9 +156,9 @@ impl Storage {
             (positive(self.timeout_s), "storage.timeout_s", "above 0"),
             (positive(self.retry_s), "storage.retry_s", "above 0"),
             (
-                self.map.is_empty() || self.mapping().is_some(),
+                self.map.is_empty() || self.mapping().is_some_and(|(_, url)| check_url(url).is_ok()),
                 "storage.map",
-                "PREFIX=URL, for example /data=s3://bucket/data",
+                "PREFIX=URL, for example /data=s3://bucket/data, with a URL that holds no credentials and no query",
             ),
             (
                 self.cache_dir.as_os_str().is_empty() == (self.cache_bytes == 0),
@@ -142,6 +201,7 @@ impl Storage {
     /// A URL or settings that cannot be understood, a build without the feature `cloud`, a cache that cannot be opened.
     pub fn open(&self, url: &str) -> Result<Arc<dyn Source>> {
         self.check()?;
+        check_url(url)?;
         let source: Arc<dyn Source> = match url.strip_prefix("file://") {
             Some("" | "/") => Arc::new(LocalFiles::new("/")),
             Some(folder) => Arc::new(LocalFiles::new(folder.trim_end_matches('/'))),
@@ -287,6 +347,34 @@ mod tests {
         }
         for map in ["/data", "=s3://b", "/data=/other"] {
             assert!(Storage { map: map.into(), ..Storage::default() }.check().is_err(), "{map}");
+        }
+    }
+
+    #[test]
+    fn nothing_secret_is_left_of_a_text_or_a_url() {
+        for (text, shown) in [
+            ("at https://me:pw@host/x?sig=abc failed", "at https://host/x failed"),
+            ("https://host/x?sig=a/b: there is none", "https://host/x: there is none"),
+            ("`https://host?sig=abc` is (s3://k:s@b/x?versionId=1), no?", "`https://host` is (s3://b/x), no?"),
+            ("https://host/a@b.jpg, s3://b/x y?z", "https://host/a@b.jpg, s3://b/x y?z"),
+            ("https://u:p@h/x\nhttps://u:p@h/y?q\"", "https://h/x\nhttps://h/y\""),
+            ("a b?c @ d", "a b?c @ d"),
+            ("://", "://"),
+        ] {
+            assert_eq!(without_secrets(text), shown);
+        }
+        assert_eq!(without_query("https://me:pw@host/a b?sig=c d"), "https://host/a b");
+        assert_eq!(without_query("/data/what?/x@y"), "/data/what?/x@y");
+        for url in
+            ["https://h/x?X-Amz-Signature=hidden", "s3://key:hidden@bucket/x", "az://c/x?sig=hidden", "http://h#hidden"]
+        {
+            let text = check_url(url).unwrap_err().to_string();
+            assert!(!text.contains("hidden") && text.contains("downloaded"), "{text}");
+            let map = Storage { map: format!("/data={url}"), ..Storage::default() };
+            assert!(!map.check().unwrap_err().to_string().contains("hidden"));
+        }
+        for path in ["/data/a?b", "s3://bucket/a@b", "file:///a?b#c", "a@b"] {
+            check_url(path).unwrap();
         }
     }
 

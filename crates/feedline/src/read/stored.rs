@@ -4,7 +4,7 @@ use super::archive::{self, Packing};
 use super::outlook::Order;
 use super::pieces::Piece;
 use super::source::{Fault, Get, Object, ReadError, Source, Stop};
-use super::{coalesce, read_file_into, zip};
+use super::{coalesce, local, read_file_into, zip};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 use std::collections::HashMap;
@@ -100,7 +100,7 @@ impl Stored {
                 self.source.get(&Get { key, range: range.clone(), version, until: None, stop }, page)
             };
             let picked = super::parquet::read_value(packed, &wanted, bytes, read)?;
-            return picked.map_err(|problem| ReadError::new(Fault::Other, location, problem));
+            return picked.map_err(|problem| ReadError::new(Fault::Damaged, location, problem));
         }
         self.source.get(&Get { key, range, version, until: None, stop }, bytes)?;
         self.unpack(sample, key, bytes)
@@ -119,7 +119,7 @@ impl Stored {
     /// Whether two samples' files lie so close together that [`Stored::read_many`] reads both in one request.
     pub fn is_near(&self, one: u64, next: u64) -> bool {
         let ((one, one_range), (next, next_range)) = (self.place(one), self.place(next));
-        std::ptr::eq(one, next) && (one_range == next_range || coalesce::is_near(&one_range, &next_range))
+        std::ptr::eq(one, next) && coalesce::is_near(&one_range, &next_range)
     }
 
     /// Reads the files of several samples, each into its own of `into`; as many results.
@@ -127,7 +127,14 @@ impl Stored {
         // Samples of one page one behind the other read it once.
         #[cfg(feature = "parquet")]
         if samples.iter().any(|sample| self.in_page(*sample).is_some()) {
-            return samples.iter().zip(into).map(|(sample, into)| self.read_into(*sample, stop, into)).collect();
+            // What was tried for long enough is not tried for each again.
+            let mut failed: Option<ReadError> = None;
+            let read = |(sample, into): (&u64, &mut Vec<u8>)| {
+                let result = failed.clone().map_or_else(|| self.read_into(*sample, stop, into), Err);
+                failed = result.as_ref().err().filter(|error| error.fault.is_passing()).cloned();
+                result
+            };
+            return samples.iter().zip(into).map(read).collect();
         }
         let want = |sample: &u64| {
             let (Object { key, version, .. }, range) = self.place(*sample);
@@ -145,7 +152,7 @@ impl Stored {
 
     fn unpack(&self, sample: u64, key: &str, bytes: &mut Vec<u8>) -> Result<(), ReadError> {
         let unpacked = self.extents.get(sample).packing.unpack(bytes);
-        unpacked.map_err(|problem| ReadError::new(Fault::Other, self.source.location(key), problem))
+        unpacked.map_err(|problem| ReadError::new(Fault::Damaged, self.source.location(key), problem))
     }
 
     /// The first bytes of a sample's file, at most `most_bytes`: for headers that say how to read the rest.
@@ -255,7 +262,7 @@ impl Stored {
         })?;
         if let Packing::Zip(packed) = self.extents.get(0).packing {
             let checked = zip::check_sum(packed, &whole);
-            checked.map_err(|problem| ReadError::new(Fault::Other, self.source.location(key), problem))?;
+            checked.map_err(|problem| ReadError::new(Fault::Damaged, self.source.location(key), problem))?;
         }
         Ok(whole)
     }
@@ -282,7 +289,7 @@ impl Stored {
             })
             .ok_or_else(|| {
                 let problem = "the header of a member of the zip archive is damaged";
-                ReadError::new(Fault::Other, self.source.location(key), problem)
+                ReadError::new(Fault::Damaged, self.source.location(key), problem)
             })?;
         let (start, stored_bytes) = (extent.start + start as u64, packed.packed_bytes);
         Ok(Some(Extent { start, stored_bytes, packing: Packing::Plain, ..extent }))
@@ -344,7 +351,7 @@ const PIECES_AT_ONCE: usize = 8;
 /// [`Error::Io`] with the file's name or URL.
 pub fn read_sample(stored: Option<&Stored>, sample: u64, path: &Path, stop: &Stop, bytes: &mut Vec<u8>) -> Result<()> {
     match stored {
-        None => read_file_into(path, bytes).map_err(|e| Error::io("read", path, e)),
+        None => local::tried(stop, || read_file_into(path, bytes)).map_err(|e| Error::io("read", path, e)),
         Some(stored) => stored.read_into(sample, stop, bytes).map_err(ReadError::into_error),
     }
 }

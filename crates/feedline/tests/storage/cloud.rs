@@ -3,13 +3,13 @@
 use super::proxy::{Fate, Line, Proxy};
 use super::server::{ADDRESS, KEY_ID, SECRET, Server, server};
 use super::{child, objects, read_all, succeeded};
-use feedline::deliver::{Clock, Loader, LoaderOptions};
+use feedline::deliver::{Clock, Loader, LoaderOptions, OnBadSample};
 use feedline::pipeline::{Pipeline, Raw, read_stored};
 use feedline::plan::{Plan, Request};
 use feedline::read::conformance::check;
 use feedline::read::pack::PackOptions;
 use feedline::read::{Fault, Folder, Get, ImageList, Stop, Storage, read_sample};
-use feedline::{DType, FieldSpec, Result, Slot, Stage};
+use feedline::{DType, Error, FieldSpec, Result, Slot, Stage};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,6 +49,11 @@ fn faults_that_stay_are_named() {
 #[test]
 fn an_epoch_through_a_bad_network_is_the_one_from_disk() {
     with_credentials("epochs");
+}
+
+#[test]
+fn refusals_of_a_store_end_the_run_and_replace_nothing() {
+    with_credentials("replacing");
 }
 
 #[test]
@@ -152,6 +157,22 @@ fn staying_faults() {
         (Fate::Long, Fault::Broken, ["7992 bytes instead of 7991", "tries in", "retry_s"]),
         (Fate::Stall, Fault::TimedOut, ["no whole answer", "within 0.3 s (storage.timeout_s)", "tries in"]),
         (Fate::Reset, Fault::Broken, ["connection failed", "tries in", "retry_s"]),
+        // No wait that anybody can name overflows.
+        (
+            Fate::RetryAfter("18446744073709551615"),
+            Fault::Busy,
+            ["429", "left alone for 18446744073709551615 s", "1 try"],
+        ),
+        (
+            Fate::RetryAfter("18446744073709551616"),
+            Fault::Busy,
+            ["429", "left alone for 18446744073709551615 s", "1 try"],
+        ),
+        (Fate::RetryAfter("Fri, 31 Dec 9999 23:59:59 GMT"), Fault::Busy, ["429", "asks to be left alone", "1 try"]),
+        (Fate::RetryAfter("Wed, 21 Oct 2015 07:28:00 GMT"), Fault::Busy, ["429", "tries in", "storage.retry_s is 1"]),
+        (Fate::Denied, Fault::Denied, ["403 AccessDenied", "AWS_SESSION_TOKEN", "credentials"]),
+        (Fate::Status("501 Not Implemented"), Fault::Other, ["501", "to a request with GET", "server"]),
+        (Fate::Status("416 Range Not Satisfiable"), Fault::Changed, ["416", "fewer bytes", "feedline index"]),
         (Fate::Expired, Fault::Denied, ["400 ExpiredToken", "AWS_SESSION_TOKEN", "credentials"]),
         (Fate::Changed, Fault::Changed, ["not the one that was listed", "feedline index", "new run"]),
     ] {
@@ -257,6 +278,54 @@ fn data_set(server: &Server, prefix: &str, count: usize, bytes: usize) -> tempfi
     }
     server.put_folder(dir.path(), prefix);
     dir
+}
+
+#[test]
+#[ignore = "run by another test in a process of its own"]
+fn replacing() {
+    let server = server().unwrap();
+    let proxy = Proxy::start(&server.address);
+    data_set(server, "replace", 100, 3000);
+    let listings = tempfile::tempdir().unwrap();
+    let storage =
+        Storage { retry_s: 0.3, timeout_s: 0.3, listings_dir: listings.path().into(), ..storage(&proxy.address) };
+    let url = Path::new("s3://bench/replace");
+    let files = Files::open(url, &storage);
+    let epoch = |workers| -> Result<Vec<_>> {
+        let plan = Plan::new(files.len(), 1).unwrap().with_seed(9);
+        let options = LoaderOptions {
+            batch_size: 16,
+            num_workers: workers,
+            end_epoch: Some(1),
+            on_bad_sample: OnBadSample::Replace,
+            ..LoaderOptions::default()
+        };
+        let mut loader = Loader::new(Arc::clone(&files) as Arc<dyn Pipeline>, plan, options).unwrap();
+        loader.iter().collect()
+    };
+    for workers in [0, 2] {
+        for fate in
+            [Fate::Denied, Fate::Expired, Fate::Changed, Fate::Broken, Fate::Reset, Fate::Status("401 Unauthorized")]
+        {
+            // One in five for ever: whoever tries again meets it again.
+            proxy.set(move |line| if line.contains("7.jpg") || line.contains("3.jpg") { fate } else { Fate::Fine });
+            let error = epoch(workers).unwrap_err();
+            assert!(matches!(error, Error::Run { stage: Stage::Read, .. }), "{fate:?}: {error:?}");
+            assert!(error.to_string().contains("s3://bench/replace/train/"), "{fate:?}: {error}");
+        }
+    }
+    // What is not there is a bad sample, and nothing else is exchanged with it.
+    proxy.set(|_| Fate::Fine);
+    for at in [13, 50] {
+        server.delete(&format!("replace/train/{}/{at:04}.jpg", ["a", "b"][at % 2]));
+    }
+    for workers in [0, 2] {
+        let batches = epoch(workers).unwrap();
+        let mut gone: Vec<&str> = batches.iter().flat_map(|batch| &batch.replaced).map(|bad| &*bad.location).collect();
+        gone.sort_unstable();
+        gone.dedup();
+        assert_eq!(gone, ["s3://bench/replace/train/a/0050.jpg", "s3://bench/replace/train/b/0013.jpg"]);
+    }
 }
 
 fn loader(files: &Arc<Files>, num_workers: usize) -> Loader {

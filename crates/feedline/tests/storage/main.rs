@@ -5,6 +5,8 @@ mod archives;
 mod cache;
 #[cfg(feature = "cloud")]
 mod cloud;
+#[cfg(feature = "cloud")]
+mod odd;
 #[cfg(feature = "parquet")]
 mod parquet;
 #[cfg(feature = "cloud")]

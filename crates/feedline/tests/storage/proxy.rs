@@ -27,6 +27,12 @@ pub enum Fate {
     Broken,
     /// 400 ExpiredToken, as AWS says it.
     Expired,
+    /// 403 AccessDenied.
+    Denied,
+    /// 429, with these words in `Retry-After`.
+    RetryAfter(&'static str),
+    /// Another status, without a body.
+    Status(&'static str),
     /// Other content under the ETag that was asked for is not what a server does: it answers that the ETag is another.
     Changed,
 }
@@ -163,6 +169,11 @@ impl Shared {
                 Fate::SlowDown(wait) => Some(("503 Slow Down", "SlowDown", format!("Retry-After: {wait}\r\n"))),
                 Fate::Broken => Some(("500 Internal Server Error", "InternalError", String::new())),
                 Fate::Expired => Some(("400 Bad Request", "ExpiredToken", String::new())),
+                Fate::Denied => Some(("403 Forbidden", "AccessDenied", String::new())),
+                Fate::RetryAfter(value) => {
+                    Some(("429 Too Many Requests", "TooManyRequests", format!("Retry-After: {value}\r\n")))
+                }
+                Fate::Status(status) => Some((status, "", String::new())),
                 Fate::Changed => Some(("412 Precondition Failed", "PreconditionFailed", String::new())),
                 Fate::Reset => return Ok(()),
                 _ => None,

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn reading_ahead_changes_nothing_but_when() {
-    let bad = || Numbered { unreadable: vec![3, 17], panicking: vec![8, 1021], ..Numbered::new(40) };
+    let bad = || Numbered { unreadable: vec![3, 8, 17, 21], ..Numbered::new(40) };
     let replacing = |num_workers, budget| LoaderOptions {
         on_bad_sample: OnBadSample::Replace,
         memory_budget_bytes: budget,
