@@ -6,16 +6,17 @@ use feedline::deliver::{Loader, LoaderOptions};
 use feedline::event::{EpochRecord, Event, Fan, Sink, Warnings};
 use feedline::pipeline::{Pipeline, tell};
 use feedline::plan::{Plan, Tail};
-use feedline::train::agree::agree;
+use feedline::train::agree::{agree, split_batch};
 use feedline::train::checkpoint::{self, Checkpoints, Progress};
 use feedline::train::group::Group;
+use feedline::train::lock::FolderLock;
 use feedline::train::proof::LedgerFile;
 use feedline::train::run::RunFolder;
 use feedline::train::{FitOptions, Outcome, Splits, Tally, Task, Together, fit};
 use feedline::{Batch, Error, Result};
 use serde::Serialize;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -70,7 +71,8 @@ pub trait Recipe: Sized {
     /// What [`SAMPLES`] says of the training split: a line for each sample.
     fn sample_list(train: &Self::Data) -> String;
 
-    /// Files of the recipe's own in a new run folder: name and text.
+    /// Files of the recipe's own in a new run folder: name and text, a name a line. They say what the network's outputs
+    /// mean, so a run does not go on with others.
     fn files(_config: &Self::Config, _train: &Self::Data) -> Vec<(&'static str, String)> {
         Vec::new()
     }
@@ -123,8 +125,8 @@ pub struct RunFigures {
 }
 
 impl<R: Recipe> Run<R> {
-    /// A new run of all ranks in `dir`, which must be empty or not exist on rank 0. Nothing is written before data,
-    /// model and weights are known to be good.
+    /// A new run of all ranks in `dir`, which must be empty or not exist on rank 0, or hold a start in which nothing was
+    /// trained: that is moved aside. Nothing is written before data, model and weights are known to be good.
     ///
     /// # Errors
     /// Whatever is wrong with the settings, the data, the weights or the folder.
@@ -134,7 +136,11 @@ impl<R: Recipe> Run<R> {
         let mut task = R::task(&config, &train)?;
         let mut notes: Vec<String> = R::import(&config, &mut task)?.into_iter().collect();
         let samples = R::plan(&config, &train, 1)?.epoch_len();
-        let phases = R::fit_options(&config, samples)?.phases;
+        let options = R::fit_options(&config, samples)?;
+        let phases = options.phases;
+        for phase in &phases {
+            split_batch(phase.batch_size, group.world_size(), options.batch_split)?;
+        }
         let batch_size = phases.iter().map(|phase| phase.batch_size).max().unwrap_or(1);
         if samples < batch_size {
             return Err(Error::SplitTooSmall { split: "train".into(), samples, batch_size });
@@ -146,6 +152,7 @@ impl<R: Recipe> Run<R> {
                     folder.write(name, text.as_bytes())?;
                 }
                 folder.write(SAMPLES, R::sample_list(&train).as_bytes())?;
+                notes.extend(folder.notes());
                 Some(Arc::new(folder))
             }
             _ => None,
@@ -163,16 +170,19 @@ impl<R: Recipe> Run<R> {
     /// over the data as it is now.
     ///
     /// # Errors
-    /// A folder that is no run, settings that may not change, data that has changed, a damaged checkpoint.
+    /// A folder that is no run, or that another process works on; settings that may not change, other classes, data that has
+    /// changed, a damaged checkpoint.
     pub fn resume(
         dir: &Path,
         change: impl FnOnce(R::Config) -> Result<R::Config>,
         allow_changed_data: bool,
         group: Arc<dyn Group>,
     ) -> Result<Run<R>> {
-        let mut text = Vec::new();
+        let (mut text, mut lock) = (Vec::new(), None);
         if group.rank() == 0 {
             let saved = R::Config::of_run(dir)?;
+            // Before anything is read that another process may be about to change.
+            lock = Some(FolderLock::take(dir)?);
             let config = change(saved.clone())?.absolute()?;
             saved.check_resume(&config)?;
             text = config.to_toml()?.into_bytes();
@@ -187,6 +197,19 @@ impl<R: Recipe> Run<R> {
         };
         let mut notes = Vec::new();
         let (mut loaded, mut changed, plan) = (loaded, false, R::plan(&config, &train, 1)?);
+        let files = R::files(&config, &train);
+        if lock.is_some() {
+            let is_checked = loaded.as_ref().and_then(|(saved, _)| saved.cursor.as_ref());
+            let is_same = is_checked.is_some_and(|cursor| cursor.check(train.fingerprint(), &plan).is_ok());
+            same_files(dir, &files, is_same, loaded.is_some())?;
+            // Without a cursor the list alone knows what the run began with.
+            let change = difference(&dir.join(SAMPLES), &R::sample_list(&train)).filter(|_| is_checked.is_none());
+            match change {
+                Some(change) if !allow_changed_data => return Err(changed_data(dir, &change)),
+                Some(change) => notes.push(format!("the run begins with the data as it is now: {change}")),
+                None => {}
+            }
+        }
         if let Some((saved, _)) = &mut loaded
             && let Some(cursor) = &saved.cursor
             && let Err(error) = cursor.check(train.fingerprint(), &plan)
@@ -215,19 +238,23 @@ impl<R: Recipe> Run<R> {
                 Progress::default()
             }
         };
-        let folder = match group.rank() {
-            0 => {
-                let folder = RunFolder::open(dir, task.metric_names(), progress.history.clone())?;
+        let folder = match lock {
+            Some(lock) => {
+                let folder = RunFolder::open(lock, task.metric_names(), progress.history.clone())?;
+                notes.extend(folder.notes());
                 if changed {
                     // At once: a checkpoint and the list of samples beside it must be of the same data.
                     folder.checkpoints().save(&progress, &task.state()?, false, false)?;
                 }
                 folder.write(CONFIG, &text)?;
+                for (name, text) in files {
+                    folder.write(name, text.as_bytes())?;
+                }
                 folder.write(SAMPLES, R::sample_list(&train).as_bytes())?;
                 folder.emit(&Event::Resumed { epoch: progress.epoch + 1, step: progress.step })?;
                 Some(Arc::new(folder))
             }
-            _ => None,
+            None => None,
         };
         notes.push(if progress.epoch >= config.epochs() {
             format!("all {} epochs are done already", progress.epoch)
@@ -364,6 +391,57 @@ pub fn each_once<P: Pipeline + 'static>(
     };
     let mut loader = Loader::new(data.clone(), plan, options)?;
     loader.iter().try_for_each(|batch| on_batch(&batch?))
+}
+
+/// That the recipe's own files in the run folder are those that the data gives now. `is_same` says that the checkpoint knows
+/// the data to be the same: then one that is missing can be made anew.
+fn same_files(dir: &Path, files: &[(&'static str, String)], is_same: bool, is_trained: bool) -> Result<()> {
+    for (name, now) in files {
+        let path = dir.join(name);
+        let remedy = match (is_same, is_trained) {
+            (true, _) => "The data is what the checkpoint was trained on: remove the file, and it is written anew".into(),
+            (false, true) => {
+                "A network keeps its classes: restore the data that the run began with, or start a new run for the other"
+                    .into()
+            }
+            (false, false) => {
+                format!("Nothing was trained in this folder yet: start anew in it with --out {}", dir.display())
+            }
+        };
+        let refused = |problem: String| Error::Checkpoint { path: path.clone(), problem, remedy: remedy.clone() };
+        let old = match std::fs::read_to_string(&path) {
+            Ok(old) => old,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && is_same => continue,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                return Err(refused(
+                    "it is missing, and no checkpoint says that the data is what the run began with".into(),
+                ));
+            }
+            Err(e) => return Err(Error::io("read", path, e)),
+        };
+        if old == *now {
+            continue;
+        }
+        let (old, now): (Vec<&str>, Vec<&str>) = (old.lines().collect(), now.lines().collect());
+        let without = |these: &[&str], others: &[&str]| -> Vec<String> {
+            let others: HashSet<&str> = others.iter().copied().collect();
+            these.iter().filter(|name| !others.contains(*name)).map(|name| name.to_string()).collect()
+        };
+        let (added, removed) = (without(&now, &old), without(&old, &now));
+        let some = |names: Vec<String>, what: &str| {
+            let more = if names.len() > 3 { ", ..." } else { "" };
+            (!names.is_empty())
+                .then(|| format!("{} {what} ({}{more})", names.len(), names[..names.len().min(3)].join(", ")))
+        };
+        let change: Vec<String> = [some(added, "added"), some(removed, "removed")].into_iter().flatten().collect();
+        let change = if change.is_empty() { "their order is another".into() } else { change.join(", ") };
+        return Err(refused(format!(
+            "the run has {} classes, and the data has {} now: {change}",
+            old.len(),
+            now.len()
+        )));
+    }
+    Ok(())
 }
 
 /// What has become of the training samples since `list` (see [`SAMPLES`]) was written, in words; `None` if it cannot be

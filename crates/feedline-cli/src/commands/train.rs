@@ -9,6 +9,7 @@ use clap::Args as ClapArgs;
 use feedline::train::Task;
 use feedline::train::group::Group;
 use feedline::train::ranks::join;
+use feedline::train::run::RunFolder;
 use feedline::{Error, Result};
 use feedline_recipes::classification::train::Classification;
 use feedline_recipes::lidar::train::Lidar;
@@ -30,15 +31,15 @@ pub struct Args {
     /// Epochs in total [default: 10, of scenes 20, of clouds 16]
     #[arg(long, value_name = "N")]
     epochs: Option<u32>,
-    /// Folder of the run, new or empty [default: runs/<time>-<name>]
+    /// Folder of the run, new or empty; a start in it that trained nothing is moved aside [default: runs/<time>-<name>]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Go on with the run in DIR, on any number of ranks. The settings come from there; flags may change where the data
     /// is, the batch size, workers, memory and how often checkpoints are written. `auto`: the run in --out DIR (without
-    /// it, the last in runs/) if there is one that is not finished, else a new one
+    /// it, the last in runs/) if there is one that is not finished and has a checkpoint, else a new one
     #[arg(long, value_name = "DIR|auto")]
     resume: Option<PathBuf>,
-    /// Go on though training samples were added or removed: the epoch under way begins anew
+    /// Go on though training samples were added or removed: the epoch under way begins anew. The classes may not change
     #[arg(long, requires = "resume")]
     allow_changed_data: bool,
     /// Norm layers use the batch over all ranks, not the share of theirs
@@ -214,7 +215,13 @@ fn resumed(args: &Args, group: &dyn Group) -> Result<Option<PathBuf>> {
             runs.retain(|dir| !dir.join("summary.json").exists());
         }
         runs.sort(); // by their time, which their names begin with
-        found = runs.pop().map_or(vec![], |dir| dir.into_os_string().into_encoded_bytes());
+        while let Some(dir) = runs.pop() {
+            if !RunFolder::nothing_trained(&dir) {
+                found = dir.into_os_string().into_encoded_bytes();
+                break;
+            }
+            eprintln!("note         passed over {}: there is no checkpoint in it to go on from", dir.display());
+        }
     }
     group.broadcast(&mut found)?;
     let dir = String::from_utf8(found)

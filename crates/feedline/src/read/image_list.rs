@@ -399,13 +399,24 @@ impl ImageList {
 
     /// Hash of the class names, labels and [`ImageList::names`].
     pub fn fingerprint(&self) -> u64 {
-        let mut words = vec![self.classes.len() as u64];
-        words.extend(self.classes.iter().map(|name| hash_name(name)));
-        for (entry, name) in self.entries.iter().zip(self.names()) {
-            words.extend([u64::from(entry.class), hash_name(&name)]);
-        }
-        hash_words(&words)
+        let names = self.names();
+        let samples = self.entries.iter().zip(&names).map(|(entry, name)| (entry.class, name.as_str()));
+        fingerprint(self.classes.iter().map(String::as_str), samples)
     }
+}
+
+/// [`ImageList::fingerprint`] of a list with these names of classes, and these labels and names of images.
+pub(crate) fn fingerprint<'a>(
+    classes: impl Iterator<Item = &'a str>,
+    samples: impl Iterator<Item = (u32, &'a str)>,
+) -> u64 {
+    let mut words = vec![0];
+    words.extend(classes.map(hash_name));
+    words[0] = words.len() as u64 - 1;
+    for (class, name) in samples {
+        words.extend([u64::from(class), hash_name(name)]);
+    }
+    hash_words(&words)
 }
 
 /// The class names of a file with one name per line, as upstream's `cls_classes.txt`.

@@ -53,6 +53,7 @@ pub use timeout::Timeout;
 pub use zip::Packed;
 
 pub use file_list::{FileEntry, FileList};
+pub(crate) use image_list::fingerprint;
 pub use image_list::{ImageEntry, ImageList, read_classes};
 pub use row_file::{RowFile, rows_fingerprint};
 

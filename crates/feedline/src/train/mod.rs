@@ -6,6 +6,7 @@ pub mod checkpoint;
 mod fit;
 pub mod group;
 pub mod history;
+pub mod lock;
 #[cfg(feature = "mpi")]
 pub mod mpi;
 pub mod proof;

@@ -9,23 +9,46 @@
 //! quarantine.jsonl                samples that were replaced, if any
 //! checkpoints/                    see `train::checkpoint`
 //! summary.json                    the end, once it is reached
+//! lock                            whose process works on it, while one does: see `train::lock`
+//! earlier-start-1/                files of a start in which nothing was trained, if there was one
 //! ```
 
 use super::checkpoint::Checkpoints;
 use super::history::write_history;
+use super::lock::{FolderLock, LOCK};
 use super::tensorboard::EventWriter;
 use crate::error::{Error, Result};
 use crate::event::{EpochRecord, Event, Sink};
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The folder of one training run; as a [`Sink`] it writes down what it hears.
+/// How the names of folders begin that keep an earlier start.
+const EARLIER: &str = "earlier-start-";
+
+/// What a run writes before its first checkpoint, but for the files of TensorBoard.
+const FILES: [&str; 10] = [
+    "checkpoints",
+    "classes.txt",
+    "config.toml",
+    "epoch_loss.png",
+    "epoch_loss.txt",
+    "epoch_val_loss.txt",
+    "events.jsonl",
+    "ledger.jsonl",
+    "quarantine.jsonl",
+    "samples.txt",
+];
+
+/// The folder of one training run, which no other process writes meanwhile; as a [`Sink`] it writes down what it hears.
 #[derive(Debug)]
 pub struct RunFolder {
     dir: PathBuf,
+    lock: FolderLock,
+    /// Where an earlier start was moved to.
+    earlier: Option<PathBuf>,
     metric_names: &'static [&'static str],
     open: Mutex<Open>,
 }
@@ -38,36 +61,71 @@ struct Open {
 }
 
 impl RunFolder {
-    /// Makes a new run folder with its `config.toml`.
+    /// Makes a new run folder with its `config.toml`. A start in which nothing was trained (see
+    /// [`RunFolder::nothing_trained`]) is moved aside.
     ///
     /// # Errors
-    /// A folder that already holds something, or cannot be made.
+    /// A folder that already holds something else, that another process has, or that cannot be made.
     pub fn create(dir: &Path, config_toml: &str, metric_names: &'static [&'static str]) -> Result<RunFolder> {
-        if fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
-            return Err(Error::config(
+        let refuse = |holds| match holds {
+            Holds::More => Err(Error::config(
                 format!("the run folder {} is not empty", dir.display()),
                 format!("Go on with that run by --resume {}, or choose another folder", dir.display()),
-            ));
-        }
+            )),
+            other => Ok(other),
+        };
+        refuse(Holds::of(dir))?;
         fs::create_dir_all(dir).map_err(|e| Error::io("make the folder", dir, e))?;
+        let lock = FolderLock::take(dir)?;
+        // Again: another process may have been faster.
+        let earlier = match refuse(Holds::of(dir))? {
+            Holds::Start => Some(set_aside(dir)?),
+            _ => None,
+        };
         let config = dir.join("config.toml");
         fs::write(&config, config_toml).map_err(|e| Error::io("write", &config, e))?;
-        RunFolder::open(dir, metric_names, vec![])
+        Ok(RunFolder { earlier, ..RunFolder::open(lock, metric_names, vec![])? })
     }
 
-    /// Opens a run folder to go on with a run that has this history.
+    /// Whether `dir` is a run folder in which nothing was trained that a resume could go on with: it has settings, no
+    /// checkpoint, not even a broken one, and no file that is not a run's.
+    pub fn nothing_trained(dir: &Path) -> bool {
+        Holds::of(dir) == Holds::Start
+    }
+
+    /// Opens the locked folder of a run to go on with it; this is its history.
     ///
     /// # Errors
     /// A folder or file that cannot be written.
-    pub fn open(dir: &Path, metric_names: &'static [&'static str], history: Vec<EpochRecord>) -> Result<RunFolder> {
+    pub fn open(
+        lock: FolderLock,
+        metric_names: &'static [&'static str],
+        history: Vec<EpochRecord>,
+    ) -> Result<RunFolder> {
+        let dir = lock.dir().to_path_buf();
+        for name in ["events.jsonl", "quarantine.jsonl"] {
+            let path = dir.join(name);
+            cut_half_a_line(&path).map_err(|e| Error::io("repair the end of", &path, e))?;
+        }
         let path = dir.join("events.jsonl");
         let events = OpenOptions::new().create(true).append(true).open(&path);
         let open = Open {
             events: events.map_err(|e| Error::io("open", &path, e))?,
-            tensorboard: EventWriter::create(dir)?,
+            tensorboard: EventWriter::create(&dir)?,
             history,
         };
-        Ok(RunFolder { dir: dir.to_path_buf(), metric_names, open: Mutex::new(open) })
+        Ok(RunFolder { dir, lock, earlier: None, metric_names, open: Mutex::new(open) })
+    }
+
+    /// What a person should be told of how it was taken.
+    pub fn notes(&self) -> Vec<String> {
+        let moved = self.earlier.as_ref().map(|earlier| {
+            format!(
+                "nothing was trained in an earlier start in this folder; its files are in {} now",
+                earlier.display()
+            )
+        });
+        self.lock.note().map(str::to_owned).into_iter().chain(moved).collect()
     }
 
     /// Where it is.
@@ -108,6 +166,82 @@ impl RunFolder {
     }
 }
 
+/// What is in a folder, as far as a new run is concerned.
+#[derive(Debug, PartialEq)]
+enum Holds {
+    Nothing,
+    /// A run in which nothing was trained.
+    Start,
+    More,
+}
+
+impl Holds {
+    fn of(dir: &Path) -> Holds {
+        let names = |dir: &Path| -> Vec<String> {
+            let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+        };
+        let mut names_in = names(dir);
+        names_in.retain(|name| name != LOCK && !name.starts_with(EARLIER));
+        if names_in.is_empty() {
+            return Holds::Nothing;
+        }
+        // Another folder may have a file of such a name, too, and is not to be touched.
+        let is_ours = |name: &String| {
+            let name = name.strip_suffix(".tmp").unwrap_or(name);
+            name.starts_with("events.out.tfevents.") || FILES.contains(&name)
+        };
+        // What a save that was killed leaves is no checkpoint.
+        let has_checkpoint = names(&dir.join("checkpoints")).iter().any(|name| !name.starts_with("tmp-"));
+        let is_start = dir.join("config.toml").is_file() && names_in.iter().all(is_ours) && !has_checkpoint;
+        if is_start { Holds::Start } else { Holds::More }
+    }
+}
+
+/// Moves all files of a start into a folder of their own in `dir`.
+fn set_aside(dir: &Path) -> Result<PathBuf> {
+    let failed = |e: io::Error| Error::io("move an earlier start aside in", dir, e);
+    let mut number = 1;
+    let to = loop {
+        let to = dir.join(format!("{EARLIER}{number}"));
+        match fs::create_dir(&to) {
+            Ok(()) => break to,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => number += 1,
+            Err(e) => return Err(failed(e)),
+        }
+    };
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        names.push(entry.map_err(failed)?.file_name());
+    }
+    names.retain(|name| name != LOCK && !name.to_string_lossy().starts_with(EARLIER));
+    // The settings last: as long as they are there, a kill between leaves a start, which may be moved again.
+    names.sort_by_key(|name| name == "config.toml");
+    for name in names {
+        fs::rename(dir.join(&name), to.join(&name)).map_err(failed)?;
+    }
+    Ok(to)
+}
+
+/// Cuts off a last line without an end, which a process leaves that is killed while it writes: what is appended would
+/// become part of it.
+fn cut_half_a_line(path: &Path) -> io::Result<()> {
+    let file = match OpenOptions::new().read(true).write(true).open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    let (mut reader, mut line, mut whole) = (BufReader::new(&file), Vec::new(), 0);
+    while reader.read_until(b'\n', &mut line)? > 0 {
+        if line.last() != Some(&b'\n') {
+            return file.set_len(whole);
+        }
+        whole += line.len() as u64;
+        line.clear();
+    }
+    Ok(())
+}
+
 impl Sink for RunFolder {
     fn emit(&self, event: &Event) -> Result<()> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -130,4 +264,60 @@ impl Sink for RunFolder {
 fn line(value: &impl serde::Serialize) -> Result<String> {
     let json = serde_json::to_string(value);
     json.map(|json| json + "\n").map_err(|e| Error::train(format!("an event is not JSON: {e}"), "Please report this"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = entries.filter(|name| !name.starts_with("events.out")).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_start_that_trained_nothing_is_moved_aside_and_all_else_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = dir.path().join("run");
+        let create = |text: &str| RunFolder::create(&run, text, &[]);
+        let first = create("seed = 1").unwrap();
+        assert_eq!(first.notes(), Vec::<String>::new());
+        assert!(create("seed = 2").unwrap_err().to_string().contains("is under way"));
+        drop(first);
+        assert!(RunFolder::nothing_trained(&run));
+        fs::create_dir_all(run.join("checkpoints/tmp-12")).unwrap();
+        let second = create("seed = 2").unwrap();
+        assert!(second.notes()[0].contains("earlier-start-1"), "{:?}", second.notes());
+        assert_eq!(fs::read_to_string(run.join("earlier-start-1/config.toml")).unwrap(), "seed = 1");
+        assert_eq!(names(&run), ["config.toml", "earlier-start-1", "events.jsonl", "lock"]);
+        drop(second);
+        assert_eq!(
+            names(&create("seed = 3").unwrap().dir),
+            ["config.toml", "earlier-start-1", "earlier-start-2", "events.jsonl", "lock"]
+        );
+
+        // A checkpoint, even one that nothing can be made of, or the end of a run, or what is no run at all.
+        for name in ["checkpoints/ep001-step00000000", "summary.json", "src"] {
+            fs::create_dir_all(run.join(name)).unwrap();
+            assert!(!RunFolder::nothing_trained(&run));
+            assert!(create("").unwrap_err().to_string().contains("is not empty"), "{name}");
+            assert!(!run.join(LOCK).exists());
+            fs::remove_dir(run.join(name)).unwrap();
+        }
+        fs::remove_file(run.join("config.toml")).unwrap();
+        assert!(create("").unwrap_err().to_string().contains("is not empty"));
+    }
+
+    #[test]
+    fn half_a_line_of_a_killed_process_does_not_spoil_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("events.jsonl"), "{\"event\":\"resumed\"}\n{\"event\":\"st").unwrap();
+        let folder = RunFolder::open(FolderLock::take(dir.path()).unwrap(), &[], vec![]).unwrap();
+        folder.emit(&Event::Resumed { epoch: 1, step: 2 }).unwrap();
+        let text = fs::read_to_string(dir.path().join("events.jsonl")).unwrap();
+        assert_eq!(text.lines().count(), 2);
+        assert!(text.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "{text}");
+    }
 }

@@ -7,6 +7,8 @@ use super::stretch::Stretch;
 use super::{Attempt, LEDGER, read};
 use crate::deliver::ledger::{Counter, Counts, Digest, Entry};
 use crate::error::{Error, Result};
+use crate::plan::Cursor;
+use crate::read::fingerprint;
 use crate::train::checkpoint::{self, Checkpoints};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -132,7 +134,8 @@ pub struct Replacement {
 }
 
 /// Checks the ledger of the run in folder `run` up to its last checkpoint. Names come from its `samples.txt` (line i is
-/// sample i, its name up to a tab), if it is there.
+/// sample i, its name up to a tab), if it is there. That list, and `classes.txt` beside it, must be of the data set that the
+/// ledger and the checkpoint name.
 ///
 /// # Errors
 /// A folder without a ledger; a ledger or a checkpoint that cannot be read.
@@ -144,17 +147,60 @@ pub fn verify(run: &Path) -> Result<Proof> {
             "Name the folder of a run; one made by an older version has no ledger",
         ));
     }
-    let end = match Checkpoints::new(run.join("checkpoints")).last() {
-        Some(last) => checkpoint::load(&last)?.0.cursor.map_or((0, 0), |cursor| (cursor.epoch, cursor.position)),
-        None => (0, 0),
+    let cursor = match Checkpoints::new(run.join("checkpoints")).last() {
+        Some(last) => checkpoint::load(&last)?.0.cursor,
+        None => None,
     };
-    let mut proof = check(&read(&path)?, end).map_err(|error| Error::Checkpoint {
+    let end = cursor.as_ref().map_or((0, 0), |cursor| (cursor.epoch, cursor.position));
+    let attempts = read(&path)?;
+    let mut proof = check(&attempts, end).map_err(|error| Error::Checkpoint {
         path,
         problem: error.to_string(),
         remedy: "So nothing can be proved of this run".into(),
     })?;
+    if let Some((attempt, _)) = attempts.last() {
+        proof.problems.extend(difference(run, attempt, cursor.as_ref())?);
+        proof.proved &= proof.problems.is_empty();
+    }
     proof.add_names(&run.join("samples.txt"))?;
     Ok(proof)
+}
+
+/// In what the checkpoint and the lists of the run folder are not of the data set of the last attempt.
+fn difference(run: &Path, attempt: &Attempt, cursor: Option<&Cursor>) -> Result<Option<String>> {
+    if let Some(cursor) = cursor.filter(|cursor| cursor.dataset != attempt.dataset) {
+        // A resume with other data, killed before its attempt began: that an epoch may begin with.
+        let problem = format!("the last checkpoint is of other data than attempt {}", attempt.attempt);
+        return Ok((cursor.position > 0).then_some(problem));
+    }
+    let text = |name: &str| -> Result<Option<String>> {
+        let path = run.join(name);
+        match std::fs::read(&path) {
+            Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::io("read", path, e)),
+        }
+    };
+    let Some(samples) = text("samples.txt")? else { return Ok(None) };
+    let (found, expect) = (samples.lines().count() as u64, attempt.plan()?.len());
+    if found != expect {
+        return Ok(Some(format!(
+            "samples.txt lists {found} samples, the data of attempt {} has {expect}",
+            attempt.attempt
+        )));
+    }
+    // Where each sample has its class beside it, the lists are all that the fingerprint is made of.
+    let labelled: Option<Vec<(&str, &str)>> = samples.lines().map(|line| line.rsplit_once('\t')).collect();
+    let (Some(labelled), Some(classes)) = (labelled, text("classes.txt")?) else { return Ok(None) };
+    let labels: BTreeMap<&str, u32> = classes.lines().zip(0..).collect();
+    if let Some((name, class)) = labelled.iter().find(|(_, class)| !labels.contains_key(class)) {
+        let known = labels.len();
+        return Ok(Some(format!("{name} is of the class {class}, which is none of the {known} in classes.txt")));
+    }
+    let labelled = labelled.iter().map(|(name, class)| (labels[class], *name));
+    let lists = format!("{:016x}", fingerprint(classes.lines(), labelled));
+    let problem = "samples.txt and classes.txt are of other data than";
+    Ok((lists != attempt.dataset).then(|| format!("{problem} attempt {} and the last checkpoint", attempt.attempt)))
 }
 
 /// Checks what counts of these attempts, in a run whose last checkpoint stands at `end`.
