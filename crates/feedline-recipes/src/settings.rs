@@ -94,11 +94,11 @@ pub trait Settings: Clone + Serialize + DeserializeOwned {
             .map_err(|e| Error::config(format!("these are no settings: {e}"), "Use one version on all ranks"))
     }
 
-    /// Every key with its value as text, in order, but those that may change.
+    /// Every key with its value as text, in order.
     ///
     /// # Errors
     /// As [`Settings::to_toml`].
-    fn facts(&self) -> Result<Vec<(String, String)>> {
+    fn keys(&self) -> Result<Vec<(String, String)>> {
         let table = self.to_toml()?.parse::<Table>();
         let table = table.map_err(|e| Error::config(format!("the settings are no TOML: {e}"), "Please report this"))?;
         let keys = table.iter().flat_map(|(name, value)| match value {
@@ -107,8 +107,32 @@ pub trait Settings: Clone + Serialize + DeserializeOwned {
             }
             _ => vec![(name.clone(), value.to_string())],
         });
+        Ok(keys.collect())
+    }
+
+    /// As [`Settings::keys`], but for those that may change.
+    ///
+    /// # Errors
+    /// As [`Settings::to_toml`].
+    fn facts(&self) -> Result<Vec<(String, String)>> {
+        let mut keys = self.keys()?;
         // Nor does it matter by which way the bytes come.
-        Ok(keys.filter(|(key, _)| !Self::CHANGEABLE.contains(&key.as_str()) && !key.starts_with("storage.")).collect())
+        keys.retain(|(key, _)| !Self::CHANGEABLE.contains(&key.as_str()) && !key.starts_with("storage."));
+        Ok(keys)
+    }
+
+    /// What an evaluation is of: where the data is, and what else may not change in a run, but for the device.
+    ///
+    /// # Errors
+    /// As [`Settings::to_toml`].
+    fn evaluated(&self) -> Result<Vec<(String, String)>> {
+        let mut keys = self.keys()?;
+        keys.retain(|(key, _)| {
+            let is_place = key.strip_prefix("data.").is_some_and(|key| Self::PLACES.contains(&key));
+            let is_fact = !Self::CHANGEABLE.contains(&key.as_str()) && !key.starts_with("storage.");
+            is_place || is_fact && key != "model.device"
+        });
+        Ok(keys)
     }
 
     /// That a run which was started with `self` may go on with `now`.

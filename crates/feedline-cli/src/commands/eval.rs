@@ -10,7 +10,8 @@ use clap::Args as ClapArgs;
 use feedline::event::Warnings;
 use feedline::picture::encode_png;
 use feedline::pipeline::{Pipeline, tell};
-use feedline::read::{Storage, read_classes};
+use feedline::plan::rng::hash_name;
+use feedline::read::{Storage, is_url, read_classes};
 use feedline::train::checkpoint::load_model;
 use feedline::train::group::Alone;
 use feedline::{Error, Result};
@@ -32,7 +33,8 @@ pub struct Args {
     /// Also write `path,label,logit_0,...` for each image, in order; of images only
     #[arg(long, value_name = "FILE")]
     logits: Option<PathBuf>,
-    /// Folder for the figures, and of images the confusion matrix, of clouds the detections [default: eval in the run folder]
+    /// Folder for the figures, and of images the confusion matrix, of clouds the detections [default: eval in the run folder;
+    /// on other data or with other settings than the run's own eval-NAME-..., named after the data]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// cpu or gpu [default: that of the run]
@@ -57,6 +59,7 @@ fn images(args: Args, checkpoint: &Path, run: &Path) -> Result<Done> {
         said = elsewhere(said)?;
     }
     let config = settings(&args, said)?;
+    let place = Place::of(&args, run, &config)?;
     let val = data::open_val(&config, &trained_on)?;
     tell([&*val as &dyn Pipeline], &Warnings)?;
     let mut task = ClassificationTask::new(task_options(&config, val.classes().len()))?;
@@ -89,9 +92,9 @@ fn images(args: Args, checkpoint: &Path, run: &Path) -> Result<Done> {
         let (recall, precision) = (share(recall[at]), share(precision[at]));
         let _ = writeln!(text, "{name:<20} {samples:>7} images  recall {recall:<6}  precision {precision:<6}");
     }
-    let out = args.out.unwrap_or_else(|| run.join("eval"));
     let figures = serde_json::json!({
         "checkpoint": checkpoint.display().to_string(),
+        "data": place.data,
         "samples": evaluation.samples,
         "top1": evaluation.top1_accuracy(),
         "top5": evaluation.top5_accuracy(),
@@ -100,10 +103,16 @@ fn images(args: Args, checkpoint: &Path, run: &Path) -> Result<Done> {
             "recall": recall[at], "precision": precision[at],
         })).collect::<Vec<_>>(),
     });
-    super::write(&out.join("eval.json"), format!("{figures:#}\n").as_bytes())?;
-    super::write(&out.join("confusion_matrix.csv"), evaluation.confusion_csv(classes).as_bytes())?;
-    super::write(&out.join("confusion_matrix.png"), &encode_png(evaluation.confusion_picture(classes).image())?)?;
-    let _ = writeln!(text, "eval.json, confusion_matrix.csv and confusion_matrix.png are in {}", out.display());
+    let picture = encode_png(evaluation.confusion_picture(classes).image())?;
+    place.publish(
+        &[
+            ("confusion_matrix.csv".into(), evaluation.confusion_csv(classes).into_bytes()),
+            ("confusion_matrix.png".into(), picture),
+        ],
+        &figures,
+    )?;
+    let place = place.dir.display();
+    let _ = writeln!(text, "eval.json, confusion_matrix.csv and confusion_matrix.png are in {place}");
     super::print(&text)?;
     Ok(Done::Ok)
 }
@@ -114,6 +123,62 @@ fn settings<C: Settings>(args: &Args, mut said: Said<C>) -> Result<C> {
         said = said.set("model.device", device.as_str())?;
     }
     args.data.said(said)?.resolve()
+}
+
+/// Where the figures go, and of what they are.
+struct Place {
+    dir: PathBuf,
+    data: String,
+}
+
+/// The file with the figures. It is written last, so that what lies beside it is of the same evaluation.
+const FIGURES: &str = "eval.json";
+
+impl Place {
+    /// The run's own evaluation keeps its folder: one of anything else has another, named after its data.
+    fn of<C: Settings>(args: &Args, run: &Path, config: &C) -> Result<Place> {
+        let own = C::from_resolved(&run.join(CONFIG))?.evaluated()?;
+        let asked = config.clone().absolute()?.evaluated()?;
+        let places = |key: &str| key.strip_prefix("data.").is_some_and(|key| C::PLACES.contains(&key));
+        let named = asked.iter().filter(|(key, value)| places(key) && value != "\"\"");
+        // What follows a question mark in a URL may be a signature, and is never written.
+        let shown = |value: &str| -> String {
+            let value = value.trim_matches('"');
+            if is_url(Path::new(value)) { value.split('?').next().unwrap_or_default().into() } else { value.into() }
+        };
+        let named: Vec<String> = named.map(|(_, value)| shown(value)).collect();
+        let data = named.join(", ");
+        if let Some(dir) = &args.out {
+            return Ok(Place { dir: dir.clone(), data });
+        }
+        if own == asked {
+            return Ok(Place { dir: run.join("eval"), data });
+        }
+        let last = Path::new(named.last().map_or("", String::as_str)).file_stem().unwrap_or_default();
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        let last: String = last.to_string_lossy().chars().map(|c| if is_plain(c) { c } else { '_' }).collect();
+        // Two data sets may have one name.
+        let number = hash_name(&format!("{asked:?}")) >> 32;
+        let dir = run.join(format!("eval-{last}-{number:08x}"));
+        eprintln!(
+            "note         this is not the run's own data with its own settings: the figures go to {}",
+            dir.display()
+        );
+        Ok(Place { dir, data })
+    }
+
+    /// Writes the files, and the figures when all others are there.
+    fn publish(&self, files: &[(PathBuf, Vec<u8>)], figures: &serde_json::Value) -> Result<()> {
+        let path = self.dir.join(FIGURES);
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("replace", path, e)),
+            _ => {}
+        }
+        for (name, bytes) in files {
+            super::write(&self.dir.join(name), bytes)?;
+        }
+        super::write(&path, format!("{figures:#}\n").as_bytes())
+    }
 }
 
 /// Without the places of the run's own data.

@@ -150,10 +150,22 @@ pub fn print(text: &str) -> Result<()> {
     }
 }
 
-/// Writes a file for people.
+/// Writes a file for people, whole or not at all.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let failed = |e| Error::io("write", path, e);
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(|e| Error::io("make the folder", folder, e))?;
     }
-    std::fs::write(path, bytes).map_err(|e| Error::io("write", path, e))
+    // A pipe or a device is written as it is; of a link what it names.
+    let target = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    if std::fs::metadata(&target).is_ok_and(|found| !found.is_file()) {
+        return std::fs::write(&target, bytes).map_err(failed);
+    }
+    let mut name = target.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".tmp-{}", std::process::id()));
+    let unfinished = target.with_file_name(name);
+    std::fs::write(&unfinished, bytes).and_then(|()| std::fs::rename(&unfinished, &target)).map_err(|e| {
+        let _ = std::fs::remove_file(&unfinished); // of no use, and perhaps not there
+        failed(e)
+    })
 }

@@ -1,6 +1,6 @@
 //! `feedline eval` of a network for scenes: SSC mIoU, IoU of each class, and how well rooms are completed.
 
-use super::Args;
+use super::{Args, Place};
 use crate::Done;
 use feedline::event::Warnings;
 use feedline::pipeline::{Pipeline, tell};
@@ -26,6 +26,7 @@ pub fn run(args: Args, checkpoint: &Path, run: &Path) -> Result<Done> {
         said = super::elsewhere(said)?;
     }
     let config = super::settings(&args, said)?;
+    let place = Place::of(&args, run, &config)?;
     let val = open_voxels(&config, Split::Val)?;
     tell([&*val as &dyn Pipeline], &Warnings)?;
     let mut task = SceneTask::new(task_options(&config))?;
@@ -47,6 +48,7 @@ pub fn run(args: Args, checkpoint: &Path, run: &Path) -> Result<Done> {
     let _ = writeln!(text, "scene completion     IoU {iou:.4}  precision {precision:.4}  recall {recall:.4}");
     let figures = serde_json::json!({
         "checkpoint": checkpoint.display().to_string(),
+        "data": place.data,
         "samples": val.len(),
         "ssc_miou": scores.ssc_miou(),
         "sc_iou": iou,
@@ -54,9 +56,8 @@ pub fn run(args: Args, checkpoint: &Path, run: &Path) -> Result<Done> {
         "sc_recall": recall,
         "classes": classes,
     });
-    let out = args.out.unwrap_or_else(|| run.join("eval"));
-    super::super::write(&out.join("eval.json"), format!("{figures:#}\n").as_bytes())?;
-    let _ = writeln!(text, "eval.json is in {}", out.display());
+    place.publish(&[], &figures)?;
+    let _ = writeln!(text, "eval.json is in {}", place.dir.display());
     super::super::print(&text)?;
     Ok(Done::Ok)
 }
