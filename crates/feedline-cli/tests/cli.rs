@@ -2,6 +2,7 @@
 
 mod clouds;
 mod ranks;
+mod runs;
 mod scenes;
 
 use feedline_recipes::classification::demo::{DemoOptions, write_demo_data};

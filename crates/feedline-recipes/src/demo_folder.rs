@@ -1,10 +1,12 @@
 //! Demo data sets on disk, whole or not at all. Owns the file that says so, the folder that is written beside and put
 //! in place by a rename, and the two threads that draw; what is drawn belongs to the recipes.
 
+use feedline::train::lock::locks_reach_everyone;
 use feedline::{Error, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::fs;
+use std::ffi::OsStr;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
@@ -33,7 +35,7 @@ where
     if is_written(dir, marker)? {
         return Ok(());
     }
-    let unfinished = make_folder_beside(dir)?;
+    let (unfinished, _lock) = make_folder_beside(dir)?;
     let filled = write(&unfinished).and_then(|()| write_marker(&unfinished, marker));
     let written = filled.and_then(|()| match fs::rename(&unfinished, dir) {
         Ok(()) => Ok(true),
@@ -108,13 +110,15 @@ fn write_marker<O: Serialize>(folder: &Path, marker: &Marker<O>) -> Result<()> {
     fs::write(&path, text + "\n").map_err(|source| Error::io("write", path, source))
 }
 
-/// A new folder `dir.tmp-<pid>`, on the same file system as `dir` will be.
-fn make_folder_beside(dir: &Path) -> Result<PathBuf> {
+/// A new folder `dir.tmp-<pid>`, on the same file system as `dir` will be, and what tells others that it is under way. What
+/// killed processes left there is removed first.
+fn make_folder_beside(dir: &Path) -> Result<(PathBuf, Option<File>)> {
     let dir = std::path::absolute(dir).map_err(|source| Error::io("find", dir, source))?;
     let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else {
         return Err(Error::dataset(dir, "the demo data set cannot be written here", "Name a new folder for it"));
     };
     fs::create_dir_all(parent).map_err(|source| Error::io("make the folder", parent, source))?;
+    remove_leftovers(parent, name);
     let mut serial = 0;
     loop {
         let mut name = name.to_owned();
@@ -124,11 +128,36 @@ fn make_folder_beside(dir: &Path) -> Result<PathBuf> {
         }
         let folder = parent.join(name);
         match fs::create_dir(&folder) {
-            Ok(()) => return Ok(folder),
+            // The kernel gives the lock back when this process ends, however it ends.
+            Ok(()) => return Ok((folder.clone(), File::open(&folder).ok().filter(|open| open.try_lock().is_ok()))),
             // Left by a killed process of the same number; in containers that is not rare.
             Err(source) if source.kind() == std::io::ErrorKind::AlreadyExists => serial += 1,
             Err(source) => return Err(Error::io("make the folder", folder, source)),
         }
+    }
+}
+
+/// Removes `<name>.tmp-<pid>` in `parent` where the process has ended; where that cannot be known (another machine may have
+/// made it), it stays. Says what it does.
+fn remove_leftovers(parent: &Path, name: &OsStr) {
+    let prefix = format!("{}.tmp-", name.display());
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let file_name = entry.file_name();
+        let Some(rest) = file_name.to_str().and_then(|name| name.strip_prefix(&prefix)) else { continue };
+        let Ok(pid) = rest.split('-').next().unwrap_or_default().parse::<u32>() else { continue };
+        // Between making the folder and locking it a process has no lock, but it lives.
+        let may_live = pid != std::process::id() && Path::new("/proc").join(pid.to_string()).exists();
+        let is_free = |path: &Path| File::open(path).is_ok_and(|folder| folder.try_lock().is_ok());
+        let path = entry.path();
+        let what = if may_live || !locks_reach_everyone(&path) || !is_free(&path) {
+            "may still be written by another process, and stays"
+        } else {
+            match fs::remove_dir_all(&path) {
+                Ok(()) => "was left by a process that was killed, and is removed",
+                Err(_) => "was left by a process that was killed, and cannot be removed",
+            }
+        };
+        eprintln!("note         {} {what}", path.display());
     }
 }
 
@@ -171,5 +200,33 @@ pub(crate) mod tests {
         });
         assert!(error.unwrap_err().to_string().contains("the third fails"));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_removed_and_no_other_process_is_disturbed() {
+        let dir = tempfile::tempdir().unwrap();
+        if !locks_reach_everyone(dir.path()) {
+            eprintln!("skipped: {} may be shared with other machines", dir.path().display());
+            return;
+        }
+        let names = [
+            "data.tmp-4000000000",
+            "data.tmp-4000000000-1",
+            "data.tmp-1",
+            "data.tmp-4000000001",
+            "data.tmp-x",
+            "data2.tmp-4000000000",
+        ];
+        for name in names {
+            fs::create_dir_all(dir.path().join(name).join("train")).unwrap();
+        }
+        // Of a container whose processes are not seen here.
+        let other = File::open(dir.path().join("data.tmp-4000000001")).unwrap();
+        other.try_lock().unwrap();
+        write_whole(&dir.path().join("data"), &Marker { version: 1, options: 7 }, |_| Ok(())).unwrap();
+        let mut left: Vec<_> =
+            fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        left.sort();
+        assert_eq!(left, ["data", "data.tmp-1", "data.tmp-4000000001", "data.tmp-x", "data2.tmp-4000000000"]);
     }
 }

@@ -95,6 +95,7 @@ pub fn build(root: &Path, options: &InfoOptions, progress: &(dyn Fn(u64, u64) + 
         Layout::Custom => custom_frame(root, split, id),
     };
     let mut made = on_threads(&all, options.num_threads, progress, read)?.into_iter();
+    remove_old(root, &names)?;
 
     let mut trainval = Vec::new();
     for (split, ids) in &lists {
@@ -397,6 +398,19 @@ fn json_lines<T: Serialize>(values: &[T]) -> Result<Vec<u8>> {
         text.push(b'\n');
     }
     Ok(text)
+}
+
+/// Removes the old files before the first new one is there, the points last: whatever a kill leaves, no file of two times
+/// passes for one of the others', and what is missing is an error of the reader.
+fn remove_old(root: &Path, names: &[String]) -> Result<()> {
+    for name in names {
+        let path = root.join(name);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("replace", path, e)),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Writes a file beside its place and renames it.

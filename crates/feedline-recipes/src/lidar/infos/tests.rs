@@ -127,6 +127,19 @@ fn nothing_is_replaced_unless_it_is_asked_for() {
 }
 
 #[test]
+fn no_old_file_stands_beside_a_new_one_of_another_time() {
+    let dir = street();
+    let root = dir.path().join("street");
+    assert!(root.join("kitti_infos_train.jsonl").is_file() && root.join("kitti_dbinfos_train.jsonl").is_file());
+    // The first file to be written cannot be: what goes with the old one is away by then.
+    fs::remove_file(root.join("gt_database/train.bin")).unwrap();
+    fs::create_dir_all(root.join("gt_database/train.bin/x")).unwrap();
+    let error = build(&root, &KITTI, &|_, _| ()).unwrap_err().to_string();
+    assert!(error.contains("gt_database/train.bin"), "{error}");
+    assert!(!root.join("kitti_infos_train.jsonl").exists() && !root.join("kitti_dbinfos_train.jsonl").exists());
+}
+
+#[test]
 fn what_is_missing_or_broken_is_named() {
     let dir = street();
     let root = dir.path().join("street");
