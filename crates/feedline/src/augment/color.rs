@@ -78,16 +78,22 @@ pub fn sharpness(image: &mut RgbImage, factor: f64) {
     if width < 3 || height < 3 {
         return;
     }
-    let original = image.pixels.clone();
     let stride = 3 * width;
+    // What stood in the row above and in this one; the row below is still as it was.
+    let mut above = image.pixels[..stride].to_vec();
+    let mut here = above.clone();
     for y in 1..height - 1 {
-        for at in y * stride + 3..(y + 1) * stride - 3 {
-            let row = |start: usize| [start - 3, start, start + 3].map(|i| u32::from(original[i]));
-            let sum: u32 = [row(at - stride), row(at), row(at + stride)].as_flattened().iter().sum();
+        let (upper, below) = image.pixels.split_at_mut((y + 1) * stride);
+        let out = &mut upper[y * stride..];
+        here.copy_from_slice(out);
+        for at in 3..stride - 3 {
+            let row = |row: &[u8]| [at - 3, at, at + 3].map(|i| u32::from(row[i]));
+            let sum: u32 = [row(&above), row(&here), row(below)].as_flattened().iter().sum();
             // No multiple of 1/13 lies half-way between two integers, so rounding needs no float.
-            let smooth = (2 * (sum + 4 * u32::from(original[at])) + 13) / 26;
-            image.pixels[at] = blend(smooth as u8, original[at], factor as f32);
+            let smooth = (2 * (sum + 4 * u32::from(here[at])) + 13) / 26;
+            out[at] = blend(smooth as u8, here[at], factor as f32);
         }
+        std::mem::swap(&mut above, &mut here);
     }
 }
 

@@ -492,4 +492,18 @@ mod tests {
             assert!(problem.contains(&format!("configuration: {key}")), "{problem}");
         }
     }
+
+    #[test]
+    fn memory_that_is_not_there_is_an_error_that_says_how_much() {
+        let mut image = RgbImage::default();
+        let ops =
+            [ImageOp::HorizontalFlip { p: 1.0 }, ImageOp::Resize { size_px: [1 << 30; 2], filter: Filter::Bilinear }];
+        let problem = make_room(&ops, 0, Some([4, 4]), &mut image).unwrap_err();
+        assert!(
+            problem.contains("1073741824 x 1073741824 px: 3458764513820540928 bytes; use fewer workers"),
+            "{problem}"
+        );
+        make_room(&ops[..1], 0, Some([4, 5]), &mut image).unwrap();
+        assert!(image.pixels.capacity() >= 60);
+    }
 }
