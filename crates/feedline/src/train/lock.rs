@@ -192,7 +192,7 @@ fn taken(dir: &Path, words: Option<&str>) -> Error {
         None => ("another process".into(), String::new()),
     };
     Error::config(
-        format!("the run in {} is under way: {who} has it", dir.display()),
+        format!("the run in {} is under way: it is held by {who}", dir.display()),
         format!("Two processes must not write one run: wait for its end, or stop it{how}"),
     )
 }

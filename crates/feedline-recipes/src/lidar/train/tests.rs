@@ -146,6 +146,7 @@ fn a_run_stopped_and_resumed_is_the_run_never_stopped_and_is_proved() {
         if run.train(steps.clone(), &|| asked.fetch_add(1, Ordering::Relaxed) >= 2).unwrap().is_some() {
             break;
         }
+        drop(run); // which gives the folder back
         run = Run::resume(&out, Ok, false, Arc::new(Alone)).unwrap();
     }
     assert_eq!(*steps.0.lock().unwrap(), *whole.0.lock().unwrap());

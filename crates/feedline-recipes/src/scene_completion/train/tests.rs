@@ -100,6 +100,7 @@ fn a_run_stopped_and_resumed_is_the_run_never_stopped_and_is_proved() {
         if run.train(steps.clone(), &|| asked.fetch_add(1, Ordering::Relaxed) >= 2).unwrap().is_some() {
             break;
         }
+        drop(run); // which gives the folder back
         run = Run::resume(&out, Ok, false, Arc::new(Alone)).unwrap();
     }
     assert_eq!(*steps.0.lock().unwrap(), *whole.0.lock().unwrap());
@@ -114,6 +115,9 @@ fn changed_data_is_told_by_id_and_settings_stay_what_they_were() {
     rooms(&data);
     let mut run = Run::create(config(&data, &[]), &out, Arc::new(Alone)).unwrap();
     assert!(run.train(Arc::new(Warnings), &|| true).unwrap().is_none());
+    let error = Run::resume(&out, Ok, false, Arc::new(Alone)).err().unwrap().to_string();
+    assert!(error.contains("is under way"), "{error}");
+    drop(run);
     let other_rate = |mut config: Config| {
         config.train.lr = 0.1;
         Ok(config)
