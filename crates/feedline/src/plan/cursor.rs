@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 const VERSION: u32 = 1;
 
 /// No run gets there; beyond, numbers would overflow.
-const MAX_EPOCH: u64 = 1 << 62;
+pub(crate) const MAX_EPOCH: u64 = 1 << 62;
 
 /// Where a run stands in its plan. Counts delivered samples, never prefetched ones; says nothing of ranks, workers or
 /// batch sizes, so any number of them can go on from it.

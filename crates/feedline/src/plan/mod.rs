@@ -18,6 +18,7 @@ mod torch;
 mod weighted;
 
 pub use cursor::Cursor;
+pub(crate) use cursor::MAX_EPOCH;
 pub use epoch::EpochPlan;
 pub use mixed::MixOrigin;
 pub use torch::torch_randperm;

@@ -215,7 +215,7 @@ pub(super) fn check(attempts: &[(Attempt, Vec<Entry>)], end: Place) -> Result<Pr
     stretches.reverse();
     check_attempts(&stretches, to, &mut problems);
     let names_of = stretches.last().map(|stretch| stretch.attempt.dataset.clone()).unwrap_or_default();
-    let mut last_epoch = if end.1 > 0 { end.0 + 1 } else { end.0 };
+    let mut last_epoch = if end.1 > 0 { end.0.saturating_add(1) } else { end.0 };
     let known = stretches.iter().filter_map(Stretch::last_epoch).max().map_or(to.0, |epoch| epoch.saturating_add(1));
     if last_epoch > known.saturating_add(1) {
         problems.add(format!("the last checkpoint stands in epoch {last_epoch}, the ledger ends with epoch {known}"));

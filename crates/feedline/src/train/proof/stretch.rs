@@ -4,8 +4,8 @@
 use super::Attempt;
 use super::check::{Place, Problems};
 use crate::deliver::ledger::{Counter, Entry, Exchange};
-use crate::error::Result;
-use crate::plan::Plan;
+use crate::error::{Error, Result};
+use crate::plan::{MAX_EPOCH, Plan};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry::{Occupied, Vacant};
 
@@ -34,6 +34,10 @@ impl<'a> Stretch<'a> {
         to: Place,
         problems: &mut Problems,
     ) -> Result<Stretch<'a>> {
+        let mut epochs = all.iter().map(|entry| entry.epoch).chain([attempt.epoch, to.0]);
+        if let Some(epoch) = epochs.find(|epoch| *epoch > MAX_EPOCH) {
+            return Err(Error::config(format!("it tells of epoch {epoch}, which no run reaches"), "It is damaged"));
+        }
         let plan = attempt.plan()?;
         let from = (attempt.epoch, attempt.position);
         check_chains(attempt.attempt, from, all, plan.num_replicas(), problems);

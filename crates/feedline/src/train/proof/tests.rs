@@ -455,6 +455,10 @@ fn a_hostile_ledger_is_refused_at_once() {
         lines[0]["plan"]["permutation"] = "feistel".into();
     });
     assert!(endless.is_err() || !endless.unwrap().proved);
+    for (line, key) in [(0, "epoch"), (1, "epoch")] {
+        let absurd = spoilt(&|lines| lines[line][key] = u64::MAX.into());
+        assert!(absurd.unwrap_err().to_string().contains("epoch 18446744073709551615, which no run reaches"));
+    }
     let foreign = spoilt(&|lines| {
         let entry: Entry = serde_json::from_value(lines[1].clone()).unwrap();
         lines[1] = serde_json::to_value(Entry::counted(&entry, &[3, 999])).unwrap();
