@@ -150,8 +150,9 @@ def run(feedline):
         def call(*words):
             subprocess.run([feedline, *map(str, words)], check=True, cwd=folder, capture_output=True)
 
-        pictures = sorted((HERE.parent / "images/jpeg").glob("*.jpg"))
-        for number, picture in enumerate(pictures[:12]):
+        names = ["ycbcr420", "ycbcr422", "ycbcr444", "grey", "rgb", "ycbcr420_coarse"]
+        pictures = [HERE.parent / f"images/jpeg/{name}.jpg" for name in names]
+        for number, picture in enumerate(2 * pictures):
             target = folder / "data" / ("train" if number < 8 else "test") / "ab"[number % 2] / f"{number}.jpg"
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(picture, target)
