@@ -179,8 +179,8 @@ fn killed(args: &[&str], out: &Path) -> bool {
     let since = Instant::now();
     let has_archive = || {
         let folders = [out.to_path_buf(), out.join("test"), out.join("train")];
-        let names = folders.into_iter().flat_map(|folder| fs::read_dir(folder).into_iter().flatten().flatten());
-        names.into_iter().any(|entry| entry.path().extension().is_some_and(|extension| extension == "tar"))
+        let mut names = folders.into_iter().flat_map(|folder| fs::read_dir(folder).into_iter().flatten().flatten());
+        names.any(|entry| entry.path().extension().is_some_and(|extension| extension == "tar"))
     };
     while !has_archive() && child.try_wait().unwrap().is_none() {
         assert!(since.elapsed() < Duration::from_secs(60), "no archive within a minute");

@@ -67,8 +67,8 @@ impl Folder {
         if !is_url(&path) {
             if !is_in_archive(&path) && !holds_archives(&path) {
                 // It was killed before its first archive was there.
-                let folders = std::iter::once("").chain(archive::SPLITS).map(|split| path.join(split));
-                if let Some(folder) = folders.into_iter().find(|folder| folder.join(archive::INCOMPLETE).exists()) {
+                let mut folders = std::iter::once("").chain(archive::SPLITS).map(|split| path.join(split));
+                if let Some(folder) = folders.find(|folder| folder.join(archive::INCOMPLETE).exists()) {
                     return Err(archive::incomplete(folder));
                 }
                 return Ok(Folder { path, tree: None });
