@@ -8,6 +8,7 @@ mod scenes;
 use feedline_recipes::classification::demo::{DemoOptions, write_demo_data};
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -456,6 +457,26 @@ fn plan_prints_torchs_indices_and_marks_padding() {
     assert_eq!((json["indices"].as_u64(), json["checksum"].as_str()), (Some(4), Some("000000000000002f")));
     for key in ["start_seconds", "first_index_seconds", "draw_seconds"] {
         assert!(json[key].is_f64(), "{key}");
+    }
+}
+
+/// An epoch of this length is never drawn whole.
+#[test]
+fn plan_writes_what_it_draws_and_ends_when_nobody_reads_on() {
+    for (format, begin) in [("indices", ""), ("json", "{\"epoch\":0,\"len\":1000000000000,")] {
+        let mut args = vec!["plan", "--len", "1000000000000", "--num-replicas", "2"];
+        args.extend(["--permutation", "feistel", "--format", format]);
+        let mut process = feedline(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut first = [0; 4096];
+        process.stdout.take().unwrap().read_exact(&mut first).unwrap();
+        assert!(first.starts_with(begin.as_bytes()), "{}", String::from_utf8_lossy(&first));
+        let begun = Instant::now();
+        while process.try_wait().unwrap().is_none() && begun.elapsed() < Duration::from_secs(60) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let _ = process.kill();
+        let output = process.wait_with_output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
     }
 }
 

@@ -25,7 +25,7 @@ use feedline::read::{is_in_archive, is_url};
 use feedline::{Error, Result};
 use feedline_recipes::settings::{Said, Settings};
 use recipe::Recipe;
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 /// Flags that name the data and how it is augmented, the same for every command.
@@ -144,9 +144,20 @@ pub fn text_of(path: &Path) -> Result<String> {
 
 /// Writes to standard output; a reader that has gone away (`| head`) is no error.
 pub fn print(text: &str) -> Result<()> {
-    match std::io::stdout().write_all(text.as_bytes()) {
+    print_with(|out| out.write_all(text.as_bytes()))
+}
+
+/// As [`print`], piece by piece: what is written may be more than memory holds, and where nobody reads on nothing more is
+/// worked out.
+pub fn print_with(write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
+    let mut out = BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
+    match write(&mut out).and_then(|()| out.flush()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("write to", "standard output", e)),
-        _ => Ok(()),
+        _ => {
+            // What nobody reads is not written once more.
+            let _ = out.into_parts();
+            Ok(())
+        }
     }
 }
 

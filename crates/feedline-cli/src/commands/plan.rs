@@ -5,7 +5,8 @@ use clap::{Args as ClapArgs, ValueEnum};
 use feedline::plan::{EpochPlan, Permutation, Plan, Request, Tail};
 use feedline::read::read_text;
 use feedline::{Error, Result};
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -114,19 +115,15 @@ pub fn run(args: Args) -> Result<Done> {
         (false, PermutationArg::Feistel) => Permutation::Feistel,
     })?;
     plan.check_rank(args.rank.unwrap_or(0))?;
-    let text = match args.format {
-        _ if args.timing => timing(&plan, &args),
-        Format::Table => table(&plan, &args),
-        Format::Json => json(&plan, &args),
-        Format::Indices => {
-            let mut text = String::new();
-            for request in plan.epoch(args.epoch).rank(args.rank.unwrap_or(0)) {
-                let _ = writeln!(text, "{}", request.index);
-            }
-            text
-        }
-    };
-    super::print(&text)?;
+    match args.format {
+        _ if args.timing => super::print(&timing(&plan, &args)),
+        Format::Table => super::print(&table(&plan, &args)),
+        Format::Json => super::print_with(|out| json(&plan, &args, out)),
+        Format::Indices => super::print_with(|out| {
+            let epoch = plan.epoch(args.epoch);
+            epoch.rank(args.rank.unwrap_or(0)).try_for_each(|request| writeln!(out, "{}", request.index))
+        }),
+    }?;
     Ok(Done::Ok)
 }
 
@@ -204,23 +201,24 @@ fn cell(epoch: &EpochPlan, rank: u64) -> String {
     parts.join(" ")
 }
 
-fn json(plan: &Plan, args: &Args) -> String {
+/// The keys in the order of the alphabet; what can be long is written as it is drawn.
+fn json(plan: &Plan, args: &Args, out: &mut dyn io::Write) -> io::Result<()> {
     let epoch = plan.epoch(args.epoch);
-    let ranks: Vec<serde_json::Value> = ranks(plan, args)
-        .map(|rank| {
-            let requests: Vec<Request> = epoch.rank(rank).collect();
-            serde_json::json!({
-                "rank": rank,
-                "indices": requests.iter().map(|r| r.index).collect::<Vec<_>>(),
-                "padded_slots": requests.iter().enumerate().filter(|(_, r)| r.padded).map(|(at, _)| at).collect::<Vec<_>>(),
-            })
-        })
-        .collect();
-    let value = serde_json::json!({
-        "len": plan.len(), "num_replicas": plan.num_replicas(), "seed": plan.seed(), "epoch": args.epoch,
-        "shuffle": plan.is_shuffled(), "tail": plan.tail(), "total_size": epoch.total_size(), "ranks": ranks,
+    let (len, num_replicas) = (plan.len(), plan.num_replicas());
+    write!(out, "{{\"epoch\":{},\"len\":{len},\"num_replicas\":{num_replicas},\"ranks\":[", args.epoch)?;
+    for (place, rank) in ranks(plan, args).enumerate() {
+        write!(out, "{}{{\"indices\":[", if place == 0 { "" } else { "," })?;
+        let mut padded_slots: Vec<usize> = Vec::new();
+        for (slot, request) in epoch.rank(rank).enumerate() {
+            write!(out, "{}{}", if slot == 0 { "" } else { "," }, request.index)?;
+            padded_slots.extend(request.padded.then_some(slot));
+        }
+        write!(out, "],\"padded_slots\":{},\"rank\":{rank}}}", serde_json::json!(padded_slots))?;
+    }
+    let tail = serde_json::json!({
+        "seed": plan.seed(), "shuffle": plan.is_shuffled(), "tail": plan.tail(), "total_size": epoch.total_size(),
     });
-    value.to_string() + "\n"
+    writeln!(out, "],{}", &tail.to_string()[1..])
 }
 
 /// Seconds are counted from the moment the epoch is asked for. The checksum is the sum of (place + 1) * index over the
