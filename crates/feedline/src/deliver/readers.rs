@@ -20,6 +20,9 @@ const MAX_ITEMS: usize = 1 << 14;
 /// Storage kept for the next samples at most.
 const MAX_SPARE_BYTES: usize = 32 << 20;
 
+/// So much memory may stay with a part of a sample beyond half as much as it fills.
+const SLACK_BYTES: usize = 1 << 10;
+
 /// Samples that are read together at most: more, and the first of them would wait for long.
 const TOGETHER_MAX: usize = 64;
 
@@ -259,7 +262,7 @@ impl Shared {
             self.stats.add(&mut clock, number);
             let outcomes: Vec<Outcome> = match outcomes {
                 Ok(results) if results.len() == requests.len() => {
-                    results.into_iter().zip(raws).map(|(read, raw)| Ok(read.map(|()| raw))).collect()
+                    results.into_iter().zip(raws).map(|(read, raw)| Ok(read.map(|()| trimmed(raw)))).collect()
                 }
                 Err(panic) if requests.len() == 1 => vec![Err(panic)],
                 // A panic, or too few results: each for itself, so that whose fault it was is the only one, and nobody
@@ -274,9 +277,9 @@ impl Shared {
             for (place, outcome) in (place..).zip(outcomes) {
                 let at = (place - state.first) as usize;
                 if let Some(Item::Reading { bytes }) = state.items.get(at) {
-                    // What it has turned out to be.
+                    // What it has turned out to be, with the memory that it does not fill.
                     let held = match &outcome {
-                        Ok(Ok(raw)) => raw.iter().map(|part| part.len() as u64).sum(),
+                        Ok(Ok(raw)) => raw.iter().map(|part| part.capacity() as u64).sum(),
                         _ => 0,
                     };
                     state.held_bytes = state.held_bytes - *bytes + held;
@@ -307,7 +310,93 @@ impl Shared {
     }
 }
 
+/// Without most of the memory that it does not fill: what is used again would soon be as large as the largest sample that
+/// was ever in it, and all that is read ahead a multiple of its budget.
+fn trimmed(mut raw: Raw) -> Raw {
+    for part in &mut raw {
+        if part.capacity() > part.len() + part.len() / 2 + SLACK_BYTES {
+            part.shrink_to_fit();
+        }
+    }
+    raw
+}
+
 /// For errors of the readers themselves.
 pub(super) fn cannot_start(count: usize, error: &std::io::Error) -> Error {
     Error::config(format!("cannot start {count} threads that read ahead: {error}"), "Lower storage.requests_in_flight")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Plan;
+    use crate::sample::{FieldSpec, Slot};
+
+    /// Samples of very different sizes.
+    struct Uneven;
+
+    const SAMPLES: u64 = 200;
+
+    fn size(index: u64) -> usize {
+        if index.is_multiple_of(20) { 100_000 } else { 2_000 + index as usize }
+    }
+
+    impl Pipeline for Uneven {
+        fn len(&self) -> u64 {
+            SAMPLES
+        }
+        fn fingerprint(&self) -> u64 {
+            1
+        }
+        fn fields(&self) -> &[FieldSpec] {
+            &[]
+        }
+        fn location(&self, _: u64) -> String {
+            String::new()
+        }
+        fn read(&self, request: &Request, raw: &mut Raw, _: &mut Clock) -> Result<()> {
+            raw.resize_with(1, Vec::new);
+            raw[0].clear();
+            raw[0].resize(size(request.index), request.index as u8);
+            Ok(())
+        }
+        fn make(&self, _: &Request, _: &Raw, _: &mut Slot<'_>, _: &mut Clock) -> Result<()> {
+            Ok(())
+        }
+        fn raw_bytes(&self, index: u64) -> u64 {
+            size(index) as u64
+        }
+    }
+
+    /// What is held must not grow from epoch to epoch with the largest sample that each piece of memory has ever held.
+    #[test]
+    fn memory_that_is_used_again_stays_within_the_budget() {
+        const LIMIT: usize = 400_000;
+        let stats = Arc::new(Stats::new(false));
+        let readers = Readers::new(Arc::new(Uneven), 2, LIMIT as u64, 0, stats).unwrap();
+        let plan = Plan::new(SAMPLES, 1).unwrap();
+        let generation = readers.seek(Walk::new(plan.clone(), 0, 1, false, None));
+        let (mut raw, mut most, mut number) = (Raw::new(), 0, 0);
+        for epoch in 0..40 {
+            for request in plan.epoch(epoch).rank(0) {
+                readers.take(generation, number, &mut raw, &mut Clock::default()).unwrap();
+                assert_eq!(raw[0], vec![request.index as u8; size(request.index)]);
+                number += 1;
+            }
+            // Until no other sample fits.
+            let begun = std::time::Instant::now();
+            while begun.elapsed().as_secs() < 10 && readers.shared.lock().held_bytes < LIMIT as u64 - 100_000 {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            let held = |item: &Item| -> usize {
+                match item {
+                    Item::Read { outcome: Ok(Ok(raw)), .. } => raw.iter().map(Vec::capacity).sum(),
+                    _ => 0,
+                }
+            };
+            most = most.max(readers.shared.lock().items.iter().map(held).sum::<usize>());
+        }
+        // Two may have been begun before it was known what the others hold.
+        assert!(most < LIMIT + 2 * 200_000, "{most} bytes");
+    }
 }

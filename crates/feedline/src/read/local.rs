@@ -128,7 +128,9 @@ impl Source for LocalFiles {
             let problem = format!("the file was changed since it was listed: it has {} bytes now", metadata.len());
             return Err(ReadError::new(Fault::Changed, self.location(want.key), problem));
         }
-        into.resize(want.len_bytes() as usize, 0);
+        let len_bytes = want.len_bytes() as usize;
+        into.reserve_exact(len_bytes.saturating_sub(into.len()));
+        into.resize(len_bytes, 0);
         file.read_exact_at(into, want.range.start).map_err(failed)
     }
 
