@@ -9,7 +9,7 @@ use super::stored::Stored;
 use super::text::text_of;
 use crate::error::{Error, Result};
 use crate::plan::rng::{hash_name, hash_words};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
@@ -120,7 +120,9 @@ impl ImageList {
         let Some(classes) = classes else {
             return ImageList::from_class_folders(folder, split, found, remarks)?.found(folder);
         };
-        if let Some(unknown) = found.iter().find(|name| !classes.contains(name)) {
+        let numbered = (0..classes.len() as u32).zip(&classes).rev(); // of two that are called alike the first stays
+        let places: HashMap<&str, u32> = numbered.map(|(place, class)| (&**class, place)).collect();
+        if let Some(unknown) = found.iter().find(|name| !places.contains_key(&***name)) {
             return Err(Error::dataset(
                 folder.join(unknown).path(),
                 format!("`{unknown}` is not one of the {} classes of the training split", classes.len()),
@@ -129,9 +131,8 @@ impl ImageList {
         }
         let mut list = ImageList::from_class_folders(folder, split, found, remarks)?;
         for entry in &mut list.entries {
-            let name = &list.classes[entry.class as usize];
             // Present: checked above.
-            entry.class = classes.iter().position(|class| class == name).unwrap_or_default() as u32;
+            entry.class = places[&*list.classes[entry.class as usize]];
         }
         list.entries.sort_by_key(|entry| entry.class); // stable, so files stay in their order
         list.classes = classes;
@@ -433,10 +434,11 @@ fn parse_classes(text: Vec<u8>, file: &Path) -> Result<Vec<String>> {
     if names.is_empty() {
         return Err(Error::dataset(file, "there is no class in it", "Write one class name per line"));
     }
+    let mut lines: HashMap<&str, usize> = HashMap::with_capacity(names.len());
     for (at, name) in names.iter().enumerate() {
         let problem = if name.is_empty() {
             "is blank, which would shift the labels".to_owned()
-        } else if let Some(first) = names[..at].iter().position(|earlier| earlier == name) {
+        } else if let Some(first) = lines.insert(name, at) {
             format!("repeats the class `{name}` of line {}", first + 1)
         } else {
             continue;
