@@ -312,8 +312,8 @@ def images(
 
     Any path may be a URL: ``s3://bucket/folder``, ``gs://``, ``az://``, ``http(s)://`` or ``file://``. ``storage`` says how
     it is read, with the keys of ``[storage]`` in the settings: ``endpoint``, ``region``, ``anonymous``,
-    ``requests_in_flight``, ``timeout_s``, ``retry_s``, ``cache_dir``, ``cache_bytes``, ``map``, ``listings_dir``. It
-    changes no batch. Credentials come from the environment.
+    ``requests_in_flight``, ``timeout_s``, ``retry_s``, ``cache_dir``, ``cache_bytes``, ``cache_mode``, ``map``,
+    ``listings_dir``. It changes no batch. Credentials come from the environment.
     """
     how = _storage(storage)
     names: tuple[str, ...] | None = None

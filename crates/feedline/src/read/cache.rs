@@ -6,22 +6,19 @@
 //! of all entries are counted in one file under a lock, which the system takes back from a process that dies. What a
 //! killed process leaves is a file that nobody has locked, and a count that is too high until somebody counts anew.
 
+use super::cache_folder::{CacheFolder, CacheMode};
 use super::source::{Fault, Get, Object, ReadError, Source, Stop};
 use crate::error::{Error, Result};
 use crate::plan::rng::{hash_name, hash_words};
 use std::cmp::Ordering as Order;
 use std::collections::{BinaryHeap, HashMap};
-use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
+use std::fs::File;
+use std::io::{Read, Write};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{Duration, SystemTime};
-
-/// The folder inside the one that was named; nothing outside of it is ever touched.
-const FOLDER: &str = "feedline-cache-1";
 
 /// Ends every entry.
 const MAGIC: [u8; 8] = *b"FEEDLN01";
@@ -62,12 +59,8 @@ pub struct CacheCounts {
 #[derive(Debug)]
 pub struct Cache {
     inner: Arc<dyn Source>,
-    folder: PathBuf,
+    folder: CacheFolder,
     budget_bytes: u64,
-    /// Holds the number of bytes in use, and the lock of the whole folder between processes.
-    usage: File,
-    /// The lock of a file is one for all threads of a process, so these need their own.
-    threads: Mutex<()>,
     users: RwLock<Vec<User>>,
     victims: Mutex<Victims>,
     counts: [AtomicU64; 6],
@@ -96,7 +89,15 @@ struct Victims {
     heap: BinaryHeap<Victim>,
     /// The epoch in which they were counted: in the next one all stand differently.
     epoch: u64,
+    /// How many there were when each stood there once.
+    distinct: usize,
 }
+
+/// So many may stand in line twice, beside as many as there are.
+const TWICE: usize = 1024;
+
+/// In place of when it is needed next: an entry that this user cannot remove.
+const NEVER: f64 = f64::NEG_INFINITY;
 
 /// An entry that may have to go.
 #[derive(Debug)]
@@ -127,37 +128,29 @@ impl PartialEq for Victim {
 impl Eq for Victim {}
 
 impl Cache {
-    /// Keeps what is read from `inner` in `dir`, up to `budget_bytes` together with whatever other processes keep there.
+    /// Keeps what is read from `inner` in `dir`, up to `budget_bytes` together with whatever other processes keep there, for
+    /// those who share it by `mode`. Where nothing can be written, what is there is used.
     ///
     /// # Errors
-    /// A folder that cannot be made or written to.
-    pub fn open(inner: Arc<dyn Source>, dir: &Path, budget_bytes: u64) -> Result<Cache> {
-        let folder = dir.join(FOLDER);
-        let failed = |path: &Path| {
-            let path = path.to_path_buf();
-            move |e| Error::io("open the cache", path, e)
-        };
-        for part in 0..=255u8 {
-            let part = folder.join(format!("{part:02x}"));
-            fs::create_dir_all(&part).map_err(failed(&part))?;
+    /// A folder that can neither be made nor read, or of another user where it is to be one's own.
+    pub fn open(inner: Arc<dyn Source>, dir: &Path, budget_bytes: u64, mode: CacheMode) -> Result<Cache> {
+        let folder = CacheFolder::open(dir, mode)?;
+        if folder.is_writable() {
+            folder.remove_leftovers();
         }
-        // Tells programs that make backups to leave it out (https://bford.info/cachedir/).
-        let tag = folder.join("CACHEDIR.TAG");
-        fs::write(&tag, "Signature: 8a477f597d28d172789f06886806bc55\n").map_err(failed(&tag))?;
-        let path = folder.join("usage");
-        let usage = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-        let cache = Cache {
+        Ok(Cache {
             inner,
             budget_bytes,
-            usage: usage.map_err(failed(&path))?,
-            threads: Mutex::default(),
+            folder,
             users: RwLock::default(),
             victims: Mutex::default(),
             counts: Default::default(),
-            folder,
-        };
-        cache.remove_leftovers();
-        Ok(cache)
+        })
+    }
+
+    /// What a person should know of its folder, such as that nothing can be written to it.
+    pub fn remark(&self) -> Option<&str> {
+        self.folder.remark()
     }
 
     /// From now on the samples with these objects, or parts of them, each by its number, are kept by when `outlook` says
@@ -200,32 +193,27 @@ impl Cache {
         CacheCounts { hits, misses, written, evicted, damaged, failed }
     }
 
-    fn path(&self, name: Name) -> PathBuf {
-        self.folder.join(format!("{:02x}/{:016x}{:016x}", name[0] >> 56, name[0], name[1]))
-    }
-
     /// The entry, if it is there and whole.
     fn read(&self, name: Name, identity: &str, want: &Get<'_>, into: &mut Vec<u8>) -> bool {
-        let path = self.path(name);
-        let Ok(mut file) = File::open(&path) else { return false };
+        let name = text_of(name);
+        let Ok((mut file, metadata)) = self.folder.entry(&name) else { return false };
         let len_bytes = want.len_bytes() as usize;
         let whole_bytes = len_bytes + identity.len() + TRAILER_BYTES;
         into.clear();
-        into.reserve(whole_bytes);
-        // A byte more than there may be, so that what is too long is found out.
-        let read = (&mut file).take(whole_bytes as u64 + 1).read_to_end(into);
-        let good = read.is_ok_and(|read| read == whole_bytes)
+        let good = metadata.len() == whole_bytes as u64
+            && into.try_reserve_exact(whole_bytes).is_ok()
+            && (&mut file).take(whole_bytes as u64).read_to_end(into).is_ok_and(|read| read == whole_bytes)
             && into[len_bytes..whole_bytes - TRAILER_BYTES] == *identity.as_bytes()
             && into[whole_bytes - TRAILER_BYTES..] == trailer(&into[..len_bytes], identity);
         if !good {
             self.counts[4].fetch_add(1, Relaxed);
-            self.remove(&path, file.metadata().map_or(0, |metadata| metadata.len()));
+            self.remove(|folder| folder.remove_entry(&name), metadata.len());
             return false;
         }
         into.truncate(len_bytes);
         let is_old = |time: SystemTime| time.elapsed().is_ok_and(|age| age > TOUCH);
-        if file.metadata().and_then(|metadata| metadata.modified()).is_ok_and(is_old) {
-            let _ = file.set_modified(SystemTime::now());
+        if self.folder.is_writable() && metadata.modified().is_ok_and(is_old) {
+            self.folder.touch(&file);
         }
         true
     }
@@ -260,19 +248,22 @@ impl Cache {
     /// Keeps `bytes`, if there is room or something is needed later. That it could not be kept is no error.
     fn keep(&self, name: Name, identity: &str, bytes: &[u8]) {
         let size_bytes = (bytes.len() + identity.len() + TRAILER_BYTES) as u64;
+        if !self.folder.is_writable() {
+            return;
+        }
         let Some((file, new)) = self.room_for(size_bytes, self.next_use(name)) else { return };
         match self.write(file, &new, name, identity, bytes) {
             Ok(true) => {
                 self.counts[2].fetch_add(1, Relaxed);
-                let _ = fs::remove_file(&new); // gone already if it was renamed
+                let _ = self.folder.remove_new(&new); // gone already if it was renamed
                 self.line_up(name, size_bytes);
             }
             // Another process was quicker.
-            Ok(false) => self.remove(&new, size_bytes),
+            Ok(false) => self.remove(|folder| folder.remove_new(&new), size_bytes),
             // The disk is full, say: the bytes are delivered all the same.
             Err(_) => {
                 self.counts[5].fetch_add(1, Relaxed);
-                self.remove(&new, size_bytes);
+                self.remove(|folder| folder.remove_new(&new), size_bytes);
             }
         }
     }
@@ -284,49 +275,43 @@ impl Cache {
         if !victims.heap.is_empty() {
             let next_use = self.next_use(name).unwrap_or(f64::MAX);
             victims.heap.push(Victim { next_use, name, size_bytes });
+            if victims.heap.len() > 2 * victims.distinct + TWICE {
+                self.thin_out(&mut victims);
+            }
         }
     }
 
-    /// Begins an entry of this size, so that whoever counts finds it.
-    fn begin(&self, size_bytes: u64) -> std::io::Result<(File, PathBuf)> {
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let number = NUMBER.fetch_add(1, Relaxed);
-        let new = self.folder.join(format!("new-{}-{number}", std::process::id()));
-        let file = OpenOptions::new().write(true).create_new(true).open(&new)?;
-        // The lock is held until it is closed: it says that somebody is at work on it.
-        match file.lock().and_then(|()| file.set_len(size_bytes)) {
-            Ok(()) => Ok((file, new)),
-            Err(e) => {
-                let _ = fs::remove_file(&new);
-                Err(e)
-            }
+    /// Leaves each entry in line once: else the line would grow with every use for as long as nothing has to go.
+    fn thin_out(&self, victims: &mut Victims) {
+        let mut once: HashMap<Name, Victim> = HashMap::with_capacity(victims.distinct);
+        for victim in victims.heap.drain() {
+            let known = once.entry(victim.name).or_insert(Victim { next_use: f64::NEG_INFINITY, ..victim });
+            known.next_use = known.next_use.max(victim.next_use);
         }
+        let users = self.users.read().unwrap_or_else(PoisonError::into_inner);
+        for victim in once.values_mut().filter(|victim| victim.next_use != NEVER) {
+            victim.next_use = next_use(&users, victim.name).unwrap_or(victim.next_use);
+        }
+        victims.distinct = once.len();
+        victims.heap = once.into_values().collect();
     }
 
     /// Writes an entry that was begun; false if there is one already.
-    fn write(&self, mut file: File, new: &Path, name: Name, identity: &str, bytes: &[u8]) -> std::io::Result<bool> {
+    fn write(&self, mut file: File, new: &str, name: Name, identity: &str, bytes: &[u8]) -> std::io::Result<bool> {
         file.write_all(bytes)?;
         file.write_all(identity.as_bytes())?;
         file.write_all(&trailer(bytes, identity))?;
-        match fs::hard_link(new, self.path(name)) {
-            Ok(()) => Ok(true),
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(false),
-            // A file system without links.
-            Err(e) if matches!(e.kind(), ErrorKind::Unsupported | ErrorKind::PermissionDenied) => {
-                fs::rename(new, self.path(name)).map(|()| true)
-            }
-            Err(e) => Err(e),
-        }
+        self.folder.publish(&file, new, &text_of(name))
     }
 
     /// Takes `size_bytes` of the budget, from entries that are needed later if it must be, and begins an entry of that
     /// size. None if there are no such entries, or the disk is full.
-    fn room_for(&self, size_bytes: u64, next_use: Option<f64>) -> Option<(File, PathBuf)> {
+    fn room_for(&self, size_bytes: u64, next_use: Option<f64>) -> Option<(File, String)> {
         if size_bytes > self.budget_bytes {
             return None;
         }
-        let _lock = self.locked()?;
-        let mut used_bytes = self.used_bytes();
+        let lock = self.folder.locked()?;
+        let mut used_bytes = lock.used_bytes();
         if used_bytes + size_bytes > self.budget_bytes {
             let mut victims = self.victims.lock().unwrap_or_else(PoisonError::into_inner);
             let epoch = next_use.unwrap_or_default() as u64;
@@ -335,13 +320,18 @@ impl Cache {
                 if !is_counted && (victims.heap.is_empty() || victims.epoch != epoch) {
                     is_counted = true;
                     used_bytes = self.count(&mut victims.heap);
-                    victims.epoch = epoch;
+                    (victims.epoch, victims.distinct) = (epoch, victims.heap.len());
                     continue;
                 }
                 let Some(last) = victims.heap.pop() else {
-                    self.set_used_bytes(used_bytes);
+                    lock.set_used_bytes(used_bytes);
                     return None;
                 };
+                if last.next_use == NEVER {
+                    victims.heap.push(last);
+                    lock.set_used_bytes(used_bytes);
+                    return None;
+                }
                 // Another may have used it since it was put there.
                 if let Some(now) = self.next_use(last.name)
                     && now > last.next_use
@@ -351,55 +341,53 @@ impl Cache {
                 }
                 if last.next_use < 0.0 || next_use.is_some_and(|next_use| next_use >= last.next_use) {
                     victims.heap.push(last);
-                    self.set_used_bytes(used_bytes);
+                    lock.set_used_bytes(used_bytes);
                     return None;
                 }
-                if fs::remove_file(self.path(last.name)).is_ok() {
+                if self.folder.remove_entry(&text_of(last.name)).is_ok() {
                     self.counts[3].fetch_add(1, Relaxed);
                     used_bytes = used_bytes.saturating_sub(last.size_bytes);
                 }
             }
         }
-        let begun = self.begin(size_bytes);
+        let begun = self.folder.begin(size_bytes);
         if begun.is_err() {
             self.counts[5].fetch_add(1, Relaxed);
         }
         // Counted before it is known that the count can be written: then too much is counted, which does no harm.
-        begun.ok().filter(|_| self.set_used_bytes(used_bytes + size_bytes))
+        begun.ok().filter(|_| lock.set_used_bytes(used_bytes + size_bytes))
     }
 
     /// Counts what is there, in bytes, and puts it in line.
     fn count(&self, victims: &mut BinaryHeap<Victim>) -> u64 {
         let mut found = Vec::new();
         // First, since what is published meanwhile may rather count twice than not at all.
-        let begun_bytes: u64 = self.begun().filter_map(|path| Some(fs::metadata(path).ok()?.len())).sum();
+        let begun_bytes = self.folder.begun_bytes();
         let users = self.users.read().unwrap_or_else(PoisonError::into_inner);
+        let may_remove_all = self.folder.may_remove_all();
         for part in 0..=255u8 {
-            let Ok(entries) = fs::read_dir(self.folder.join(format!("{part:02x}"))) else { continue };
-            for entry in entries.flatten() {
+            self.folder.entries(part, |text, look| {
                 // What has not the name of an entry is not ours.
-                let Some(name) = entry.file_name().to_str().and_then(parse_name) else { continue };
+                let Some(name) = parse_name(text) else { return };
                 let known = users.iter().find_map(|user| Some(user.samples.get(&name)?.1));
-                if let (Some(next_use), Some(size_bytes)) = (next_use(&users, name), known) {
+                if let (Some(next_use), Some(size_bytes), true) = (next_use(&users, name), known, may_remove_all) {
                     found.push(Victim { next_use, name, size_bytes });
-                    continue;
+                    return;
                 }
-                let Ok(metadata) = entry.metadata() else { continue };
-                // Of another job: not to be touched while it is in use, and the first to go after that.
-                let unused = metadata.modified().ok().and_then(|time| time.elapsed().ok()).unwrap_or_default();
-                let next_use = if unused > LEASE { f64::MAX } else { -1.0 };
-                found.push(Victim { next_use, name, size_bytes: metadata.len() });
-            }
+                let Some(entry) = look() else { return };
+                let next_use = match next_use(&users, name) {
+                    // Nothing that this user could do about it.
+                    _ if !entry.is_removable => NEVER,
+                    Some(next_use) => next_use,
+                    // Of another job: not to be touched while it is in use, and the first to go after that.
+                    None if entry.changed.elapsed().unwrap_or_default() > LEASE => f64::MAX,
+                    None => -1.0,
+                };
+                found.push(Victim { next_use, name, size_bytes: entry.size_bytes });
+            });
         }
         *victims = found.into();
         victims.iter().map(|victim| victim.size_bytes).sum::<u64>() + begun_bytes
-    }
-
-    /// Entries that are being written, or were when somebody was killed.
-    fn begun(&self) -> impl Iterator<Item = PathBuf> {
-        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        let is_new = |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(b"new-");
-        entries.filter(is_new).map(|entry| entry.path())
     }
 
     /// When an entry is needed next, as far as this process knows.
@@ -408,37 +396,15 @@ impl Cache {
     }
 
     /// Removes a file and its share of the budget: both under the lock, or whoever counts between them would miss it.
-    fn remove(&self, path: &Path, size_bytes: u64) {
-        let lock = self.locked();
-        if fs::remove_file(path).is_ok() && lock.is_some() {
-            self.set_used_bytes(self.used_bytes().saturating_sub(size_bytes));
+    fn remove(&self, remove: impl FnOnce(&CacheFolder) -> std::io::Result<()>, size_bytes: u64) {
+        if !self.folder.is_writable() {
+            return;
         }
-    }
-
-    /// The lock of the folder, over all processes. A process that dies gives it back.
-    fn locked(&self) -> Option<Locked<'_>> {
-        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        self.usage.lock().ok()?;
-        Some(Locked { file: &self.usage, _threads: threads })
-    }
-
-    fn used_bytes(&self) -> u64 {
-        let mut bytes = [0; 8];
-        // A new file holds nothing yet.
-        self.usage.read_exact_at(&mut bytes, 0).map_or(0, |()| u64::from_le_bytes(bytes))
-    }
-
-    /// Whether that could be written.
-    fn set_used_bytes(&self, used_bytes: u64) -> bool {
-        self.usage.write_all_at(&used_bytes.to_le_bytes(), 0).is_ok()
-    }
-
-    /// Removes what processes that were killed had begun.
-    fn remove_leftovers(&self) {
-        for path in self.begun() {
-            if File::open(&path).is_ok_and(|file| file.try_lock().is_ok()) {
-                let _ = fs::remove_file(path);
-            }
+        let lock = self.folder.locked();
+        if remove(&self.folder).is_ok()
+            && let Some(lock) = lock
+        {
+            lock.set_used_bytes(lock.used_bytes().saturating_sub(size_bytes));
         }
     }
 }
@@ -449,21 +415,15 @@ fn next_use(users: &[User], name: Name) -> Option<f64> {
     uses.reduce(f64::min)
 }
 
-struct Locked<'a> {
-    file: &'a File,
-    _threads: MutexGuard<'a, ()>,
-}
-
-impl Drop for Locked<'_> {
-    fn drop(&mut self) {
-        let _ = self.file.unlock();
-    }
-}
-
 fn name_of(location: &str, version: &str, start: u64, end: u64) -> Name {
     let words = [hash_name(location), hash_name(version), start, end];
     let first = hash_words(&words);
     [first, hash_words(&[first, end, start, hash_name(version).rotate_left(32), hash_name(location)])]
+}
+
+/// The name of an entry's file; its first two letters are those of the folder it is in.
+fn text_of(name: Name) -> String {
+    format!("{:016x}{:016x}", name[0], name[1])
 }
 
 fn parse_name(text: &str) -> Option<Name> {
@@ -525,5 +485,41 @@ impl Source for Cache {
 
     fn cache(&self) -> Option<&Cache> {
         Some(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::LocalFiles;
+    use super::*;
+
+    /// Nothing of it may grow with the number of epochs.
+    #[test]
+    fn the_line_of_those_that_may_go_stays_as_long_as_there_are_entries() {
+        let (data, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        const FILES: usize = 50;
+        (0..FILES).for_each(|at| std::fs::write(data.path().join(format!("{at:02}")), [0; 1000]).unwrap());
+        let files = Arc::new(LocalFiles::new(data.path()));
+        let objects = files.list("", &Stop::default()).unwrap();
+        let read = |cache: &Cache, count: usize| {
+            for Object { key, version, size_bytes, .. } in &objects[..count] {
+                let want = Get { key, range: 0..*size_bytes, version, until: None, stop: &Stop::default() };
+                cache.get(&want, &mut Vec::new()).unwrap();
+            }
+        };
+        // Once something had to go; from then on what is read is there.
+        let cache = Cache::open(files.clone(), dir.path(), 1_200 * 40, CacheMode::Private).unwrap();
+        read(&cache, FILES);
+        let held = |cache: &Cache| cache.victims.lock().unwrap().heap.len();
+        assert!(held(&cache) > 0);
+        for _ in 0..200 {
+            read(&cache, 30);
+            assert!(held(&cache) <= 2 * FILES + TWICE + 1, "{} in line", held(&cache));
+        }
+        // The line is still good for its purpose.
+        let before = cache.counts();
+        read(&cache, FILES);
+        assert!(cache.counts().evicted > before.evicted || cache.counts().misses > before.misses);
+        assert_eq!(cache.counts().damaged, 0);
     }
 }

@@ -5,6 +5,7 @@
 mod answer;
 pub mod archive;
 mod cache;
+mod cache_folder;
 #[cfg(feature = "cloud")]
 mod cloud;
 mod coalesce;
@@ -32,6 +33,7 @@ mod timeout;
 mod zip;
 
 pub use cache::{Cache, CacheCounts, Outlook};
+pub use cache_folder::CacheMode;
 #[cfg(feature = "cloud")]
 pub use cloud::Cloud;
 pub use coalesce::Coalesce;

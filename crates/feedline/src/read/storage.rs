@@ -2,6 +2,7 @@
 //! listing of a bucket, which is made once and kept.
 
 use super::cache::Cache;
+use super::cache_folder::CacheMode;
 use super::local::LocalFiles;
 use super::source::{Object, ReadError, Source, Stop};
 use super::{coalesce::Coalesce, limit::Limit, retry::Retry, timeout::Timeout};
@@ -35,6 +36,8 @@ pub struct Storage {
     pub cache_dir: PathBuf,
     /// What the cache may hold.
     pub cache_bytes: u64,
+    /// Who shares it.
+    pub cache_mode: CacheMode,
     /// `PREFIX=URL`: a path that begins with PREFIX is read from URL instead. Empty is none.
     pub map: String,
     /// Where listings are kept; empty is `feedline/listings` in the user's folder for caches.
@@ -70,6 +73,7 @@ impl Default for Storage {
             retry_s: 120.0,
             cache_dir: PathBuf::new(),
             cache_bytes: 0,
+            cache_mode: CacheMode::Private,
             map: String::new(),
             listings_dir: PathBuf::new(),
             credentials: None,
@@ -214,7 +218,7 @@ impl Storage {
         if self.cache_bytes == 0 {
             return Ok(source);
         }
-        Ok(Arc::new(Cache::open(source, &self.cache_dir, self.cache_bytes)?))
+        Ok(Arc::new(Cache::open(source, &self.cache_dir, self.cache_bytes, self.cache_mode)?))
     }
 
     /// All objects of `source`, from the listing that was kept, or else listed now and kept. A folder is listed each time,

@@ -2,14 +2,16 @@
 
 use super::{child, objects, read_all, succeeded, write_objects};
 use feedline::plan::Plan;
-use feedline::read::{Cache, Folder, Get, ImageList, LocalFiles, Source, Stop, Storage};
+use feedline::read::{Cache, CacheMode, Folder, Get, ImageList, LocalFiles, Source, Stop, Storage};
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 fn open(data: &Path, cache: &Path, budget_bytes: u64) -> Cache {
-    Cache::open(Arc::new(LocalFiles::new(data)), cache, budget_bytes).unwrap()
+    Cache::open(Arc::new(LocalFiles::new(data)), cache, budget_bytes, CacheMode::Private).unwrap()
 }
 
 /// Files of the cache that are entries, and those that are not finished.
@@ -361,4 +363,229 @@ fn what_has_no_version_is_not_kept() {
     let (mut bytes, stop) = (Vec::new(), Stop::default());
     cache.get(&Get { key: "x", range: 0..3, version: "", until: None, stop: &stop }, &mut bytes).unwrap();
     assert!(bytes == b"one" && files(dir.path()).0.is_empty());
+}
+
+/// What users of the machine do in the tests below: read everything through a cache, once, and tell.
+#[test]
+#[ignore = "run by other tests in a process of its own"]
+fn visitor() {
+    let place = |name: &str| PathBuf::from(std::env::var_os(name).unwrap());
+    let said = |name: &str| std::env::var(name).unwrap();
+    let mode = match said("READER_MODE").as_str() {
+        "all" => CacheMode::All,
+        "group" => CacheMode::Group,
+        _ => CacheMode::Private,
+    };
+    let files = Arc::new(LocalFiles::new(place("READER_DATA")));
+    match Cache::open(files, &place("READER_CACHE"), said("READER_BUDGET").parse().unwrap(), mode) {
+        Err(error) => println!("refused: {error}"),
+        Ok(cache) => {
+            let mut expect = objects();
+            expect.sort();
+            assert!(read_all(&cache, 1).unwrap() == expect);
+            println!("{:?} remark: {:?}", cache.counts(), cache.remark());
+        }
+    }
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
+}
+
+/// A folder that all may enter; and in it objects, a folder for a cache that all may write to, and the binary of the tests.
+fn open_house() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    for name in ["data", "cache"] {
+        fs::create_dir(dir.path().join(name)).unwrap();
+    }
+    write_objects(&dir.path().join("data"));
+    mode(dir.path(), 0o755);
+    mode(&dir.path().join("cache"), 0o1777);
+    fs::copy(std::env::current_exe().unwrap(), dir.path().join("tests")).unwrap();
+    mode(&dir.path().join("tests"), 0o755);
+    dir
+}
+
+/// What [`visitor`] says as this user and group.
+fn visit(house: &Path, user: u32, group: u32, mode: &str, budget: u64) -> String {
+    let mut command = std::process::Command::new(house.join("tests"));
+    command.args(["cache::visitor", "--exact", "--nocapture", "--ignored"]).current_dir("/").uid(user).gid(group);
+    command.env("READER_DATA", house.join("data")).env("READER_CACHE", house.join("cache"));
+    let output = command.env("READER_BUDGET", budget.to_string()).env("READER_MODE", mode).output().unwrap();
+    succeeded(&output);
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn users_share_a_cache_if_they_say_so() {
+    if !is_root() {
+        eprintln!("a test with several users is skipped: only root can act as others");
+        return;
+    }
+    let large = 1 << 30;
+    let house = open_house();
+    let said = visit(house.path(), 4711, 4711, "all", large);
+    assert!(said.contains("hits: 0, misses: 20, written: 20") && said.contains("remark: None"), "{said}");
+    let said = visit(house.path(), 4712, 4712, "all", large);
+    assert!(said.contains("hits: 20, misses: 0") && said.contains("remark: None"), "{said}");
+    // Nobody can remove or change what another has kept, and what one keeps counts for all.
+    let said = visit(house.path(), 4712, 4712, "all", 60_000);
+    assert!(said.contains("hits: 20"), "{said}");
+    let (entries, new) = files(&house.path().join("cache"));
+    assert!(entries.len() == 20 && new.is_empty());
+    assert!(entries.iter().all(|path| fs::metadata(path).unwrap().mode() & 0o7777 == 0o644));
+    fs::write(house.path().join("data/a"), "b").unwrap();
+    let later = std::time::SystemTime::now() + Duration::from_secs(5);
+    fs::File::options().write(true).open(house.path().join("data/a")).unwrap().set_modified(later).unwrap();
+    let said = format!("{:?}", {
+        let files = Arc::new(LocalFiles::new(house.path().join("data")));
+        let cache = Cache::open(files, &house.path().join("cache"), large, CacheMode::All).unwrap();
+        read_all(&cache, 1).unwrap();
+        cache.counts()
+    });
+    assert!(said.contains("hits: 19, misses: 1, written: 1"), "root is one more user: {said}");
+    // Whose it is, is not one's own.
+    let said = visit(house.path(), 4713, 4713, "private", large);
+    assert!(said.contains("refused") && said.contains("belongs to another user"), "{said}");
+
+    // A group shares its entries, and one lets go what another has kept.
+    let house = open_house();
+    let said = visit(house.path(), 4711, 5000, "group", large);
+    assert!(said.contains("written: 20"), "{said}");
+    assert!(visit(house.path(), 4712, 5000, "group", large).contains("hits: 20"));
+    let old = std::time::SystemTime::now() - Duration::from_secs(7200);
+    let entries = files(&house.path().join("cache")).0;
+    for path in &entries {
+        assert_eq!(fs::metadata(path).unwrap().mode() & 0o7777, 0o660);
+        fs::File::options().write(true).open(path).unwrap().set_modified(old).unwrap();
+    }
+    let folder = house.path().join("cache/feedline-cache-1");
+    // The smallest: of the empty object, which is not the first to be read.
+    let one = entries.iter().min_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+    assert_eq!(fs::metadata(&folder).unwrap().mode() & 0o7777, 0o2770);
+    assert_eq!(fs::metadata(one.parent().unwrap()).unwrap().mode() & 0o7777, 0o2770);
+    // A use by another than who has written it is noted, too.
+    visit(house.path(), 4712, 5000, "group", large);
+    assert!(fs::metadata(one).unwrap().modified().unwrap() > old + Duration::from_secs(3600));
+    for path in &entries {
+        fs::File::options().write(true).open(path).unwrap().set_modified(old).unwrap();
+    }
+    fs::remove_file(one).unwrap();
+    let said = visit(house.path(), 4712, 5000, "group", 1_000_000);
+    assert!(!said.contains("evicted: 0"), "{said}");
+    // Who is not of the group is told so.
+    let said = visit(house.path(), 4713, 4713, "group", large);
+    assert!(said.contains("refused") && said.contains("failed to open the cache"), "{said}");
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_to_is_read() {
+    let house = open_house();
+    let cache = house.path().join("cache");
+    let shared = Cache::open(Arc::new(LocalFiles::new(house.path().join("data"))), &cache, 1 << 30, CacheMode::All);
+    read_all(&shared.unwrap(), 1).unwrap();
+    let before = files(&cache).0;
+    // One entry less, and a damaged one: both are read from the source.
+    fs::remove_file(&before[0]).unwrap();
+    let mut bytes = fs::read(&before[1]).unwrap();
+    bytes[0] ^= 1;
+    fs::write(&before[1], bytes).unwrap();
+    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    let folder = cache.join("feedline-cache-1");
+    let folders: Vec<PathBuf> = fs::read_dir(&folder).unwrap().flatten().map(|entry| entry.path()).collect();
+    folders.iter().filter(|path| path.is_dir()).for_each(|path| mode(path, 0o555));
+    mode(&folder.join("usage"), 0o444);
+    mode(&folder, 0o555);
+    let said = if is_root() {
+        visit(house.path(), 4711, 4711, "all", 1 << 30)
+    } else {
+        let files = Arc::new(LocalFiles::new(house.path().join("data")));
+        // Who owns it and says that it is private leaves it as it is.
+        let cache = Cache::open(files, &cache, 1 << 30, CacheMode::Private).unwrap();
+        read_all(&cache, 1).unwrap();
+        format!("{:?} remark: {:?}", cache.counts(), cache.remark())
+    };
+    assert!(said.contains("hits: 18, misses: 2, written: 0, evicted: 0, damaged: 1, failed: 0"), "{said}");
+    assert!(said.contains("cannot be written to") && said.contains("what is in it is used"), "{said}");
+    assert_eq!(files(&cache).0.len(), 19);
+    folders.iter().chain([&folder]).filter(|path| path.is_dir()).for_each(|path| mode(path, 0o755));
+}
+
+#[test]
+fn a_hostile_neighbour_can_neither_stop_a_reader_nor_reach_outside() {
+    let (data, dir, outside) =
+        (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    write_objects(data.path());
+    let mut expect = objects();
+    expect.sort();
+    let open = |mode, budget| Cache::open(Arc::new(LocalFiles::new(data.path())), dir.path(), budget, mode);
+    let folder = dir.path().join("feedline-cache-1");
+    assert_eq!(read_all(&open(CacheMode::All, 1 << 30).unwrap(), 1).unwrap(), expect);
+    let entries = files(dir.path()).0;
+    let precious: Vec<PathBuf> = entries
+        .iter()
+        .map(|path| outside.path().join(path.file_name().unwrap()))
+        .chain([outside.path().join("x")])
+        .collect();
+    precious.iter().for_each(|path| fs::write(path, "precious").unwrap());
+    // In place of entries: links, pipes, folders.
+    for (at, path) in entries.iter().enumerate() {
+        fs::remove_file(path).unwrap();
+        match at % 3 {
+            0 => symlink(&precious[at], path).unwrap(),
+            1 => rustix::fs::mkfifoat(rustix::fs::CWD, path, rustix::fs::Mode::from_raw_mode(0o666)).unwrap(),
+            _ => fs::create_dir(path).unwrap(),
+        }
+    }
+    // In place of files of the cache itself.
+    fs::remove_file(folder.join("CACHEDIR.TAG")).unwrap();
+    symlink(&precious[0], folder.join("CACHEDIR.TAG")).unwrap();
+    symlink(&precious[1], folder.join("new-1-1")).unwrap();
+    for budget in [1 << 30, 60_000] {
+        let cache = open(CacheMode::All, budget).unwrap();
+        assert_eq!(read_all(&cache, 2).unwrap(), expect);
+        assert_eq!(cache.counts().hits, 0);
+    }
+    // In place of the folders that entries are in: then nothing can be kept.
+    for part in 0..=255u8 {
+        let part = folder.join(format!("{part:02x}"));
+        fs::remove_dir_all(&part).unwrap();
+        symlink(outside.path(), part).unwrap();
+    }
+    for mode in [CacheMode::All, CacheMode::Group, CacheMode::Private] {
+        let cache = open(mode, 60_000).unwrap();
+        assert_eq!(read_all(&cache, 2).unwrap(), expect);
+        assert_eq!((cache.counts().hits, cache.counts().written, cache.counts().evicted), (0, 0, 0));
+    }
+    assert!(precious.iter().all(|path| fs::read(path).unwrap() == b"precious"));
+    assert_eq!(fs::read_dir(outside.path()).unwrap().count(), precious.len());
+    // The count is no link, and no second name of another file.
+    let usage = folder.join("usage");
+    for link in [true, false] {
+        fs::remove_file(&usage).unwrap();
+        if link {
+            symlink(&precious[0], &usage).unwrap()
+        } else {
+            fs::hard_link(&precious[0], &usage).unwrap()
+        }
+        let error = open(CacheMode::All, 60_000).unwrap_err().to_string();
+        assert!(error.contains("failed to open the cache"), "{error}");
+    }
+    assert!(precious.iter().all(|path| fs::read(path).unwrap() == b"precious"));
+}
+
+#[test]
+fn a_lock_that_is_not_given_back_costs_the_cache_and_nothing_else() {
+    let (data, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    write_objects(data.path());
+    let cache = open(data.path(), dir.path(), 1 << 30);
+    let usage = fs::File::open(dir.path().join("feedline-cache-1/usage")).unwrap();
+    usage.lock().unwrap();
+    let expect = read_all(&cache, 3).unwrap();
+    assert_eq!((expect.len(), cache.counts().misses, cache.counts().written), (20, 20, 0));
+    drop(usage);
+    let cache = open(data.path(), dir.path(), 1 << 30);
+    assert_eq!(read_all(&cache, 3).unwrap(), expect);
+    assert_eq!(cache.counts().written, 20);
 }

@@ -15,7 +15,7 @@ mod proxy;
 mod server;
 
 use feedline::read::conformance::check;
-use feedline::read::{Coalesce, Get, Limit, LocalFiles, ReadError, Retry, Source, Stop, Timeout};
+use feedline::read::{Cache, CacheMode, Coalesce, Get, Limit, LocalFiles, ReadError, Retry, Source, Stop, Timeout};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -89,14 +89,13 @@ fn local_files_and_every_wrapper_conform() {
     write_objects(dir.path());
     let files = || -> Arc<dyn Source> { Arc::new(LocalFiles::new(dir.path())) };
     let cached = tempfile::tempdir().unwrap();
-    let cache = |budget| feedline::read::Cache::open(files(), cached.path(), budget).unwrap();
+    let cache = |budget| Cache::open(files(), cached.path(), budget, CacheMode::Private).unwrap();
     check(&*files(), &objects()).unwrap();
     check(&Retry::new(files(), Duration::from_secs(1)), &objects()).unwrap();
     check(&Limit::new(files(), 1), &objects()).unwrap();
     check(&Coalesce::new(files()), &objects()).unwrap();
-    let coalesced =
-        feedline::read::Cache::open(Arc::new(Coalesce::new(files())), tempfile::tempdir().unwrap().path(), 1 << 30);
-    check(&coalesced.unwrap(), &objects()).unwrap();
+    let (coalesced, apart) = (Arc::new(Coalesce::new(files())), tempfile::tempdir().unwrap());
+    check(&Cache::open(coalesced, apart.path(), 1 << 30, CacheMode::Private).unwrap(), &objects()).unwrap();
     check(&Timeout::new(files(), Duration::from_secs(5)), &objects()).unwrap();
     check(&cache(1 << 30), &objects()).unwrap();
     check(&cache(1 << 30), &objects()).unwrap(); // warm
