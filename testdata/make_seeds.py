@@ -44,7 +44,7 @@ Tr_imu_to_velo: 9.999976e-01 7.553071e-04 -2.035826e-03 -8.086759e-01 -7.854027e
     "classes.txt": "cat\ndog\n猫 头鹰\n",
     "scenes.tsv": "0003\n0004\tanything\n1449\n",
     "pairs.scenes.tsv": "RGB/2.jpg\tLabel/2.png\nRGB/3.jpg\tLabel/3.png\n",
-    "listing.txt": "feedline listing 2\t2\nheld://\n5\tabc\t1700000000000000000\ta/1.jpg\n0\t\t0\tb\nend\n",
+    "listing.txt": "feedline listing 3\t2\nheld://\n5\tabc\t1700000000000000000\ta/1.jpg\n0\t\t0\tb\nend\n",
     "kitti.yaml": """\
 CLASS_NAMES: ['Car', 'Pedestrian', 'Cyclist']
 DATA_CONFIG:

@@ -144,6 +144,26 @@ def test_training_from_archives_is_training_from_files(feedline, shapes, bucket,
             assert archive.extractfile(member).read() == (folder / "train" / member.name).read_bytes()
 
 
+def test_marks_of_folders_and_odd_keys_change_no_label(feedline, shapes, bucket, tmp_path):
+    folder, _ = shapes
+    url = bucket(folder, "marked")
+    # As the console of S3 leaves them, and what no request can name.
+    for mark in ("", "train/", "test/", "train/disc/", "train/stripes/", "train/square/", "empty/"):
+        bucket.client.put_object(Bucket="bench", Key=f"marked/{mark}", Body=b"")
+    for odd in ("train/disc/tab\t.jpg", "train/square/line\nbreak.jpg"):
+        bucket.client.put_object(Bucket="bench", Key=f"marked/{odd}", Body=b"no picture")
+    here = package.images(folder / "train").resize((32, 32))
+    for _ in ("listed", "kept"):
+        there = package.images(f"{url}/train").resize((32, 32))
+        assert there.classes == here.classes == ["disc", "square", "stripes"]
+        assert there.labels == here.labels
+        assert equal(batches(there), batches(here))
+    listed = feedline.ok("index", "--refresh", url)
+    assert "78 objects" in listed.stdout, listed.stdout
+    assert "2 of the objects cannot be read and are left out" in listed.stderr, listed.stderr
+    assert "control character" in listed.stderr and "line\\nbreak.jpg" in listed.stderr, listed.stderr
+
+
 def test_a_run_goes_on_from_the_other_place(feedline, shapes, tmp_path):
     folder, url = shapes
     whole = tmp_path / "whole"

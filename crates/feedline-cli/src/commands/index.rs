@@ -42,8 +42,10 @@ pub fn run(args: Args) -> Result<Done> {
     let (is_old, since) = (kept.exists() && !args.refresh, Instant::now());
     let bar = ProgressBar::new_spinner().with_message(format!("listing {}", source.location("")));
     bar.enable_steady_tick(Duration::from_millis(100));
-    let objects = storage.listing(&*source, args.refresh)?;
+    let listing = storage.listing(&*source, args.refresh)?;
     bar.finish_and_clear();
+    listing.words().iter().for_each(|words| eprintln!("feedline: {words}"));
+    let objects = listing.objects;
     if objects.is_empty() {
         let problem = "there is no object";
         return Err(Error::dataset(source.location(""), problem, "Check bucket and folder; upload the data first"));

@@ -1,10 +1,11 @@
 //! What an answer over HTTP means: whether a failure may pass, what it asks for, and which answers are of no use however
-//! often they are asked for. Owns the words for all of these; nothing of an answer's body gets into them but the name of
+//! often they are asked for; and that keys which `object_store` has no name for stand in a listing as they are. Owns the words for all of these; nothing of an answer's body gets into them but the name of
 //! the failure, since the rest may hold keys.
 
 use super::source::Fault;
 use super::storage::without_secrets;
 use object_store::client::{HttpError, HttpErrorKind, HttpRequest, HttpResponse};
+use object_store::path::Path;
 use std::collections::HashSet;
 use std::ops::Range;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -303,6 +304,79 @@ pub(super) fn is_same_version(one: &str, other: &str) -> bool {
 /// For the others the answer says what it is of.
 pub(super) fn is_strong(version: &str) -> bool {
     !version.is_empty() && !version.starts_with("W/") && !version.starts_with(CHANGED_AT)
+}
+
+/// In which element the answer to a request has the keys of objects, if it is a listing: of S3 and Google, of Azure.
+pub(super) fn listed_in(query: &str) -> Option<&'static str> {
+    query.split('&').find_map(|part| match part {
+        "list-type=2" => Some("Key"),
+        "comp=list" => Some("Name"),
+        _ => None,
+    })
+}
+
+/// Begins what stands in place of a key that `object_store` would refuse, and with it the whole listing, or would change
+/// without a word: it drops a `/` at the end, and blanks.
+const HIDDEN: &str = "feedline-hidden-key-";
+
+/// A listing with the keys in `element` hidden that would not come out as they are.
+pub(super) fn with_hidden(body: &[u8], element: &str) -> Vec<u8> {
+    let (open, close) = (format!("<{element}>"), format!("</{element}>"));
+    let Ok(mut rest) = str::from_utf8(body) else { return body.to_vec() };
+    let mut text = String::with_capacity(rest.len());
+    while let Some((before, (inner, after))) =
+        rest.split_once(&open).and_then(|(before, rest)| Some((before, rest.split_once(&close)?)))
+    {
+        text += before;
+        text += &open;
+        match unescaped(inner) {
+            Some(key) if is_changed(&key) => text += &hidden(&key),
+            _ => text += inner,
+        }
+        text += &close;
+        rest = after;
+    }
+    (text + rest).into_bytes()
+}
+
+fn is_changed(key: &str) -> bool {
+    let same = Path::parse(key).is_ok_and(|path| path.as_ref() == key);
+    !same || key.trim() != key || key.starts_with(HIDDEN)
+}
+
+pub(super) fn hidden(key: &str) -> String {
+    key.bytes().fold(HIDDEN.to_owned(), |hidden, byte| format!("{hidden}{byte:02x}"))
+}
+
+/// What [`hidden`] was made of, or the key itself.
+pub(super) fn shown(key: &str) -> String {
+    let byte = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok();
+    let bytes = key.strip_prefix(HIDDEN).map(|hex| hex.as_bytes().chunks(2).map(byte).collect::<Option<Vec<u8>>>());
+    bytes.flatten().and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_else(|| key.to_owned())
+}
+
+/// The text that stands in an element of XML; `None` for what is not understood.
+pub(super) fn unescaped(inner: &str) -> Option<String> {
+    let mut parts = inner.split('&');
+    let mut text = parts.next()?.to_owned();
+    for part in parts {
+        let (name, rest) = part.split_once(';')?;
+        text.push(match name {
+            "amp" => '&',
+            "lt" => '<',
+            "gt" => '>',
+            "quot" => '"',
+            "apos" => '\'',
+            _ => {
+                let number = name.strip_prefix('#')?;
+                let hex = number.strip_prefix(['x', 'X']);
+                let code = hex.map_or_else(|| number.parse(), |hex| u32::from_str_radix(hex, 16));
+                char::from_u32(code.ok()?)?
+            }
+        });
+        text += rest;
+    }
+    (!text.contains("<![CDATA[")).then_some(text)
 }
 
 /// Marks a version that is a time of change.

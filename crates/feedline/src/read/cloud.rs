@@ -1,10 +1,10 @@
 //! Buckets: S3, Google Cloud Storage, Azure Blob Storage and plain HTTP servers, through the crate `object_store`. Owns
-//! one runtime for all of them, and that no credential gets into a message. What their answers mean is `answer.rs`'s; trying
-//! again, limits and caching are the wrappers' beside this file.
+//! one runtime for all of them, that no credential gets into a message, and which keys can be asked for. What their answers
+//! mean is `answer.rs`'s; trying again, limits and caching are the wrappers' beside this file.
 
 use super::answer::{self, CHANGED, CHANGED_AT, LISTED_MAX, Listed, Seen};
 use super::source::{Fault, Get, Object, PATIENCE, ReadError, Source, Stop};
-use super::storage::{Credentials, Storage, check_url, without_secrets};
+use super::storage::{Credentials, Storage, check_url, unreadable, without_secrets};
 use crate::error::{Error, Result};
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::StaticCredentialProvider;
@@ -15,7 +15,7 @@ use object_store::client::{
 };
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::http::HttpBuilder;
-use object_store::path::Path;
+use object_store::path::{Path, PathPart};
 use object_store::{ClientOptions, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, RetryConfig};
 use std::collections::HashMap;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
@@ -108,6 +108,9 @@ impl Cloud {
             _ => return Err(wrong(format!("the scheme {scheme} is unknown; known are {}", SCHEMES.join(", ")))),
         };
         let folder = folder.trim_end_matches('/');
+        if let Some(why) = unreadable(folder).filter(|_| !folder.is_empty()) {
+            return Err(wrong(format!("{why}, which no request can name; is there a `/` too many?")));
+        }
         let folder = if folder.is_empty() { String::new() } else { format!("{folder}/") };
         let store = store.map_err(|e| {
             let problem = format!("{}: {}", without_secrets(url), without_secrets(&e.to_string()));
@@ -116,13 +119,25 @@ impl Cloud {
         Ok(Cloud { store, base: format!("{scheme}://{bucket}/{folder}"), folder, timeout })
     }
 
+    /// The name of an object for `object_store`; of the folder itself, if `key` is empty.
     fn path(&self, key: &str) -> Result<Path, ReadError> {
-        Path::parse(format!("{}{key}", self.folder))
-            .map_err(|e| ReadError::new(Fault::Other, self.location(key), e.to_string()))
+        let wrong = |problem: String| ReadError::new(Fault::Other, self.location(key), problem);
+        let whole = if key.is_empty() { self.folder.trim_end_matches('/') } else { &format!("{}{key}", self.folder) };
+        if let Some(why) = unreadable(whole).filter(|_| !whole.is_empty()) {
+            return Err(wrong(format!("{why}, which no request can name; give the object another name")));
+        }
+        if !whole.contains("//") {
+            return Path::parse(whole).map_err(|e| wrong(e.to_string()));
+        }
+        // Parts of no length are names, too, but to a parser of paths.
+        whole
+            .split('/')
+            .try_fold(Path::ROOT, |path, part| Ok(path.join(PathPart::parse(part).map_err(|e| wrong(e.to_string()))?)))
     }
 
     fn object(&self, meta: ObjectMeta) -> Object {
-        let key = meta.location.as_ref().strip_prefix(&self.folder).unwrap_or(meta.location.as_ref()).to_owned();
+        let whole = answer::shown(meta.location.as_ref());
+        let key = whole.strip_prefix(&self.folder).unwrap_or(&whole).to_owned();
         let changed_ns =
             meta.last_modified.timestamp_nanos_opt().and_then(|time| time.try_into().ok()).unwrap_or_default();
         Object { key, size_bytes: meta.size, version: version(&meta), changed_ns }
@@ -357,12 +372,17 @@ impl HttpConnector for Watching {
 #[async_trait::async_trait]
 impl HttpService for Watched {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let element = answer::listed_in(request.uri().query().unwrap_or_default());
         let asked = see(|seen| seen.begin(&request)).unwrap_or_else(|| Seen::default().begin(&request))?;
         let response = self.0.execute(request).await?;
         if response.status().is_success() {
             let (response, found) = Seen::fit(asked, response).await?;
             see(|seen| seen.note(found));
-            return Ok(response);
+            let Some(element) = element else { return Ok(response) };
+            let (mut parts, body) = response.into_parts();
+            let body = answer::with_hidden(&body.bytes().await?, element);
+            parts.headers.remove("content-length");
+            return Ok(HttpResponse::from_parts(parts, body.into()));
         }
         let (parts, body) = response.into_parts();
         let body = body.bytes().await?;
@@ -379,6 +399,7 @@ fn see<T>(look: impl FnOnce(&mut Seen) -> T) -> Option<T> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::answer::{hidden, listed_in, shown, unescaped, with_hidden};
     use super::*;
 
     #[test]
@@ -386,6 +407,52 @@ mod tests {
         for url in ["s3://key:secret@bucket/x", "https://host/x?X-Amz-Signature=secret"] {
             let text = Cloud::open(url, &Storage::default()).unwrap_err().to_string();
             assert!(!text.contains("secret") && text.contains("environment"), "{text}");
+        }
+    }
+
+    #[test]
+    fn keys_stand_in_a_listing_as_they_are() {
+        let keys = ["d/a/", "d//x.jpg", "/x", "d/./x", "d/../x", "tab\tx", "line\nx\r", " lead", "trail ", "..", "/"];
+        let plain = ["a/b.jpg", "perc%20", "q?#.jpg", "a & b <c>.jpg", "ünï 猫", "'\""];
+        for key in keys.into_iter().chain(plain) {
+            let xml = key.replace('&', "&amp;").replace('<', "&lt;").replace('\t', "&#x9;").replace('\n', "&#10;");
+            let body = format!("<R><Name>b</Name><Contents><Key>{xml}</Key><Size>1</Size></Contents><Key>x</Key></R>");
+            let text = String::from_utf8(with_hidden(body.as_bytes(), "Key")).unwrap();
+            let inner = text.split_once("<Key>").unwrap().1.split_once("</Key>").unwrap().0;
+            assert_eq!(inner != xml, keys.contains(&key), "{key:?}");
+            // As the crate has it.
+            let path = Path::parse(unescaped(inner).unwrap()).unwrap();
+            assert_eq!(shown(path.as_ref()), key);
+            assert!(text.starts_with("<R><Name>b</Name>") && text.ends_with("<Key>x</Key></R>"), "{text}");
+        }
+        let twice = hidden("d/");
+        assert_eq!(shown(&hidden(&twice)), twice, "an object may be called as what is hidden");
+        for body in [&b"<Key>&unknown;</Key>"[..], b"<Key>&#x110000;</Key>", b"<Key>no end", b"\xff<Key>d/</Key>"] {
+            assert_eq!(with_hidden(body, "Key"), body);
+        }
+        for (query, element) in
+            [("list-type=2&prefix=a%2F", Some("Key")), ("comp=list", Some("Name")), ("", None), ("x=comp=list", None)]
+        {
+            assert_eq!(listed_in(query), element);
+        }
+    }
+
+    #[test]
+    fn a_key_is_asked_for_as_it_is_or_not_at_all() {
+        let bucket = Cloud::open("s3://bucket/some//folder/", &Storage::default()).unwrap();
+        for (key, path) in [("", "some//folder"), ("a//b", "some//folder/a//b"), (" a%20", "some//folder/ a%20")] {
+            assert_eq!(bucket.path(key).unwrap().as_ref(), path);
+        }
+        for key in ["a/", "a/../b", "./b", "a\tb"] {
+            let error = bucket.path(key).unwrap_err();
+            assert!(error.fault == Fault::Other && error.problem.contains("no request can name"), "{error}");
+        }
+        let root = Cloud::open("s3://bucket", &Storage::default()).unwrap();
+        assert_eq!((root.path("").unwrap().as_ref(), root.path("a").unwrap().as_ref()), ("", "a"));
+        assert!(root.path("/a").is_err(), "it would be asked for as `a`");
+        for url in ["s3://bucket//x", "s3://bucket/a/../x"] {
+            let text = Cloud::open(url, &Storage::default()).unwrap_err().to_string();
+            assert!(text.contains("no request can name"), "{text}");
         }
     }
 

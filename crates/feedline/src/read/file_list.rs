@@ -141,6 +141,7 @@ impl FileList {
     }
 
     fn sized(mut self) -> Result<FileList> {
+        self.warnings.extend(self.stored.as_ref().and_then(Stored::remark));
         for (at, entry) in (0u64..).zip(&mut self.entries) {
             entry.size_bytes = match &self.stored {
                 Some(stored) => stored.size_bytes(at),

@@ -9,7 +9,7 @@ use super::archive::{self, Index, Member, Packing};
 use super::image_list::{CLASSES_FILE, is_picture};
 use super::remarks::Remarks;
 use super::source::{Fault, Object, ReadError, Source, Stop};
-use super::storage::{Storage, check_url, is_url};
+use super::storage::{Listing, Storage, check_url, is_url};
 use super::stored::{Extent, Stored};
 use crate::error::{Error, Result};
 use std::collections::{BTreeSet, HashSet};
@@ -86,11 +86,22 @@ impl Folder {
             return Err(Error::dataset(&path, "its name is not UTF-8", "Rename it: it is read as a URL"));
         };
         let source = storage.open(url)?;
-        let objects = storage.listing(&*source, false)?;
+        let Listing { mut objects, mut left_out } = storage.listing(&*source, false)?;
+        // In a list it may be named. A folder without a name would be a class without one.
+        objects.retain(|object| match object.key.split('/').any(str::is_empty) {
+            true => {
+                left_out.push(("a part of its name is empty", source.location(&object.key)));
+                false
+            }
+            false => true,
+        });
         if objects.is_empty() {
+            let more = left_out.first().map(|(why, location)| {
+                format!(" that can be read; {} cannot, of the first {why}: {location:?}", left_out.len())
+            });
             return Err(Error::dataset(
                 &path,
-                "there is no object",
+                format!("there is no object{}", more.unwrap_or_default()),
                 "Check bucket and folder; if objects were added since, forget the old listing: feedline index --refresh URL",
             ));
         }
@@ -104,7 +115,10 @@ impl Folder {
         if let Some(object) = objects.iter().find(lost) {
             return Err(compressed(source.location(&object.key)));
         }
-        let tree = Tree::new(source, objects, &is_archive, true, storage)?;
+        let mut tree = Tree::new(source, objects, &is_archive, true, storage)?;
+        for (why, location) in left_out {
+            tree.remarks.leave_out(&format!("objects that cannot be read, since {why}"), location);
+        }
         Ok(Folder { path, tree: Some(Arc::new(tree)) })
     }
 
@@ -128,7 +142,7 @@ impl Folder {
         }
         if !url.starts_with("http") {
             let source = storage.open(&url)?;
-            let objects = storage.listing(&*source, false)?;
+            let objects = storage.listing(&*source, false)?.objects;
             let path = root_of(&*source);
             let plain = Tree::new(source, objects, &|_| false, false, storage)?;
             if paths.iter().all(|path| plain.key(path).is_some_and(|key| plain.find(key).is_some())) {

@@ -208,6 +208,7 @@ impl ImageList {
                 "Correct the list; or list the bucket anew: feedline index --refresh URL",
             )
         })?;
+        self.warnings.extend(self.stored.as_ref().and_then(Stored::remark));
         Ok(self)
     }
 

@@ -47,7 +47,7 @@ pub use pieces::{Piece, Pieces};
 pub use remarks::Remarks;
 pub use retry::Retry;
 pub use source::{Fault, Get, Object, ReadError, Source, Stop};
-pub use storage::{Credentials, Storage, check_url, is_url};
+pub use storage::{Credentials, Listing, Storage, check_url, is_url};
 pub(crate) use storage::{without_query, without_secrets};
 pub use stored::{Stored, read_sample};
 pub use text::{read_text, text_in, text_of, without_bom};

@@ -7,7 +7,7 @@ use super::image_list::{CLASSES_FILE, ImageList, is_picture};
 use super::local::LocalFiles;
 use super::source::{Get, Object, ReadError, Source, Stop};
 use super::stored::read_sample;
-use super::{ImageEntry, Storage, is_url};
+use super::{ImageEntry, Listing, Storage, is_url};
 use crate::error::{Error, Result};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -74,9 +74,14 @@ pub fn pack(dir: &Path, storage: &Storage, out: &Path, options: PackOptions<'_>)
         Some(url) => storage.open(url)?,
         None => Arc::new(LocalFiles::new(&*dir)),
     };
-    let mut listed = storage.listing(&*source, false)?;
-    listed.retain(|object| !object.key.split('/').any(|part| part.is_empty() || part.starts_with('.')));
+    let Listing { objects: mut listed, left_out } = storage.listing(&*source, false)?;
+    if let Some((why, location)) = left_out.first() {
+        let problem = format!("{} objects cannot be read; of the first {why}: {location:?}", left_out.len());
+        return Err(Error::dataset(&dir, problem, "Give them other names, or remove them: a pack is whole"));
+    }
+    listed.retain(|object| !object.key.split('/').any(|part| part.starts_with('.')));
     let refused = |key: &str| match key.rsplit_once('.') {
+        _ if key.split('/').any(str::is_empty) => Some("which no folder can hold: a part of its name is empty"),
         Some((_, "cls")) => Some("which in an archive would be the label of a picture: pack a list instead"),
         _ if archive::is_archive(key) => Some("which is an archive, and nobody looks into an archive in another"),
         _ => None,

@@ -9,6 +9,7 @@ use super::{coalesce::Coalesce, limit::Limit, retry::Retry, timeout::Timeout};
 use crate::error::{Error, Result};
 use crate::plan::rng::{hash_name, hash_words};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -59,6 +60,72 @@ impl fmt::Debug for Credentials {
     /// Without them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Credentials(...)")
+    }
+}
+
+/// What lies in a source.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// The objects, sorted by key.
+    pub objects: Vec<Object>,
+    /// Why each of some others is left out, and where it is.
+    pub left_out: Vec<(&'static str, String)>,
+}
+
+impl Listing {
+    /// Passes over the marks of folders among all `objects` of a bucket, and leaves out what cannot be read.
+    fn of(mut objects: Vec<Object>, source: &dyn Source) -> Listing {
+        let mut left_out = Vec::new();
+        // A name counts from the bucket on.
+        let base = source.location("");
+        let rest = base.split_once("://").map_or("", |(_, rest)| rest);
+        let folder = rest.split_once('/').map_or("", |(_, folder)| folder);
+        objects.retain(|object| {
+            if is_mark(object) {
+                return false;
+            }
+            match unreadable(&format!("{folder}{}", object.key)) {
+                None => true,
+                Some(why) => {
+                    left_out.push((why, source.location(&object.key)));
+                    false
+                }
+            }
+        });
+        Listing { objects, left_out }
+    }
+
+    /// What is left out, in words: a sentence for each reason.
+    pub fn words(&self) -> Vec<String> {
+        let mut found: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        self.left_out.iter().for_each(|(why, location)| found.entry(why).or_default().push(location));
+        let sentence = |(why, locations): (&str, Vec<&str>)| {
+            let first: Vec<String> = locations.iter().take(3).map(|location| format!("{location:?}")).collect();
+            let more = if locations.len() > first.len() { ", ..." } else { "" };
+            let (count, first) = (locations.len(), first.join(", "));
+            format!("{count} of the objects cannot be read and are left out, as {why}: {first}{more}")
+        };
+        found.into_iter().map(sentence).collect()
+    }
+}
+
+/// Whether an object is no file but says that there is a folder: consoles and many tools leave an empty object called
+/// `folder/`, older Hadoop `folder_$folder$`.
+fn is_mark(object: &Object) -> bool {
+    let is_named_so = object.key.is_empty() || object.key.ends_with('/') || object.key.ends_with("_$folder$");
+    is_named_so && object.size_bytes == 0
+}
+
+/// Why no request can name the object with this key, if that is so. What a URL holds as it is: it is taken apart at each
+/// `/`, and `..` leads out of a folder.
+pub(super) fn unreadable(key: &str) -> Option<&'static str> {
+    match key {
+        "" => Some("its name is empty"),
+        _ if key.starts_with('/') => Some("its name begins with `/`"),
+        _ if key.ends_with('/') => Some("its name ends in `/`, as that of a folder"),
+        _ if key.split('/').any(|part| matches!(part, "." | "..")) => Some("a part of its name is `.` or `..`"),
+        _ if key.contains(|letter: char| letter.is_ascii_control()) => Some("its name holds a control character"),
+        _ => None,
     }
 }
 
@@ -226,28 +293,33 @@ impl Storage {
     ///
     /// # Errors
     /// A place that cannot be listed; a listing that is damaged.
-    pub fn listing(&self, source: &dyn Source, afresh: bool) -> Result<Vec<Object>> {
+    pub fn listing(&self, source: &dyn Source, afresh: bool) -> Result<Listing> {
         let path = self.listing_path(source);
-        let is_kept = !source.location("").starts_with("file://");
-        if is_kept
-            && !afresh
+        if source.location("").starts_with("file://") {
+            let objects = source.list("", &Stop::default()).map_err(ReadError::into_error)?;
+            return Ok(Listing { objects, left_out: Vec::new() });
+        }
+        if !afresh
             && let Ok(text) = fs::read_to_string(&path)
+            // Of one that was kept by an older version nothing tells what is a mark of a folder.
+            && !text.starts_with(OLD_HEADER)
         {
-            return parse(&text, &source.location("")).ok_or_else(|| {
+            let objects = parse(&text, &source.location("")).ok_or_else(|| {
                 Error::dataset(
                     &path,
                     "this listing is damaged or of another version",
                     "Remove the file; it is made anew",
                 )
-            });
+            })?;
+            return Ok(Listing::of(objects, source));
         }
         let objects = source.list("", &Stop::default()).map_err(ReadError::into_error)?;
         // An empty folder may be filled tomorrow.
-        if is_kept && !objects.is_empty() {
+        if !objects.is_empty() {
             // If that is possible; a bucket can be listed again.
             let _ = keep(&path, &source.location(""), &objects);
         }
-        Ok(objects)
+        Ok(Listing::of(objects, source))
     }
 
     /// Where the listing of `source` is kept.
@@ -284,7 +356,10 @@ fn cloud(url: &str, _: &Storage) -> Result<Arc<dyn Source>> {
     })
 }
 
-const HEADER: &str = "feedline listing 2";
+const HEADER: &str = "feedline listing 3";
+
+/// Begins what older versions kept.
+const OLD_HEADER: &str = "feedline listing 2\t";
 
 /// Ends a listing that is whole.
 const END: &str = "end\n";
@@ -293,14 +368,23 @@ const END: &str = "end\n";
 fn keep(path: &Path, location: &str, objects: &[Object]) -> std::io::Result<()> {
     let mut text = format!("{HEADER}\t{}\n{location}\n", objects.len());
     for Object { key, size_bytes, version, changed_ns } in objects {
-        if key.contains(['\n', '\t', '\r']) || version.contains(['\n', '\t', '\r']) {
+        if version.contains(['\n', '\t', '\r']) {
             return Ok(()); // would need an escape; such a bucket is listed each time
         }
+        let escape = |key: String, (letter, escape): (char, &str)| key.replace(letter, escape);
+        let key = if key.contains(ESCAPES.map(|(letter, _)| letter)) {
+            &ESCAPES.into_iter().fold(key.clone(), escape)
+        } else {
+            key
+        };
         text += &format!("{size_bytes}\t{version}\t{changed_ns}\t{key}\n");
     }
     text += END;
     keep_text(path, &text)
 }
+
+/// What would end a line of a listing, and how it is written; the first one last when it is read.
+const ESCAPES: [(char, &str); 3] = [('%', "%25"), ('\n', "%0A"), ('\r', "%0D")];
 
 /// Writes a file so that it is there as a whole or not at all.
 pub(super) fn keep_text(path: &Path, text: &str) -> std::io::Result<()> {
@@ -321,7 +405,11 @@ fn parse(text: &str, location: &str) -> Option<Vec<Object>> {
         let mut parts = line.splitn(4, '\t');
         let (size_bytes, version) = (parts.next()?.parse().ok()?, parts.next()?.into());
         let changed_ns = parts.next()?.parse().ok()?;
-        Some(Object { key: parts.next()?.into(), size_bytes, version, changed_ns })
+        let key = parts.next()?.to_owned();
+        let unescape =
+            |key: String, (letter, escape): (char, &str)| key.replace(escape, letter.encode_utf8(&mut [0; 4]));
+        let key = if key.contains('%') { ESCAPES.into_iter().rev().fold(key, unescape) } else { key };
+        Some(Object { key, size_bytes, version, changed_ns })
     };
     let objects: Option<Vec<Object>> = lines.map(object).collect();
     objects.filter(|objects| objects.len() == count)
@@ -409,12 +497,13 @@ mod tests {
         fs::write(data.join("a/1"), "one").unwrap();
         let storage = Storage { listings_dir: dir.path().join("listings"), ..Storage::default() };
         let source = Bucket(LocalFiles::new(&data));
-        let first = storage.listing(&source, false).unwrap();
+        let list = |afresh| storage.listing(&source, afresh).unwrap().objects;
+        let first = list(false);
         assert_eq!((first.len(), first[0].key.as_str(), first[0].size_bytes), (1, "a/1", 3));
         fs::write(data.join("a/2"), "two").unwrap();
-        assert_eq!(storage.listing(&source, false).unwrap(), first, "kept");
-        assert_eq!(storage.listing(&source, true).unwrap().len(), 2, "made anew");
-        assert_eq!(storage.listing(&source, false).unwrap().len(), 2);
+        assert_eq!(list(false), first, "kept");
+        assert_eq!(list(true).len(), 2, "made anew");
+        assert_eq!(list(false).len(), 2);
         let path = storage.listing_path(&source);
         let text = fs::read_to_string(&path).unwrap();
         for cut in [text.len() - 4, 5, 0] {
@@ -422,10 +511,41 @@ mod tests {
             let error = storage.listing(&source, false).unwrap_err().to_string();
             assert!(error.contains("Remove the file"), "{error}");
         }
+        // One of an older version does not tell marks of folders from files.
+        fs::write(&path, "feedline listing 2\t1\ns3://bucket/\n0\t\t0\ta\nend\n").unwrap();
+        assert_eq!(list(false).len(), 2);
         // A folder of this machine is looked at each time.
         let folder = storage.open(&format!("file://{}", data.display())).unwrap();
-        assert_eq!(storage.listing(&*folder, false).unwrap().len(), 2);
-        fs::write(data.join("a/3"), "three").unwrap();
-        assert_eq!(storage.listing(&*folder, false).unwrap().len(), 3);
+        assert_eq!(storage.listing(&*folder, false).unwrap().objects.len(), 2);
+        fs::write(data.join("a/3\n%0A"), "three").unwrap();
+        assert_eq!(storage.listing(&*folder, false).unwrap().objects.len(), 3);
+        // What is left out is so from a listing that was kept, too.
+        let expect = Listing {
+            objects: list(true),
+            left_out: vec![("its name holds a control character", "s3://bucket/a/3\n%0A".into())],
+        };
+        assert_eq!(expect.objects.len(), 2);
+        for afresh in [true, false] {
+            assert_eq!(storage.listing(&source, afresh).unwrap(), expect);
+        }
+    }
+
+    #[test]
+    fn marks_of_folders_are_no_files_and_what_cannot_be_read_is_left_out() {
+        let object = |key: &str, size_bytes| Object { key: key.into(), size_bytes, version: "1".into(), changed_ns: 0 };
+        let files = ["a//b.jpg", "a/ b", "a/.../b", "a/b.jpg", "empty", "perc%2e%2E/x", "x_$folder$.jpg"];
+        let marks = ["", "a/", "a/b/", "c_$folder$"];
+        let lost = ["", "/x", "a/", "a/../x", "./x", "x/..", "x\ty", "x\ny", "x\u{7f}"];
+        let mut objects: Vec<Object> = files.iter().map(|key| object(key, u64::from(*key != "empty"))).collect();
+        objects.extend(marks.iter().map(|key| object(key, 0)));
+        objects.extend(lost.iter().map(|key| object(key, 1)));
+        let listing = Listing::of(objects, &Bucket(LocalFiles::new("/none")));
+        assert_eq!(
+            listing.objects.iter().map(|object| &object.key).collect::<Vec<_>>(),
+            files.iter().collect::<Vec<_>>()
+        );
+        let named: Vec<&str> = listing.left_out.iter().map(|(_, location)| &location["s3://bucket/".len()..]).collect();
+        assert_eq!(named, lost);
+        assert!(listing.left_out.iter().all(|(why, _)| !why.is_empty()));
     }
 }

@@ -330,6 +330,11 @@ impl Stored {
         }
     }
 
+    /// What a person should know of the cache, if there is one: that nothing can be written to it, say.
+    pub fn remark(&self) -> Option<String> {
+        self.source.cache()?.remark().map(str::to_owned)
+    }
+
     /// What the cache did, if there is one.
     pub fn cache_counts(&self) -> Option<super::CacheCounts> {
         Some(self.source.cache()?.counts())

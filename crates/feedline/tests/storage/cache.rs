@@ -2,7 +2,7 @@
 
 use super::{child, objects, read_all, succeeded, write_objects};
 use feedline::plan::Plan;
-use feedline::read::{Cache, CacheMode, Folder, Get, ImageList, LocalFiles, Source, Stop, Storage};
+use feedline::read::{Cache, CacheMode, FileList, Folder, Get, ImageList, LocalFiles, Source, Stop, Storage};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
@@ -509,6 +509,14 @@ fn a_cache_that_cannot_be_written_to_is_read() {
     assert!(said.contains("hits: 18, misses: 2, written: 0, evicted: 0, damaged: 1, failed: 0"), "{said}");
     assert!(said.contains("cannot be written to") && said.contains("what is in it is used"), "{said}");
     assert_eq!(files(&cache).0.len(), 19);
+    if !is_root() {
+        // Whoever opens the data hears of it.
+        let url = format!("file://{}", house.path().join("data").display());
+        let storage = Storage { cache_dir: cache.clone(), cache_bytes: 1 << 30, ..Storage::default() };
+        let list =
+            FileList::of_folder(Folder::open(Path::new(&url), &storage).unwrap().join("deep/er"), &["jpg"]).unwrap();
+        assert!(list.warnings.iter().any(|words| words.contains("cannot be written to")), "{:?}", list.warnings);
+    }
     folders.iter().chain([&folder]).filter(|path| path.is_dir()).for_each(|path| mode(path, 0o755));
 }
 

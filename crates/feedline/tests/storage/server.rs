@@ -3,7 +3,7 @@
 
 use object_store::ObjectStoreExt;
 use object_store::aws::{AmazonS3, AmazonS3Builder};
-use object_store::path::Path;
+use object_store::path::{Path, PathPart};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -113,6 +113,14 @@ impl Server {
 
     pub fn put(&self, key: &str, bytes: Vec<u8>) {
         self.try_put(key, bytes).unwrap();
+    }
+
+    /// The empty object that consoles and many tools leave for a folder, `key` with its `/` at the end.
+    pub fn put_mark(&self, key: &str) {
+        let join = |path: Path, part| path.join(PathPart::parse(part).unwrap());
+        let path = key.split('/').fold(Path::ROOT, join);
+        assert_eq!(path.as_ref(), key);
+        self.runtime.block_on(async { self.store.put(&path, Vec::new().into()).await }).unwrap();
     }
 
     pub fn delete(&self, key: &str) {
