@@ -139,7 +139,10 @@ def save_checkpoint():
             "loader": gen.state_dict(),  # the same on every rank
         }
         checkpoint_path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(state, checkpoint_path.with_suffix(".tmp"))
+        with open(checkpoint_path.with_suffix(".tmp"), "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(checkpoint_path.with_suffix(".tmp"), checkpoint_path)
 
 

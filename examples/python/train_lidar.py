@@ -202,7 +202,10 @@ def arguments():
 
 def save(path, **state):
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(state, path.with_suffix(".new"))
+    with open(path.with_suffix(".new"), "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(path.with_suffix(".new"), path)
 
 

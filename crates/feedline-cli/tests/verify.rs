@@ -63,7 +63,7 @@ fn run(dir: &Path, batch_size: u64, batches: usize, bad: Option<u64>) {
         done += usize::from(loader.next_batch().unwrap().is_some());
         ledger.append(&Alone, &mut loader).unwrap();
         let progress = Progress { step: done as u64, cursor: Some(loader.state_dict()), ..Progress::default() };
-        Checkpoints::new(dir.join("checkpoints")).save(&progress, &TaskState::default(), false, false).unwrap();
+        Checkpoints::new(dir.join("checkpoints")).save(&progress, &TaskState::default(), false).unwrap();
     }
     let names: String = (0..12).map(|index| format!("dogs/{index}.png\tdogs\n")).collect();
     fs::write(dir.join("samples.txt"), names).unwrap();

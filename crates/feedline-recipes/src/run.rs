@@ -7,11 +7,11 @@ use feedline::event::{EpochRecord, Event, Fan, Sink, Warnings};
 use feedline::pipeline::{Pipeline, tell};
 use feedline::plan::{Plan, Tail};
 use feedline::train::agree::{agree, split_batch};
-use feedline::train::checkpoint::{self, Checkpoints, Progress};
+use feedline::train::checkpoint::{self, Checkpoints, Found, Progress};
 use feedline::train::group::Group;
 use feedline::train::lock::FolderLock;
 use feedline::train::proof::LedgerFile;
-use feedline::train::run::RunFolder;
+use feedline::train::run::{CHECKPOINTS, RunFolder};
 use feedline::train::{FitOptions, Outcome, Splits, Tally, Task, Together, fit};
 use feedline::{Batch, Error, Result};
 use serde::Serialize;
@@ -147,7 +147,7 @@ impl<R: Recipe> Run<R> {
         }
         let folder = match group.rank() {
             0 => {
-                let folder = RunFolder::create(dir, &config.to_toml()?, task.metric_names())?;
+                let folder = RunFolder::create(dir, &config.to_file()?, task.metric_names())?;
                 for (name, text) in R::files(&config, &train) {
                     folder.write(name, text.as_bytes())?;
                 }
@@ -162,7 +162,7 @@ impl<R: Recipe> Run<R> {
         Ok(Run { config, task, train, val, group, dir, folder, progress, notes })
     }
 
-    /// The run in `dir`, from its last checkpoint, or from its beginning if it has none; only rank 0 needs to see the
+    /// The run in `dir`, from its newest complete checkpoint, or from its beginning if it never had one; only rank 0 needs to see the
     /// folder. `change` may change the settings as far as a run that goes on allows. The number of ranks may be another
     /// than before: the epoch goes on with exactly the samples that are left.
     ///
@@ -170,19 +170,25 @@ impl<R: Recipe> Run<R> {
     /// over the data as it is now.
     ///
     /// # Errors
-    /// A folder that is no run, or that another process works on; settings that may not change, other classes, data that has
-    /// changed, a damaged checkpoint.
+    /// A folder that is no run, or that another process works on; settings that may not change or are not those of the
+    /// checkpoint, other classes, data that has changed; checkpoints of which none is complete.
     pub fn resume(
         dir: &Path,
         change: impl FnOnce(R::Config) -> Result<R::Config>,
         allow_changed_data: bool,
         group: Arc<dyn Group>,
     ) -> Result<Run<R>> {
-        let (mut text, mut lock) = (Vec::new(), None);
+        let (mut text, mut lock, mut newest) = (Vec::new(), None, None);
         if group.rank() == 0 {
             let saved = R::Config::of_run(dir)?;
             // Before anything is read that another process may be about to change.
             lock = Some(FolderLock::take(dir)?);
+            newest = Checkpoints::new(dir.join(CHECKPOINTS)).newest()?;
+            match &newest {
+                Some(Found { path, settings: Some(made_with), .. }) => saved.check_checkpoint(dir, path, made_with)?,
+                Some(_) => {}
+                None => RunFolder::check_had_no_checkpoint(dir)?,
+            }
             let config = change(saved.clone())?.absolute()?;
             saved.check_resume(&config)?;
             text = config.to_toml()?.into_bytes();
@@ -191,11 +197,14 @@ impl<R: Recipe> Run<R> {
         let config = R::Config::from_toml(&String::from_utf8_lossy(&text))?;
         let (train, val) = R::open(&config)?;
         let mut task = R::task(&config, &train)?;
-        let loaded = match Checkpoints::new(dir.join("checkpoints")).last().filter(|_| group.rank() == 0) {
-            Some(last) => Some(checkpoint::load(&last)?),
-            None => None,
-        };
         let mut notes = Vec::new();
+        let (from, loaded) = match newest {
+            Some(Found { path, progress, state, passed_over, .. }) => {
+                notes.extend(passed_over);
+                (Some(path), Some((progress, state)))
+            }
+            None => (None, None),
+        };
         let (mut loaded, mut changed, plan) = (loaded, false, R::plan(&config, &train, 1)?);
         let files = R::files(&config, &train);
         if lock.is_some() {
@@ -223,6 +232,7 @@ impl<R: Recipe> Run<R> {
                 (saved.step, saved.lr, saved.tally) = (0, None, Tally::default());
                 (saved.train_seconds, saved.wait_seconds) = (0.0, 0.0);
             }
+            saved.restarts += 1;
             let mut loader = Loader::new(train.clone(), plan, LoaderOptions { num_workers: 0, ..Default::default() })?;
             loader.set_epoch(saved.epoch + u64::from(saved.trained));
             saved.cursor = Some(loader.state_dict());
@@ -242,11 +252,17 @@ impl<R: Recipe> Run<R> {
             Some(lock) => {
                 let folder = RunFolder::open(lock, task.metric_names(), progress.history.clone())?;
                 notes.extend(folder.notes());
+                let checkpoints = folder.checkpoints().with_settings(config.to_toml()?);
                 if changed {
                     // At once: a checkpoint and the list of samples beside it must be of the same data.
-                    folder.checkpoints().save(&progress, &task.state()?, false, false)?;
+                    notes.extend(checkpoints.save(&progress, &task.state()?, false)?.warnings);
+                } else if let Some(from) = &from {
+                    notes.extend(checkpoints.settle(from, &progress)?);
                 }
-                folder.write(CONFIG, &text)?;
+                for message in &notes {
+                    folder.emit(&Event::Warning { message: message.clone() })?;
+                }
+                folder.write(CONFIG, config.to_file()?.as_bytes())?;
                 for (name, text) in files {
                     folder.write(name, text.as_bytes())?;
                 }
@@ -259,7 +275,9 @@ impl<R: Recipe> Run<R> {
         notes.push(if progress.epoch >= config.epochs() {
             format!("all {} epochs are done already", progress.epoch)
         } else {
-            format!("resumed at epoch {}, after step {}", progress.epoch + 1, progress.step)
+            let place = format!("resumed at epoch {}, after step {}", progress.epoch + 1, progress.step);
+            let name = from.as_deref().and_then(Path::file_name);
+            name.map_or(place.clone(), |name| format!("{place}, from {}", Path::new(CHECKPOINTS).join(name).display()))
         });
         Ok(Run { config, task, train, val, group, dir: dir.to_path_buf(), folder, progress, notes })
     }
@@ -324,7 +342,8 @@ impl<R: Recipe> Run<R> {
         let options = R::fit_options(&self.config, plan.epoch_len())?;
         let loader = self.config.loader().options(sink.clone());
         let splits = Splits { train: self.train.clone(), val: self.val.clone(), loader, plan };
-        let checkpoints = self.folder.as_ref().map(|folder| folder.checkpoints());
+        let settings = self.config.to_toml()?;
+        let checkpoints = self.folder.as_ref().map(|folder| folder.checkpoints().with_settings(settings));
         let cursor = self.progress.cursor.as_ref();
         let ledger =
             RefCell::new(LedgerFile::begin(&self.dir, &*self.group, &splits.plan, splits.train.fingerprint(), cursor)?);

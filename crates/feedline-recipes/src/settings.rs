@@ -5,6 +5,7 @@
 use feedline::deliver::{LoaderOptions, OnBadSample};
 use feedline::event::Sink;
 use feedline::read::{Storage, check_url, is_url, read_text, text_in};
+use feedline::train::run::CHECKPOINTS;
 use feedline::{Error, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,10 @@ use toml::{Table, Value};
 
 /// File of a run folder with its settings, complete.
 pub const CONFIG: &str = "config.toml";
+
+/// Second and last line of that file, by which it is known to be whole. Older versions wrote none.
+const BEGIN: &str = "# Complete, down to the line that says so.";
+const END: &str = "# The settings are complete.";
 
 /// The key that names the recipe, outside the sections. Older files lack it and mean [`FIRST`].
 const RECIPE: &str = "recipe";
@@ -67,13 +72,24 @@ pub trait Settings: Clone + Serialize + DeserializeOwned {
         Said::defaults().file(path)?.resolve()
     }
 
+    /// The settings as [`CONFIG`] holds them.
+    ///
+    /// # Errors
+    /// As [`Settings::to_toml`].
+    fn to_file(&self) -> Result<String> {
+        let text = self.to_toml()?;
+        Ok(match text.split_once('\n') {
+            Some((first, rest)) if first.parse::<Table>().is_ok() => format!("{first}\n{BEGIN}\n{rest}{END}\n"),
+            _ => text, // a text of several lines comes first
+        })
+    }
+
     /// The settings of the run in `dir`.
     ///
     /// # Errors
     /// A folder that holds no run, or one of another recipe, or a `config.toml` that was spoilt.
     fn of_run(dir: &Path) -> Result<Self> {
-        recipe_of_run(dir)?;
-        Self::from_resolved(&dir.join(CONFIG))
+        Said::of_run(dir)?.resolve()
     }
 
     /// The settings as the text of a file.
@@ -140,16 +156,43 @@ pub trait Settings: Clone + Serialize + DeserializeOwned {
     /// # Errors
     /// The first key that differs and may not.
     fn check_resume(&self, now: &Self) -> Result<()> {
-        for ((key, saved), (_, now)) in self.facts()?.into_iter().zip(now.facts()?) {
-            if saved != now {
-                let changeable: Vec<&str> = Self::CHANGEABLE.iter().copied().filter(|key| *key != "name").collect();
-                return Err(Error::config(
-                    format!("{key} was {saved} when the run began and is now {now}"),
-                    format!("A run goes on with its own settings, but for storage.* and {}", changeable.join(", ")),
-                ));
-            }
-        }
-        Ok(())
+        let Some((key, saved, now)) = self.difference(now)? else { return Ok(()) };
+        let changeable: Vec<&str> = Self::CHANGEABLE.iter().copied().filter(|key| *key != "name").collect();
+        Err(Error::config(
+            format!("{key} was {saved} when the run began and is now {now}"),
+            format!("A run goes on with its own settings, but for storage.* and {}", changeable.join(", ")),
+        ))
+    }
+
+    /// That these settings of the run in `dir` are those by which its `checkpoint` was made, whose text is `made_with`.
+    ///
+    /// # Errors
+    /// The first key that differs and may not, so [`CONFIG`] is cut or was changed.
+    fn check_checkpoint(&self, dir: &Path, checkpoint: &Path, made_with: &str) -> Result<()> {
+        let theirs: Self = Said::defaults().table(made_with.to_string())?.resolve()?;
+        let Some((key, theirs, ours)) = theirs.difference(self)? else { return Ok(()) };
+        let checkpoint = checkpoint.display();
+        Err(Error::Checkpoint {
+            path: dir.join(CONFIG),
+            problem: format!(
+                "{key} is {ours} in it or left out, and {checkpoint} was made with {theirs}: it is cut or was changed"
+            ),
+            remedy: format!("Restore it: the right text stands in {checkpoint}/checkpoint.toml, under `settings`"),
+        })
+    }
+
+    /// The first key that differs and may not when a run goes on, with both values.
+    ///
+    /// # Errors
+    /// As [`Settings::facts`].
+    fn difference(&self, other: &Self) -> Result<Option<(String, String, String)>> {
+        let (ours, theirs) = (self.facts()?, other.facts()?);
+        let value = |facts: &[(String, String)], key: &str| {
+            facts.iter().find(|(name, _)| name == key).map_or("not there".to_string(), |(_, value)| value.clone())
+        };
+        let keys = ours.iter().chain(&theirs).map(|(key, _)| key);
+        let mut values = keys.map(|key| (key.clone(), value(&ours, key), value(&theirs, key)));
+        Ok(values.find(|(_, ours, theirs)| ours != theirs))
     }
 
     /// With every path made absolute.
@@ -220,18 +263,42 @@ pub fn recipe_named(text: &str) -> Option<String> {
 /// The recipe of the run in `dir`.
 ///
 /// # Errors
-/// A folder that holds no run, or a file that cannot be read.
+/// A folder that holds no run, or a file that cannot be read or is cut.
 pub fn recipe_of_run(dir: &Path) -> Result<String> {
+    Ok(recipe_named(&config_of_run(dir)?).unwrap_or_else(|| FIRST.into()))
+}
+
+/// The text of the settings of the run in `dir`.
+fn config_of_run(dir: &Path) -> Result<String> {
     let path = dir.join(CONFIG);
     if !path.is_file() {
-        return Err(Error::Checkpoint {
+        let has_checkpoints = dir.join(CHECKPOINTS).is_dir();
+        let missing = Error::Checkpoint {
             path: dir.to_path_buf(),
             problem: "it is not a run folder: there is no config.toml in it".into(),
             remedy: "Name the folder that `feedline train` printed as its run folder".into(),
-        });
+        };
+        let lost = Error::Checkpoint {
+            path,
+            problem: "it is not there, though there are checkpoints beside it".into(),
+            remedy: "Restore it: a checkpoint.toml in checkpoints/ holds its text, under `settings`".into(),
+        };
+        return Err(if has_checkpoints { lost } else { missing });
     }
     let text = read_text(&path)?;
-    Ok(recipe_named(&text).unwrap_or_else(|| FIRST.into()))
+    let cut = |problem: &str| Error::Checkpoint {
+        path: path.clone(),
+        problem: problem.into(),
+        remedy: "Restore it from a copy: a checkpoint.toml in checkpoints/ holds its text, under `settings`".into(),
+    };
+    if text.trim().is_empty() {
+        return Err(cut("it is empty"));
+    }
+    if text.lines().take(2).any(|line| line == BEGIN) && text.lines().rfind(|line| !line.trim().is_empty()) != Some(END)
+    {
+        return Err(cut("it is cut: its last line is missing"));
+    }
+    Ok(text)
 }
 
 /// What was said so far: the defaults, overlaid key by key.
@@ -286,8 +353,22 @@ impl<C: Settings> Said<C> {
     /// A file that cannot be read, is not TOML, or has an unknown key: with its path, place and what it may mean.
     pub fn file(self, path: &Path) -> Result<Said<C>> {
         let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
+        let text = text_in(bytes)
+            .map_err(|problem| Error::config(format!("{}: {problem}", path.display()), "Correct the file"))?;
+        self.file_text(path, &text)
+    }
+
+    /// The settings of the run in `dir`, over the defaults.
+    ///
+    /// # Errors
+    /// A folder that holds no run, or one of another recipe, or a [`CONFIG`] that is cut.
+    pub fn of_run(dir: &Path) -> Result<Said<C>> {
+        Said::defaults().file_text(&dir.join(CONFIG), &config_of_run(dir)?)
+    }
+
+    /// Overlays what a file says.
+    fn file_text(self, path: &Path, text: &str) -> Result<Said<C>> {
         let wrong = |problem: String| Error::config(format!("{}: {problem}", path.display()), "Correct the file");
-        let text = text_in(bytes).map_err(wrong)?;
         let table: Table = text.parse().map_err(|e: toml::de::Error| wrong(e.to_string()))?;
         self.overlaid(table).map_err(|error| match error {
             Error::Config { problem, remedy } => {

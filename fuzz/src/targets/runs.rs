@@ -48,7 +48,7 @@ fn of_checkpoint(bench: &Bench, name: &str, bytes: &[u8]) -> Verdict {
         }
     }
     bench.write(&format!("run/checkpoints/ep001-step00000000/{name}"), bytes);
-    let _ = Checkpoints::new(bench.dir.join("run/checkpoints")).last();
+    let _ = Checkpoints::new(bench.dir.join("run/checkpoints")).newest();
     Verdict::of(load(&folder))
 }
 

@@ -12,8 +12,9 @@ use feedline::picture::encode_png;
 use feedline::pipeline::{Pipeline, tell};
 use feedline::plan::rng::hash_name;
 use feedline::read::{Storage, is_url, read_classes};
-use feedline::train::checkpoint::load_model;
+use feedline::train::checkpoint::{Checkpoints, best_epoch, load_model, load_settings};
 use feedline::train::group::Alone;
+use feedline::train::run::CHECKPOINTS;
 use feedline::{Error, Result};
 use feedline_recipes::classification::config::Config;
 use feedline_recipes::classification::train::{CLASSES, evaluate, task_options};
@@ -26,7 +27,7 @@ use std::sync::Arc;
 
 #[derive(ClapArgs)]
 pub struct Args {
-    /// A checkpoint, e.g. runs/NAME/checkpoints/best, or a run folder for its last one
+    /// A checkpoint, e.g. runs/NAME/checkpoints/best, or a run folder for its newest one
     checkpoint: PathBuf,
     #[command(flatten)]
     data: DataArgs,
@@ -52,7 +53,7 @@ pub fn run(args: Args) -> Result<Done> {
 }
 
 fn images(args: Args, checkpoint: &Path, run: &Path) -> Result<Done> {
-    let mut said = Said::<Config>::defaults().file(&run.join(CONFIG))?;
+    let mut said = said_of::<Config>(run, checkpoint)?;
     let trained_on = read_classes(&run.join(CLASSES), &Storage::default())?;
     let named = [&args.data.data, &args.data.train_list, &args.data.val_list, &args.data.classes];
     if named.iter().any(|path| path.is_some()) {
@@ -199,12 +200,41 @@ fn joined(cells: impl Iterator<Item = String>) -> String {
     cells.collect::<Vec<_>>().join(",")
 }
 
+/// The settings of the run, by which the checkpoint was made.
+fn said_of<C: Settings>(run: &Path, checkpoint: &Path) -> Result<Said<C>> {
+    let said = Said::<C>::of_run(run)?;
+    if let Some(made_with) = load_settings(checkpoint)? {
+        said.clone().resolve()?.check_checkpoint(run, checkpoint, &made_with)?;
+    }
+    Ok(said)
+}
+
 /// The checkpoint's folder and the folder of its run.
 fn locate(path: &Path) -> Result<(PathBuf, PathBuf)> {
-    let checkpoint = match path.join("checkpoints/last") {
-        last if last.is_dir() => last,
-        _ => path.to_path_buf(),
+    let (inside, name) = (path.join(CHECKPOINTS), path.file_name().and_then(|name| name.to_str()));
+    // `last` and `best` are links, which a copy may lack or have as folders of old: the checkpoints know better.
+    let asked = match name {
+        _ if inside.is_dir() => Some((Checkpoints::new(inside), "last")),
+        Some(name @ ("last" | "best")) => path.parent().map(|dir| (Checkpoints::new(Path::new(".").join(dir)), name)),
+        _ => None,
     };
+    let mut checkpoint = path.to_path_buf();
+    if let Some((checkpoints, name)) = asked
+        && let Some(newest) = checkpoints.newest()?
+    {
+        newest.passed_over.iter().for_each(|problem| eprintln!("feedline: {problem}"));
+        checkpoint = match name {
+            "best" => checkpoints.best(&newest.progress.history)?.ok_or_else(|| Error::Checkpoint {
+                path: path.to_path_buf(),
+                problem: match best_epoch(&newest.progress.history) {
+                    0 => "no epoch is over, so none is the best".into(),
+                    epoch => format!("the checkpoint of the best epoch, {epoch}, is not there any more"),
+                },
+                remedy: format!("The newest one is {}", newest.path.display()),
+            })?,
+            _ => newest.path,
+        };
+    }
     let real = checkpoint.canonicalize().map_err(|e| Error::io("find the checkpoint", path, e))?;
     let run = real.parent().and_then(Path::parent).filter(|run| run.join(CONFIG).is_file());
     match run {

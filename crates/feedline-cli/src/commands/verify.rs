@@ -46,6 +46,9 @@ fn words(proof: &Proof) -> String {
     for problem in &proof.problems {
         let _ = writeln!(text, "problem: {problem}");
     }
+    for passed_over in &proof.passed_over {
+        let _ = writeln!(text, "passed over: {passed_over}");
+    }
     let void: usize = proof.attempts.iter().map(|attempt| attempt.void_entries).sum();
     if void > 0 {
         let entries = if void == 1 { "1 entry is" } else { &format!("{void} entries are") };

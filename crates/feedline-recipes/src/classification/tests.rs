@@ -1,6 +1,7 @@
 //! Tests of the recipe's training side, and what they share: the formula of testdata/torchvision/make.py, batches and
 //! options.
 
+mod checkpoints;
 mod delivery;
 mod import;
 mod optimizers;

@@ -1,16 +1,21 @@
 //! Checkpoints: one directory that is there whole or not at all. Owns the files in `checkpoints/`; knows nothing of the
-//! model beyond named tensors.
+//! model beyond named tensors, nor of the settings beyond their text.
 //!
 //! ```text
 //! checkpoints/ep002-step00000124/{checkpoint.toml, model.safetensors, optimizer.safetensors}
 //!                                            after two whole epochs and 124 steps of the third
-//! checkpoints/last -> ep002-step00000124     the newest
-//! checkpoints/best -> ep002-step00000124     the lowest validation loss
+//! checkpoints/ep002-step00000124-2/          the same step, saved once more
+//! checkpoints/ep002-step00000000-kept/       stays when newer ones come
+//! checkpoints/last -> ep002-step00000124-2   the newest
+//! checkpoints/best -> ep002-step00000000-kept   the lowest validation loss
 //! ```
 //!
-//! A directory is written under another name, flushed to disk and renamed; the links are replaced by renaming too. So
-//! `last` names a complete checkpoint at every moment, whenever the process is killed.
+//! A directory is written under another name, flushed to disk and renamed to a name that is free; only then what it
+//! supersedes is removed. `checkpoint.toml` is written last, says the sizes and checksums of the others and its own: so a
+//! checkpoint says by itself that it is complete, what comes after what, and which is the best. The links are for people:
+//! nothing here believes them, and a copy without them, or with folders in their place, is as good.
 
+use super::disk::{make_dir, sync_dir, write_flushed};
 use super::group::Group;
 use super::{Tally, TaskState, Tensors};
 use crate::error::{Error, Result};
@@ -19,15 +24,20 @@ use crate::plan::Cursor;
 use crate::sample::{Array, DType};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Write;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 const VERSION: u32 = 1;
 const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 /// TOML and not JSON: it keeps every bit of a float and knows NaN.
 const PROGRESS: &str = "checkpoint.toml";
+/// Links for people.
+const LAST: &str = "last";
+const BEST: &str = "best";
 
 /// Where a training run stands.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -38,6 +48,9 @@ pub struct Progress {
     pub step: u64,
     /// Whether the epoch's training is done and its evaluation is next.
     pub trained: bool,
+    /// How often the running epoch began anew, over other data.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub restarts: u64,
     /// Seconds of training in the running epoch so far.
     pub train_seconds: f64,
     /// Seconds of these spent waiting for data.
@@ -53,106 +66,456 @@ pub struct Progress {
     pub cursor: Option<Cursor>,
 }
 
-/// What `checkpoint.toml` holds.
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+impl Progress {
+    /// What the later of two checkpoints of a run has more of.
+    fn place(&self) -> (u64, u64, u64, bool) {
+        (self.epoch, self.restarts, self.step, self.trained)
+    }
+
+    /// Whether it is that of the end of epoch `epochs`, counted from 1.
+    pub(super) fn ends(&self, epochs: u64) -> bool {
+        epochs > 0 && self.place() == (epochs, 0, 0, false) && self.history.len() as u64 == epochs
+    }
+}
+
+/// The best of some epochs, counted from 1; 0 if there are none. As upstream: the first, and every one whose validation loss
+/// is no worse than all before.
+pub fn best_epoch(history: &[EpochRecord]) -> u64 {
+    let is_best = |at: &usize| history[..*at].iter().all(|earlier| history[*at].val_loss <= earlier.val_loss);
+    (0..history.len()).rev().find(is_best).map_or(0, |at| at as u64 + 1)
+}
+
+/// What `checkpoint.toml` holds, below its first line.
 #[derive(Serialize, Deserialize)]
 struct Stored {
     version: u32,
+    /// Text of the settings that it was made with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    settings: Option<String>,
+    /// The other files by name; none if an older version wrote it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    files: BTreeMap<String, Seal>,
     progress: Progress,
     scalars: serde_json::Map<String, serde_json::Value>,
+}
+
+/// By which a file is known to be whole.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Seal {
+    size_bytes: u64,
+    crc32: String,
+}
+
+impl Seal {
+    fn of(bytes: &[u8]) -> Seal {
+        Seal { size_bytes: bytes.len() as u64, crc32: format!("{:08x}", crc32fast::hash(bytes)) }
+    }
+}
+
+/// Of the first line of `checkpoint.toml`, which seals the rest. A comment, for versions that do not know it.
+const SEAL: (&str, &str, &str) = ("# crc32 ", " of the ", " bytes that follow\n");
+
+/// A name that [`Checkpoints::save`] gives.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Name {
+    epoch: u64,
+    step: u64,
+    /// Which time that step was saved, from 1.
+    time: u64,
+    kept: bool,
+}
+
+impl Name {
+    fn parse(text: &str) -> Option<Name> {
+        let rest = text.strip_prefix("ep")?;
+        let (rest, kept) = rest.strip_suffix("-kept").map_or((rest, false), |rest| (rest, true));
+        let (epoch, rest) = rest.split_once("-step")?;
+        let (step, time) = rest.split_once('-').unwrap_or((rest, "1"));
+        let name = Name { epoch: epoch.parse().ok()?, step: step.parse().ok()?, time: time.parse().ok()?, kept };
+        (name.to_string() == text).then_some(name)
+    }
+}
+
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ep{:03}-step{:08}", self.epoch, self.step)?;
+        if self.time > 1 {
+            write!(f, "-{}", self.time)?;
+        }
+        f.write_str(if self.kept { "-kept" } else { "" })
+    }
+}
+
+/// A folder that may be a checkpoint.
+#[derive(Debug)]
+struct Candidate {
+    path: PathBuf,
+    file_name: String,
+    /// Unless it is a copy of a link, or was moved away by an older version.
+    name: Option<Name>,
+}
+
+impl Candidate {
+    fn time(&self) -> u64 {
+        self.name.map_or(0, |name| name.time)
+    }
+}
+
+/// A checkpoint that was read, with what was passed over to find it.
+#[derive(Debug)]
+pub struct Found {
+    pub path: PathBuf,
+    pub progress: Progress,
+    pub state: TaskState,
+    /// Text of the settings that it was made with, unless an older version made it.
+    pub settings: Option<String>,
+    /// What else lies there and is no complete checkpoint, in words.
+    pub passed_over: Vec<String>,
+}
+
+/// A checkpoint that was written, and what a person should know of it.
+#[derive(Debug)]
+pub struct Saved {
+    pub path: PathBuf,
+    pub warnings: Vec<String>,
 }
 
 /// The folder of a run's checkpoints.
 #[derive(Debug)]
 pub struct Checkpoints {
     dir: PathBuf,
+    settings: Option<String>,
+    /// Warnings that need not be told again.
+    told: Mutex<BTreeSet<String>>,
 }
 
 impl Checkpoints {
     /// The checkpoints in `dir`, which need not exist yet.
     pub fn new(dir: impl Into<PathBuf>) -> Checkpoints {
-        Checkpoints { dir: dir.into() }
+        Checkpoints { dir: dir.into(), settings: None, told: Mutex::default() }
     }
 
-    /// The newest complete checkpoint, if there is one.
-    pub fn last(&self) -> Option<PathBuf> {
-        let last = self.dir.join("last");
-        last.join(PROGRESS).is_file().then_some(last)
+    /// The same, for a run with these settings: each checkpoint keeps their text.
+    pub fn with_settings(mut self, settings: String) -> Checkpoints {
+        self.settings = Some(settings);
+        self
     }
 
-    /// Writes a checkpoint and points `last` at it (and `best`, if it is). Then removes those that no link names and
-    /// that are not `keep`t, its own only.
+    /// The newest complete checkpoint, read, if there is one. Whatever else looks like a checkpoint and is not complete is
+    /// told of in [`Found::passed_over`].
+    ///
+    /// # Errors
+    /// There are checkpoints and none is complete; or the disk cannot be read, which does not make one incomplete.
+    pub fn newest(&self) -> Result<Option<Found>> {
+        let mut candidates = self.candidates()?;
+        loop {
+            let seen = |(candidates, problems): &(Vec<Candidate>, Vec<String>)| {
+                (candidates.iter().map(|candidate| candidate.path.clone()).collect::<Vec<_>>(), problems.clone())
+            };
+            let before = seen(&candidates);
+            let found = self.newest_of(candidates);
+            if found.as_ref().is_ok_and(|found| found.as_ref().is_none_or(|found| found.passed_over.is_empty())) {
+                return found;
+            }
+            // A run that is under way may have removed what was listed, once a newer one was there.
+            candidates = self.candidates()?;
+            if seen(&candidates) == before {
+                return found;
+            }
+        }
+    }
+
+    fn newest_of(&self, (candidates, mut passed_over): (Vec<Candidate>, Vec<String>)) -> Result<Option<Found>> {
+        let mut complete = Vec::new();
+        for candidate in candidates {
+            match inspect(&candidate.path) {
+                Ok(stored) => complete.push((stored.progress.place(), candidate)),
+                Err(error) if is_damage(&error) => passed_over.push(sentence(&error)),
+                Err(error) => return Err(error),
+            }
+        }
+        // The last of equals is the one that a person would name: candidates are in that order.
+        complete.sort_by_key(|(place, candidate)| (*place, candidate.time()));
+        for (_, candidate) in complete.into_iter().rev() {
+            match load_stored(&candidate.path) {
+                Ok((stored, state)) => {
+                    let Stored { progress, settings, .. } = stored;
+                    return Ok(Some(Found { path: candidate.path, progress, state, settings, passed_over }));
+                }
+                Err(error) if is_damage(&error) => passed_over.push(sentence(&error)),
+                Err(error) => return Err(error),
+            }
+        }
+        if passed_over.is_empty() {
+            return Ok(None);
+        }
+        Err(Error::Checkpoint {
+            path: self.dir.clone(),
+            problem: format!("no checkpoint in it is complete. {}", passed_over.join(" ").trim_end_matches('.')),
+            remedy: "Bring one back from a copy, or begin a new run in another folder".into(),
+        })
+    }
+
+    /// The checkpoint with the lowest validation loss of these epochs, which are those of the newest one.
+    ///
+    /// # Errors
+    /// The disk cannot be read.
+    pub fn best(&self, history: &[EpochRecord]) -> Result<Option<PathBuf>> {
+        Ok(best_of(&self.candidates()?.0, history)?.map(|best| best.path.clone()))
+    }
+
+    /// Writes a checkpoint, then renews the links, and removes those that it supersedes: neither the best, nor `keep`t, nor
+    /// incomplete, nor ahead of it.
     ///
     /// # Errors
     /// A failed write, with the file; what was there before is untouched and nothing half-written is left.
-    pub fn save(&self, progress: &Progress, state: &TaskState, best: bool, keep: bool) -> Result<PathBuf> {
-        let kept = if keep { "-kept" } else { "" };
-        let name = format!("ep{:03}-step{:08}{kept}", progress.epoch, progress.step);
-        let (target, partial) = (self.dir.join(&name), self.dir.join(format!("tmp-{}", std::process::id())));
-        fs::create_dir_all(&self.dir).map_err(|e| Error::io("make the folder", &self.dir, e))?;
-        let written = write_into(&partial, progress, state).and_then(|()| {
-            if target.exists() {
-                // The same step again, after a resume: the old one is as good, but it may be of another state's run.
-                let old = self.dir.join(format!("tmp-old-{}", std::process::id()));
-                fs::rename(&target, &old).map_err(|e| Error::io("move away", &target, e))?;
-                let moved = fs::rename(&partial, &target).map_err(|e| Error::io("publish", &target, e));
-                let _ = fs::remove_dir_all(&old);
-                moved
-            } else {
-                fs::rename(&partial, &target).map_err(|e| Error::io("publish", &target, e))
-            }
+    pub fn save(&self, progress: &Progress, state: &TaskState, keep: bool) -> Result<Saved> {
+        make_dir(&self.dir)?;
+        let partial = self.dir.join(format!("tmp-{}", std::process::id()));
+        let written = write_into(&partial, progress, state, self.settings.as_deref()).and_then(|()| {
+            // Never over another one: until this is there, the other may be the newest.
+            let name = |time| Name { epoch: progress.epoch, step: progress.step, time, kept: keep }.to_string();
+            let taken = |name: &String| fs::symlink_metadata(self.dir.join(name)).is_ok();
+            let name = (1..).map(name).find(|name| !taken(name)).unwrap_or_default();
+            let target = self.dir.join(&name);
+            fs::rename(&partial, &target).map_err(|e| Error::io("publish", &target, e))?;
+            Ok(target)
         });
-        if let Err(error) = written {
-            let _ = fs::remove_dir_all(&partial);
-            return Err(error);
-        }
-        self.point("last", &name)?;
-        if best {
-            self.point("best", &name)?;
-        }
+        let path = written.inspect_err(|_| drop(fs::remove_dir_all(&partial)))?;
         sync_dir(&self.dir)?;
-        self.prune();
-        Ok(target)
+        let mut warnings = self.settle(&path, progress)?;
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        warnings.retain(|warning| told.insert(warning.clone()));
+        Ok(Saved { path, warnings })
     }
 
-    fn point(&self, link: &str, name: &str) -> Result<()> {
-        let (path, partial) = (self.dir.join(link), self.dir.join(format!("tmp-link-{}", std::process::id())));
-        let _ = fs::remove_file(&partial);
-        std::os::unix::fs::symlink(name, &partial).map_err(|e| Error::io("make the link", &partial, e))?;
-        fs::rename(&partial, &path).map_err(|e| Error::io("replace the link", &path, e))
-    }
-
-    /// Removes checkpoints that nothing needs any more, and what a killed process left. A failure is harmless.
-    fn prune(&self) {
-        let named: Vec<PathBuf> =
-            ["last", "best"].iter().filter_map(|link| fs::read_link(self.dir.join(link)).ok()).collect();
+    /// Makes the links name `newest`, which stands at `progress`, and the best one, and removes what these supersede and what
+    /// a killed process left. Returns what a person should know.
+    ///
+    /// # Errors
+    /// The disk cannot be read. What cannot be removed does no harm.
+    pub fn settle(&self, newest: &Path, progress: &Progress) -> Result<Vec<String>> {
+        let (candidates, _) = self.candidates()?;
+        let best = best_of(&candidates, &progress.history)?;
+        let spared = best.map(|best| best.path.clone()).or_else(|| self.dir.join(BEST).canonicalize().ok());
+        let mut warnings = Vec::new();
+        if let (None, epoch @ 1..) = (best, best_epoch(&progress.history)) {
+            let dir = self.dir.display();
+            warnings.push(format!("{dir}: the best checkpoint, of the end of epoch {epoch}, is not there any more"));
+        }
+        let newest_file = newest.canonicalize().ok();
+        let dir = self.dir.canonicalize().ok();
+        let (mut links, mut others) = (Vec::new(), Vec::new());
+        for candidate in &candidates {
+            let is = |path: &Option<PathBuf>| path.as_ref() == Some(&candidate.path);
+            let kept = candidate.name.is_some_and(|name| name.kept);
+            if candidate.path.parent() != dir.as_deref() || is(&newest_file) || is(&spared) || kept {
+                continue;
+            }
+            match inspect(&candidate.path) {
+                Ok(stored) if stored.progress.place() > progress.place() => {
+                    let (ahead, newest) = (candidate.path.display(), newest.display());
+                    warnings.push(format!("{ahead} stands further on than {newest}; a resume will try it first"));
+                }
+                Ok(_) if [LAST, BEST].contains(&candidate.file_name.as_str()) => links.push(candidate),
+                Ok(_) => others.push(candidate),
+                Err(_) => {} // left alone; a resume tells of it
+            }
+        }
+        // Folders in the place of links go first, to make room for these.
+        links.into_iter().for_each(|candidate| self.remove(&candidate.path));
+        let named = [(LAST, newest_file.as_deref()), (BEST, best.map(|best| best.path.as_path()))];
+        warnings.extend(named.into_iter().filter_map(|(link, path)| self.point(link, path?).err()));
+        others.into_iter().for_each(|candidate| self.remove(&candidate.path));
         for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            let text = name.to_string_lossy();
-            let ours = text.starts_with("tmp-") || (text.starts_with("ep") && text.contains("-step"));
-            if ours && !text.ends_with("-kept") && !named.iter().any(|path| path.as_os_str() == name) {
+            let is_candidate = candidates.iter().any(|candidate| *candidate.file_name == *entry.file_name());
+            if !is_candidate && is_leftover(&entry.file_name().to_string_lossy()) {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
+        Ok(warnings)
+    }
+
+    /// Makes `link` name `path`, or says why not.
+    fn point(&self, link: &str, path: &Path) -> Result<(), String> {
+        let at = self.dir.join(link);
+        let name = path.file_name().unwrap_or_default();
+        let is_here = self.dir.join(name).canonicalize().is_ok_and(|here| here == path);
+        if name == link || !is_here || fs::read_link(&at).is_ok_and(|old| old.as_os_str() == name) {
+            return Ok(());
+        }
+        let cannot = |why: String| format!("{} stays as it is: {why}. Nothing relies on it", at.display());
+        if fs::symlink_metadata(&at).is_ok_and(|found| !found.is_symlink()) {
+            return Err(cannot("it is no link and no complete checkpoint".into()));
+        }
+        let partial = self.dir.join(format!("tmp-link-{}", std::process::id()));
+        let _ = fs::remove_file(&partial);
+        std::os::unix::fs::symlink(name, &partial)
+            .and_then(|()| fs::rename(&partial, &at))
+            .inspect_err(|_| drop(fs::remove_file(&partial)))
+            .map_err(|e| cannot(e.to_string()))
+    }
+
+    /// Removes a whole checkpoint: under another name, so that a kill leaves no half of it. A failure is harmless.
+    fn remove(&self, path: &Path) {
+        let gone = self.dir.join(format!("tmp-gone-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&gone);
+        if fs::rename(path, &gone).is_ok() {
+            let _ = fs::remove_dir_all(&gone);
+        }
+    }
+
+    /// Every folder that may be a checkpoint, and in words what only looks like one. The last of equals is the one to keep.
+    fn candidates(&self) -> Result<(Vec<Candidate>, Vec<String>)> {
+        let list = |e| Error::io("list", &self.dir, e);
+        let entries = match fs::read_dir(&self.dir) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok((vec![], vec![])),
+            entries => entries.map_err(list)?,
+        };
+        let (mut found, mut problems) = (Vec::<Candidate>::new(), Vec::new());
+        for entry in entries {
+            let entry = entry.map_err(list)?;
+            let Ok(file_name) = entry.file_name().into_string() else { continue };
+            let name = Name::parse(&file_name);
+            let like_one = file_name.starts_with("ep") && file_name.contains("-step");
+            // What older versions moved away to save the same step again.
+            let moved = file_name.starts_with("tmp-old-");
+            if !like_one && !moved && file_name != LAST && file_name != BEST {
+                continue;
+            }
+            let at = entry.path();
+            if like_one && name.is_none() {
+                problems.push(format!("{} is no name of a checkpoint; it was left alone.", at.display()));
+                continue;
+            }
+            match at.canonicalize() {
+                Ok(path) if path.is_dir() && (!moved || inspect(&path).is_ok()) => {
+                    found.push(Candidate { path, file_name, name });
+                }
+                Ok(_) if moved => {}
+                Ok(_) => problems.push(format!("{} is no folder; it was left alone.", at.display())),
+                Err(e) if e.kind() == ErrorKind::NotFound => {
+                    problems.push(format!("{} names a checkpoint that is not there.", at.display()));
+                }
+                Err(e) => return Err(Error::io("find", &at, e)),
+            }
+        }
+        found.sort_by_key(|candidate| (candidate.name.is_some(), candidate.file_name.clone()));
+        // Of a link and what it names, the latter.
+        let paths: Vec<PathBuf> = found.iter().map(|candidate| candidate.path.clone()).collect();
+        let mut at = 0;
+        found.retain(|_| {
+            at += 1;
+            !paths[at..].contains(&paths[at - 1])
+        });
+        problems.sort();
+        Ok((found, problems))
     }
 }
 
-/// The names of a checkpoint's files and what they hold.
-fn files(progress: &Progress, state: &TaskState) -> Result<[(&'static str, Vec<u8>); 3]> {
-    let stored = Stored { version: VERSION, progress: progress.clone(), scalars: state.scalars.clone() };
-    let text = toml::to_string(&stored)
-        .map_err(|e| Error::train(format!("the checkpoint cannot be written as TOML: {e}"), "Please report this"))?;
-    Ok([
-        (MODEL, tensor_bytes(&state.model)?),
-        (OPTIMIZER, tensor_bytes(&state.optimizer)?),
-        (PROGRESS, text.into_bytes()),
-    ])
+/// The one of the end of the best epoch.
+fn best_of<'a>(candidates: &'a [Candidate], history: &[EpochRecord]) -> Result<Option<&'a Candidate>> {
+    let epoch = best_epoch(history);
+    let mut best: Option<&Candidate> = None;
+    for candidate in candidates.iter().filter(|c| c.name.is_none_or(|n| (n.epoch, n.step) == (epoch, 0))) {
+        match inspect(&candidate.path) {
+            Ok(stored) if stored.progress.ends(epoch) => {
+                best = best.filter(|best| best.time() > candidate.time()).or(Some(candidate));
+            }
+            Err(error) if !is_damage(&error) => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(best)
 }
 
-fn write_into(dir: &Path, progress: &Progress, state: &TaskState) -> Result<()> {
+/// Whether it is something that a process left which does not run any more.
+fn is_leftover(name: &str) -> bool {
+    let process = name.strip_prefix("tmp-").and_then(|rest| rest.rsplit('-').next()).and_then(|id| id.parse().ok());
+    process.is_some_and(|id: u32| id == std::process::id() || !Path::new("/proc").join(id.to_string()).exists())
+}
+
+/// Whether the checkpoint is at fault, and not the way to it.
+fn is_damage(error: &Error) -> bool {
+    match error {
+        Error::Io { source, .. } => matches!(
+            source.kind(),
+            ErrorKind::NotFound | ErrorKind::InvalidData | ErrorKind::UnexpectedEof | ErrorKind::IsADirectory
+        ),
+        error => matches!(error, Error::Checkpoint { .. }),
+    }
+}
+
+/// Reads what a checkpoint says of itself, and checks that its files are there and not cut. Their bytes are left to
+/// [`load`].
+fn inspect(dir: &Path) -> Result<Stored> {
+    let stored = read_progress(dir)?;
+    for name in [MODEL, OPTIMIZER] {
+        let path = dir.join(name);
+        let mut file = fs::File::open(&path).map_err(|e| Error::io("read", &path, e))?;
+        let size = file.metadata().map_err(|e| Error::io("read", &path, e))?.len();
+        let expected = match stored.files.get(name) {
+            Some(seal) => seal.size_bytes,
+            None => tensors_size(&mut file).map_err(|e| Error::io("read", &path, e))?,
+        };
+        if size != expected {
+            return Err(incomplete(&path, format!("it is damaged: {size} bytes where {expected} were written")));
+        }
+    }
+    Ok(stored)
+}
+
+/// How long a safetensors file is by its own word.
+fn tensors_size(file: &mut fs::File) -> std::io::Result<u64> {
+    let mut length = [0; 8];
+    file.read_exact(&mut length)?;
+    let mut header = Vec::new();
+    file.take(u64::from_le_bytes(length)).read_to_end(&mut header)?;
+    let tensors: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&header)?;
+    let ends = tensors.values().filter_map(|tensor| tensor["data_offsets"][1].as_u64());
+    Ok((8 + header.len() as u64).saturating_add(ends.max().unwrap_or(0)))
+}
+
+/// What is wrong with a checkpoint, without what to do.
+fn sentence(error: &Error) -> String {
+    match error {
+        Error::Checkpoint { path, problem, .. } => format!("{}: {}.", path.display(), problem.trim()),
+        error => format!("{error}."),
+    }
+}
+
+fn incomplete(path: &Path, problem: String) -> Error {
+    let remedy = "Take another checkpoint, or bring this one back from a copy".into();
+    Error::Checkpoint { path: path.to_path_buf(), problem, remedy }
+}
+
+/// The names of a checkpoint's files and what they hold, in the order in which they are written.
+fn files(progress: &Progress, state: &TaskState, settings: Option<&str>) -> Result<[(&'static str, Vec<u8>); 3]> {
+    let (model, optimizer) = (tensor_bytes(&state.model)?, tensor_bytes(&state.optimizer)?);
+    let stored = Stored {
+        version: VERSION,
+        settings: settings.map(str::to_owned),
+        files: [(MODEL, &model), (OPTIMIZER, &optimizer)].map(|(name, bytes)| (name.into(), Seal::of(bytes))).into(),
+        progress: progress.clone(),
+        scalars: state.scalars.clone(),
+    };
+    let text = toml::to_string(&stored)
+        .map_err(|e| Error::train(format!("the checkpoint cannot be written as TOML: {e}"), "Please report this"))?;
+    let Seal { size_bytes, crc32 } = Seal::of(text.as_bytes());
+    let text = format!("{}{crc32}{}{size_bytes}{}{text}", SEAL.0, SEAL.1, SEAL.2);
+    Ok([(MODEL, model), (OPTIMIZER, optimizer), (PROGRESS, text.into_bytes())])
+}
+
+fn write_into(dir: &Path, progress: &Progress, state: &TaskState, settings: Option<&str>) -> Result<()> {
     let _ = fs::remove_dir_all(dir);
     fs::create_dir_all(dir).map_err(|e| Error::io("make the folder", dir, e))?;
-    for (name, bytes) in files(progress, state)? {
-        write_synced(&dir.join(name), &bytes)?;
+    for (name, bytes) in files(progress, state, settings)? {
+        let path = dir.join(name);
+        write_flushed(&path, &bytes).map_err(|e| Error::io("write", &path, e))?;
     }
     sync_dir(dir)
 }
@@ -163,7 +526,7 @@ fn write_into(dir: &Path, progress: &Progress, state: &TaskState) -> Result<()> 
 /// If another rank cannot be reached, or has another version.
 pub fn broadcast(group: &dyn Group, loaded: Option<(Progress, TaskState)>) -> Result<Option<(Progress, TaskState)>> {
     let files = match &loaded {
-        Some((progress, state)) if group.rank() == 0 => files(progress, state)?.map(|(_, bytes)| bytes),
+        Some((progress, state)) if group.rank() == 0 => files(progress, state, None)?.map(|(_, bytes)| bytes),
         _ => Default::default(),
     };
     if group.world_size() == 1 {
@@ -186,19 +549,6 @@ pub fn broadcast(group: &dyn Group, loaded: Option<(Progress, TaskState)>) -> Re
         scalars: stored.scalars,
     };
     Ok(Some((stored.progress, state)))
-}
-
-fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
-    let write = || {
-        let mut file = fs::File::create(path)?;
-        file.write_all(bytes)?;
-        file.sync_all()
-    };
-    write().map_err(|e| Error::io("write", path, e))
-}
-
-fn sync_dir(dir: &Path) -> Result<()> {
-    fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| Error::io("flush the folder", dir, e))
 }
 
 const DTYPES: [(DType, Dtype); 6] = [
@@ -249,12 +599,38 @@ fn parse_tensors(path: &Path, bytes: &[u8]) -> Result<Tensors> {
         .collect()
 }
 
-/// Reads the model's tensors of the checkpoint `dir`.
+/// Reads the model's tensors of the checkpoint `dir`. If the other files are not there, the model alone will do.
 ///
 /// # Errors
-/// As [`read_tensors`].
+/// As [`read_tensors`], and bytes that are not those that were written.
 pub fn load_model(dir: &Path) -> Result<Tensors> {
-    read_tensors(&dir.join(MODEL))
+    let files = match read_progress(dir) {
+        Ok(stored) => stored.files,
+        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => BTreeMap::new(),
+        Err(error) => return Err(error),
+    };
+    load_tensors(dir, MODEL, &files)
+}
+
+/// Text of the settings that the checkpoint `dir` was made with, unless an older version made it, or only its model is there.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_settings(dir: &Path) -> Result<Option<String>> {
+    match read_progress(dir) {
+        Ok(stored) => Ok(stored.settings),
+        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn load_tensors(dir: &Path, name: &str, files: &BTreeMap<String, Seal>) -> Result<Tensors> {
+    let path = dir.join(name);
+    let bytes = fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
+    if files.get(name).is_some_and(|seal| *seal != Seal::of(&bytes)) {
+        return Err(incomplete(&path, "it is damaged: these are not the bytes that were written".into()));
+    }
+    parse_tensors(&path, &bytes)
 }
 
 /// Reads a whole checkpoint.
@@ -262,98 +638,50 @@ pub fn load_model(dir: &Path) -> Result<Tensors> {
 /// # Errors
 /// A file that is missing or damaged, or a newer format, with its path.
 pub fn load(dir: &Path) -> Result<(Progress, TaskState)> {
+    load_stored(dir).map(|(stored, state)| (stored.progress, state))
+}
+
+fn load_stored(dir: &Path) -> Result<(Stored, TaskState)> {
+    let mut stored = read_progress(dir)?;
+    let state = TaskState {
+        model: load_tensors(dir, MODEL, &stored.files)?,
+        optimizer: load_tensors(dir, OPTIMIZER, &stored.files)?,
+        scalars: std::mem::take(&mut stored.scalars),
+    };
+    Ok((stored, state))
+}
+
+fn read_progress(dir: &Path) -> Result<Stored> {
     let path = dir.join(PROGRESS);
-    let stored = parse_progress(&path, &fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?)?;
-    let state =
-        TaskState { model: load_model(dir)?, optimizer: read_tensors(&dir.join(OPTIMIZER))?, scalars: stored.scalars };
-    Ok((stored.progress, state))
+    parse_progress(&path, &fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?)
 }
 
 fn parse_progress(path: &Path, text: &str) -> Result<Stored> {
-    let damaged = |problem: String| Error::Checkpoint {
-        path: path.to_path_buf(),
-        problem,
-        remedy: "Take another checkpoint, or the version of feedline that wrote this one".into(),
+    let sealed = || {
+        let (crc32, rest) = text.strip_prefix(SEAL.0)?.split_once(SEAL.1)?;
+        let (size_bytes, rest) = rest.split_once(SEAL.2)?;
+        (Seal { size_bytes: size_bytes.parse().ok()?, crc32: crc32.into() } == Seal::of(rest.as_bytes())).then_some(())
     };
-    let stored: Stored = toml::from_str(text).map_err(|e| damaged(e.to_string()))?;
-    match stored.version {
-        VERSION => Ok(stored),
-        other => Err(damaged(format!("format {other} where {VERSION} is known"))),
+    let changed = || incomplete(path, "it is cut or was changed: its checksum is another".into());
+    let is_sealed = sealed().is_some();
+    if !is_sealed && text.starts_with(SEAL.0) {
+        return Err(changed());
     }
+    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| incomplete(path, e.to_string()))?;
+    match table.get("version").and_then(toml::Value::as_integer) {
+        Some(version) if version != i64::from(VERSION) => {
+            let what = format!("{}: format {version} of a checkpoint (known is {VERSION})", path.display());
+            return Err(Error::Unsupported { what, remedy: "Use the version of feedline that wrote it".into() });
+        }
+        _ => {}
+    }
+    let stored: Stored = table.try_into().map_err(|e: toml::de::Error| incomplete(path, e.to_string()))?;
+    // Older versions wrote no seal, but then no list of files either.
+    if !is_sealed && !stored.files.is_empty() {
+        return Err(changed());
+    }
+    Ok(stored)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn state(value: f32) -> TaskState {
-        let mut state = TaskState::default();
-        state.model.insert("layer.weight".into(), Array::from_slice([2, 1], &[value, f32::NAN]));
-        state.optimizer.insert("momentum/layer.weight".into(), Array::from_slice([2], &[0.1f64, -0.0]));
-        state.scalars.insert("loss_scale".into(), 65536.0.into());
-        state
-    }
-
-    fn progress(epoch: u64, step: u64) -> Progress {
-        let tally = Tally { samples: 3, loss_sum: 0.1 + 0.2, metric_sums: vec![1.0 / 3.0] };
-        let record = EpochRecord {
-            epoch: 1,
-            train_loss: f64::NAN,
-            val_loss: 5e-324,
-            train_metrics: vec![2.0 / 3.0],
-            val_metrics: vec![],
-            lr: 1e-3,
-            images_per_second: 1.0,
-            data_wait_share: 0.5,
-            train_seconds: 1.0,
-            val_seconds: 1.0,
-            stages: Default::default(),
-        };
-        Progress { epoch, step, tally, history: vec![record], ..Progress::default() }
-    }
-
-    #[test]
-    fn every_bit_comes_back() {
-        let dir = tempfile::tempdir().unwrap();
-        let checkpoints = Checkpoints::new(dir.path().join("checkpoints"));
-        assert_eq!(checkpoints.last(), None);
-        let path = checkpoints.save(&progress(1, 7), &state(1.5), true, false).unwrap();
-        assert_eq!(path.file_name().unwrap(), "ep001-step00000007");
-        let (back, back_state) = load(&checkpoints.last().unwrap()).unwrap();
-        assert_eq!(format!("{back:?}"), format!("{:?}", progress(1, 7)), "Debug shows every digit and NaN");
-        assert_eq!(back.tally.loss_sum.to_bits(), (0.1f64 + 0.2).to_bits());
-        assert_eq!((back_state.model, back_state.optimizer), (state(1.5).model, state(1.5).optimizer));
-        assert_eq!(back_state.scalars["loss_scale"].as_f64(), Some(65536.0));
-    }
-
-    #[test]
-    fn only_what_is_needed_is_kept() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("notes.txt"), "mine").unwrap();
-        let checkpoints = Checkpoints::new(dir.path());
-        for (step, best, keep) in [(1, true, false), (2, false, true), (3, false, false), (4, false, false)] {
-            checkpoints.save(&progress(0, step), &state(step as f32), best, keep).unwrap();
-        }
-        checkpoints.save(&progress(0, 4), &state(40.0), false, false).unwrap();
-        let mut names: Vec<String> =
-            std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        let expect =
-            ["best", "ep000-step00000001", "ep000-step00000002-kept", "ep000-step00000004", "last", "notes.txt"];
-        assert_eq!(names, expect);
-        assert_eq!(load_model(&dir.path().join("last")).unwrap()["layer.weight"].as_slice::<f32>()[0], 40.0);
-        assert_eq!(load_model(&dir.path().join("best")).unwrap()["layer.weight"].as_slice::<f32>()[0], 1.0);
-    }
-
-    #[test]
-    fn damage_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = Checkpoints::new(dir.path()).save(&progress(0, 1), &state(1.0), false, false).unwrap();
-        let full = std::fs::read(path.join(MODEL)).unwrap();
-        std::fs::write(path.join(MODEL), &full[..full.len() - 3]).unwrap();
-        let error = load(&path).unwrap_err().to_string();
-        assert!(error.contains("model.safetensors") && error.contains("damaged"), "{error}");
-        std::fs::write(path.join(PROGRESS), "version = 2").unwrap();
-        assert!(load(&path).unwrap_err().to_string().contains("checkpoint.toml"));
-    }
-}
+mod tests;

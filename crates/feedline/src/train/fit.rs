@@ -1,7 +1,7 @@
 //! The training loop: one function that reads from top to bottom. Knows the order of events and nothing of the model.
 
 use super::agree::{BatchSplit, agree, split_batch};
-use super::checkpoint::{Checkpoints, Progress};
+use super::checkpoint::{Checkpoints, Progress, best_epoch};
 use super::group::Group;
 use super::proof::LedgerFile;
 use super::{Tally, Task};
@@ -205,7 +205,7 @@ pub fn fit(
                 together.share_replaced(&batch.replaced, &mut train)?;
                 if due || stopping {
                     progress.cursor = Some(train.state_dict());
-                    together.save(task, &mut train, progress, false, false)?;
+                    together.save(task, &mut train, progress, false)?;
                     last_save = Instant::now();
                     began = last_save;
                 }
@@ -219,7 +219,7 @@ pub fn fit(
             let began = Instant::now();
             task.broadcast(group)?;
             let Some(val_tally) = together.evaluate(task, &mut val, epoch)? else {
-                together.save(task, &mut train, progress, false, false)?;
+                together.save(task, &mut train, progress, false)?;
                 return Ok(Outcome::Interrupted);
             };
             let record = EpochRecord {
@@ -235,8 +235,6 @@ pub fn fit(
                 val_seconds: began.elapsed().as_secs_f64(),
                 stages,
             };
-            // As upstream: the first epoch, and every one whose loss is no worse than all before.
-            let best = progress.history.iter().all(|earlier| record.val_loss <= earlier.val_loss);
             progress.history.push(record.clone());
             *progress = Progress {
                 epoch: progress.epoch + 1,
@@ -246,7 +244,7 @@ pub fn fit(
             };
             sink.emit(&Event::EpochEnd(record))?;
             let keep = options.save_period > 0 && epoch % options.save_period == 0;
-            together.save(task, &mut train, progress, best, keep)?;
+            together.save(task, &mut train, progress, keep)?;
             last_save = Instant::now();
             let [stopping] = together.decide([(together.stop)()])?;
             if stopping && epoch < options.epochs {
@@ -306,14 +304,16 @@ impl Together<'_> {
     }
 
     /// Writes down what `train` delivered and then saves a checkpoint, on rank 0.
-    fn save(&self, task: &mut dyn Task, train: &mut Loader, progress: &Progress, best: bool, keep: bool) -> Result<()> {
+    fn save(&self, task: &mut dyn Task, train: &mut Loader, progress: &Progress, keep: bool) -> Result<()> {
         if let Some(ledger) = self.ledger {
             ledger.borrow_mut().append(self.group, train)?;
         }
         let Some(checkpoints) = self.checkpoints.filter(|_| self.group.rank() == 0) else { return Ok(()) };
-        let path = checkpoints.save(progress, &task.state()?, best, keep)?;
-        let (epoch, step) = (progress.epoch, progress.step);
-        self.sink.emit(&Event::Checkpoint { path: path.display().to_string(), epoch, step, best })
+        let saved = checkpoints.save(progress, &task.state()?, keep)?;
+        let (path, epoch, step) = (saved.path.display().to_string(), progress.epoch, progress.step);
+        let best = progress.ends(best_epoch(&progress.history));
+        self.sink.emit(&Event::Checkpoint { path, epoch, step, best })?;
+        saved.warnings.into_iter().try_for_each(|message| self.sink.emit(&Event::Warning { message }))
     }
 }
 

@@ -1,7 +1,8 @@
 //! The history of a run, epoch by epoch, and the files that show it: `epoch_loss.txt`, `epoch_val_loss.txt` and
 //! `epoch_loss.png`. Part of a checkpoint, so a resumed run rewrites the same files.
 
-use crate::error::{Error, Result};
+use super::disk::write_whole;
+use crate::error::Result;
 use crate::event::EpochRecord;
 use crate::picture::{Series, encode_png, line_chart};
 use std::path::Path;
@@ -15,9 +16,9 @@ pub fn write_history(dir: &Path, epochs: &[EpochRecord]) -> Result<()> {
     let lines = |number: fn(&EpochRecord) -> f64| -> String {
         epochs.iter().map(|record| format!("{}\n", number(record))).collect()
     };
-    write_atomically(&dir.join("epoch_loss.txt"), lines(|record| record.train_loss).as_bytes())?;
-    write_atomically(&dir.join("epoch_val_loss.txt"), lines(|record| record.val_loss).as_bytes())?;
-    write_atomically(&dir.join("epoch_loss.png"), &loss_chart(epochs)?)
+    write_whole(&dir.join("epoch_loss.txt"), lines(|record| record.train_loss).as_bytes())?;
+    write_whole(&dir.join("epoch_val_loss.txt"), lines(|record| record.val_loss).as_bytes())?;
+    write_whole(&dir.join("epoch_loss.png"), &loss_chart(epochs)?)
 }
 
 /// The loss curves as a PNG file: train red, validation coral, smoothed dashed green and brown.
@@ -69,18 +70,6 @@ fn savitzky_golay(values: &[f64], window: usize) -> Vec<f64> {
         (0..4).map(|k| here[k] * parts[k] / norms[k]).sum()
     };
     (0..values.len()).map(fitted).collect()
-}
-
-/// Replaces a file as a whole; leaves nothing behind if that fails.
-pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".tmp");
-    let unfinished = path.with_file_name(name);
-    std::fs::write(&unfinished, bytes).and_then(|()| std::fs::rename(&unfinished, path)).map_err(|source| {
-        // Already failing: what matters is the first error.
-        let _ = std::fs::remove_file(&unfinished);
-        Error::io("write", path, source)
-    })
 }
 
 #[cfg(test)]

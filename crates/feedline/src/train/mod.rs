@@ -3,6 +3,7 @@
 
 pub mod agree;
 pub mod checkpoint;
+mod disk;
 mod fit;
 pub mod group;
 pub mod history;

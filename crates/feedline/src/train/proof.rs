@@ -19,6 +19,7 @@ use crate::deliver::Loader;
 use crate::deliver::ledger::Entry;
 use crate::error::{Error, Result};
 use crate::plan::{Cursor, Plan};
+use crate::train::disk::sync_dir;
 use crate::train::group::Group;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
@@ -98,8 +99,7 @@ impl LedgerFile {
         };
         let mut ledger = LedgerFile { path, file: Some(file) };
         ledger.write(&[Line::Attempt(attempt)])?;
-        let sync = File::open(dir).and_then(|dir| dir.sync_all());
-        sync.map_err(|e| Error::io("flush the folder", dir, e))?;
+        sync_dir(dir)?;
         Ok(ledger)
     }
 

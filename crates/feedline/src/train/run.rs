@@ -14,16 +14,25 @@
 //! ```
 
 use super::checkpoint::Checkpoints;
+use super::disk::{make_dir, open_lines, write_whole};
 use super::history::write_history;
 use super::lock::{FolderLock, LOCK};
 use super::tensorboard::EventWriter;
 use crate::error::{Error, Result};
 use crate::event::{EpochRecord, Event, Sink};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Name of the folder of the run's checkpoints.
+pub const CHECKPOINTS: &str = "checkpoints";
+
+/// Name of the file with every event.
+const EVENTS: &str = "events.jsonl";
+/// How the line of a checkpoint begins in it.
+const CHECKPOINT: &[u8] = b"{\"event\":\"checkpoint\"";
 
 /// How the names of folders begin that keep an earlier start.
 const EARLIER: &str = "earlier-start-";
@@ -75,15 +84,14 @@ impl RunFolder {
             other => Ok(other),
         };
         refuse(Holds::of(dir))?;
-        fs::create_dir_all(dir).map_err(|e| Error::io("make the folder", dir, e))?;
+        make_dir(dir)?;
         let lock = FolderLock::take(dir)?;
         // Again: another process may have been faster.
         let earlier = match refuse(Holds::of(dir))? {
             Holds::Start => Some(set_aside(dir)?),
             _ => None,
         };
-        let config = dir.join("config.toml");
-        fs::write(&config, config_toml).map_err(|e| Error::io("write", &config, e))?;
+        write_whole(&dir.join("config.toml"), config_toml.as_bytes())?;
         Ok(RunFolder { earlier, ..RunFolder::open(lock, metric_names, vec![])? })
     }
 
@@ -103,17 +111,7 @@ impl RunFolder {
         history: Vec<EpochRecord>,
     ) -> Result<RunFolder> {
         let dir = lock.dir().to_path_buf();
-        for name in ["events.jsonl", "quarantine.jsonl"] {
-            let path = dir.join(name);
-            cut_half_a_line(&path).map_err(|e| Error::io("repair the end of", &path, e))?;
-        }
-        let path = dir.join("events.jsonl");
-        let events = OpenOptions::new().create(true).append(true).open(&path);
-        let open = Open {
-            events: events.map_err(|e| Error::io("open", &path, e))?,
-            tensorboard: EventWriter::create(&dir)?,
-            history,
-        };
+        let open = Open { events: open_lines(&dir.join(EVENTS))?, tensorboard: EventWriter::create(&dir)?, history };
         Ok(RunFolder { dir, lock, earlier: None, metric_names, open: Mutex::new(open) })
     }
 
@@ -128,6 +126,31 @@ impl RunFolder {
         self.lock.note().map(str::to_owned).into_iter().chain(moved).collect()
     }
 
+    /// That the run in `dir`, which has no checkpoint, never had one.
+    ///
+    /// # Errors
+    /// It tells of one; or its events cannot be read.
+    pub fn check_had_no_checkpoint(dir: &Path) -> Result<()> {
+        let path = dir.join(EVENTS);
+        let file = match File::open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            file => file.map_err(|e| Error::io("read", &path, e))?,
+        };
+        let mut last = None;
+        for line in BufReader::new(file).split(b'\n') {
+            let line = line.map_err(|e| Error::io("read", &path, e))?;
+            if line.starts_with(CHECKPOINT) {
+                last = serde_json::from_slice::<serde_json::Value>(&line).ok().or(last);
+            }
+        }
+        let Some(last) = last else { return Ok(()) };
+        Err(Error::Checkpoint {
+            path: dir.join(CHECKPOINTS),
+            problem: format!("there is no checkpoint in it, and {EVENTS} tells of {}", last["path"]),
+            remedy: "Bring it back from a copy, or begin a new run in another folder".into(),
+        })
+    }
+
     /// Where it is.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -135,7 +158,7 @@ impl RunFolder {
 
     /// Its checkpoints.
     pub fn checkpoints(&self) -> Checkpoints {
-        Checkpoints::new(self.dir.join("checkpoints"))
+        Checkpoints::new(self.dir.join(CHECKPOINTS))
     }
 
     /// Writes a file of the folder as a whole.
@@ -143,7 +166,7 @@ impl RunFolder {
     /// # Errors
     /// A failed write; the old file is then untouched.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        super::history::write_atomically(&self.dir.join(name), bytes)
+        write_whole(&self.dir.join(name), bytes)
     }
 
     fn epoch_end(&self, open: &mut Open, record: &EpochRecord) -> Result<()> {
@@ -192,9 +215,14 @@ impl Holds {
             name.starts_with("events.out.tfevents.") || FILES.contains(&name)
         };
         // What a save that was killed leaves is no checkpoint.
-        let has_checkpoint = names(&dir.join("checkpoints")).iter().any(|name| !name.starts_with("tmp-"));
-        let is_start = dir.join("config.toml").is_file() && names_in.iter().all(is_ours) && !has_checkpoint;
-        if is_start { Holds::Start } else { Holds::More }
+        let has_checkpoint = names(&dir.join(CHECKPOINTS)).iter().any(|name| !name.starts_with("tmp-"));
+        let has_settings = ["config.toml", "config.toml.tmp"].iter().any(|name| dir.join(name).is_file());
+        let has_lost_one = RunFolder::check_had_no_checkpoint(dir).is_err();
+        if has_settings && names_in.iter().all(is_ours) && !has_checkpoint && !has_lost_one {
+            Holds::Start
+        } else {
+            Holds::More
+        }
     }
 }
 
@@ -223,38 +251,17 @@ fn set_aside(dir: &Path) -> Result<PathBuf> {
     Ok(to)
 }
 
-/// Cuts off a last line without an end, which a process leaves that is killed while it writes: what is appended would
-/// become part of it.
-fn cut_half_a_line(path: &Path) -> io::Result<()> {
-    let file = match OpenOptions::new().read(true).write(true).open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(e),
-    };
-    let (mut reader, mut line, mut whole) = (BufReader::new(&file), Vec::new(), 0);
-    while reader.read_until(b'\n', &mut line)? > 0 {
-        if line.last() != Some(&b'\n') {
-            return file.set_len(whole);
-        }
-        whole += line.len() as u64;
-        line.clear();
-    }
-    Ok(())
-}
-
 impl Sink for RunFolder {
     fn emit(&self, event: &Event) -> Result<()> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let path = self.dir.join("events.jsonl");
+        let path = self.dir.join(EVENTS);
         open.events.write_all(line(event)?.as_bytes()).map_err(|e| Error::io("write", &path, e))?;
         match event {
             Event::EpochEnd(record) => self.epoch_end(&mut open, record),
             Event::Replaced(replaced) => {
                 let path = self.dir.join("quarantine.jsonl");
                 let line = line(replaced)?;
-                let file = OpenOptions::new().create(true).append(true).open(&path);
-                let write = file.and_then(|mut file| file.write_all(line.as_bytes()));
-                write.map_err(|e| Error::io("write", &path, e))
+                open_lines(&path)?.write_all(line.as_bytes()).map_err(|e| Error::io("write", &path, e))
             }
             _ => Ok(()),
         }
@@ -319,5 +326,18 @@ mod tests {
         let text = fs::read_to_string(dir.path().join("events.jsonl")).unwrap();
         assert_eq!(text.lines().count(), 2);
         assert!(text.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "{text}");
+    }
+
+    #[test]
+    fn a_run_that_lost_its_checkpoints_is_told_from_one_that_had_none() {
+        let dir = tempfile::tempdir().unwrap();
+        RunFolder::check_had_no_checkpoint(dir.path()).unwrap();
+        let folder = RunFolder::create(&dir.path().join("a/run"), "epochs = 3\n", &[]).unwrap();
+        folder.emit(&Event::Resumed { epoch: 1, step: 0 }).unwrap();
+        RunFolder::check_had_no_checkpoint(folder.dir()).unwrap();
+        let path = "runs/a/checkpoints/ep000-step00000002".to_string();
+        folder.emit(&Event::Checkpoint { path, epoch: 0, step: 2, best: false }).unwrap();
+        let error = RunFolder::check_had_no_checkpoint(folder.dir()).unwrap_err().to_string();
+        assert!(error.contains("events.jsonl tells of") && error.contains("ep000-step00000002"), "{error}");
     }
 }

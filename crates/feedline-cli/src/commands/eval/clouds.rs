@@ -11,7 +11,7 @@ use feedline_recipes::lidar::config::Config;
 use feedline_recipes::lidar::splits::{Split, open_split};
 use feedline_recipes::lidar::train::{evaluate, task_options};
 use feedline_recipes::lidar::{LidarTask, predictions};
-use feedline_recipes::settings::{CONFIG, Said, Settings};
+use feedline_recipes::settings::Settings;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub fn run(args: Args, checkpoint: &Path, run: &Path) -> Result<Done> {
     if args.logits.is_some() {
         return Err(Error::config("--logits makes no sense for the recipe lidar", "Leave it out"));
     }
-    let mut said = Said::<Config>::defaults().file(&run.join(CONFIG))?;
+    let mut said = super::said_of::<Config>(run, checkpoint)?;
     if args.data.data.is_some() {
         said = super::elsewhere(said)?;
     }

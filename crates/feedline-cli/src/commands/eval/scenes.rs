@@ -11,7 +11,6 @@ use feedline_recipes::scene_completion::SceneTask;
 use feedline_recipes::scene_completion::config::Config;
 use feedline_recipes::scene_completion::splits::{Split, open_voxels};
 use feedline_recipes::scene_completion::train::{class_summaries, evaluate, task_options};
-use feedline_recipes::settings::{CONFIG, Said};
 use std::fmt::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -20,7 +19,7 @@ pub fn run(args: Args, checkpoint: &Path, run: &Path) -> Result<Done> {
     if args.logits.is_some() {
         return Err(Error::config("--logits makes no sense for the recipe scene_completion", "Leave it out"));
     }
-    let mut said = Said::<Config>::defaults().file(&run.join(CONFIG))?;
+    let mut said = super::said_of::<Config>(run, checkpoint)?;
     // A list alone is one of other scenes in the run's own folders.
     if args.data.data.is_some() {
         said = super::elsewhere(said)?;

@@ -302,7 +302,10 @@ def _save(model: Any, path: Path) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".tmp")
-    torch.save(model.state_dict(), unfinished)
+    with open(unfinished, "wb") as file:
+        torch.save(model.state_dict(), file)
+        file.flush()
+        os.fsync(file.fileno())  # or a power cut may leave the new name with half of the file
     os.replace(unfinished, path)
 
 

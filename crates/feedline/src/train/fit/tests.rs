@@ -1,5 +1,4 @@
 use super::super::TaskState;
-use super::super::checkpoint;
 use super::*;
 use crate::deliver::Clock;
 use crate::event::Event;
@@ -183,10 +182,9 @@ fn run_rank_by(
     };
     let (mut task, mut progress) = (LineTask::default(), Progress::default());
     let checkpoints = Checkpoints::new(dir);
-    if let Some(last) = checkpoints.last() {
-        let (saved, state) = checkpoint::load(&last).unwrap();
-        progress = saved;
-        task.load_state(state).unwrap();
+    if let Some(newest) = checkpoints.newest().unwrap() {
+        progress = newest.progress;
+        task.load_state(newest.state).unwrap();
     }
     group.barrier()?; // nobody writes a checkpoint before all have read theirs
     let asked = Cell::new(0);

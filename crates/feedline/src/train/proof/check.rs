@@ -9,7 +9,8 @@ use crate::deliver::ledger::{Counter, Counts, Digest, Entry};
 use crate::error::{Error, Result};
 use crate::plan::Cursor;
 use crate::read::fingerprint;
-use crate::train::checkpoint::{self, Checkpoints};
+use crate::train::checkpoint::Checkpoints;
+use crate::train::run::CHECKPOINTS;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -55,6 +56,8 @@ pub struct Proof {
     pub epochs: Vec<EpochProof>,
     /// What is wrong with the ledger itself.
     pub problems: Vec<String>,
+    /// What lies among the checkpoints and is none that is complete, so that the last one may not be the last that was.
+    pub passed_over: Vec<String>,
 }
 
 /// One attempt, and how far it counts.
@@ -147,11 +150,9 @@ pub fn verify(run: &Path) -> Result<Proof> {
             "Name the folder of a run; one made by an older version has no ledger",
         ));
     }
-    let cursor = match Checkpoints::new(run.join("checkpoints")).last() {
-        Some(last) => checkpoint::load(&last)?.0.cursor,
-        None => None,
-    };
-    let end = cursor.as_ref().map_or((0, 0), |cursor| (cursor.epoch, cursor.position));
+    let newest = Checkpoints::new(run.join(CHECKPOINTS)).newest()?;
+    let cursor = newest.as_ref().and_then(|newest| newest.progress.cursor.as_ref());
+    let end = cursor.map_or((0, 0), |cursor| (cursor.epoch, cursor.position));
     let attempts = read(&path)?;
     let mut proof = check(&attempts, end).map_err(|error| Error::Checkpoint {
         path,
@@ -159,9 +160,10 @@ pub fn verify(run: &Path) -> Result<Proof> {
         remedy: "So nothing can be proved of this run".into(),
     })?;
     if let Some((attempt, _)) = attempts.last() {
-        proof.problems.extend(difference(run, attempt, cursor.as_ref())?);
+        proof.problems.extend(difference(run, attempt, cursor)?);
         proof.proved &= proof.problems.is_empty();
     }
+    proof.passed_over = newest.map_or(vec![], |newest| newest.passed_over);
     proof.add_names(&run.join("samples.txt"))?;
     Ok(proof)
 }
@@ -231,6 +233,7 @@ pub(super) fn check(attempts: &[(Attempt, Vec<Entry>)], end: Place) -> Result<Pr
         attempts: stretches.iter().map(summary).collect(),
         epochs,
         problems,
+        passed_over: vec![],
     })
 }
 

@@ -6,7 +6,7 @@ use crate::plan::rng::SampleRng;
 use crate::plan::{Request, Tail};
 use crate::sample::{DType, FieldSpec, Slot};
 use crate::train::TaskState;
-use crate::train::checkpoint::{self, Checkpoints, Progress};
+use crate::train::checkpoint::{Checkpoints, Progress};
 use std::sync::{Arc, Mutex};
 
 /// Numbered samples, some of which are bad.
@@ -93,7 +93,7 @@ impl Simulation {
     }
 
     fn cursor(&self) -> Option<Cursor> {
-        self.checkpoints().last().and_then(|last| checkpoint::load(&last).unwrap().0.cursor)
+        self.checkpoints().newest().unwrap().and_then(|newest| newest.progress.cursor)
     }
 
     /// An attempt on `world_size` ranks from the last checkpoint, with a checkpoint every `save` steps, killed after
@@ -139,8 +139,8 @@ impl Simulation {
             done += 1;
             if done % save == 0 {
                 append(&mut loaders);
-                let progress = Progress { step: done, cursor: Some(loaders[0].state_dict()), ..Progress::default() };
-                self.checkpoints().save(&progress, &TaskState::default(), false, false).unwrap();
+                let progress = standing(loaders[0].state_dict());
+                self.checkpoints().save(&progress, &TaskState::default(), false).unwrap();
             }
         }
         if late {
@@ -160,6 +160,11 @@ impl Simulation {
     fn verify(&self) -> Proof {
         verify(self.dir.path()).unwrap()
     }
+}
+
+/// Where a run is whose data is there.
+fn standing(cursor: Cursor) -> Progress {
+    Progress { epoch: cursor.epoch, step: cursor.position, cursor: Some(cursor), ..Progress::default() }
 }
 
 /// The same plan for another number of ranks.
@@ -366,8 +371,7 @@ fn other_data_may_begin_with_an_epoch_and_not_within_one() {
     // The last checkpoint stands at the end of epoch 0; with the cursor at the beginning of epoch 1 other data may follow.
     let before = run.cursor().unwrap();
     let save = |cursor: &Cursor| {
-        let progress = Progress { step: 8, cursor: Some(cursor.clone()), ..Progress::default() };
-        run.checkpoints().save(&progress, &TaskState::default(), false, false).unwrap();
+        run.checkpoints().save(&standing(cursor.clone()), &TaskState::default(), false).unwrap();
     };
     save(&Cursor::new(50, &plan(50, Tail::Exact), before.epoch + u64::from(before.position > 0), 0, 0));
     run.plan = plan(50, Tail::Exact);

@@ -1,0 +1,205 @@
+//! Runs that go on from what is left of a run folder.
+
+use crate::classification::config::Config;
+use crate::classification::demo::{DemoOptions, write_demo_data};
+use crate::classification::train::Classification;
+use crate::run::Run;
+use crate::settings::{CONFIG, Said, Settings};
+use feedline::event::{Event, Sink, Warnings};
+use feedline::train::checkpoint::Checkpoints;
+use feedline::train::group::Alone;
+use feedline::train::proof::verify;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Asks to stop after the first step of the third epoch.
+#[derive(Default)]
+struct Stop(AtomicBool);
+
+impl Sink for Stop {
+    fn emit(&self, event: &Event) -> feedline::Result<()> {
+        if let Event::Step { epoch: 3, step: 1, .. } = event {
+            self.0.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+fn config(data: &Path) -> Config {
+    let data = format!("data.dir={}", data.display());
+    let all = [
+        &data,
+        "data.num_workers=0",
+        "model.input_px=32",
+        "train.epochs=4",
+        "train.batch_size=8",
+        "train.checkpoint_steps=2",
+        "train.checkpoint_seconds=0",
+        "train.save_period=0",
+    ];
+    all.into_iter().fold(Said::defaults(), |said, assignment| said.assign(assignment).unwrap()).resolve().unwrap()
+}
+
+/// A run of four epochs that was never stopped, and one that was stopped in its third.
+fn runs(dir: &Path) -> (PathBuf, PathBuf) {
+    let (data, whole, half) = (dir.join("data"), dir.join("whole"), dir.join("half"));
+    write_demo_data(&data, &DemoOptions { train: 30, test: 12, seed: 1 }, |_, _| ()).unwrap();
+    let mut run = Run::<Classification>::create(config(&data), &whole, Arc::new(Alone)).unwrap();
+    run.train(Arc::new(Warnings), &|| false).unwrap().unwrap();
+    let stop = Arc::new(Stop::default());
+    let mut run = Run::<Classification>::create(config(&data), &half, Arc::new(Alone)).unwrap();
+    assert!(run.train(stop.clone(), &|| stop.0.load(Ordering::Relaxed)).unwrap().is_none());
+    (whole, half)
+}
+
+fn resume(dir: &Path) -> feedline::Result<Run<Classification>> {
+    Run::resume(dir, Ok, false, Arc::new(Alone))
+}
+
+fn copy(from: &Path, to: &Path, flags: &str) {
+    assert!(Command::new("cp").args([flags, "--"]).args([from, to]).status().unwrap().success());
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn whatever_becomes_of_the_links_a_run_goes_on_as_the_one_never_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let (whole, half) = runs(dir.path());
+    let newest = fs::read_link(half.join("checkpoints/last")).unwrap();
+    assert_eq!(newest.to_str(), Some("ep002-step00000001"));
+    type Spoil = fn(&Path);
+    let spoils: [(&str, &str, &str, Spoil); 5] = [
+        ("without_links", "-r", "", |dir| {
+            fs::remove_file(dir.join("last")).unwrap();
+            fs::remove_file(dir.join("best")).unwrap();
+        }),
+        ("folders_for_links", "-rL", "", |_| ()),
+        ("only_best_is_lost", "-r", "", |dir| fs::remove_file(dir.join("best")).unwrap()),
+        ("dangling", "-r", "last names a checkpoint that is not there", |dir| {
+            fs::remove_file(dir.join("last")).unwrap();
+            std::os::unix::fs::symlink("ep009-step00000000", dir.join("last")).unwrap();
+        }),
+        ("cut", "-r", "ep002-step00000001/model.safetensors: it is damaged", |dir| {
+            let file =
+                fs::OpenOptions::new().write(true).open(dir.join("ep002-step00000001/model.safetensors")).unwrap();
+            file.set_len(1000).unwrap();
+        }),
+    ];
+    for (what, flags, word, spoil) in spoils {
+        let out = dir.path().join(what);
+        copy(&half, &out, flags);
+        spoil(&out.join("checkpoints"));
+        let mut run = resume(&out).unwrap();
+        let notes = run.notes().join("\n");
+        assert!(
+            notes.contains(word) && (what == "cut" || notes.contains("from checkpoints/ep002-step00000001")),
+            "{notes}"
+        );
+        run.train(Arc::new(Warnings), &|| false).unwrap().unwrap();
+        for name in ["last", "best"] {
+            let (this, never_stopped) = (out.join("checkpoints").join(name), whole.join("checkpoints").join(name));
+            assert_eq!(fs::read_link(&this).unwrap(), fs::read_link(&never_stopped).unwrap(), "{what}");
+            let model = |dir: PathBuf| fs::read(dir.join("model.safetensors")).unwrap();
+            assert!(model(this) == model(never_stopped), "{what}: the weights of {name}");
+        }
+        let text = |dir: &Path| fs::read_to_string(dir.join("epoch_val_loss.txt")).unwrap();
+        assert_eq!(text(&out), text(&whole), "{what}");
+        // What is not complete stays, everything else is as if nothing had been.
+        let mut expect = names(&whole.join("checkpoints"));
+        if what == "cut" {
+            expect.push("ep002-step00000001".into());
+            expect.sort();
+        }
+        assert_eq!(names(&out.join("checkpoints")), expect, "{what}");
+        let proof = verify(&out).unwrap();
+        assert!(proof.proved && proof.passed_over.is_empty() == (what != "cut"), "{what}: {proof:?}");
+    }
+}
+
+#[test]
+fn checkpoints_that_are_lost_or_all_cut_are_no_reason_to_begin_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, half) = runs(dir.path());
+    for name in names(&half.join("checkpoints")) {
+        let _ = fs::remove_file(half.join("checkpoints").join(name).join("checkpoint.toml"));
+    }
+    let before = names(&half.join("checkpoints"));
+    let error = resume(&half).err().unwrap().to_string();
+    assert!(error.contains("no checkpoint in it is complete") && error.contains("ep002-step00000001"), "{error}");
+    assert!(verify(&half).unwrap_err().to_string().contains("no checkpoint in it is complete"));
+    assert_eq!(names(&half.join("checkpoints")), before);
+    fs::remove_dir_all(half.join("checkpoints")).unwrap();
+    let error = resume(&half).err().unwrap().to_string();
+    assert!(error.contains("events.jsonl tells of") && error.contains("ep002-step00000001"), "{error}");
+}
+
+#[test]
+fn settings_that_are_cut_or_changed_are_refused_and_nothing_is_made_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, half) = runs(dir.path());
+    let file = half.join(CONFIG);
+    let text = fs::read_to_string(&file).unwrap();
+    let refused = |text: &str| {
+        fs::write(&file, text).unwrap();
+        resume(&half).err().unwrap_or_else(|| panic!("taken for whole: {text}")).to_string()
+    };
+    assert!(refused("").contains("config.toml: it is empty"));
+    // Cut at any place but for the end of the last line.
+    let (first, _) = text.match_indices('\n').nth(1).unwrap();
+    for at in 1..text.trim_end().len() {
+        let error = refused(&text[..at]);
+        assert!(at < first || error.contains("config.toml: it is cut"), "{error}");
+    }
+    // As if an older version had written it: only the checkpoint knows.
+    let older: String = text.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{line}\n")).collect();
+    let cut = &older[..older.find("[train]").unwrap()];
+    let error = refused(cut);
+    assert!(error.contains("train.epochs is 10 in it or left out") && error.contains("made with 4"), "{error}");
+    assert!(refused(&older.replace("input_px = 32", "input_px = 64")).contains("model.input_px is 64"));
+    fs::write(&file, &older).unwrap();
+    resume(&half).unwrap();
+    assert_eq!(fs::read_to_string(&file).unwrap(), text, "a resume writes it whole again");
+    fs::remove_file(&file).unwrap();
+    let error = resume(&half).err().unwrap().to_string();
+    assert!(error.contains("config.toml: it is not there") && error.contains("settings"), "{error}");
+
+    // What may change may, and a kill before the next checkpoint is no trap.
+    fs::write(&file, &text).unwrap();
+    let other_batch = |mut config: Config| {
+        config.train.batch_size = 6;
+        Ok(config)
+    };
+    drop(Run::<Classification>::resume(&half, other_batch, false, Arc::new(Alone)).unwrap());
+    assert_eq!(Config::of_run(&half).unwrap().train.batch_size, 6);
+    let mut run = resume(&half).unwrap();
+    run.train(Arc::new(Warnings), &|| false).unwrap().unwrap();
+    let found = Checkpoints::new(half.join("checkpoints")).newest().unwrap().unwrap();
+    assert!(found.settings.unwrap().contains("batch_size = 6\n"));
+}
+
+#[test]
+fn a_run_of_an_older_version_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (whole, half) = runs(dir.path());
+    let text = fs::read_to_string(half.join(CONFIG)).unwrap();
+    fs::write(half.join(CONFIG), text.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n"))
+        .unwrap();
+    for name in names(&half.join("checkpoints")).iter().filter(|name| name.starts_with("ep")) {
+        // Without first line, list of files and settings.
+        let path = half.join("checkpoints").join(name).join("checkpoint.toml");
+        let mut table: toml::Table = fs::read_to_string(&path).unwrap().parse().unwrap();
+        assert!(table.remove("files").is_some() && table.remove("settings").is_some());
+        fs::write(&path, toml::to_string(&table).unwrap()).unwrap();
+    }
+    resume(&half).unwrap().train(Arc::new(Warnings), &|| false).unwrap().unwrap();
+    let model = |dir: &Path| fs::read(dir.join("checkpoints/best/model.safetensors")).unwrap();
+    assert!(model(&half) == model(&whole));
+}
