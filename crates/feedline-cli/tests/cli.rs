@@ -231,6 +231,31 @@ fn a_finished_run_leaves_what_the_readme_says() {
 }
 
 #[test]
+fn evaluation_finds_the_newest_and_the_best_checkpoint_without_links() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    expect(&run(&short(data(), &out)), 0, &[]);
+    let eval = |name: &str| {
+        let to = dir.path().join("eval");
+        let checkpoint = out.join(name);
+        expect(&run(&["eval", checkpoint.to_str().unwrap(), "--out", to.to_str().unwrap()]), 0, &[]);
+        fs::read_to_string(to.join("eval.json")).unwrap()
+    };
+    let all = || ["", "checkpoints/last", "checkpoints/best"].map(eval);
+    let with_links = all();
+    assert_eq!(with_links[0], with_links[1]);
+    for link in ["last", "best"] {
+        fs::remove_file(out.join("checkpoints").join(link)).unwrap();
+        // Of another step, as a copy leaves it that is not made anew.
+        std::os::unix::fs::symlink("ep001-step00000002", out.join("checkpoints").join(link)).unwrap();
+    }
+    assert_eq!(all(), with_links);
+    let text = fs::read_to_string(out.join("config.toml")).unwrap();
+    fs::write(out.join("config.toml"), text.replace("input_px = 0", "input_px = 32")).unwrap();
+    expect(&run(&["eval", out.to_str().unwrap()]), 6, &["config.toml", "was made with", "Restore it"]);
+}
+
+#[test]
 fn every_worker_count_trains_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let trained = |workers: &'static str| {
