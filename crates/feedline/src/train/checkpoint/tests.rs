@@ -1,4 +1,6 @@
+use super::format::{MODEL, OPTIMIZER, PROGRESS};
 use super::*;
+use crate::sample::Array;
 use std::process::Command;
 
 fn state(value: f32) -> TaskState {
