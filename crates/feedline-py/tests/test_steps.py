@@ -244,7 +244,7 @@ def test_only_samples_that_are_bad_themselves_are_replaced(make, is_bad, workers
     with pytest.raises(MemoryError if isinstance(error, MemoryError) else feedline.SampleError) as failed:
         list(ours)
     if isinstance(failed.value, feedline.SampleError):
-        assert failed.value.index == 5 and type(failed.value.__cause__) is type(error)
+        assert failed.value.index == 5 and repr(failed.value.__cause__) == repr(error)
 
 
 def test_a_file_that_the_system_refuses_is_no_bad_sample(some_bad):
