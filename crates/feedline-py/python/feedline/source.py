@@ -7,7 +7,6 @@ the sample alone, never on workers, ranks or batches.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import sys
 import warnings
@@ -48,7 +47,8 @@ _warned: set[str] = set()
 
 def _warn(messages: list[str]) -> None:
     """Tells of what was left out, as of the line that is not ours: once, and not again from each worker process."""
-    if multiprocessing.parent_process() is not None:
+    processes = sys.modules.get("multiprocessing.process")  # loaded in every worker of it
+    if processes is not None and processes.parent_process() is not None:
         return
     level, ours = 1, os.path.dirname(__file__)
     frame: FrameType | None = sys._getframe()
