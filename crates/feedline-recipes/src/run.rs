@@ -225,6 +225,8 @@ impl<R: Recipe> Run<R> {
         {
             let change = difference(&dir.join(SAMPLES), &R::sample_list(&train));
             if !allow_changed_data {
+                // Perhaps a newer checkpoint was passed over, which was of this data.
+                notes.iter().try_for_each(|message| Warnings.emit(&Event::Warning { message: message.clone() }))?;
                 return Err(change.map_or(error, |change| changed_data(dir, &change)));
             }
             if saved.step > 0 && !saved.trained {
