@@ -1,7 +1,7 @@
 //! Archives: an index is of members that lie in the archive, and each member can be read or is refused.
 
 use super::{Bench, Verdict};
-use feedline::read::archive::{Member, index, indexes, to_text};
+use feedline::read::archive::{Index, Member, index, indexes, to_text};
 use feedline::read::{Fault, FileList, Folder, Get, ImageList, Object, ReadError, Source, Stop, Storage};
 use std::collections::BTreeMap;
 
@@ -144,20 +144,20 @@ fn archive(bench: &Bench, bytes: &[u8], end: &str) -> Verdict {
     let key = format!("x.{end}");
     let held = Held(BTreeMap::from([(key.clone(), bytes.to_vec())]));
     let object = held.object(&key);
-    let members = match index(&held, &object) {
-        Ok(members) => members,
+    let index = match index(&held, &object) {
+        Ok(index) => index,
         Err(error) => return Verdict::Refused { said: error.to_string(), compared: None },
     };
-    if let Some(problem) = wrong_with(&members, object.size_bytes) {
+    if let Some(problem) = wrong_with(&index.members, object.size_bytes) {
         return Verdict::Wrong(problem);
     }
     // Written down and read again it is the same.
-    let text = to_text(&members, object.size_bytes);
+    let text = to_text(&index, object.size_bytes);
     let beside = Held(BTreeMap::from([(key.clone(), bytes.to_vec()), (format!("{key}.index"), text.into_bytes())]));
     let objects = beside.list("", &Stop::default()).unwrap_or_default();
     match indexes(&beside, &[&object], &objects, &storage(bench), &|_| {}) {
         Err(error) => return Verdict::Wrong(format!("its index cannot be read again: {error}")),
-        Ok(again) if again != [members] => return Verdict::Wrong("its index is another when it is read again".into()),
+        Ok(again) if again != [index] => return Verdict::Wrong("its index is another when it is read again".into()),
         Ok(_) => {}
     }
     let path = bench.write(&key, bytes);
@@ -210,6 +210,18 @@ pub fn parquet(bench: &mut Bench, bytes: &[u8]) -> Verdict {
     archive(bench, bytes, "parquet")
 }
 
+/// Indexes as they are written now, of the tars of the corpus, and as they were.
+pub fn index_texts() -> std::io::Result<Vec<Vec<u8>>> {
+    let mut texts = super::testdata("seeds", &[".index"])?;
+    for tar in super::testdata("shards/webdataset", &[".tar"])? {
+        let held = Held(BTreeMap::from([("x.tar".to_owned(), tar)]));
+        let object = held.object("x.tar");
+        let index: Index = index(&held, &object).map_err(std::io::Error::other)?;
+        texts.push(to_text(&index, object.size_bytes).into_bytes());
+    }
+    Ok(texts)
+}
+
 /// The index that lies beside an archive of 30,720 bytes, which is the one of the corpus.
 pub fn kept_index(bench: &mut Bench, bytes: &[u8]) -> Verdict {
     let size_bytes = 30_720;
@@ -219,7 +231,7 @@ pub fn kept_index(bench: &mut Bench, bytes: &[u8]) -> Verdict {
     match indexes(&held, &[&objects[0]], &objects, &storage(bench), &|_| {}) {
         Ok(found) => {
             let outside = |m: &Member| m.start.checked_add(m.stored_bytes).is_none_or(|end| end > size_bytes as u64);
-            match found.concat().into_iter().find(outside) {
+            match found.into_iter().flat_map(|index| index.members).find(outside) {
                 Some(member) => Verdict::Wrong(format!("a member lies outside of the archive: {member:?}")),
                 None => Verdict::Accepted { compared: None },
             }

@@ -225,13 +225,7 @@ pub static ALL: &[Target] = &[
         run: archives::parquet,
         ..PLAIN
     },
-    Target {
-        name: "archive_index",
-        seeds: || testdata("seeds", &[".index"]),
-        words: TEXT,
-        run: archives::kept_index,
-        ..PLAIN
-    },
+    Target { name: "archive_index", seeds: archives::index_texts, words: TEXT, run: archives::kept_index, ..PLAIN },
     Target {
         name: "listing",
         seeds: || testdata("seeds", &["listing.txt"]),
