@@ -124,7 +124,7 @@ impl ImagePath {
                 _ => false,
             };
             if !done {
-                clock.reserve(bytes.len() as u64 + working_bytes(header, need.part.shrunk(need.shrink)));
+                clock.reserve(working_bytes(header, need.part.shrunk(need.shrink)).saturating_add(bytes.len() as u64));
                 match need.view {
                     Some(view) => {
                         let mut reserve = |more: u64| clock.reserve(bytes.len() as u64 + more);
@@ -196,7 +196,7 @@ impl ImagePath {
                 if !cache.reserve(place) {
                     return false;
                 }
-                clock.reserve(bytes.len() as u64 + working_bytes(header, place));
+                clock.reserve(working_bytes(header, place).saturating_add(bytes.len() as u64));
                 let mut picture = RgbImage::default();
                 let limits = &self.limits;
                 let mut reserve = |more: u64| clock.reserve(bytes.len() as u64 + more);
