@@ -92,6 +92,9 @@ fn testdata(folder: &str, ends: &[&str]) -> io::Result<Vec<Vec<u8>>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata").join(folder);
     let mut names: Vec<PathBuf> = fs::read_dir(&folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
     names.retain(|name| name.to_str().is_some_and(|name| ends.iter().any(|end| name.ends_with(end))));
+    // Sums outside 16 bits: equal to Pillow's as they are (tests of the decoder), not always with a second flaw. What a
+    // damaged picture shows there is up to libjpeg-turbo's vector code, which docs/reliability.md says.
+    names.retain(|name| !name.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"overflow")));
     names.sort();
     names.iter().map(fs::read).collect()
 }
