@@ -48,6 +48,7 @@ fn main() -> Result<()> {
     let mut run = Run::create(config, &dir, Arc::new(Alone))?;
     run.train(printer.clone(), &|| printer.0.load(Ordering::Relaxed) >= 30)?;
     println!("stopped after {} steps; going on from the checkpoint", run.progress().step);
+    drop(run); // one run at a time may hold its folder
     // What follows is bit for bit what would have followed without the stop.
     if let Some(summary) = Run::resume(&dir, Ok, false, Arc::new(Alone))?.train(printer, &|| false)? {
         println!("best val accuracy {:.1} %; run folder {}", 100.0 * summary.best_val_accuracy, dir.display());

@@ -16,10 +16,14 @@ pub enum Said {
 }
 
 impl Pillow {
-    pub fn start(python: &Path) -> std::io::Result<Pillow> {
+    /// `vectors`: whether libjpeg-turbo may use its vector code. Without, it gives other pixels where sums leave 16 bits.
+    pub fn start(python: &Path, vectors: bool) -> std::io::Result<Pillow> {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("pillow.py");
         let mut command = Command::new(python);
         command.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        if !vectors {
+            command.env("JSIMD_FORCENONE", "1");
+        }
         let mut pillow = Pillow(command.spawn()?);
         // A Python without Pillow is found out now, not at the first picture.
         pillow.ask(b"")?;

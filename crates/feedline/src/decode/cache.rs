@@ -90,5 +90,17 @@ impl DecodedCache {
 }
 
 fn cost_bytes(part: CropBox) -> u64 {
-    3 * u64::from(part.width_px) * u64::from(part.height_px) + ENTRY_BYTES
+    // What a header claims may be beyond any number of bytes; then it does not fit.
+    (u64::from(part.width_px) * u64::from(part.height_px)).saturating_mul(3).saturating_add(ENTRY_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_beyond_all_memory_does_not_fit() {
+        let part = CropBox { left_px: 0, top_px: 0, width_px: u32::MAX, height_px: u32::MAX };
+        assert!(!DecodedCache::new(1 << 40).reserve(part));
+    }
 }

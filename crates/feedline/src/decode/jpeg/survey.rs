@@ -222,6 +222,12 @@ impl<'a> Survey<'a> {
         if is_progressive && (!is_possible || (high > 0 && low + 1 != high) || low > 13) {
             return Err(format!("damaged JPEG: a scan of coefficients {first} to {last}, bits {high} to {low}"));
         }
+        // libjpeg reads the second over the first, with what the first left in between; no program writes such files.
+        let again =
+            |place: usize| self.scans.iter().flat_map(|scan| &scan.components).any(|(other, ..)| *other == place);
+        if !is_progressive && let Some((place, ..)) = scan.components.iter().find(|(place, ..)| again(*place)) {
+            return Err(format!("damaged JPEG: component {} stands in two scans", self.components[*place].id));
+        }
         let (needs_dc, needs_ac) = match self.kind {
             0xC0 | 0xC1 => (true, true),
             0xC2 => (first == 0 && high == 0, first > 0),

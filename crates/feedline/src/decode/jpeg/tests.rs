@@ -384,3 +384,15 @@ fn colour_finer_than_luma_is_read_from_progressive_files_too() {
     let problem = decode_rgb(&[&arithmetic[..last], &[0xFF, 0xD9]].concat(), &Limits::default(), &mut again);
     assert!(problem.unwrap_err().contains("codes are arithmetic"));
 }
+
+#[test]
+fn a_component_in_two_scans_is_damage() {
+    let bytes = std::fs::read("../../testdata/images/jpeg/colour_finer_in_scans.jpg").unwrap();
+    let scans: Vec<usize> = (0..bytes.len() - 1).filter(|&at| bytes[at..].starts_with(&[0xFF, 0xDA])).collect();
+    let [first, second, _] = scans[..] else { panic!("three scans, and not {scans:?}") };
+    let twice = [&bytes[..second], &bytes[first..second], &bytes[second..]].concat();
+    let (mut image, limits) = (RgbImage::default(), Limits::default());
+    decode_rgb(&bytes, &limits, &mut image).unwrap();
+    let problem = decode_rgb(&twice, &limits, &mut image).unwrap_err();
+    assert_eq!(problem, "damaged JPEG: component 1 stands in two scans");
+}
