@@ -94,7 +94,7 @@ impl Source {
                 return Err(Error::config(
                     "the pictures are of any size, so they cannot be put into one batch",
                     "Add .random_resized_crop(224), .resize((224, 224)) or .resize(256).center_crop(224), or name the size \
-                     that your own step gives: .map(step, size_px=224)",
+                     that your own step gives: .map(step, size=224)",
                 ));
             };
             let numbers = match floats {

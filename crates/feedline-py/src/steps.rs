@@ -66,8 +66,15 @@ fn generator<'py>(py: Python<'py>, mut rng: SampleRng) -> PyResult<Bound<'py, Py
 /// The interpreter, for a thread of ours.
 fn with_python<T>(work: impl FnOnce(Python<'_>) -> PyResult<T>) -> PyResult<T> {
     INSIDE.set(INSIDE.get() + 1);
+    // Also if it panics.
+    struct Outside;
+    impl Drop for Outside {
+        fn drop(&mut self) {
+            INSIDE.set(INSIDE.get() - 1);
+        }
+    }
+    let _outside = Outside;
     let done = Python::try_attach(work);
-    INSIDE.set(INSIDE.get() - 1);
     done.unwrap_or_else(|| Err(PyRuntimeError::new_err("the interpreter is shutting down")))
 }
 
@@ -111,6 +118,11 @@ const NETWORK: [&str; 17] = [
 
 /// Whether an exception says that the sample's file is not there or that its bytes cannot be used.
 fn is_of_the_sample(error: &Bound<'_, PyBaseException>) -> bool {
+    is_fault_of_the_sample(error, 0)
+}
+
+/// `depth`: of how many exceptions this one is the cause; causes may form a ring.
+fn is_fault_of_the_sample(error: &Bound<'_, PyBaseException>, depth: u32) -> bool {
     // A file that is not there is named by these; so say the clients of stores.
     if error.is_instance_of::<PyFileNotFoundError>()
         || error.is_instance_of::<PyNotADirectoryError>()
@@ -118,6 +130,26 @@ fn is_of_the_sample(error: &Bound<'_, PyBaseException>) -> bool {
         || says_missing(error)
     {
         return true;
+    }
+    // What Feedline itself says of another loader or source is not this sample's doing.
+    let of_feedline = |name: &str| {
+        let class = error.py().import("feedline.errors").and_then(|errors| errors.getattr(name));
+        class.and_then(|class| error.is_instance(&class)).unwrap_or(false)
+    };
+    if of_feedline("FeedlineError") && !of_feedline("SampleError") {
+        return false;
+    }
+    // torch says so of a lack of memory, and of a device that fails.
+    let said = error.to_string();
+    if said.contains("DefaultCPUAllocator") || said.contains("CUDA error") {
+        return false;
+    }
+    // Libraries wrap what a network told them.
+    if let Ok(cause) = error.getattr("__cause__").and_then(|cause| Ok(cause.cast_into::<PyBaseException>()?))
+        && depth < 16
+        && !is_fault_of_the_sample(&cause, depth + 1)
+    {
+        return false;
     }
     // A bug, or memory: torch's own error of memory is no MemoryError.
     if error.is_instance_of::<PyNameError>()
@@ -233,6 +265,10 @@ impl OwnStep for PyStep {
                 return Err(wrong_picture(&taken));
             }
             image.pixels.clear();
+            let bytes = taken.bytes.as_bytes(py).len();
+            let no_memory =
+                |_| PyMemoryError::new_err(format!("a picture that a step returned needs {bytes} bytes of memory"));
+            image.pixels.try_reserve(bytes).map_err(no_memory)?;
             image.pixels.extend_from_slice(taken.bytes.as_bytes(py));
             (image.height_px, image.width_px) = (height as u32, width as u32);
             Ok(())

@@ -249,6 +249,8 @@ class DataLoader:
         self._newest: weakref.ref[_Pass] | None = None
         # The epoch of a state that was loaded, until a pass begins.
         self._loaded_epoch: int | None = None
+        # Whether the pass under way was left, and its engine with it.
+        self._left_early = False
         if self._follows is not None:
             self._follows.lead(self)
 
@@ -295,7 +297,16 @@ class DataLoader:
     def _engine(self) -> _native.Loader:
         """The engine of the rank that this process is now: a process group may have begun after the loader was made."""
         if self._ranks.place() != self._place and self._live() is None:
-            place = self._engine_now.cursor()
+            place, before = self._engine_now.cursor(), self._place
+            if self._engine_now.place()[1] > 0 and self._loaded_epoch is None:
+                self._left_early = True
+                now = self._ranks.place()
+                warnings.warn(
+                    f"batches of this epoch were delivered as rank {before[0]} of {before[1]}; from now on this process is rank "
+                    f"{now[0]} of {now[1]}. Let the process group begin before the first batch",
+                    UserWarning,
+                    stacklevel=3,
+                )
             self._engine_now.close()
             self._engine_now = self._start()
             self._engine_now.load_cursor(place)
@@ -348,8 +359,11 @@ class DataLoader:
             self._part_from_live_pass()
             self._engine.set_epoch(epoch + 1)
         engine = self._engine
+        if self._left_early:
+            # A pass that was left is over, as it is for one engine.
+            engine.set_epoch(engine.place()[0] + 1)
         engine.begin()
-        self._loaded_epoch = None
+        self._loaded_epoch, self._left_early = None, False
         self._newest = weakref.ref(newest)
         return engine
 
@@ -366,7 +380,7 @@ class DataLoader:
         if epoch != self._loaded_epoch:
             self._part_from_live_pass()
             self._engine.set_epoch(epoch)
-            self._loaded_epoch = None
+            self._loaded_epoch, self._left_early = None, False
         if self._follows is not None:
             self._follows.overrule()
 
@@ -395,7 +409,7 @@ class DataLoader:
         cursor = as_json(state_dict)
         self._part_from_live_pass()
         self._engine.load_cursor(cursor)
-        self._loaded_epoch = self._engine.place()[0]
+        self._loaded_epoch, self._left_early = self._engine.place()[0], False
         if self._follows is not None:
             self._follows.overrule()
 
@@ -438,8 +452,8 @@ class _Pass(Iterator[Batch]):
             return self._engine.next(self._timeout_s)
         if _native.inside():
             raise ConfigError(
-                "a Dataset or step asks another loader for a batch, whose workers wait for the turn that it has itself. Give "
-                "that loader num_workers=0"
+                "your Dataset or step asks another DataLoader for a batch. One sample of your code runs at a time, so that "
+                "loader's workers could never run. Make it with num_workers=0"
             )
         with own.waiting():
             return self._engine.next(self._timeout_s)

@@ -7,7 +7,8 @@ would change the numbers that the program itself draws, and would get what the o
 - In the thread that asks for batches, the global generators are seeded for each sample from (seed, epoch, sample), and
   afterwards are what they were before.
 - In worker threads nothing may draw from them. The first sample of every source is made in the calling thread and tells
-  whether its code draws; a loader then has no workers. Code that draws only later is found out and is an error.
+  whether its code draws; a loader then has no workers. Code that draws only later is an error where it is found out, which is
+  while the main thread waits for a batch.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ _turn = threading.RLock()
 
 
 def _forked() -> None:
-    global _turn
-    _turn = threading.RLock()
+    global _turn, _waiting
+    _turn, _waiting = threading.RLock(), False
 
 
 if hasattr(os, "register_at_fork"):
@@ -204,11 +205,12 @@ class Own:
                 # To seed and restore this one, too, would take longer than many a sample.
                 mark = numpy.mark()
             before = [generator.save() for generator in guarded]
+            arrays_now, rng = _again(arrays, words) if learns or mark is not None else (arrays, None)
             try:
                 for generator in guarded:
                     generator.seed(key)
                 seeded = [generator.mark() for generator in guarded] if learns else []
-                made = self._function(*arrays, **words)
+                made = self._function(*arrays_now, **words)
                 self.drew.update(generator.name for generator, mine in zip(guarded, seeded) if generator.changed(mine))
                 self.is_known = True
             finally:
@@ -219,9 +221,13 @@ class Own:
                     numpy.restore(mark[1])
                     self.drew.add(numpy.name)
                     drew_first = True
-            if not drew_first:
+            if not drew_first and _loaded() == (torch, numpy):
                 return made
-            # Once more, now with a seeded generator.
+            # Once more, now with a seeded generator: it drew from one, or has just loaded it.
+            self.is_known = self.is_known and drew_first
+            torch, numpy = _loaded()
+            if rng is not None:
+                words["rng"].bit_generator.state = rng
 
     def _in_worker(self, arrays: Any, words: Any) -> Any:
         self._calls += 1
@@ -231,15 +237,23 @@ class Own:
         for _ in range(3):
             asked = _asked
             marks: list[Any] = [(g, g.mark()) for g in (_python, *_loaded()) if g is not None]
-            made = self._function(*arrays, **words)
+            arrays_now, rng = _again(arrays, words)
+            made = self._function(*arrays_now, **words)
             drawn = [generator.name for generator, mark in marks if generator.changed(mark)]
             if not drawn or not _waiting or asked != _asked:
                 return made
+            if rng is not None:
+                words["rng"].bit_generator.state = rng
         raise DrawsInWorkerError(
             f"{self.name} has drawn from the global generator of {' and '.join(drawn)} in a worker thread, which changes what "
             "the rest of your program draws. Give num_workers=0: its samples are then made in the thread that asks for them, "
             "with generators seeded for each. Or draw from rng: .map(f, rng=True)"
         )
+
+
+def _again(arrays: Any, words: Any) -> tuple[list[Any], Any]:
+    """Copies for a call that may have to be repeated, since steps may work in place; and where their generator stands."""
+    return [array.copy() for array in arrays], words["rng"].bit_generator.state if "rng" in words else None
 
 
 def told(steps: Iterable[Own]) -> str:
@@ -279,5 +293,8 @@ def _holds_v2(function: Any) -> bool:
         return True
     if isinstance(function, functools.partial):
         return _holds_v2(function.func)
+    # A class of the user's own gets what the docs say, whatever it holds.
+    if type(function).__module__.split(".")[0] not in ("torch", "torchvision"):
+        return False
     parts = function.modules() if isinstance(function, sys.modules["torch"].nn.Module) else getattr(function, "transforms", ())
     return any(part is not function and _holds_v2(part) for part in parts) if isinstance(parts, (list, tuple, Iterator)) else False

@@ -24,8 +24,8 @@ def discover(num_replicas: int | None = None, rank: int | None = None) -> tuple[
     """(rank, number of ranks, the rule that told): the arguments, else torch's process group, else the variables of
     torchrun, Slurm, Open MPI or PMI, else one rank.
 
-    Raises :class:`feedline.ConfigError` if two of them contradict each other, or only one argument is given and nothing
-    else tells the other.
+    Raises :class:`feedline.ConfigError` if the arguments or the variables contradict each other, or only one argument is
+    given and nothing else tells the other.
     """
     num_replicas = None if num_replicas is None else whole_number("num_replicas", num_replicas, 1)
     rank = None if rank is None else whole_number("rank", rank, 0)
@@ -60,7 +60,7 @@ class Ranks:
         try:
             self._found = discover_and_tell(num_replicas, rank)
         except ConfigError as error:
-            if "WORLD_SIZE" not in os.environ or "RANK" in os.environ:
+            if None not in self._asked or "WORLD_SIZE" not in os.environ or "RANK" in os.environ:
                 raise
             # A launcher that leaves the rest to the process group, which is to come.
             self._problem, self._found = error, (0, 1)
