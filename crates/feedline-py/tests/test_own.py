@@ -3,6 +3,8 @@
 import functools
 import itertools
 import random
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -229,7 +231,7 @@ def test_a_dataset_may_ask_a_loader_without_workers_and_no_other():
             return next(iter(self.loader))[0]
 
     assert values(Inner(0), num_workers=2)[3] == [1, 2, 3, 4]
-    with pytest.raises(feedline.SampleError, match="asks another loader .* num_workers=0"):
+    with pytest.raises(feedline.SampleError, match="asks another DataLoader .* num_workers=0"):
         values(Inner(2), num_workers=2)
 
 
@@ -324,3 +326,49 @@ def test_a_list_is_delivered_as_torch_does(make):
 def test_fields_within_fields_are_refused_and_not_melted_into_one(make):
     with pytest.raises(feedline.SampleError, match="fields within fields are not delivered"):
         feedline.DataLoader(Items(make))
+
+
+def test_a_call_that_is_repeated_finds_its_arrays_as_they_were():
+    """A step that works in place and draws now and then: what was drawn before must not tell."""
+
+    def step(x):
+        x += 1
+        if x[0] > 5:
+            x += 0 * np.random.randint(0, 100)
+        return x
+
+    source = feedline.arrays(np.arange(8.0, dtype=np.float32)[:, None]).map(step)
+    loader = feedline.DataLoader(source, num_workers=0, output="numpy")
+    for _ in range(2):
+        assert [float(batch[0].item()) for batch in loader] == [float(x + 1) for x in range(8)]
+
+
+def test_a_generator_that_a_step_is_the_first_to_load_is_seen():
+    program = """
+import sys, warnings
+import numpy as np
+import feedline
+warnings.simplefilter("ignore")
+source = feedline.arrays(np.zeros((4, 1), np.float32)).map(lambda x: x + np.random.rand(1).astype(np.float32))
+print([float(batch[0].item()) for batch in feedline.DataLoader(source, num_workers=int(sys.argv[1]), output="numpy")])
+"""
+    said = {
+        subprocess.run([sys.executable, "-c", program, workers], capture_output=True, text=True, check=True).stdout
+        for workers in ("0", "0", "2")
+    }
+    assert len(said) == 1, said
+
+
+def test_a_rank_that_is_told_late_ends_the_pass_that_was_left(monkeypatch):
+    from feedline import ranks
+
+    loader = feedline.DataLoader(np.arange(12, dtype=np.int64), batch_size=2, shuffle=True, num_workers=0, output="numpy")
+    next(iter(loader))
+    monkeypatch.setattr(ranks, "initialised_group", lambda: (1, 2))
+    with pytest.warns(UserWarning, match="as rank 0 of 1; from now on this process is rank 1 of 2"):
+        mine = np.concatenate([batch[0] for batch in loader])
+    fresh = feedline.DataLoader(
+        np.arange(12, dtype=np.int64), batch_size=2, shuffle=True, num_workers=0, output="numpy", num_replicas=2, rank=1
+    )
+    fresh.set_epoch(1)
+    assert mine.tolist() == np.concatenate([batch[0] for batch in fresh]).tolist() and loader.epoch == 2

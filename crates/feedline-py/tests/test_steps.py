@@ -204,6 +204,11 @@ def of_network(name, base=OSError):
     return type(name, (base,), {"__module__": "requests.exceptions"})("no answer")
 
 
+def caused_by(error, cause):
+    error.__cause__ = cause
+    return error
+
+
 def of_bucket(status):
     exceptions = pytest.importorskip("botocore.exceptions")
     answer = {"Error": {"Code": str(status)}, "ResponseMetadata": {"HTTPStatusCode": status}}
@@ -226,6 +231,11 @@ def of_bucket(status):
         (lambda: NameError("name 'x' is not defined"), False),
         (lambda: of_network("ReadTimeout"), False),
         (lambda: of_bucket(403), False),
+        (lambda: caused_by(OSError("unable to access the bucket"), of_bucket(403)), False),
+        (lambda: caused_by(RuntimeError("no item"), ConnectionResetError("gone")), False),
+        (lambda: caused_by(RuntimeError("no item"), ValueError("no number")), True),
+        (lambda: RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), False),
+        (lambda: feedline.ConfigError("num_workers=0"), False),
     ],
 )
 @pytest.mark.parametrize("workers", [0, 2])

@@ -137,6 +137,9 @@ fn make_folder_beside(dir: &Path) -> Result<(PathBuf, Option<File>)> {
     }
 }
 
+/// Linux gives no process a higher number.
+const PID_MAX: u32 = 1 << 22;
+
 /// Removes `<name>.tmp-<pid>` in `parent` where the process has ended; where that cannot be known (another machine may have
 /// made it), it stays. Says what it does.
 fn remove_leftovers(parent: &Path, name: &OsStr) {
@@ -144,7 +147,12 @@ fn remove_leftovers(parent: &Path, name: &OsStr) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let file_name = entry.file_name();
         let Some(rest) = file_name.to_str().and_then(|name| name.strip_prefix(&prefix)) else { continue };
-        let Ok(pid) = rest.split('-').next().unwrap_or_default().parse::<u32>() else { continue };
+        // The process, perhaps with a serial number; what is no process id, such as a date, is a name that a person gave.
+        let (pid, serial) = rest.split_once('-').unwrap_or((rest, "0"));
+        let (Ok(pid), Ok(_)) = (pid.parse::<u32>(), serial.parse::<u32>()) else { continue };
+        if pid > PID_MAX {
+            continue;
+        }
         // Between making the folder and locking it a process has no lock, but it lives.
         let may_live = pid != std::process::id() && Path::new("/proc").join(pid.to_string()).exists();
         let is_free = |path: &Path| File::open(path).is_ok_and(|folder| folder.try_lock().is_ok());
@@ -210,23 +218,36 @@ pub(crate) mod tests {
             return;
         }
         let names = [
-            "data.tmp-4000000000",
-            "data.tmp-4000000000-1",
+            "data.tmp-4194302",
+            "data.tmp-4194302-1",
             "data.tmp-1",
-            "data.tmp-4000000001",
+            "data.tmp-4194303",
             "data.tmp-x",
-            "data2.tmp-4000000000",
+            "data.tmp-20241130",
+            "data.tmp-2-of-mine",
+            "data2.tmp-4194302",
         ];
         for name in names {
             fs::create_dir_all(dir.path().join(name).join("train")).unwrap();
         }
         // Of a container whose processes are not seen here.
-        let other = File::open(dir.path().join("data.tmp-4000000001")).unwrap();
+        let other = File::open(dir.path().join("data.tmp-4194303")).unwrap();
         other.try_lock().unwrap();
         write_whole(&dir.path().join("data"), &Marker { version: 1, options: 7 }, |_| Ok(())).unwrap();
         let mut left: Vec<_> =
             fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         left.sort();
-        assert_eq!(left, ["data", "data.tmp-1", "data.tmp-4000000001", "data.tmp-x", "data2.tmp-4000000000"]);
+        assert_eq!(
+            left,
+            [
+                "data",
+                "data.tmp-1",
+                "data.tmp-2-of-mine",
+                "data.tmp-20241130",
+                "data.tmp-4194303",
+                "data.tmp-x",
+                "data2.tmp-4194302"
+            ]
+        );
     }
 }

@@ -214,7 +214,7 @@ impl<R: Recipe> Run<R> {
             // Without a cursor the list alone knows what the run began with.
             let change = difference(&dir.join(SAMPLES), &R::sample_list(&train)).filter(|_| is_checked.is_none());
             match change {
-                Some(change) if !allow_changed_data => return Err(changed_data(dir, &change)),
+                Some(change) if !allow_changed_data => return Err(changed_data(dir, "run began", &change)),
                 Some(change) => notes.push(format!("the run begins with the data as it is now: {change}")),
                 None => {}
             }
@@ -227,7 +227,7 @@ impl<R: Recipe> Run<R> {
             if !allow_changed_data {
                 // Perhaps a newer checkpoint was passed over, which was of this data.
                 notes.iter().try_for_each(|message| Warnings.emit(&Event::Warning { message: message.clone() }))?;
-                return Err(change.map_or(error, |change| changed_data(dir, &change)));
+                return Err(change.map_or(error, |change| changed_data(dir, "checkpoint", &change)));
             }
             if saved.step > 0 && !saved.trained {
                 notes.push(format!("epoch {} begins anew with the data as it is now", saved.epoch + 1));
@@ -490,10 +490,10 @@ fn difference(list: &Path, now: &str) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join(", "))
 }
 
-fn changed_data(dir: &Path, change: &str) -> Error {
+fn changed_data(dir: &Path, since: &str, change: &str) -> Error {
     Error::Checkpoint {
         path: dir.to_path_buf(),
-        problem: format!("the training samples have changed since the checkpoint: {change}"),
+        problem: format!("the training samples have changed since the {since}: {change}"),
         remedy: "Restore the data, or add --allow-changed-data: the epoch under way then begins anew with the data as it is now".into(),
     }
 }

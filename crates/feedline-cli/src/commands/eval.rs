@@ -214,6 +214,8 @@ fn locate(path: &Path) -> Result<(PathBuf, PathBuf)> {
     let (inside, name) = (path.join(CHECKPOINTS), path.file_name().and_then(|name| name.to_str()));
     // `last` and `best` are links, which a copy may lack or have as folders of old: the checkpoints know better.
     let asked = match name {
+        // A folder that holds a model and nothing else: it is what was named.
+        _ if path.join("model.safetensors").is_file() && !path.join("checkpoint.toml").is_file() => None,
         _ if inside.is_dir() => Some((Checkpoints::new(inside), "last")),
         Some(name @ ("last" | "best")) => path.parent().map(|dir| (Checkpoints::new(Path::new(".").join(dir)), name)),
         _ => None,

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
 use rustix::fs::{futimens, linkat, mkdirat, openat, renameat, statat, unlinkat};
 use serde::{Deserialize, Serialize};
-use std::fs::{self, DirBuilder, File, Metadata, Permissions};
+use std::fs::{self, DirBuilder, File, Metadata, Permissions, TryLockError};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -20,8 +20,9 @@ use std::time::{Duration, Instant, SystemTime};
 /// The folder inside the one that was named; nothing outside of it is ever touched.
 const FOLDER: &str = "feedline-cache-1";
 
-/// So long a process waits for the lock of the others, who hold it for milliseconds.
-const LOCK_WAIT: Duration = Duration::from_secs(2);
+/// So long a process waits for the lock of the others. They hold it for milliseconds, and for seconds where they count a million
+/// entries.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
 
 /// So long it does without, if it was not given back.
 const LOCK_REST: Duration = Duration::from_secs(60);
@@ -102,7 +103,8 @@ impl CacheFolder {
             return Err(failed(e));
         }
         let user = user().map_err(failed)?;
-        let is_trusted = |metadata: &Metadata| metadata.uid() == user || metadata.uid() == 0;
+        // The superuser is kept out of nobody's folder; in a container he often is another user outside.
+        let is_trusted = |metadata: &Metadata| user == 0 || metadata.uid() == user || metadata.uid() == 0;
         let link = fs::symlink_metadata(&path).map_err(failed)?;
         let is_link = link.is_symlink();
         if is_link && !is_trusted(&link) {
@@ -211,9 +213,26 @@ impl CacheFolder {
         self.usage.is_some()
     }
 
+    /// Opens an entry in its folder, neither of which may be a link.
+    fn open_below(&self, name: &str) -> io::Result<File> {
+        #[cfg(target_os = "linux")]
+        {
+            use rustix::fs::{ResolveFlags, openat2};
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let within = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+            match openat2(&self.root, format!("{}/{name}", &name[..2]), flags, Mode::empty(), within) {
+                // Old kernels, and containers that forbid it.
+                Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => {}
+                opened => return Ok(opened?.into()),
+            }
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        Ok(openat(&self.part(name)?, name, flags, Mode::empty())?.into())
+    }
+
     /// An entry to be read, if it is there.
     pub(super) fn entry(&self, name: &str) -> io::Result<(File, Metadata)> {
-        let file = self.open_at(&format!("{}/{name}", &name[..2]), OFlags::RDONLY)?;
+        let file = self.open_below(name)?;
         let metadata = file.metadata()?;
         if metadata.is_file() { Ok((file, metadata)) } else { Err(ErrorKind::NotFound.into()) }
     }
@@ -329,8 +348,9 @@ impl CacheFolder {
             return None;
         }
         let (begun, mut wait) = (Instant::now(), Duration::from_micros(50));
-        while usage.try_lock().is_err() {
-            if begun.elapsed() > LOCK_WAIT {
+        while let Err(refused) = usage.try_lock() {
+            // A file system without locks says so at once, each time.
+            if begun.elapsed() > LOCK_WAIT || matches!(refused, TryLockError::Error(_)) {
                 *threads = Some(Instant::now() + LOCK_REST);
                 return None;
             }

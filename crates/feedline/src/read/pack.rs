@@ -193,7 +193,10 @@ fn pack_inputs(
     if let Err(error) = written {
         if is_foreign || !shards.iter().any(|shard| shard.path.exists()) {
             // Nothing was made, so nothing needs to be refused.
-            folders.iter().for_each(|folder| drop(fs::remove_file(folder.join(INCOMPLETE))));
+            folders.iter().rev().for_each(|folder| {
+                let _ = fs::remove_file(folder.join(INCOMPLETE));
+                let _ = fs::remove_dir(folder); // only if it is empty
+            });
         }
         return Err(error);
     }

@@ -301,8 +301,7 @@ impl Storage {
         }
         if !afresh
             && let Ok(text) = fs::read_to_string(&path)
-            // Of one that was kept by an older version nothing tells what is a mark of a folder.
-            && !text.starts_with(OLD_HEADER)
+            && let Some(text) = as_now(text)
         {
             let objects = parse(&text, &source.location("")).ok_or_else(|| {
                 Error::dataset(
@@ -360,6 +359,14 @@ const HEADER: &str = "feedline listing 3";
 
 /// Begins what older versions kept.
 const OLD_HEADER: &str = "feedline listing 2\t";
+
+/// What an older version kept, in today's format; `None` if it holds a name that is written otherwise now, or something empty,
+/// of which nothing tells whether it is a mark of a folder: then the place is listed anew.
+fn as_now(text: String) -> Option<String> {
+    let Some(rest) = text.strip_prefix(OLD_HEADER) else { return Some(text) };
+    let is_plain = !rest.contains('%') && !rest.lines().any(|line| line.starts_with("0\t"));
+    is_plain.then(|| format!("{HEADER}\t{rest}"))
+}
 
 /// Ends a listing that is whole.
 const END: &str = "end\n";
@@ -514,6 +521,10 @@ mod tests {
         // One of an older version does not tell marks of folders from files.
         fs::write(&path, "feedline listing 2\t1\ns3://bucket/\n0\t\t0\ta\nend\n").unwrap();
         assert_eq!(list(false).len(), 2);
+        // Without anything empty in it, it does.
+        fs::write(&path, text.replace(HEADER, "feedline listing 2").replace("a/2", "a/4")).unwrap();
+        assert_eq!(list(false)[1].key, "a/4");
+        list(true);
         // A folder of this machine is looked at each time.
         let folder = storage.open(&format!("file://{}", data.display())).unwrap();
         assert_eq!(storage.listing(&*folder, false).unwrap().objects.len(), 2);

@@ -402,7 +402,9 @@ fn best_of<'a>(candidates: &'a [Candidate], history: &[EpochRecord]) -> Result<O
 
 /// Whether it is something that a process left which does not run any more.
 fn is_leftover(name: &str) -> bool {
-    let process = name.strip_prefix("tmp-").and_then(|rest| rest.rsplit('-').next()).and_then(|id| id.parse().ok());
+    // These names exactly: what a person calls `tmp-something-2` is his.
+    let process =
+        ["tmp-gone-", "tmp-link-", "tmp-old-", "tmp-"].iter().find_map(|of| name.strip_prefix(of)?.parse().ok());
     process.is_some_and(|id: u32| id == std::process::id() || !Path::new("/proc").join(id.to_string()).exists())
 }
 

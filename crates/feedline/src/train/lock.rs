@@ -11,6 +11,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Name of the file.
 pub const LOCK: &str = "lock";
@@ -62,6 +63,9 @@ enum Verdict {
     Unknown(Option<Holder>),
 }
 
+/// So long a lock is asked for again before it is refused.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 impl FolderLock {
     /// Takes the folder `dir`, which must exist, for this process.
     ///
@@ -70,7 +74,7 @@ impl FolderLock {
     pub fn take(dir: &Path) -> Result<FolderLock> {
         let path = dir.join(LOCK);
         let failed = |e: std::io::Error| Error::io("lock the folder by", &path, e);
-        let me = Holder::of_this_process();
+        let (me, begun) = (Holder::of_this_process(), Instant::now());
         loop {
             let mut options = OpenOptions::new();
             options.read(true).write(true);
@@ -86,6 +90,11 @@ impl FolderLock {
             let reach = match file.try_lock() {
                 Ok(()) if locks_reach_everyone(dir) => Reach::Everyone,
                 Ok(()) => Reach::ThisMachine,
+                // A process that is ending gives it back in a moment.
+                Err(TryLockError::WouldBlock) if begun.elapsed() < PATIENCE => {
+                    std::thread::sleep(PATIENCE / 50);
+                    continue;
+                }
                 Err(TryLockError::WouldBlock) => return Err(taken(dir, read(&mut file).map_err(failed)?.as_deref())),
                 Err(TryLockError::Error(_)) => Reach::Nobody,
             };
@@ -119,9 +128,9 @@ impl FolderLock {
                 file.sync_all()
             };
             write(&mut file).map_err(failed)?;
-            // Without locks two may have come at once: one of them wrote last.
+            // Without locks that all machines see two may have come at once: one of them wrote last.
             let now = fs::read_to_string(&path).map_err(failed)?;
-            if reach == Reach::Nobody && now != text {
+            if reach != Reach::Everyone && now != text {
                 return Err(taken(dir, Some(&now)));
             }
             let note = (!notes.is_empty()).then(|| notes.join("; "));

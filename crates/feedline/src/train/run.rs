@@ -83,11 +83,11 @@ impl RunFolder {
             )),
             other => Ok(other),
         };
-        refuse(Holds::of(dir))?;
+        refuse(Holds::of(dir)?)?;
         make_dir(dir)?;
         let lock = FolderLock::take(dir)?;
         // Again: another process may have been faster.
-        let earlier = match refuse(Holds::of(dir))? {
+        let earlier = match refuse(Holds::of(dir)?)? {
             Holds::Start => Some(set_aside(dir)?),
             _ => None,
         };
@@ -98,7 +98,7 @@ impl RunFolder {
     /// Whether `dir` is a run folder in which nothing was trained that a resume could go on with: it has settings, no
     /// checkpoint, not even a broken one, and no file that is not a run's.
     pub fn nothing_trained(dir: &Path) -> bool {
-        Holds::of(dir) == Holds::Start
+        Holds::of(dir).is_ok_and(|holds| holds == Holds::Start)
     }
 
     /// Opens the locked folder of a run to go on with it; this is its history.
@@ -199,15 +199,20 @@ enum Holds {
 }
 
 impl Holds {
-    fn of(dir: &Path) -> Holds {
-        let names = |dir: &Path| -> Vec<String> {
-            let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    /// # Errors
+    /// A folder that cannot be listed: it may hold anything.
+    fn of(dir: &Path) -> Result<Holds> {
+        let names = |dir: &Path| -> Result<Vec<String>> {
+            let name = |entry: io::Result<fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
+            match fs::read_dir(dir).and_then(|entries| entries.map(name).collect()) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+                names => names.map_err(|e| Error::io("list the folder", dir, e)),
+            }
         };
-        let mut names_in = names(dir);
+        let mut names_in = names(dir)?;
         names_in.retain(|name| name != LOCK && !name.starts_with(EARLIER));
         if names_in.is_empty() {
-            return Holds::Nothing;
+            return Ok(Holds::Nothing);
         }
         // Another folder may have a file of such a name, too, and is not to be touched.
         let is_ours = |name: &String| {
@@ -215,13 +220,13 @@ impl Holds {
             name.starts_with("events.out.tfevents.") || FILES.contains(&name)
         };
         // What a save that was killed leaves is no checkpoint.
-        let has_checkpoint = names(&dir.join(CHECKPOINTS)).iter().any(|name| !name.starts_with("tmp-"));
+        let has_checkpoint = names(&dir.join(CHECKPOINTS))?.iter().any(|name| !name.starts_with("tmp-"));
         let has_settings = ["config.toml", "config.toml.tmp"].iter().any(|name| dir.join(name).is_file());
         let has_lost_one = RunFolder::check_had_no_checkpoint(dir).is_err();
         if has_settings && names_in.iter().all(is_ours) && !has_checkpoint && !has_lost_one {
-            Holds::Start
+            Ok(Holds::Start)
         } else {
-            Holds::More
+            Ok(Holds::More)
         }
     }
 }

@@ -189,7 +189,8 @@ pub fn from_pickles(root: &Path, options: &InfoOptions) -> Result<Built> {
     }
     let lines: Vec<String> = names.iter().map(|name| name.replace(".pkl", ".jsonl")).collect();
     refuse_existing(root, &lines, options.overwrite)?;
-    for (name, lines) in names.iter().zip(lines) {
+    let mut made = Vec::new();
+    for (name, lines) in names.iter().zip(lines.clone()) {
         let (names, storage) = (std::slice::from_ref(name), Storage::default());
         let (text, count) = if name.contains("dbinfos") {
             let objects = read_db(root, names, &storage)?;
@@ -199,8 +200,13 @@ pub fn from_pickles(root: &Path, options: &InfoOptions) -> Result<Built> {
             let frames = super::read_infos(root, names, &storage)?;
             (json_lines(&frames)?, frames.len())
         };
-        publish(root, &lines, &text)?;
-        built.files.push((lines, count));
+        made.push((lines, text, count));
+    }
+    // All are read before one is written, and none of before stands beside the new ones.
+    remove_old(root, &lines)?;
+    for (name, text, count) in made {
+        publish(root, &name, &text)?;
+        built.files.push((name, count));
     }
     Ok(built)
 }

@@ -103,7 +103,7 @@ fn the_best_epoch_is_the_last_that_is_no_worse_than_all_before() {
 #[test]
 fn only_what_is_needed_is_kept() {
     let dir = tempfile::tempdir().unwrap();
-    let mine = ["ep002-step00000000-mine", "my-copy", "notes.txt", "tmp-of-mine"];
+    let mine = ["ep002-step00000000-mine", "my-copy", "notes.txt", "tmp-mybest-3", "tmp-of-mine"];
     for name in mine {
         fs::create_dir(dir.path().join(name)).unwrap();
     }
