@@ -295,7 +295,7 @@ pub fn settle(py: Python<'_>) {
     py.detach(|| ending.into_iter().for_each(|thread| drop(thread.join())));
 }
 
-/// Whether this thread is inside of a step of the user's.
+/// Tells whether this thread is running a step of the user's.
 #[pyfunction]
 pub fn inside() -> bool {
     is_inside()

@@ -207,7 +207,7 @@ impl Source {
         self.pipeline.fields().iter().map(|field| field.name.clone()).collect()
     }
 
-    /// What a person should know of what was found, in words.
+    /// Names what was left out of the data, in words for a person.
     #[getter]
     fn warnings(&self) -> Vec<String> {
         self.pipeline.warnings()

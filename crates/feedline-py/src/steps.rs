@@ -22,15 +22,16 @@ use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 
-/// What the engine's threads that run steps are called by.
+/// Begins the names of the engine's worker threads.
 const WORKER: &str = "feedline:";
 
 thread_local! {
-    /// How many calls into Python this thread is inside of.
+    /// Counts the calls into Python that this thread is in.
     static INSIDE: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Whether this thread is inside of a step: whatever it waits for here may be waiting for the turn that the step has.
+/// Tells whether this thread is running a step. It must not wait for a loader's workers then: they may wait for the turn
+/// that the step holds.
 pub fn is_inside() -> bool {
     INSIDE.get() > 0
 }

@@ -126,7 +126,7 @@ fn settings<C: Settings>(args: &Args, mut said: Said<C>) -> Result<C> {
     args.data.said(said)?.resolve()
 }
 
-/// Where the figures go, and of what they are.
+/// Names the folder that the figures are written to, and the data that they describe.
 struct Place {
     dir: PathBuf,
     data: String,

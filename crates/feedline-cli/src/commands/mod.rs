@@ -147,8 +147,8 @@ pub fn print(text: &str) -> Result<()> {
     print_with(|out| out.write_all(text.as_bytes()))
 }
 
-/// As [`print`], piece by piece: what is written may be more than memory holds, and where nobody reads on nothing more is
-/// worked out.
+/// Prints like [`print`], but piece by piece: the output may be larger than memory, and `write` stops when the reader of the
+/// pipe has gone.
 pub fn print_with(write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
     let mut out = BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
     match write(&mut out).and_then(|()| out.flush()) {

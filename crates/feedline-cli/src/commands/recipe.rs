@@ -40,8 +40,8 @@ impl Recipe {
         })
     }
 
-    /// That of a settings file, if it names one; a file that cannot be understood is somebody else's error. A pipe is left to
-    /// those who take the settings from it: it can be read once.
+    /// Reads the recipe's name out of a settings file, if it stands there. Does not report a file that cannot be understood:
+    /// reading the settings does. Does not read a pipe: it can be read once, and the settings come from it.
     fn of_file(path: Option<&Path>) -> Result<Option<Recipe>> {
         let text = path.filter(|path| path.is_file()).and_then(|path| read_text(path).ok());
         text.and_then(|text| recipe_named(&text)).map(|name| Recipe::named(&name)).transpose()

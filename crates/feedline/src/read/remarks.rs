@@ -1,5 +1,5 @@
-//! What a person should know of what was found where samples were looked for: what was left out, counted by its kind, the
-//! first few named. Owns the counting and the words; whoever looks decides what is left out.
+//! Tells a person what was left out where samples were looked for: counted by its kind, the first few named. Owns the
+//! counting and the words; whoever looks decides what is left out.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
