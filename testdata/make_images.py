@@ -7,6 +7,7 @@ The expected results come from Pillow and NumPy alone (versions in images/cases.
 
 import io
 import json
+import re
 import shutil
 import struct
 import sys
@@ -317,6 +318,17 @@ def make_jpeg():
         # Markers without a segment, and lengths that leave out themselves.
         extra = b"\xff\xd3" + b"\xff\xe5\0\0" + b"\xff\xef\0\1" + b"\xff\xfe\0\0"
         odd[f"{name}_odd_markers"] = data[:after] + extra + data[after:]
+    # 0xFF may stand in front of a marker any number of times.
+    for name in ("ycbcr420_restarts", "scan_of_two_components_first"):
+        data = odd.get(name) or (folder / f"{name}.jpg").read_bytes()
+        start = data.index(b"\xff\xda")
+        odd[f"{name}_filled"] = data[:start] + re.sub(b"\xff[\xd0-\xda]", lambda two: b"\xff\xff" + two[0], data[start:])
+    # The steps of a component are those that stand in front of its first scan.
+    data = jpeg_by_hand(image, usual, [[0], [1], [2]])
+    scans = [at for at in range(len(data)) if data[at : at + 2] == b"\xff\xda"]
+    table = next(body for marker, body in jpeg_segments(data) if marker == 0xDB)
+    other = b"\xff\xdb" + struct.pack(">H", 2 + len(table)) + table[:1] + bytes(2 * step for step in table[1:])
+    odd["steps_change"] = data[: scans[1]] + other + data[scans[1] :]
     for name in ("ycbcr420_progressive", "grey_progressive"):
         data = (folder / f"{name}.jpg").read_bytes()
         starts = [at for at in range(len(data) - 1) if data[at : at + 2] in (b"\xff\xc4", b"\xff\xda")]
@@ -464,9 +476,13 @@ def make_hostile():
 
     idat = png.index(b"IDAT")
     sof = jpeg.index(b"\xff\xc0")
+    scan_data = jpeg.index(b"\xff\xda") + 14
+    assert b"\xff\0" in jpeg[scan_data:]
     frame = progressive.index(b"\xff\xc2")
     scan = progressive.index(b"\xff\xda")
     scan += 2 + struct.unpack(">H", progressive[scan + 2 : scan + 4])[0]
+    # Where the tables of each scan but the first begin.
+    starts = [at for at in range(scan, len(progressive)) if progressive[at : at + 2] == b"\xff\xc4"]
     files = {
         "zero.jpg": b"",
         "text.jpg": b"hello, I am a text file with the name of a picture\n",
@@ -487,6 +503,10 @@ def make_hostile():
         # As many pixels as are allowed, and not one bit of them.
         "progressive_header_alone.jpg": progressive[: frame + 5] + struct.pack(">HH", 13000, 13000)
         + progressive[frame + 9 : scan] + b"\xff\xd9",
+        # libjpeg passes over what is wrong in these, and the pixels are by chance what they are.
+        "ff_twice_before_zero.jpg": jpeg[:scan_data] + jpeg[scan_data:].replace(b"\xff\0", b"\xff\xff\0", 1),
+        "lost_scan.jpg": progressive[: starts[0]] + progressive[starts[1] :],
+        "steps_change_progressive.jpg": progressive[: starts[0]] + b"\xff\xdb\0\x43\0" + b"\1" * 64 + progressive[starts[0] :],
         "too_few_rows.png": header(4, 4) + png_chunk(b"IDAT", zlib.compress(b"\0" * 13 * 2)) + png_chunk(b"IEND", b""),
     }
     for name, data in files.items():

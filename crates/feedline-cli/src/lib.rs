@@ -105,7 +105,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> u8 {
         #[cfg(feature = "train")]
         Ok(Done::Code(code)) => u8::try_from(code).unwrap_or(1),
         Err(error) => {
-            eprintln!("error: {error}");
+            feedline::say!("error: {error}");
             exit_code(&error)
         }
     }

@@ -63,7 +63,7 @@ impl Sink for Progress {
             Event::EpochEnd(record) => {
                 bar.finish_and_clear();
                 let first = |metrics: &[f64]| metrics.first().copied().unwrap_or(f64::NAN);
-                eprintln!(
+                feedline::say!(
                     "epoch {:>3}  loss {:.4}  {m} {:.4}  |  val loss {:.4}  val {m} {:.4}  |  lr {:.2e}  {:.*} img/s  data wait {:.1} %  {:.1} s",
                     record.epoch,
                     record.train_loss,
@@ -78,12 +78,12 @@ impl Sink for Progress {
                     m = self.metric,
                 );
                 if record.data_wait_share > WORTH_A_WORD {
-                    eprintln!("           {}", record.stages.verdict(record.train_seconds, self.num_workers));
+                    feedline::say!("           {}", record.stages.verdict(record.train_seconds, self.num_workers));
                 }
             }
-            Event::Warning { message } => bar.suspend(|| eprintln!("feedline: {message}")),
+            Event::Warning { message } => bar.suspend(|| feedline::say!("feedline: {message}")),
             Event::Replaced(bad) => bar.suspend(|| {
-                eprintln!("feedline: replaced a bad sample: {} ({}: {})", bad.location, bad.stage, bad.problem);
+                feedline::say!("feedline: replaced a bad sample: {} ({}: {})", bad.location, bad.stage, bad.problem);
             }),
             _ => {}
         }

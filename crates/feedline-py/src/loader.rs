@@ -272,27 +272,55 @@ impl Drop for Loader {
     }
 }
 
-/// Threads that end engines which a step dropped.
+/// How long a program waits for steps of loaders that it is done with. A step that never returns cannot be stopped, and a
+/// program that waits for it cannot be stopped either: Python hears of no Ctrl-C meanwhile.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Threads that end engines which were dropped and have not ended.
 static ENDING: Mutex<Vec<JoinHandle<()>>> = Mutex::new(Vec::new());
 
 /// Ends an engine and its threads. A step that drops one (a garbage collection may come at any moment) cannot wait for its
-/// workers: it may be one of them, and the others may be waiting for their turn. Then another thread waits.
+/// workers: it may be one of them, and the others may be waiting for their turn. Then, and where a step takes longer than
+/// [`PATIENCE`], only another thread waits.
 fn end(engine: feedline::deliver::Loader) {
-    if !is_inside() {
-        return drop(engine);
-    }
     // Where no thread can be started, the engine is dropped here after all.
     let ending = std::thread::Builder::new().name("feedline-end".into()).spawn(|| drop(engine));
+    let Ok(ending) = ending else { return };
+    if !is_inside() && !ends_in_time(&ending, Instant::now() + PATIENCE) {
+        say_late("a loader was closed");
+    }
     let mut all = ENDING.lock().unwrap_or_else(PoisonError::into_inner);
     all.retain(|thread| !thread.is_finished());
-    all.extend(ending.ok());
+    all.push(ending);
 }
 
-/// Waits until the engines that steps dropped have ended.
+/// Waits for a thread until `deadline`; tells whether it has ended.
+fn ends_in_time(thread: &JoinHandle<()>, deadline: Instant) -> bool {
+    let mut pause = Duration::from_micros(20);
+    while !thread.is_finished() && Instant::now() < deadline {
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(10));
+    }
+    thread.is_finished()
+}
+
+fn say_late(what: &str) {
+    feedline::say!(
+        "feedline: {what} {} s ago, and a step of it (a Dataset's __getitem__, a function given to .map) has not returned. \
+         Nobody waits for it any longer; give what it waits for, such as a network or a lock, a time limit",
+        PATIENCE.as_secs()
+    );
+}
+
+/// Waits until the engines that were dropped have ended, or [`PATIENCE`].
 #[pyfunction]
 pub fn settle(py: Python<'_>) {
     let ending = std::mem::take(&mut *ENDING.lock().unwrap_or_else(PoisonError::into_inner));
-    py.detach(|| ending.into_iter().for_each(|thread| drop(thread.join())));
+    let deadline = Instant::now() + PATIENCE;
+    let late = py.detach(|| ending.iter().filter(|thread| !ends_in_time(thread, deadline)).count());
+    if late > 0 {
+        say_late("the program ended with a loader that was closed");
+    }
 }
 
 /// Tells whether this thread is running a step of the user's.

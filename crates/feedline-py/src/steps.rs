@@ -258,7 +258,7 @@ impl PyStep {
 impl OwnStep for PyStep {
     fn picture(&self, image: &mut RgbImage, request: &Request, stream: &str) -> Result<(), StepError> {
         let shape = [image.height_px as usize, image.width_px as usize, 3];
-        let array = feedline::Array::from_slice(shape, &image.pixels);
+        let array = feedline::Array::try_from_slice(shape, &image.pixels).map_err(no_memory)?;
         let done = with_python(|py| {
             let taken = self.change(py, array, request, stream)?;
             let &[height, width, 3] = &taken.shape[..] else { return Err(wrong_picture(&taken)) };
@@ -279,7 +279,7 @@ impl OwnStep for PyStep {
 
     fn values(&self, values: &mut [f32], size_px: [u32; 2], request: &Request, stream: &str) -> Result<(), StepError> {
         let [height, width] = size_px.map(|px| px as usize);
-        let array = feedline::Array::from_slice([3, height, width], values);
+        let array = feedline::Array::try_from_slice([3, height, width], values).map_err(no_memory)?;
         let done = with_python(|py| {
             let taken = self.change(py, array, request, stream)?;
             if taken.dtype != DType::F32 || taken.shape != [3, height, width] {
@@ -294,6 +294,11 @@ impl OwnStep for PyStep {
         });
         done.map_err(step_error)
     }
+}
+
+/// There is no memory for what a step is given.
+fn no_memory(error: Error) -> StepError {
+    step_error(PyMemoryError::new_err(error.to_string()))
 }
 
 fn copy(bytes: &[u8], values: &mut [f32]) {

@@ -168,7 +168,7 @@ print(next(iter(small))[0].tolist())
     assert ended.code == 0, ended.stderr
     first, second = ended.stdout.splitlines()
     assert first.startswith(f"OutOfMemoryError {1 << 40} True field \"0\" of a batch of 1048576 samples needs {1 << 40} bytes")
-    assert first.endswith("Lower the batch size or the size of a sample, or use a machine with more memory")
+    assert first.endswith("Lower the batch size, the number of workers or the size of a sample, or use a machine with more memory")
     assert second == "[0, 1, 2, 3, 4, 5]"
 
 
@@ -184,3 +184,27 @@ except feedline.FeedlineError as error:
 """
     )
     assert ended.code == 0 and ended.stdout, ended.stderr
+
+
+def test_a_picture_that_no_memory_holds_ends_the_run_and_is_not_replaced(python, pictures):
+    """Where others take the memory, no good picture is taken for a bad one."""
+    ended = python(
+        """
+import resource, sys
+import feedline
+
+source = feedline.images(sys.argv[1]).resize((16384, 16384)).resize((8, 8))
+batches = iter(feedline.DataLoader(source, batch_size=2, output="numpy", num_workers=0, on_bad_sample="replace"))
+held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (held + (400 << 20), resource.RLIM_INFINITY))
+try:
+    next(batches)
+except MemoryError as error:
+    print(type(error).__name__, error.bytes, error)
+""",
+        pictures,
+    )
+    assert (ended.code, ended.stderr) == (0, "")
+    assert ended.stdout.startswith(f"OutOfMemoryError {3 << 28} failed to decode sample 0 ("), ended.stdout
+    assert f"an augmented picture of 16384 x 16384 px needs {3 << 28} bytes" in ended.stdout
+    assert ended.stdout.endswith("the number of workers or the size of a sample, or use a machine with more memory\n")

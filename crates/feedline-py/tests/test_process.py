@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 import time
 
 import feedline
@@ -202,29 +203,58 @@ def test_a_closed_loader_says_so_and_its_batches_live_on():
 
 
 def test_a_batch_that_takes_too_long_is_a_timeout_and_nothing_is_lost():
-    gate = []
+    gate = threading.Event()
 
     def slow(x):
-        while not gate and x >= 8:
-            time.sleep(0.01)
+        assert x < 8 or gate.wait(60)
         return x
 
+    # One worker: a step that waits keeps its turn, and another worker could have begun it before the steps of the second batch.
     source = feedline.arrays(np.arange(16)).map(slow)
-    ours = feedline.DataLoader(source, batch_size=4, timeout=0.4, output="numpy", num_workers=2)
-    batches = iter(ours)
-    seen = [next(batches)[0].tolist(), next(batches)[0].tolist()]
-    with pytest.raises(feedline.LoaderTimeoutError, match="timeout=0.4") as late:
-        next(batches)
-    assert isinstance(late.value, RuntimeError)
-    gate.append(True)
+    ours = feedline.DataLoader(source, batch_size=4, timeout=2, output="numpy", num_workers=1)
+    try:
+        batches = iter(ours)
+        seen = [next(batches)[0].tolist(), next(batches)[0].tolist()]
+        with pytest.raises(feedline.LoaderTimeoutError, match="timeout=2") as late:
+            next(batches)
+        assert isinstance(late.value, RuntimeError)
+    finally:
+        gate.set()
     seen += [batch[0].tolist() for batch in batches]
     assert [index for step in seen for index in step] == list(range(16))
 
 
+@pytest.mark.parametrize("end", ["del batches, ours", "ours.close()", ""])
+def test_a_step_that_never_returns_keeps_no_program(python, end):
+    """A thread cannot be stopped, and a wait for one in native code hears of no Ctrl-C."""
+    ended = python(
+        """
+import sys, threading
+import numpy as np
+import feedline
+
+never = threading.Event()
+
+def stuck(x):
+    if x >= 4:
+        never.wait()
+    return x
+
+ours = feedline.DataLoader(feedline.arrays(np.arange(8)).map(stuck), batch_size=4, output="numpy", num_workers=1)
+batches = iter(ours)
+print(next(batches)[0])
+exec(sys.argv[1])
+print("here", flush=True)
+""",
+        end,
+    )
+    assert ended.stdout == "[0 1 2 3]\nhere\n"
+    assert "has not returned" in ended.stderr and "time limit" in ended.stderr
+    assert ended.code == 0, ended.stderr
+
+
 def test_threads_may_share_a_loader_and_have_their_own():
     """Two threads that take from one iterator get every batch once; two loaders do not meet."""
-    import threading
-
     shared = feedline.DataLoader(feedline.arrays(np.arange(4000)), batch_size=8, output="numpy", num_workers=2)
     batches, seen = iter(shared), [[], []]
     alone = [[], []]

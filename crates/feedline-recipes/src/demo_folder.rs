@@ -165,7 +165,7 @@ fn remove_leftovers(parent: &Path, name: &OsStr) {
                 Err(_) => "was left by a process that was killed, and cannot be removed",
             }
         };
-        eprintln!("note         {} {what}", path.display());
+        feedline::say!("note         {} {what}", path.display());
     }
 }
 

@@ -160,7 +160,8 @@ impl Error {
 
     /// Memory that cannot be had.
     pub fn memory(what: impl Into<String>, bytes: u64) -> Error {
-        let remedy = "Lower the batch size or the size of a sample, or use a machine with more memory";
+        let remedy =
+            "Lower the batch size, the number of workers or the size of a sample, or use a machine with more memory";
         Error::Memory { what: what.into(), bytes, remedy: remedy.into() }
     }
 

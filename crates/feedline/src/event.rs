@@ -70,6 +70,16 @@ pub trait Sink: Send + Sync {
     fn emit(&self, event: &Event) -> Result<()>;
 }
 
+/// Prints a line to standard error as `eprintln!` does, and goes on where nobody can read it any more: a terminal that was
+/// closed or a full disk must not end a training.
+#[macro_export]
+macro_rules! say {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr().lock(), $($words)*);
+    }};
+}
+
 /// Prints warnings to standard error and nothing else: what a loader does when nobody listens.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Warnings;
@@ -77,7 +87,7 @@ pub struct Warnings;
 impl Sink for Warnings {
     fn emit(&self, event: &Event) -> Result<()> {
         if let Event::Warning { message } = event {
-            eprintln!("feedline: {message}");
+            crate::say!("feedline: {message}");
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 //! memory; knows neither files nor what the pixels are for.
 
 use crate::augment::{ImageOp, View, apply_from, flip, make_room};
-use crate::decode::{self, CropBox, DecodedCache, Header, Limits, RgbImage};
+use crate::decode::{self, CropBox, DecodedCache, Fault, Header, Limits, RgbImage};
 use crate::deliver::Clock;
 use crate::error::Stage;
 use crate::plan::Request;
@@ -104,7 +104,7 @@ impl ImagePath {
         bytes: &[u8],
         clock: &mut Clock,
         then: impl FnOnce(Augmented<'_>, &mut Clock) -> T,
-    ) -> Result<T, String> {
+    ) -> Result<T, Fault> {
         thread_local! {
             /// Reused from picture to picture, so that a worker allocates nothing once it has seen its largest one.
             static SCRATCH: RefCell<Scratch> = RefCell::default();

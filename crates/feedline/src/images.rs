@@ -181,12 +181,7 @@ impl Images {
             self.check_size(&image, request)?;
             then(Augmented { image: &image, mirrored: false }, clock)
         });
-        done.map_err(|problem| Error::Sample {
-            stage: Stage::Decode,
-            index: request.index,
-            location: self.location(request.index),
-            problem,
-        })?
+        done.map_err(|fault| fault.at(Stage::Decode, request.index, self.location(request.index)))?
     }
 
     fn check_size(&self, image: &RgbImage, request: &Request) -> Result<()> {

@@ -101,13 +101,24 @@ impl Array {
     /// An array with the given elements in row-major order.
     ///
     /// # Panics
-    /// If `values` does not hold exactly as many elements as `shape` says, or there is no memory for them.
+    /// If `values` does not hold exactly as many elements as `shape` says, or there is no memory for them: see
+    /// [`Array::try_from_slice`].
     pub fn from_slice<T: Element>(shape: impl Into<Vec<usize>>, values: &[T]) -> Array {
+        Array::try_from_slice(shape, values).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// As [`Array::from_slice`], for a size that data or settings decide.
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    ///
+    /// # Panics
+    /// If `values` does not hold exactly as many elements as `shape` says.
+    pub fn try_from_slice<T: Element>(shape: impl Into<Vec<usize>>, values: &[T]) -> Result<Array> {
         let shape = shape.into();
         assert_eq!(shape.iter().product::<usize>(), values.len(), "elements of an array {shape:?}");
         let bytes = bytemuck::cast_slice(values);
-        let data = Buffer::joined(bytes.len(), [bytes]).unwrap_or_else(|error| panic!("{error}"));
-        Array { dtype: T::DTYPE, shape, data }
+        Ok(Array { dtype: T::DTYPE, shape, data: Buffer::joined(bytes.len(), [bytes])? })
     }
 
     /// Wraps storage that is already filled.

@@ -2,7 +2,7 @@
 
 use feedline::augment::normalize::Normalize;
 use feedline::augment::{Augmentation, Filter, ImageOp, apply_all};
-use feedline::decode::{Limits, RgbImage, decode_rgb};
+use feedline::decode::{Fault, Limits, RgbImage, decode_rgb};
 use feedline::deliver::Clock;
 use feedline::fused::DecodeMode;
 use feedline::images::{Images, ImagesOptions, Numbers, OwnStep, Step, StepError};
@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 const SIZE_PX: [u32; 2] = [40, 56];
 
-fn decoded(path: &Path) -> Result<RgbImage, String> {
+fn decoded(path: &Path) -> Result<RgbImage, Fault> {
     let mut image = RgbImage::default();
     decode_rgb(&std::fs::read(path).unwrap(), &Limits::default(), &mut image).map(|()| image)
 }

@@ -1,7 +1,7 @@
 //! Arrays and clouds of points.
 
 use super::{Bench, Verdict};
-use feedline::decode::{NpyHeader, decode_npy, decode_npz, decode_points, npz_shape};
+use feedline::decode::{Fault, NpyHeader, decode_npy, decode_npz, decode_points, npz_shape};
 
 pub const NPY: &[&[u8]] = &[
     b"\x93NUMPY\x01\0",
@@ -58,12 +58,12 @@ pub fn npy(_: &mut Bench, bytes: &[u8]) -> Verdict {
 }
 
 pub fn npz(_: &mut Bench, bytes: &[u8]) -> Verdict {
-    let mut last = Err(String::from("no member"));
+    let mut last = Err(Fault::from("no member"));
     for member in ["a", "arr_0", "b"] {
         let shape = match npz_shape(bytes, member) {
             Ok(shape) => shape,
             Err(said) => {
-                last = last.or(Err(said));
+                last = last.or(Err(said.into()));
                 continue;
             }
         };

@@ -6,7 +6,7 @@ use crate::pillow::Said;
 use crate::worker::kind;
 use feedline::augment::{Filter, ImageOp};
 use feedline::decode::{
-    CropBox, DecodedCache, Limits, RgbImage, decode_depth_u16, decode_labels_u8, decode_rgb, decode_rgb_part,
+    CropBox, DecodedCache, Fault, Limits, RgbImage, decode_depth_u16, decode_labels_u8, decode_rgb, decode_rgb_part,
     dimensions, header,
 };
 use feedline::deliver::Clock;
@@ -153,7 +153,7 @@ pub fn rgb(bench: &mut Bench, bytes: &[u8]) -> Verdict {
     };
     match decoded {
         Ok(()) => Verdict::Accepted { compared },
-        Err(said) => Verdict::Refused { said, compared },
+        Err(fault) => Verdict::Refused { said: fault.to_string(), compared },
     }
 }
 
@@ -236,16 +236,16 @@ fn ways_differ(bytes: &[u8], draw: &mut Draw) -> Option<String> {
     None
 }
 
-fn said(result: &Result<RgbImage, String>) -> String {
+fn said(result: &Result<RgbImage, Fault>) -> String {
     result.as_ref().map_or_else(|problem| format!("refused ({problem})"), |_| "accepted".into())
 }
 
 /// Our result beside Pillow's: which case it is, or what must not be.
-fn compare(ours: &Result<(), String>, whole: &RgbImage, pillows: &Said) -> Result<String, String> {
+fn compare(ours: &Result<(), Fault>, whole: &RgbImage, pillows: &Said) -> Result<String, String> {
     match (ours, pillows) {
         (Err(_), Said::Refused(_)) => Ok("both refuse".into()),
         (Ok(()), Said::Refused(said)) => Ok(format!("accepted, Pillow refuses: {}", kind(said))),
-        (Err(said), Said::Pixels { .. }) => Ok(format!("refused, Pillow accepts: {}", kind(said))),
+        (Err(said), Said::Pixels { .. }) => Ok(format!("refused, Pillow accepts: {}", kind(&said.to_string()))),
         (Ok(()), Said::Pixels { mode, width_px, height_px, rgb }) => {
             let theirs = RgbImage { width_px: *width_px, height_px: *height_px, pixels: rgb.clone() };
             match difference(whole, &theirs) {

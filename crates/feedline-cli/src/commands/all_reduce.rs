@@ -15,7 +15,7 @@ pub fn run(seconds: f64) -> Result<Done> {
     let (group, ranks) = join()?;
     let group = &*group;
     if ranks.rank == 0 {
-        eprintln!("{} ranks, {}", ranks.world_size, ranks.rule);
+        feedline::say!("{} ranks, {}", ranks.world_size, ranks.rule);
     }
     let began = Instant::now();
     for round in 0.. {
@@ -24,7 +24,7 @@ pub fn run(seconds: f64) -> Result<Done> {
             if ranks.rank == 0 {
                 let bytes = (4 * size) as f64;
                 let seconds = time.as_secs_f64();
-                eprintln!("{bytes:>11} bytes  {:>10.1} us  {:>6.2} GB/s", seconds * 1e6, bytes / seconds / 1e9);
+                feedline::say!("{bytes:>11} bytes  {:>10.1} us  {:>6.2} GB/s", seconds * 1e6, bytes / seconds / 1e9);
             }
         }
         // Rank 0's clock decides for all.
@@ -35,7 +35,7 @@ pub fn run(seconds: f64) -> Result<Done> {
         }
     }
     if ranks.rank == 0 {
-        eprintln!("all sums are right, and the same on every rank");
+        feedline::say!("all sums are right, and the same on every rank");
     }
     Ok(Done::Ok)
 }

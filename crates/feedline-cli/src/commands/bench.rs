@@ -132,7 +132,7 @@ fn report(args: &Args, pipeline: Arc<dyn Pipeline>, plan: Plan, config: &impl Se
     let (batch_size, num_workers) = (config.batch_size(), config.loader().num_workers());
     tell([&*pipeline], &Warnings)?;
     if !args.json {
-        eprintln!("{} samples, batch {batch_size}, {num_workers} workers; epoch 0 warms up", plan.epoch_len());
+        feedline::say!("{} samples, batch {batch_size}, {num_workers} workers; epoch 0 warms up", plan.epoch_len());
     }
     let make = || {
         let options = LoaderOptions {
@@ -146,7 +146,7 @@ fn report(args: &Args, pipeline: Arc<dyn Pipeline>, plan: Plan, config: &impl Se
     };
     let (measured, loader) = measure(make, args.epochs, &mut |epoch, rate| {
         if !args.json {
-            eprintln!("epoch {epoch}: {rate:.0} samples/s");
+            feedline::say!("epoch {epoch}: {rate:.0} samples/s");
         }
     })?;
     if let Some(path) = &args.trace {

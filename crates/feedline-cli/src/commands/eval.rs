@@ -161,7 +161,7 @@ impl Place {
         // Two data sets may have one name.
         let number = hash_name(&format!("{asked:?}")) >> 32;
         let dir = run.join(format!("eval-{last}-{number:08x}"));
-        eprintln!(
+        feedline::say!(
             "note         this is not the run's own data with its own settings: the figures go to {}",
             dir.display()
         );
@@ -224,7 +224,7 @@ fn locate(path: &Path) -> Result<(PathBuf, PathBuf)> {
     if let Some((checkpoints, name)) = asked
         && let Some(newest) = checkpoints.newest()?
     {
-        newest.passed_over.iter().for_each(|problem| eprintln!("feedline: {problem}"));
+        newest.passed_over.iter().for_each(|problem| feedline::say!("feedline: {problem}"));
         checkpoint = match name {
             "best" => checkpoints.best(&newest.progress.history)?.ok_or_else(|| Error::Checkpoint {
                 path: path.to_path_buf(),

@@ -44,7 +44,7 @@ pub fn run(args: Args) -> Result<Done> {
     bar.enable_steady_tick(Duration::from_millis(100));
     let listing = storage.listing(&*source, args.refresh)?;
     bar.finish_and_clear();
-    listing.words().iter().for_each(|words| eprintln!("feedline: {words}"));
+    listing.words().iter().for_each(|words| feedline::say!("feedline: {words}"));
     let objects = listing.objects;
     if objects.is_empty() {
         let problem = "there is no object";
@@ -93,7 +93,7 @@ fn beside(path: &Path, storage: &Storage) -> Result<Done> {
     });
     bar.finish_and_clear();
     let (archives, files, remarks) = written?;
-    remarks.iter().for_each(|remark| eprintln!("feedline: {remark}"));
+    remarks.iter().for_each(|remark| feedline::say!("feedline: {remark}"));
     super::print(&format!("{}: {archives} archives with {files} files, an index beside each\n", path.display()))?;
     Ok(Done::Ok)
 }

@@ -81,11 +81,14 @@ pub fn run(args: Args) -> Result<Done> {
         };
         let after = format!("{how}; the job was ended after {:.1} s", began.elapsed().as_secs_f64());
         if restarts == args.max_restarts {
-            eprintln!("launch: {after}; what was saved before is untouched");
+            feedline::say!("launch: {after}; what was saved before is untouched");
             return Ok(Done::Code(code));
         }
         restarts += 1;
-        eprintln!("launch: {after}; starting again from the last checkpoint ({restarts} of {})", args.max_restarts);
+        feedline::say!(
+            "launch: {after}; starting again from the last checkpoint ({restarts} of {})",
+            args.max_restarts
+        );
     }
 }
 
@@ -164,7 +167,7 @@ fn wait(mut child: Child, signal: &AtomicUsize, grace: Duration) -> Result<i32> 
         had_ranks |= has_ranks;
         without = if has_ranks || !had_ranks { None } else { without.or(Some(Instant::now())) };
         if without.is_some_and(|since| since.elapsed() > UNREACHABLE) {
-            eprintln!(
+            feedline::say!(
                 "launch: the ranks of this machine have ended, but mpirun has not: it cannot reach another machine. \
                  Ranks there end when they miss the others; what was saved before is untouched"
             );
@@ -174,7 +177,7 @@ fn wait(mut child: Child, signal: &AtomicUsize, grace: Duration) -> Result<i32> 
         }
         match (signal.swap(0, Ordering::Relaxed) as i32, asked) {
             (0, Some(since)) if Instant::now().duration_since(since) > grace => {
-                eprintln!("launch: no end after {grace:?} of grace; what was saved before is untouched");
+                feedline::say!("launch: no end after {grace:?} of grace; what was saved before is untouched");
                 tell(&child, "TERM");
                 asked = Some(Instant::now());
             }

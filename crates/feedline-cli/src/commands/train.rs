@@ -139,9 +139,9 @@ fn train_as<R: Words>(args: &Args, group: &Arc<dyn Group>, recipe: Recipe, resum
         }
     };
     if group.rank() == 0 {
-        eprintln!("run folder   {}", run.dir().display());
-        eprint!("{}", R::describe(&run));
-        run.notes().iter().for_each(|note| eprintln!("note         {note}"));
+        feedline::say!("run folder   {}", run.dir().display());
+        feedline::say!("{}", R::describe(&run).trim_end());
+        run.notes().iter().for_each(|note| feedline::say!("note         {note}"));
     }
 
     // The first signal asks the loop to stop after its step; a second one ends the process at once.
@@ -159,7 +159,7 @@ fn train_as<R: Words>(args: &Args, group: &Arc<dyn Group>, recipe: Recipe, resum
             std::thread::sleep(Duration::from_millis(50));
         }
         std::thread::sleep(grace);
-        eprintln!("error: no end after {grace:?} of grace; the last checkpoint is as it was");
+        feedline::say!("error: no end after {grace:?} of grace; the last checkpoint is as it was");
         std::process::exit(128 + asked.load(Ordering::Relaxed) as i32);
     });
     let metric = run.task().metric_names().first().copied().unwrap_or_default();
@@ -179,7 +179,7 @@ fn train_as<R: Words>(args: &Args, group: &Arc<dyn Group>, recipe: Recipe, resum
         if group.rank() > 0 {
             return Ok(Done::Interrupted(number));
         }
-        eprintln!(
+        feedline::say!(
             "{name} in epoch {}, after step {}: a checkpoint is saved. Go on with: feedline train --resume {}",
             progress.epoch + 1,
             progress.step,
@@ -188,8 +188,8 @@ fn train_as<R: Words>(args: &Args, group: &Arc<dyn Group>, recipe: Recipe, resum
         return Ok(Done::Interrupted(number));
     };
     if group.rank() == 0 {
-        eprint!("\n{}", R::report(&summary));
-        eprintln!("everything is in {}", run.dir().display());
+        feedline::say!("\n{}", R::report(&summary).trim_end());
+        feedline::say!("everything is in {}", run.dir().display());
     }
     Ok(Done::Ok)
 }
@@ -220,7 +220,7 @@ fn resumed(args: &Args, group: &dyn Group) -> Result<Option<PathBuf>> {
                 found = dir.into_os_string().into_encoded_bytes();
                 break;
             }
-            eprintln!("note         passed over {}: there is no checkpoint in it to go on from", dir.display());
+            feedline::say!("note         passed over {}: there is no checkpoint in it to go on from", dir.display());
         }
     }
     group.broadcast(&mut found)?;

@@ -48,6 +48,17 @@ fn two_processes_do_not_write_one_run_and_a_dead_one_holds_nothing() {
     expect(&run(&["verify", text(&out)]), 0, &[]);
 }
 
+/// Words for a log on a full disk, or for a terminal that was closed.
+#[cfg(target_os = "linux")]
+#[test]
+fn words_that_nobody_can_read_end_no_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, full) = (dir.path().join("run"), fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+    let ended = feedline(&short(data(), &out)).stderr(full).status().unwrap();
+    assert_eq!(ended.code(), Some(0));
+    expect(&run(&["verify", text(&out)]), 0, &[]);
+}
+
 #[test]
 fn a_run_goes_on_with_its_classes_or_not_at_all() {
     let dir = tempfile::tempdir().unwrap();

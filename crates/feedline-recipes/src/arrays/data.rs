@@ -1,7 +1,7 @@
 //! The data of the recipe: what a path holds, and each sample's bytes straight into its place in the batch. Composes
 //! the stages read and decode; owns nothing of their insides.
 
-use feedline::decode::{NPY_HEADER_BYTES_MAX, NpyHeader, decode_depth_u16, dimensions};
+use feedline::decode::{Fault, NPY_HEADER_BYTES_MAX, NpyHeader, decode_depth_u16, dimensions};
 use feedline::deliver::Clock;
 use feedline::pipeline::{Pipeline, Raw, read_stored};
 use feedline::plan::{Plan, Request};
@@ -221,7 +221,7 @@ fn open_folder(folder: &Folder, shape: Option<&[usize]>) -> Result<ArrayData> {
         }
         _ => {
             let (width_px, height_px) = dimensions(&list.read_start(0, PNG_START_BYTES)?)
-                .map_err(|problem| Error::dataset(first, problem, "Remove the file or write it again"))?;
+                .map_err(|fault| Error::dataset(first, fault, "Remove the file or write it again"))?;
             let picture_shape = [height_px as usize, width_px as usize];
             check_shape(first, shape, &picture_shape)?;
             array_bytes(first, DType::U16, &picture_shape)?;
@@ -291,8 +291,8 @@ impl ArrayData {
         }
     }
 
-    fn bad(&self, stage: Stage, request: &Request, problem: String) -> Error {
-        Error::Sample { stage, index: request.index, location: self.location(request.index), problem }
+    fn bad(&self, stage: Stage, request: &Request, fault: Fault) -> Error {
+        fault.at(stage, request.index, self.location(request.index))
     }
 }
 
@@ -393,7 +393,7 @@ impl Pipeline for ArrayData {
                 let (own_head, elements) = raw[0].split_at(head.len());
                 slot.dense_bytes("array").copy_from_slice(elements);
                 if own_head != head.as_slice() {
-                    self.check_head(own_head).map_err(|problem| self.bad(Stage::Read, request, problem))?;
+                    self.check_head(own_head).map_err(|problem| self.bad(Stage::Read, request, problem.into()))?;
                 }
             }
             Source::Files { list, head } => {
@@ -404,14 +404,14 @@ impl Pipeline for ArrayData {
                 read_exactly(path, own_head, place).map_err(|e| Error::io("read", path, e))?;
                 clock.count_bytes(place.len());
                 if own_head != head.as_slice() {
-                    self.check_head(own_head).map_err(|problem| self.bad(Stage::Read, request, problem))?;
+                    self.check_head(own_head).map_err(|problem| self.bad(Stage::Read, request, problem.into()))?;
                 }
             }
             Source::Depth { width_px, height_px, .. } => {
                 clock.enter(Stage::Decode);
                 let place = slot.dense::<u16>("array");
                 decode_depth_u16(&raw[0], *width_px, *height_px, place)
-                    .map_err(|problem| self.bad(Stage::Decode, request, problem))?;
+                    .map_err(|fault| self.bad(Stage::Decode, request, fault))?;
                 clock.count_bytes(size_of_val(place));
             }
         }

@@ -11,7 +11,7 @@ use super::{DbObject, Frame, infos, kitti};
 use feedline::augment::boxes::Box3d;
 use feedline::augment::points::{picked, remove_inside, retain, sampled, shuffled};
 use feedline::augment::voxels::{VoxelScratch, Voxels};
-use feedline::decode::{Limits, NpyHeader, RgbImage, decode_depth_u16, decode_points, decode_rgb};
+use feedline::decode::{Fault, Limits, NpyHeader, RgbImage, decode_depth_u16, decode_points, decode_rgb};
 use feedline::deliver::Clock;
 use feedline::pipeline::{Pipeline, Raw};
 use feedline::plan::rng::{hash_name, hash_words};
@@ -206,13 +206,13 @@ impl Clouds {
         &self.files.entries[frame as usize * self.parts.len() + part].path
     }
 
-    fn bad(&self, stage: Stage, draft: &Draft, part: usize, problem: String) -> Error {
+    fn bad(&self, stage: Stage, draft: &Draft, part: usize, fault: Fault) -> Error {
         let index = draft.request.index;
-        Error::Sample { stage, index, location: self.path(index, part).display().to_string(), problem }
+        fault.at(stage, index, self.path(index, part).display().to_string())
     }
 
     /// The points of the frame's own file.
-    fn decode(&self, draft: &Draft, bytes: &[u8], points: &mut Vec<f32>) -> Result<(), String> {
+    fn decode(&self, draft: &Draft, bytes: &[u8], points: &mut Vec<f32>) -> Result<(), Fault> {
         let columns = self.options().src_features.len();
         let bytes = match self.options().layout {
             Layout::Kitti => bytes,
@@ -241,12 +241,11 @@ impl Clouds {
                     for (own, bytes) in pasted.iter().zip(&mut objects) {
                         let first = all.len();
                         let src = self.options().src_features.len();
-                        decode_points(bytes, src, &self.used, |_| true, &mut all).map_err(|problem| {
+                        decode_points(bytes, src, &self.used, |_| true, &mut all).map_err(|fault| {
                             let database = self.drafter.databases.iter().flatten().next();
                             let object = database.map(|database| &database.objects[own.object as usize]);
                             let path = object.map_or("", |object| object.path.as_str());
-                            let (index, stage) = (draft.request.index, Stage::Decode);
-                            Error::Sample { stage, index, location: path.into(), problem }
+                            fault.at(Stage::Decode, draft.request.index, path.into())
                         })?;
                         for point in all[first..].chunks_exact_mut(columns) {
                             (0..3).for_each(|axis| point[axis] += own.center[axis] as f32);
@@ -264,7 +263,7 @@ impl Clouds {
     }
 
     /// The steps of every frame. Gives the voxels, if a step makes them.
-    fn process(&self, draft: &Draft, points: &mut Vec<f32>, scratch: &mut VoxelScratch) -> Option<Voxels> {
+    fn process(&self, draft: &Draft, points: &mut Vec<f32>, scratch: &mut VoxelScratch) -> Result<Option<Voxels>> {
         let (columns, range) = (self.used.len(), self.options().point_cloud_range.map(|value| value as f32));
         let mut voxels = None;
         for step in &self.options().process {
@@ -277,23 +276,23 @@ impl Clouds {
                 Process::ShufflePoints { enabled } => {
                     if self.of_mode(enabled) {
                         let order = shuffled(points.len() / columns, &mut draft.request.rng("shuffle_points"));
-                        *points = picked(points, columns, &order);
+                        *points = picked(points, columns, &order)?;
                     }
                 }
                 Process::SamplePoints { num_points } => {
                     if let Ok(count) = usize::try_from(self.of_mode(num_points)) {
-                        let order = sampled(points, columns, count, &mut draft.request.rng("sample_points"));
-                        *points = picked(points, columns, &order);
+                        let order = sampled(points, columns, count, &mut draft.request.rng("sample_points"))?;
+                        *points = picked(points, columns, &order)?;
                     }
                 }
                 Process::TransformPointsToVoxels { max_number_of_voxels, .. } => {
                     let most = self.of_mode(max_number_of_voxels);
-                    voxels = self.grid.map(|grid| grid.voxelize(points, columns, most, scratch));
+                    voxels = self.grid.map(|grid| grid.voxelize(points, columns, most, scratch)).transpose()?;
                 }
                 Process::CalculateGridSize { .. } => {}
             }
         }
-        voxels
+        Ok(voxels)
     }
 
     fn of_mode<T: Copy>(&self, value: &PerMode<T>) -> T {
@@ -349,7 +348,7 @@ impl Clouds {
 
     fn pictures(&self, draft: &Draft, raw: &Raw, slot: &mut Slot<'_>) -> Result<()> {
         for (at, (part, bytes)) in self.parts.iter().zip(raw).enumerate() {
-            let bad = |problem: String| self.bad(Stage::Decode, draft, at, problem);
+            let bad = |fault: Fault| self.bad(Stage::Decode, draft, at, fault);
             let image = self.frames()[draft.request.index as usize].image.as_ref();
             let [height, width] = image.map_or([0; 2], |image| image.image_shape.map(|px| px as u32));
             match part {
@@ -359,18 +358,17 @@ impl Clouds {
                     decode_rgb(bytes, &Limits::default(), &mut image).map_err(bad)?;
                     if [image.height_px, image.width_px] != [height, width] {
                         let found = format!("{} x {}", image.height_px, image.width_px);
-                        return Err(bad(format!(
-                            "it has {found} px (height x width), the infos say {height} x {width}"
-                        )));
+                        let problem = format!("it has {found} px (height x width), the infos say {height} x {width}");
+                        return Err(bad(problem.into()));
                     }
-                    slot.put("images", Array::from_slice([image.pixels.len()], &image.pixels));
+                    slot.put("images", Array::try_from_slice([image.pixels.len()], &image.pixels)?);
                 }
                 Part::Depth => {
                     let mut depth = vec![0u16; height as usize * width as usize];
                     decode_depth_u16(bytes, width, height, &mut depth).map_err(bad)?;
                     let bytes: Vec<u8> =
                         depth.iter().flat_map(|value| (f32::from(*value) / 256.0).to_le_bytes()).collect();
-                    slot.put("depth_maps", Array::from_slice([bytes.len()], &bytes));
+                    slot.put("depth_maps", Array::try_from_slice([bytes.len()], &bytes)?);
                 }
             }
         }
@@ -612,7 +610,7 @@ impl Pipeline for Clouds {
             clock.count_bytes(size_of_val(points.as_slice()));
             clock.enter(Stage::Augment);
             self.augment(&draft, &raw[self.parts.len()..], points, clock)?;
-            if let Some(Voxels { points, coords, num_points }) = self.process(&draft, points, voxels) {
+            if let Some(Voxels { points, coords, num_points }) = self.process(&draft, points, voxels)? {
                 clock.count_bytes(points.as_bytes().len());
                 slot.put("voxels", points);
                 slot.put("voxel_coords", coords);

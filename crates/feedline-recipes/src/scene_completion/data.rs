@@ -7,7 +7,7 @@ use super::augment::{Cut, SceneAugment};
 use super::list::{Layout, Part, SceneFiles, SceneList};
 use feedline::augment::normalize::{IMAGENET_MEAN, IMAGENET_STD, Normalize};
 use feedline::decode::{
-    Limits, NpyHeader, RgbImage, array_fits, decode_labels_u8, decode_npy, decode_npz, decode_rgb, npz_shape,
+    Fault, Limits, NpyHeader, RgbImage, array_fits, decode_labels_u8, decode_npy, decode_npz, decode_rgb, npz_shape,
 };
 use feedline::deliver::Clock;
 use feedline::pipeline::{Pipeline, Raw};
@@ -223,10 +223,10 @@ impl Scenes {
     }
 
     /// Decodes a picture; it must have the size that was said, unless a crop is made of it.
-    fn decode(&self, bytes: &[u8], image: &mut RgbImage) -> Result<(), String> {
+    fn decode(&self, bytes: &[u8], image: &mut RgbImage) -> Result<(), Fault> {
         decode_rgb(bytes, &Limits { max_pixels: self.options.max_pixels }, image)?;
         match self.options.augment {
-            None => self.check_size([image.height_px, image.width_px]),
+            None => Ok(self.check_size([image.height_px, image.width_px])?),
             Some(_) => Ok(()),
         }
     }
@@ -250,23 +250,23 @@ impl Scenes {
         let grid = self.options.grid;
         let no_pixel = i64::from(self.options.image_px[0]) * i64::from(self.options.image_px[1]);
         let bytes = |part: Part| &raw[self.list.raw(part)][..];
-        let bad = |part: Part| move |problem: String| self.bad(Stage::Decode, request, part, problem);
+        let bad = |part: Part| move |fault: Fault| self.bad(Stage::Decode, request, part, fault);
 
         let label = slot.dense::<i64>("label");
         decode_npz(bytes(Part::Label), "arr_0", &grid, label)
-            .and_then(|()| self.labels(label, "arr_0", self.options.num_classes.into()))
+            .and_then(|()| Ok(self.labels(label, "arr_0", self.options.num_classes.into())?))
             .map_err(bad(Part::Label))?;
         clock.count_bytes(size_of_val(label));
         let sketch = slot.dense::<i64>("sketch_gt");
         decode_npy(bytes(Part::Sketch), &grid, sketch)
-            .and_then(|()| self.labels(sketch, "the array", 2))
+            .and_then(|()| Ok(self.labels(sketch, "the array", 2)?))
             .map_err(bad(Part::Sketch))?;
         clock.count_bytes(size_of_val(sketch));
         for (name, member) in [("tsdf", "arr_0"), ("label_weight", "arr_1")] {
             let values = slot.dense::<f32>(name);
             let finite = |values: &[f32]| match values.iter().position(|value| !value.is_finite()) {
                 None => Ok(()),
-                Some(at) => Err(format!("{member}: voxel {at} is {}", values[at])),
+                Some(at) => Err(format!("{member}: voxel {at} is {}", values[at]).into()),
             };
             decode_npz(bytes(Part::Tsdf), member, &grid, values)
                 .and_then(|()| finite(values))
@@ -276,7 +276,9 @@ impl Scenes {
         let mapping = slot.dense::<i64>("depth_mapping_3d");
         let in_range = |mapping: &[i64]| match mapping.iter().position(|pixel| !(0..=no_pixel).contains(pixel)) {
             None => Ok(()),
-            Some(at) => Err(format!("arr_0: voxel {at} is {}, not a pixel from 0 to {no_pixel} (none)", mapping[at])),
+            Some(at) => {
+                Err(format!("arr_0: voxel {at} is {}, not a pixel from 0 to {no_pixel} (none)", mapping[at]).into())
+            }
         };
         decode_npz(bytes(Part::Mapping), "arr_0", &grid, mapping)
             .and_then(|()| in_range(mapping))
@@ -285,13 +287,13 @@ impl Scenes {
         Ok(())
     }
 
-    fn bad(&self, stage: Stage, request: &Request, part: Part, problem: String) -> Error {
+    fn bad(&self, stage: Stage, request: &Request, part: Part, fault: Fault) -> Error {
         let location = match self.stored().and_then(|stored| stored.archive(self.list.file(request.index, part) as u64))
         {
             Some(archive) => format!("{} in {archive}", self.path(request.index, part).display()),
             None => self.path(request.index, part).display().to_string(),
         };
-        Error::Sample { stage, index: request.index, location, problem }
+        fault.at(stage, request.index, location)
     }
 }
 
@@ -387,7 +389,7 @@ impl Pipeline for Scenes {
             for (part, field) in [(Part::Rgb, "data"), (Part::Hha, "hha_img")] {
                 let Some(bytes) = raw.get(self.list.raw(part)) else { continue };
                 clock.enter(Stage::Decode);
-                let bad = |problem| self.bad(Stage::Decode, request, part, problem);
+                let bad = |fault: Fault| self.bad(Stage::Decode, request, part, fault);
                 self.decode(bytes, image).map_err(bad)?;
                 clock.count_bytes(image.pixels.len());
                 clock.enter(Stage::Augment);
@@ -406,12 +408,12 @@ impl Pipeline for Scenes {
                     continue;
                 };
                 let cut = cut.get_or_insert_with(|| Cut::draw(augment, request, size_px, self.options.image_px));
-                cut.check(size_px).map_err(bad)?;
+                cut.check(size_px).map_err(|problem| bad(problem.into()))?;
                 cut.picture(image, normalize.table().each_ref(), planes);
             }
             if self.list.layout == Layout::Segmentation {
                 clock.enter(Stage::Decode);
-                let bad = |problem| self.bad(Stage::Decode, request, Part::Label, problem);
+                let bad = |fault: Fault| self.bad(Stage::Decode, request, Part::Label, fault);
                 let limits = Limits { max_pixels: self.options.max_pixels };
                 let bytes = &raw[self.list.raw(Part::Label)];
                 let (width_px, height_px) = decode_labels_u8(bytes, &limits, labels).map_err(bad)?;
@@ -419,13 +421,14 @@ impl Pipeline for Scenes {
                 if let Some(at) = labels.iter().position(|label| u32::from(*label) > known && *label != 255) {
                     let (row, column) = (at / width_px as usize, at % width_px as usize);
                     let label = labels[at];
-                    return Err(bad(format!("row {row}, column {column}: label {label} is above {known} and not 255")));
+                    let problem = format!("row {row}, column {column}: label {label} is above {known} and not 255");
+                    return Err(bad(problem.into()));
                 }
                 let cut = match cut {
                     Some(cut) => cut.check([height_px, width_px]).map(|()| cut),
                     None => self.check_size([height_px, width_px]).map(|()| Cut::whole([height_px, width_px])),
                 }
-                .map_err(bad)?;
+                .map_err(|problem| bad(problem.into()))?;
                 // What is 0 belongs to no class.
                 let table =
                     std::array::from_fn(|label| if label == 0 || label == 255 { IGNORE } else { label as i64 - 1 });

@@ -15,7 +15,7 @@ pub mod resize;
 mod view;
 pub mod voxels;
 
-use crate::decode::{CropBox, RgbImage, no_memory};
+use crate::decode::{CropBox, Fault, RgbImage, no_memory};
 use crate::error::{Error, Result};
 use crate::plan::rng::SampleRng;
 pub use resize::Filter;
@@ -250,7 +250,7 @@ pub(crate) fn make_room(
     done: usize,
     size_px: Option<[u32; 2]>,
     image: &mut RgbImage,
-) -> Result<(), String> {
+) -> Result<(), Fault> {
     let sizes = (0..ops.len()).filter_map(|at| output_size_px(&ops[at..=at])).chain(size_px);
     let Some([height, width]) = sizes.max_by_key(|[height, width]| u64::from(*height) * u64::from(*width)) else {
         return Ok(());
@@ -498,11 +498,9 @@ mod tests {
         let mut image = RgbImage::default();
         let ops =
             [ImageOp::HorizontalFlip { p: 1.0 }, ImageOp::Resize { size_px: [1 << 30; 2], filter: Filter::Bilinear }];
-        let problem = make_room(&ops, 0, Some([4, 4]), &mut image).unwrap_err();
-        assert!(
-            problem.contains("1073741824 x 1073741824 px: 3458764513820540928 bytes; use fewer workers"),
-            "{problem}"
-        );
+        let fault = make_room(&ops, 0, Some([4, 4]), &mut image).unwrap_err();
+        let what = "an augmented picture of 1073741824 x 1073741824 px".into();
+        assert_eq!(fault, Fault::NoMemory { what, bytes: 3_458_764_513_820_540_928 });
         make_room(&ops[..1], 0, Some([4, 5]), &mut image).unwrap();
         assert!(image.pixels.capacity() >= 60);
     }

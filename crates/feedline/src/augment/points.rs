@@ -2,6 +2,7 @@
 //! are kept, and how a fixed number is drawn; what a point has besides its place is carried along.
 
 use super::boxes::{Bounds, Box3d};
+use crate::error::{Error, Result};
 use crate::plan::rng::SampleRng;
 
 /// A map of places: turned, mirrored or scaled, then shifted. Rows of a matrix (3, 4).
@@ -183,8 +184,11 @@ pub fn shuffled(n: usize, rng: &mut SampleRng) -> Vec<u32> {
 }
 
 /// The rows of `order`, in that order.
-pub fn picked(points: &[f32], columns: usize, order: &[u32]) -> Vec<f32> {
-    let mut rows = Vec::with_capacity(order.len() * columns);
+///
+/// # Errors
+/// [`Error::Memory`].
+pub fn picked(points: &[f32], columns: usize, order: &[u32]) -> Result<Vec<f32>> {
+    let mut rows = room(order.len().saturating_mul(columns), "a cloud of points")?;
     for at in order {
         let row = &points[*at as usize * columns..][..columns];
         match row.first_chunk::<4>() {
@@ -192,17 +196,28 @@ pub fn picked(points: &[f32], columns: usize, order: &[u32]) -> Vec<f32> {
             _ => rows.extend_from_slice(row),
         }
     }
-    rows
+    Ok(rows)
+}
+
+/// An empty list with room for `len` items.
+fn room<T>(len: usize, what: &str) -> Result<Vec<T>> {
+    let mut list = Vec::new();
+    let bytes = len.saturating_mul(size_of::<T>()) as u64;
+    list.try_reserve_exact(len).map_err(|_| Error::memory(what, bytes))?;
+    Ok(list)
 }
 
 /// Which `count` of the points to take, in a drawn order. Of more points than that: all that are 40 m away or more and some of
 /// the near ones; where `count` is not more than those, any. Of fewer: all, and some again, so that none comes more than once
 /// more than another. Of no points none. It is what OpenPCDet's `sample_points` does, which fails for less than half of `count`.
-pub fn sampled(points: &[f32], columns: usize, count: usize, rng: &mut SampleRng) -> Vec<u32> {
+///
+/// # Errors
+/// [`Error::Memory`].
+pub fn sampled(points: &[f32], columns: usize, count: usize, rng: &mut SampleRng) -> Result<Vec<u32>> {
     const FAR_M: f32 = 40.0;
     let n = points.len() / columns;
     if n == 0 {
-        return Vec::new();
+        return Ok(Vec::new());
     }
     let taken: Vec<u32> = if count < n {
         let is_far = |at: &u32| {
@@ -215,14 +230,15 @@ pub fn sampled(points: &[f32], columns: usize, count: usize, rng: &mut SampleRng
         all.extend(shuffled(pool.len(), rng).into_iter().take(wanted).map(|at| pool[at as usize]));
         all
     } else {
-        let mut all: Vec<u32> = (0..n as u32).collect();
+        let mut all: Vec<u32> = room(count, "a sample of points")?;
+        all.extend(0..n as u32);
         while all.len() < count {
             let wanted = count - all.len();
             all.extend(shuffled(n, rng).into_iter().take(wanted));
         }
         all
     };
-    shuffled(taken.len(), rng).into_iter().map(|at| taken[at as usize]).collect()
+    Ok(shuffled(taken.len(), rng).into_iter().map(|at| taken[at as usize]).collect())
 }
 
 #[cfg(test)]
@@ -315,19 +331,21 @@ mod tests {
         assert!((100..900).contains(&all_far.len()));
         let mut rng = SampleRng::new(0, 0, 0, "sampled");
         for count in [950, all_far.len() + 1, all_far.len() - 50] {
-            let taken = sampled(&points, 4, count, &mut rng);
+            let taken = sampled(&points, 4, count, &mut rng).unwrap();
             let distinct: std::collections::BTreeSet<u32> = taken.iter().copied().collect();
             assert_eq!((taken.len(), distinct.len()), (count, count));
             let far_taken = taken.iter().filter(|at| far(**at)).count();
             assert_eq!(far_taken == all_far.len(), count > all_far.len());
         }
         for count in [1000, 1300, 2500] {
-            let taken = sampled(&points, 4, count, &mut rng);
+            let taken = sampled(&points, 4, count, &mut rng).unwrap();
             let times = |at: u32| taken.iter().filter(|other| **other == at).count();
             assert_eq!(taken.len(), count);
             assert!((0..1000).all(|at| (count / 1000..=count.div_ceil(1000)).contains(&times(at))), "{count}");
         }
-        assert!(sampled(&[], 4, 5, &mut rng).is_empty());
-        assert_eq!(picked(&points, 4, &[2, 0]), [&points[8..12], &points[..4]].concat());
+        assert!(sampled(&[], 4, 5, &mut rng).unwrap().is_empty());
+        let refused = sampled(&points, 4, usize::MAX / 8, &mut rng).unwrap_err();
+        assert!(matches!(refused, Error::Memory { bytes, .. } if bytes == (usize::MAX / 8 * 4) as u64), "{refused}");
+        assert_eq!(picked(&points, 4, &[2, 0]).unwrap(), [&points[8..12], &points[..4]].concat());
     }
 }

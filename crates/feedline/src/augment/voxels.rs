@@ -78,9 +78,18 @@ impl Grid {
     /// come into those that there are. A point's voxel is `floor((p - min) / side)` on each axis, in f32; those outside of
     /// the grid are left out.
     ///
+    /// # Errors
+    /// [`Error::Memory`]: each voxel has room for the most points, however few it holds.
+    ///
     /// # Panics
     /// If a row has fewer than 3 numbers.
-    pub fn voxelize(&self, points: &[f32], columns: usize, max_voxels: usize, scratch: &mut VoxelScratch) -> Voxels {
+    pub fn voxelize(
+        &self,
+        points: &[f32],
+        columns: usize,
+        max_voxels: usize,
+        scratch: &mut VoxelScratch,
+    ) -> Result<Voxels> {
         let VoxelScratch { table, taken, places, counts } = scratch;
         let slots = (2 * max_voxels.min(points.len() / columns)).next_power_of_two().max(2);
         table.clear();
@@ -121,7 +130,7 @@ impl Grid {
             }
         }
         let voxels = counts.len();
-        let mut rows = Array::zeros(DType::F32, [voxels, self.max_points_per_voxel, columns]);
+        let mut rows = Array::try_zeros(DType::F32, [voxels, self.max_points_per_voxel, columns])?;
         let out = rows.as_mut_slice::<f32>();
         for [at, row] in taken {
             let (to, from) =
@@ -131,12 +140,12 @@ impl Grid {
                 _ => to.copy_from_slice(from),
             }
         }
-        let mut coords = Array::zeros(DType::I32, [voxels, 4]);
+        let mut coords = Array::try_zeros(DType::I32, [voxels, 4])?;
         for (out, place) in coords.as_mut_slice::<i32>().chunks_exact_mut(4).zip(&*places) {
             out[1..].iter_mut().zip(place).for_each(|(value, place)| *value = *place as i32);
         }
         let counts: Vec<i32> = counts.iter().map(|count| *count as i32).collect();
-        Voxels { points: rows, coords, num_points: Array::from_slice([voxels], &counts) }
+        Ok(Voxels { points: rows, coords, num_points: Array::try_from_slice([voxels], &counts)? })
     }
 }
 
@@ -192,7 +201,7 @@ mod tests {
                 points[2] = [8.0, 0.0, 0.0, 2.0];
             }
             let expect = plain(&grid, &points, max_voxels);
-            let found = grid.voxelize(points.as_flattened(), 4, max_voxels, &mut scratch);
+            let found = grid.voxelize(points.as_flattened(), 4, max_voxels, &mut scratch).unwrap();
             assert_eq!(found.points.shape(), [expect.len(), 3, 4]);
             assert!(seed != 1 || expect.len() == 200, "the cap is met");
             for (number, (place, inside)) in expect.iter().enumerate() {

@@ -36,14 +36,14 @@ impl Drop for Inside {
     }
 }
 
-/// Runs a decoder; a panic inside it becomes an error text, and is not printed.
-pub(super) fn guarded<T>(decode: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+/// Runs a decoder; a panic inside it becomes an error, and is not printed.
+pub(super) fn guarded<T, E: From<String>>(decode: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     let inside = Inside::enter();
     let outcome = catch_unwind(AssertUnwindSafe(decode));
     drop(inside);
     outcome.unwrap_or_else(|panic| {
         let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-        Err(format!("damaged image: the decoder gave up ({})", said.unwrap_or("no reason given")))
+        Err(format!("damaged image: the decoder gave up ({})", said.unwrap_or("no reason given")).into())
     })
 }
 

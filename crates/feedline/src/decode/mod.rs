@@ -20,7 +20,74 @@ pub use points::decode_points;
 pub use cache::DecodedCache;
 pub(crate) use cache::Kept;
 
+use crate::error::{Error, Stage};
 use guard::guarded;
+use std::fmt;
+
+/// Why bytes did not become data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The bytes cannot be used, for this reason.
+    Bad(String),
+    /// The system has not so much memory in one piece. This is no fault of the bytes.
+    NoMemory {
+        /// What the memory is for.
+        what: String,
+        /// How much.
+        bytes: u64,
+    },
+}
+
+impl Fault {
+    /// The same, said of a part of the file.
+    fn of(self, part: &str) -> Fault {
+        match self {
+            Fault::Bad(problem) => Fault::Bad(format!("{part}: {problem}")),
+            Fault::NoMemory { what, bytes } => Fault::NoMemory { what: format!("{part}: {what}"), bytes },
+        }
+    }
+
+    /// The error at a sample: [`Error::Sample`] where its bytes are bad, [`Error::Run`] where memory is short, so that no
+    /// sample is taken for bad because others take the memory.
+    pub fn at(self, stage: Stage, index: u64, location: String) -> Error {
+        match self {
+            Fault::Bad(problem) => Error::Sample { stage, index, location, problem },
+            Fault::NoMemory { what, bytes } => {
+                Error::Run { stage, index, location, source: Box::new(Error::memory(what, bytes)) }
+            }
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::Bad(problem) => f.write_str(problem),
+            Fault::NoMemory { what, bytes } => Error::memory(what, *bytes).fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Fault {}
+
+impl From<Fault> for String {
+    fn from(fault: Fault) -> String {
+        fault.to_string()
+    }
+}
+
+impl From<String> for Fault {
+    fn from(problem: String) -> Fault {
+        Fault::Bad(problem)
+    }
+}
+
+impl From<&str> for Fault {
+    fn from(problem: &str) -> Fault {
+        Fault::Bad(problem.into())
+    }
+}
 
 /// Interleaved 8-bit RGB pixels, row-major: (H, W, 3).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -141,9 +208,9 @@ fn format(bytes: &[u8]) -> Result<Format, String> {
 /// progressive JPEG without its last scans is smoothed over as by libjpeg-turbo.
 ///
 /// # Errors
-/// A text that says what is wrong: empty, not an image, truncated, damaged, more pixels than `limits` allow. `into`
+/// What is wrong: empty, not an image, truncated, damaged, more pixels than `limits` allow; or no memory. `into`
 /// is then empty. Never panics, whatever the bytes.
-pub fn decode_rgb(bytes: &[u8], limits: &Limits, into: &mut RgbImage) -> Result<(), String> {
+pub fn decode_rgb(bytes: &[u8], limits: &Limits, into: &mut RgbImage) -> Result<(), Fault> {
     decode_rgb_within(bytes, limits, into, &mut |_| ())
 }
 
@@ -154,7 +221,7 @@ pub(crate) fn decode_rgb_within(
     limits: &Limits,
     into: &mut RgbImage,
     reserve: &mut dyn FnMut(u64),
-) -> Result<(), String> {
+) -> Result<(), Fault> {
     let result = guarded(|| match format(bytes)? {
         Format::Jpeg => jpeg::decode_rgb(bytes, limits, into, reserve),
         Format::Png => png::decode_rgb(bytes, limits, into),
@@ -187,7 +254,7 @@ pub fn decode_rgb_part(
     part: CropBox,
     shrink: u32,
     into: &mut RgbImage,
-) -> Result<(), String> {
+) -> Result<(), Fault> {
     decode_rgb_part_within(bytes, limits, part, shrink, into, &mut |_| ())
 }
 
@@ -199,10 +266,10 @@ pub(crate) fn decode_rgb_part_within(
     shrink: u32,
     into: &mut RgbImage,
     reserve: &mut dyn FnMut(u64),
-) -> Result<(), String> {
+) -> Result<(), Fault> {
     let result = guarded(|| {
         if !matches!(shrink, 1 | 2 | 4 | 8) {
-            return Err(format!("an image cannot be decoded at 1/{shrink}, only at 1/1, 1/2, 1/4 and 1/8"));
+            return Err(format!("an image cannot be decoded at 1/{shrink}, only at 1/1, 1/2, 1/4 and 1/8").into());
         }
         if let Format::Jpeg = format(bytes)?
             && jpeg::decode_part(bytes, limits, part, shrink, into).is_some()
@@ -218,7 +285,7 @@ pub(crate) fn decode_rgb_part_within(
             Format::Png => png::decode_rgb(bytes, limits, into).map(|()| 1)?,
         };
         if !part.lies_in(width_px, height_px) {
-            return Err(format!("{part:?} is no part of {width_px} x {height_px} px"));
+            return Err(format!("{part:?} is no part of {width_px} x {height_px} px").into());
         }
         cut_in_place(into, part.shrunk(shrink), (shrink / done) as usize);
         Ok(())
@@ -263,7 +330,7 @@ fn cut_in_place(image: &mut RgbImage, part: CropBox, shrink: usize) {
 ///
 /// # Errors
 /// As [`dimensions`].
-pub fn header(bytes: &[u8]) -> Result<Header, String> {
+pub fn header(bytes: &[u8]) -> Result<Header, Fault> {
     guarded(|| match format(bytes)? {
         Format::Jpeg => jpeg::header(bytes),
         Format::Png => {
@@ -277,7 +344,7 @@ pub fn header(bytes: &[u8]) -> Result<Header, String> {
 ///
 /// # Errors
 /// As [`decode_rgb`], as far as the header shows it; there is no limit on the pixels.
-pub fn dimensions(bytes: &[u8]) -> Result<(u32, u32), String> {
+pub fn dimensions(bytes: &[u8]) -> Result<(u32, u32), Fault> {
     guarded(|| match format(bytes)? {
         Format::Jpeg => jpeg::dimensions(bytes),
         Format::Png => png::dimensions(bytes),
@@ -301,7 +368,7 @@ fn check_size(width_px: u32, height_px: u32, limits: &Limits) -> Result<(), Stri
 }
 
 /// Makes room in `into` for `channels` interleaved bytes per pixel; a refusal of the allocator is an error.
-fn allocate(into: &mut RgbImage, width_px: u32, height_px: u32, channels: usize) -> Result<(), String> {
+fn allocate(into: &mut RgbImage, width_px: u32, height_px: u32, channels: usize) -> Result<(), Fault> {
     let needed = (width_px as usize).checked_mul(height_px as usize).and_then(|n| n.checked_mul(channels));
     let needed = needed.ok_or_else(|| format!("{width_px} x {height_px} px does not fit into the address space"))?;
     grown(&mut into.pixels, needed, 0, &format!("{width_px} x {height_px} px"))?;
@@ -311,14 +378,13 @@ fn allocate(into: &mut RgbImage, width_px: u32, height_px: u32, channels: usize)
 }
 
 /// Gives `list` the length `len`, what is new in it being `value`; a refusal of the allocator is an error.
-pub(crate) fn grown<T: Clone>(list: &mut Vec<T>, len: usize, value: T, what: &str) -> Result<(), String> {
+pub(crate) fn grown<T: Clone>(list: &mut Vec<T>, len: usize, value: T, what: &str) -> Result<(), Fault> {
     let bytes = len.saturating_mul(size_of::<T>()) as u64;
     list.try_reserve_exact(len.saturating_sub(list.len())).map_err(|_| no_memory(what, bytes))?;
     list.resize(len, value);
     Ok(())
 }
 
-/// The words for what memory does not hold.
-pub(crate) fn no_memory(what: &str, bytes: u64) -> String {
-    format!("no memory for {what}: {bytes} bytes; use fewer workers, a smaller memory budget, or a smaller file")
+pub(crate) fn no_memory(what: &str, bytes: u64) -> Fault {
+    Fault::NoMemory { what: what.into(), bytes }
 }

@@ -1,8 +1,8 @@
 //! Arrays of NumPy's `.npy` and `.npz` files as numbers of the type that is wanted. Owns which conversions lose nothing;
 //! a member whose elements are of that type already is inflated straight to where it is delivered.
 
-use super::grown;
 use super::npy::{self, Head, NPY_HEADER_BYTES_MAX};
+use super::{Fault, grown};
 use crate::sample::Element;
 use rawzip::{CompressionMethod, ZipArchive};
 use std::cell::RefCell;
@@ -153,12 +153,12 @@ fn check(header: &[u8], wanted: &[usize]) -> Result<(Stored, usize), String> {
 /// shape or flat, and of any integer type, bool, float32 or float64.
 ///
 /// # Errors
-/// A text that says what is wrong: no `.npy` file, cut, another shape, elements of another kind, a value that i64 cannot
+/// What is wrong: no `.npy` file, cut, another shape, elements of another kind, a value that i64 cannot
 /// hold. What `out` holds is then unspecified. Never panics, whatever the bytes.
 ///
 /// # Panics
 /// If `out` does not hold exactly the elements of `wanted`.
-pub fn decode_npy<T: Number>(bytes: &[u8], wanted: &[usize], out: &mut [T]) -> Result<(), String> {
+pub fn decode_npy<T: Number>(bytes: &[u8], wanted: &[usize], out: &mut [T]) -> Result<(), Fault> {
     assert_eq!(out.len(), wanted.iter().product::<usize>(), "{wanted:?}");
     let (stored, start) = check(bytes, wanted)?;
     let (data, expect) = (&bytes[start..], out.len() * stored.size_bytes());
@@ -166,9 +166,10 @@ pub fn decode_npy<T: Number>(bytes: &[u8], wanted: &[usize], out: &mut [T]) -> R
         return Err(format!(
             "it has {} bytes of elements instead of {expect}: it was cut, or more was appended",
             data.len()
-        ));
+        )
+        .into());
     }
-    put(stored, data, out)
+    Ok(put(stored, data, out)?)
 }
 
 fn put<T: Number>(stored: Stored, data: &[u8], out: &mut [T]) -> Result<(), String> {
@@ -188,10 +189,10 @@ fn put<T: Number>(stored: Stored, data: &[u8], out: &mut [T]) -> Result<(), Stri
 ///
 /// # Panics
 /// As [`decode_npy`].
-pub fn decode_npz<T: Number>(bytes: &[u8], member: &str, wanted: &[usize], out: &mut [T]) -> Result<(), String> {
+pub fn decode_npz<T: Number>(bytes: &[u8], member: &str, wanted: &[usize], out: &mut [T]) -> Result<(), Fault> {
     assert_eq!(out.len(), wanted.iter().product::<usize>(), "{wanted:?}");
     let found = Member::find(bytes, member)?;
-    found.decode(wanted, out).map_err(|problem| format!("{member}: {problem}"))
+    found.decode(wanted, out).map_err(|fault| fault.of(member))
 }
 
 /// The shape of the array `member` of a whole `.npz` file.
@@ -280,10 +281,11 @@ impl<'a> Member<'a> {
         Err(format!("there is no {member} in it: it {has}"))
     }
 
-    fn decode<T: Number>(&self, wanted: &[usize], out: &mut [T]) -> Result<(), String> {
+    fn decode<T: Number>(&self, wanted: &[usize], out: &mut [T]) -> Result<(), Fault> {
         if !self.is_deflated {
             let sum = crc32fast::hash(self.data);
-            return self.check_sum(sum).and_then(|()| decode_npy(self.data, wanted, out));
+            self.check_sum(sum)?;
+            return decode_npy(self.data, wanted, out);
         }
         INFLATE.with_borrow_mut(|inflate| {
             inflate.reset(false);
@@ -291,26 +293,26 @@ impl<'a> Member<'a> {
             let damaged = || "it does not unpack to what the file says: it is damaged".to_owned();
             let cut = || "truncated .npy file: the header ends early".to_owned();
             if self.size_bytes < 12 {
-                return Err(cut());
+                return Err(cut().into());
             }
             if !fill(inflate, &mut data, &mut start) {
-                return Err(damaged());
+                return Err(damaged().into());
             }
             // Where it is no header, `check` says what is wrong.
             let length = npy::header_bytes(&start).unwrap_or(start.len());
             if (length as u64) > self.size_bytes {
-                return Err(cut());
+                return Err(cut().into());
             }
             let mut header = start.to_vec();
             header.resize(length, 0);
             if !fill(inflate, &mut data, &mut header[start.len()..]) {
-                return Err(damaged());
+                return Err(damaged().into());
             }
             let (stored, _) = check(&header, wanted)?;
             let expect = out.len() * stored.size_bytes();
             if (length + expect) as u64 != self.size_bytes {
                 let have = self.size_bytes - length as u64;
-                return Err(format!("it has {have} bytes of elements instead of {expect}"));
+                return Err(format!("it has {have} bytes of elements instead of {expect}").into());
             }
             let mut sum = crc32fast::Hasher::new();
             sum.update(&header);
@@ -325,7 +327,7 @@ impl<'a> Member<'a> {
                 self.check_sum(sum.clone().finalize())
             };
             if stored == T::SAME {
-                return inflated(bytemuck::cast_slice_mut(out));
+                return Ok(inflated(bytemuck::cast_slice_mut(out))?);
             }
             UNPACKED.with_borrow_mut(|unpacked| {
                 grown(unpacked, expect, 0, "an array of a .npz file")?;
@@ -333,7 +335,7 @@ impl<'a> Member<'a> {
                 if unpacked.capacity() > KEPT_BYTES_MAX {
                     *unpacked = Vec::new();
                 }
-                done
+                Ok(done?)
             })
         })
     }

@@ -2,7 +2,7 @@
 //! and every verdict on a file: png_whole.rs only takes ordinary pictures off the careful decoder's hands.
 
 use super::png_whole::{self, Pixels};
-use super::{Format, Limits, RgbImage, allocate, check_size, format, grown, guarded};
+use super::{Fault, Format, Limits, RgbImage, allocate, check_size, format, grown, guarded};
 use png::{BitDepth, ColorType, Decoder, DecodingError, Transformations};
 use std::borrow::Cow;
 use std::io::Cursor;
@@ -20,7 +20,7 @@ fn open(bytes: &[u8]) -> Decoder<Cursor<&[u8]>> {
 
 /// The chunks that pixels are made of, without all others: what a misplaced or broken one of those says changes no pixel,
 /// and must not make the picture a damaged one. Opacity is dropped anyway. Refuses a palette that is none.
-fn pixels_alone(bytes: &[u8]) -> Result<Cow<'_, [u8]>, String> {
+fn pixels_alone(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Fault> {
     let mut cuts = Vec::new();
     // Behind the signature. The kind of pixels stands in the header, which comes first.
     let (mut at, is_indexed) = (8, bytes.get(25) == Some(&3));
@@ -34,7 +34,8 @@ fn pixels_alone(bytes: &[u8]) -> Result<Cow<'_, [u8]>, String> {
         if is_palette && is_indexed && (length_bytes == 0 || length_bytes > 768 || !length_bytes.is_multiple_of(3)) {
             return Err(format!(
                 "damaged PNG: its palette has {length_bytes} bytes, not 3 for each of 1 to 256 colours"
-            ));
+            )
+            .into());
         }
         // A small first letter: no decoder needs to know the chunk.
         if kind[0].is_ascii_lowercase() || (is_palette && !is_indexed) {
@@ -67,7 +68,7 @@ fn explain(error: DecodingError, bytes: &[u8], rows: Option<(usize, usize)>) -> 
     }
 }
 
-pub(super) fn dimensions(bytes: &[u8]) -> Result<(u32, u32), String> {
+pub(super) fn dimensions(bytes: &[u8]) -> Result<(u32, u32), Fault> {
     if let Some(header) = png_whole::header(bytes) {
         return Ok((header.width_px, header.height_px));
     }
@@ -76,7 +77,7 @@ pub(super) fn dimensions(bytes: &[u8]) -> Result<(u32, u32), String> {
     Ok((info.width, info.height))
 }
 
-pub(super) fn decode_rgb(bytes: &[u8], limits: &Limits, into: &mut RgbImage) -> Result<(), String> {
+pub(super) fn decode_rgb(bytes: &[u8], limits: &Limits, into: &mut RgbImage) -> Result<(), Fault> {
     if let Some(header) = png_whole::header(bytes) {
         check_size(header.width_px, header.height_px, limits)?;
         if decode_whole(bytes, header, into).is_some() {
@@ -118,7 +119,7 @@ fn spread<const N: usize>(row: &[u8], out: &mut [u8], rgb: impl Fn([u8; N]) -> [
 }
 
 /// Any picture, row by row; and the oracle of the quick way.
-fn decode_carefully(bytes: &[u8], limits: &Limits, into: &mut RgbImage) -> Result<(), String> {
+fn decode_carefully(bytes: &[u8], limits: &Limits, into: &mut RgbImage) -> Result<(), Fault> {
     let bytes = &*pixels_alone(bytes)?;
     let mut decoder = open(bytes);
     let info = decoder.read_header_info().map_err(|e| explain(e, bytes, None))?;
@@ -136,7 +137,7 @@ fn decode_carefully(bytes: &[u8], limits: &Limits, into: &mut RgbImage) -> Resul
         for (done, row) in rows.enumerate() {
             let place = Some((done, height as usize));
             if reader.read_row(row).map_err(|e| explain(e, bytes, place))?.is_none() {
-                return Err(format!("damaged PNG: only {done} of {height} rows"));
+                return Err(format!("damaged PNG: only {done} of {height} rows").into());
             }
         }
     }
@@ -148,13 +149,13 @@ fn decode_carefully(bytes: &[u8], limits: &Limits, into: &mut RgbImage) -> Resul
 /// Decodes a 16-bit grey PNG, as depth cameras' pictures are stored, to its values (H, W), row-major, into `out`.
 ///
 /// # Errors
-/// A text that says what is wrong: not a PNG, truncated, damaged, another kind of PNG (whose values are not depths), a
+/// What is wrong: not a PNG, truncated, damaged, another kind of PNG (whose values are not depths), a
 /// picture that is not `width_px` x `height_px`. What `out` holds is then unspecified. Never panics, whatever the
 /// bytes.
 ///
 /// # Panics
 /// If `out` does not hold exactly `width_px * height_px` values.
-pub fn decode_depth_u16(bytes: &[u8], width_px: u32, height_px: u32, out: &mut [u16]) -> Result<(), String> {
+pub fn decode_depth_u16(bytes: &[u8], width_px: u32, height_px: u32, out: &mut [u16]) -> Result<(), Fault> {
     assert_eq!(Some(out.len()), (width_px as usize).checked_mul(height_px as usize), "{width_px} x {height_px} px");
     guarded(|| {
         let Format::Png = format(bytes)? else { return Err("not a PNG; depth is read from 16-bit grey PNG".into()) };
@@ -184,7 +185,7 @@ fn check_depth(width_px: u32, height_px: u32, expect_width_px: u32, expect_heigh
     Ok(())
 }
 
-fn decode_depth_carefully(bytes: &[u8], width_px: u32, height_px: u32, out: &mut [u16]) -> Result<(), String> {
+fn decode_depth_carefully(bytes: &[u8], width_px: u32, height_px: u32, out: &mut [u16]) -> Result<(), Fault> {
     let bytes = &*pixels_alone(bytes)?;
     let mut decoder = open(bytes);
     decoder.set_transformations(Transformations::IDENTITY);
@@ -195,7 +196,8 @@ fn decode_depth_carefully(bytes: &[u8], width_px: u32, height_px: u32, out: &mut
         return Err(format!(
             "its pixels are {:?} of {} bits, not grey of 16; depth is read from 16-bit grey PNG",
             info.color_type, info.bit_depth as u8
-        ));
+        )
+        .into());
     }
     let mut filled = Vec::new();
     grown(&mut filled, 2 * out.len(), 0, "a depth picture")?;
@@ -213,9 +215,9 @@ fn decode_depth_carefully(bytes: &[u8], width_px: u32, height_px: u32, out: &mut
 /// Width and height.
 ///
 /// # Errors
-/// A text that says what is wrong: not a PNG, truncated, damaged, pixels of another kind, more than `limits` allow. Never
+/// What is wrong: not a PNG, truncated, damaged, pixels of another kind, more than `limits` allow. Never
 /// panics, whatever the bytes.
-pub fn decode_labels_u8(bytes: &[u8], limits: &Limits, out: &mut Vec<u8>) -> Result<(u32, u32), String> {
+pub fn decode_labels_u8(bytes: &[u8], limits: &Limits, out: &mut Vec<u8>) -> Result<(u32, u32), Fault> {
     guarded(|| {
         let Format::Png = format(bytes)? else { return Err("not a PNG; labels are read from PNG".into()) };
         if let Some(header) = png_whole::header(bytes).filter(|header| header.pixels == Pixels::Grey8) {
@@ -236,7 +238,7 @@ pub fn decode_labels_u8(bytes: &[u8], limits: &Limits, out: &mut Vec<u8>) -> Res
     })
 }
 
-fn decode_labels_carefully(bytes: &[u8], limits: &Limits, out: &mut Vec<u8>) -> Result<(u32, u32), String> {
+fn decode_labels_carefully(bytes: &[u8], limits: &Limits, out: &mut Vec<u8>) -> Result<(u32, u32), Fault> {
     let bytes = &*pixels_alone(bytes)?;
     let mut decoder = open(bytes);
     decoder.set_transformations(Transformations::IDENTITY);
@@ -245,7 +247,9 @@ fn decode_labels_carefully(bytes: &[u8], limits: &Limits, out: &mut Vec<u8>) -> 
     check_size(width, height, limits)?;
     let bits = depth as usize;
     if !(color == ColorType::Indexed || (color, depth) == (ColorType::Grayscale, BitDepth::Eight)) {
-        return Err(format!("its pixels are {color:?} of {bits} bits; labels are read from 8-bit grey or a palette"));
+        return Err(
+            format!("its pixels are {color:?} of {bits} bits; labels are read from 8-bit grey or a palette").into()
+        );
     }
     let mut reader = decoder.read_info().map_err(|e| explain(e, bytes, None))?;
     let row_bytes = (width as usize * bits).div_ceil(8);
@@ -265,7 +269,7 @@ fn decode_labels_carefully(bytes: &[u8], limits: &Limits, out: &mut Vec<u8>) -> 
 }
 
 /// Drops alpha and spreads grey, within the buffer.
-fn reduce_to_rgb(pixels: &mut Vec<u8>, color: ColorType) -> Result<(), String> {
+fn reduce_to_rgb(pixels: &mut Vec<u8>, color: ColorType) -> Result<(), Fault> {
     let count = pixels.len() / color.samples();
     match color {
         ColorType::Rgb | ColorType::Indexed => {}
@@ -328,13 +332,13 @@ mod tests {
         decode_whole(bytes, png_whole::header(bytes)?, &mut image).map(|()| image)
     }
 
-    fn careful(bytes: &[u8]) -> Result<RgbImage, String> {
+    fn careful(bytes: &[u8]) -> Result<RgbImage, Fault> {
         let mut image = RgbImage::default();
         decode_carefully(bytes, &LIMITS, &mut image).map(|()| image)
     }
 
     /// Depth by both ways; the quick one as it is used, and only if it needed no help.
-    fn depths(bytes: &[u8]) -> Option<[Result<Vec<u16>, String>; 2]> {
+    fn depths(bytes: &[u8]) -> Option<[Result<Vec<u16>, Fault>; 2]> {
         let header = png_whole::header(bytes).filter(|header| header.pixels == Pixels::Grey16)?;
         let mut quick = Vec::new();
         let read = |row: &[u8]| quick.extend(row.as_chunks().0.iter().map(|bytes| u16::from_be_bytes(*bytes)));
@@ -502,10 +506,15 @@ mod tests {
         }
         for (color, depth) in [(ColorType::Rgb, BitDepth::Eight), (ColorType::Grayscale, BitDepth::Sixteen)] {
             let bytes = picture(color, depth, Filter::Sub, 1 << 15, &mut rng);
-            let problem = decode_labels_u8(&bytes, &LIMITS, &mut out).unwrap_err();
+            let problem = decode_labels_u8(&bytes, &LIMITS, &mut out).unwrap_err().to_string();
             assert!(problem.contains("8-bit grey or a palette"), "{problem}");
         }
-        assert!(decode_labels_u8(b"\xff\xd8\xff\xe0 a JPEG", &LIMITS, &mut out).unwrap_err().contains("not a PNG"));
+        assert!(
+            decode_labels_u8(b"\xff\xd8\xff\xe0 a JPEG", &LIMITS, &mut out)
+                .unwrap_err()
+                .to_string()
+                .contains("not a PNG")
+        );
     }
 
     #[test]
@@ -518,13 +527,13 @@ mod tests {
         };
         for color in [ColorType::Grayscale, ColorType::Rgb, ColorType::Indexed] {
             let bytes = picture(color, BitDepth::Eight, Filter::Sub, 1 << 15, &mut rng);
-            let problem = depth(&bytes, dimensions(&bytes).unwrap()).unwrap_err();
+            let problem = depth(&bytes, dimensions(&bytes).unwrap()).unwrap_err().to_string();
             assert!(problem.contains("not grey of 16"), "{problem}");
         }
         let bytes = picture(ColorType::Grayscale, BitDepth::Sixteen, Filter::Sub, 1 << 15, &mut rng);
         let (width, height) = dimensions(&bytes).unwrap();
         assert_eq!(depth(&bytes, (width, height)), Ok(()));
-        let problem = depth(&bytes, (width + 1, height)).unwrap_err();
+        let problem = depth(&bytes, (width + 1, height)).unwrap_err().to_string();
         assert!(problem.contains(&format!("{width} x {height} px instead of {} x {height}", width + 1)), "{problem}");
         for end in 0..bytes.len() {
             assert!(depth(&bytes[..end], (width, height)).is_err(), "{end} of {} bytes", bytes.len());

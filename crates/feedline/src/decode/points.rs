@@ -1,7 +1,7 @@
 //! Clouds of points as files hold them: rows of little-endian f32. Owns the check of their bytes and which numbers of a row are
 //! taken; what the numbers mean belongs to whoever asks.
 
-use super::no_memory;
+use super::{Fault, no_memory};
 
 /// Rows that are looked at together.
 const BLOCK: usize = 256;
@@ -13,7 +13,7 @@ const EXPONENT: u32 = 0x7F80_0000;
 /// returns how many rows there were. `keep` must be a function of the place alone: it may be asked of places that are none.
 ///
 /// # Errors
-/// A text that says what is wrong: bytes that are no whole number of rows, or a number that is taken but not finite.
+/// What is wrong: bytes that are no whole number of rows, or a number that is taken but not finite.
 ///
 /// # Panics
 /// If `used` names no three numbers, or one beyond the columns.
@@ -23,7 +23,7 @@ pub fn decode_points(
     used: &[usize],
     keep: impl Fn([f32; 3]) -> bool,
     into: &mut Vec<f32>,
-) -> Result<usize, String> {
+) -> Result<usize, Fault> {
     assert!(used.len() >= 3 && used.iter().all(|at| *at < columns), "{used:?} of {columns} columns");
     match (columns, used) {
         // KITTI's, for which the compiler makes loops of their own.
@@ -39,14 +39,15 @@ fn rows(
     used: &[usize],
     keep: impl Fn([f32; 3]) -> bool,
     into: &mut Vec<f32>,
-) -> Result<usize, String> {
+) -> Result<usize, Fault> {
     let row_bytes = 4 * columns;
     if !bytes.len().is_multiple_of(row_bytes) {
         return Err(format!(
             "it has {} bytes, which is no whole number of points of {columns} f32 ({row_bytes} bytes each): it was cut, or its \
              points have another number of features",
             bytes.len()
-        ));
+        )
+        .into());
     }
     let is_whole = used.len() == columns && used.iter().enumerate().all(|(place, at)| place == *at);
     // In blocks whose loops have no branch, which is what makes vector instructions of them.
@@ -66,7 +67,8 @@ fn rows(
                 "point {} is {point:?}: not a finite number. Remove such points from the file; what a sensor did not see is no \
                  point",
                 block * BLOCK + number
-            ));
+            )
+            .into());
         }
         for (places, at) in places.iter_mut().zip(used) {
             places.iter_mut().zip(each()).for_each(|(place, row)| *place = f32::from_le_bytes(row[*at]));
@@ -131,7 +133,8 @@ mod tests {
         let mut values = values;
         for (at, value) in [(2 * BLOCK + 3, f32::INFINITY), (rows - 1, f32::NAN)] {
             values[at * columns + 4] = value;
-            let error = decode_points(&bytes(&values), columns, &[0, 1, 2, 4], keep, &mut Vec::new()).unwrap_err();
+            let error =
+                decode_points(&bytes(&values), columns, &[0, 1, 2, 4], keep, &mut Vec::new()).unwrap_err().to_string();
             assert!(error.contains(&format!("point {} is", 2 * BLOCK + 3)), "{error}");
             assert_eq!(decode_points(&bytes(&values), columns, &[0, 1, 2, 3], keep, &mut Vec::new()), Ok(rows));
         }
@@ -141,9 +144,9 @@ mod tests {
     fn what_is_no_cloud_is_told() {
         let file = bytes(&[1.0, 2.0, 3.0, 0.5, 1.0, f32::NAN, 3.0, 0.5]);
         let mut points = Vec::new();
-        let error = decode_points(&file[..30], 4, &[0, 1, 2], |_| true, &mut points).unwrap_err();
+        let error = decode_points(&file[..30], 4, &[0, 1, 2], |_| true, &mut points).unwrap_err().to_string();
         assert!(error.contains("30 bytes") && error.contains("16 bytes each"), "{error}");
-        let error = decode_points(&file, 4, &[0, 1, 2], |_| true, &mut points).unwrap_err();
+        let error = decode_points(&file, 4, &[0, 1, 2], |_| true, &mut points).unwrap_err().to_string();
         assert!(error.contains("point 1") && error.contains("NaN"), "{error}");
         // What is not taken may be anything.
         let file = bytes(&[1.0, 2.0, 3.0, f32::NAN]);

@@ -67,7 +67,7 @@ impl MpiGroup {
             while let Some(watch) = watched.upgrade() {
                 let (began, now) = (watch.began_ms.load(Ordering::Relaxed), watch.epoch.elapsed());
                 if began > 0 && now.saturating_sub(Duration::from_millis(began)) > timeout {
-                    eprintln!(
+                    crate::say!(
                         "error: rank {rank} of {world_size}: no answer from the other ranks for {timeout:?}: one of \
                          them has died or the network is cut. The last checkpoint is as it was; go on with --resume"
                     );

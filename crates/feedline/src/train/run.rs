@@ -318,7 +318,15 @@ mod tests {
             assert!(!run.join(LOCK).exists());
             fs::remove_dir(run.join(name)).unwrap();
         }
+        // One whose checkpoints cannot be listed may hold any.
+        fs::remove_dir(run.join(CHECKPOINTS)).unwrap();
+        fs::write(run.join(CHECKPOINTS), "of another program").unwrap();
+        assert!(!RunFolder::nothing_trained(&run));
+        let error = create("").unwrap_err().to_string();
+        assert!(error.contains("failed to list the folder") && error.contains("checkpoints"), "{error}");
+        assert_eq!(fs::read_to_string(run.join(CHECKPOINTS)).unwrap(), "of another program");
         fs::remove_file(run.join("config.toml")).unwrap();
+        fs::remove_file(run.join(CHECKPOINTS)).unwrap();
         assert!(create("").unwrap_err().to_string().contains("is not empty"));
     }
 

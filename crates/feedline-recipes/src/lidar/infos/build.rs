@@ -255,7 +255,7 @@ fn kitti_frame(root: &Path, split: &str, id: &str) -> Result<(Frame, Vec<CutOut>
     let calib = kitti::parse_calib(&read_text(&path)?).map_err(|problem| wrong(&path, problem))?;
     let path = file("image_2", "png");
     let start = read_start(&path, 1 << 16).map_err(|e| Error::io("read", &path, e))?;
-    let (width_px, height_px) = dimensions(&start).map_err(|problem| wrong(&path, problem))?;
+    let (width_px, height_px) = dimensions(&start).map_err(|fault| wrong(&path, fault.into()))?;
     let image_shape = [height_px as i32, width_px as i32];
     let path = file("planes", "txt");
     let road_plane = match path.is_file() {
@@ -265,7 +265,7 @@ fn kitti_frame(root: &Path, split: &str, id: &str) -> Result<(Frame, Vec<CutOut>
     let path = file("velodyne", "bin");
     let bytes = fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
     let mut points = Vec::with_capacity(bytes.len() / 4);
-    decode_points(&bytes, 4, &[0, 1, 2, 3], |_| true, &mut points).map_err(|problem| wrong(&path, problem))?;
+    decode_points(&bytes, 4, &[0, 1, 2, 3], |_| true, &mut points).map_err(|fault| wrong(&path, fault.into()))?;
 
     let camera = Camera::new(&calib);
     let mut cut_out = Vec::new();
@@ -323,7 +323,7 @@ fn custom_frame(root: &Path, split: &str, id: &str) -> Result<(Frame, Vec<CutOut
         let bytes = fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
         let (mut points, all) = (Vec::new(), (0..num_features).collect::<Vec<_>>());
         decode_points(&bytes[header.data_offset_bytes..], num_features, &all, |_| true, &mut points)
-            .map_err(|problem| wrong(&path, problem))?;
+            .map_err(|fault| wrong(&path, fault.into()))?;
         for (at, (name, bounds)) in annos.name.iter().zip(&annos.gt_boxes_lidar).enumerate() {
             let inside: Vec<&[f32]> =
                 points.chunks_exact(num_features).filter(|point| is_inside(point, bounds)).collect();

@@ -163,6 +163,12 @@ impl<'a> Bits<'a> {
         !self.overdrawn() && left < 8 && stopped
     }
 
+    /// Whether the scan has ended here. Behind more restart markers there is more data than it has blocks.
+    pub fn at_end_of_scan(&self) -> bool {
+        let next = self.data.get(self.at..).unwrap_or_default();
+        self.at_end_of_segment() && !matches!(next, [0xFF, 0xD0..=0xD7, ..])
+    }
+
     /// Goes over the restart marker number `number` (mod 8), which must stand here.
     pub fn restart(&mut self, number: usize) -> Option<()> {
         let marker = [0xFF, 0xD0 | (number & 7) as u8];

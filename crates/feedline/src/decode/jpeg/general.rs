@@ -4,25 +4,25 @@
 
 use super::survey::{ARITHMETIC_PROGRESSIVE, MAX_SCANS, Survey, survey};
 use super::{header, odd};
-use crate::decode::{Limits, RgbImage, allocate, check_size, no_memory};
+use crate::decode::{Fault, Limits, RgbImage, allocate, check_size, no_memory};
 use libjpeg_turbo_rs::{DecodeLimits, Decoder, JpegError, PixelFormat, ScalingFactor};
 use std::borrow::Cow;
 
-fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Decoder<'a>, String> {
+fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Decoder<'a>, Fault> {
     let limits = DecodeLimits { max_pixels: limits.max_pixels, max_scans: MAX_SCANS, ..DecodeLimits::default() };
     Decoder::new_with_limits(bytes, limits).map_err(|e| explain(e, bytes))
 }
 
-fn explain(error: JpegError, bytes: &[u8]) -> String {
-    match error {
+fn explain(error: JpegError, bytes: &[u8]) -> Fault {
+    Fault::Bad(match error {
         JpegError::UnexpectedEof => format!("truncated JPEG: the data ends early ({} bytes)", bytes.len()),
-        JpegError::AllocationFailed { what, bytes } => no_memory(what, bytes),
+        JpegError::AllocationFailed { what, bytes } => return no_memory(what, bytes),
         JpegError::Unsupported(what) => format!("unsupported kind of JPEG: {what}"),
         other => format!("damaged JPEG: {other}"),
-    }
+    })
 }
 
-pub(super) fn dimensions(bytes: &[u8]) -> Result<(u32, u32), String> {
+pub(super) fn dimensions(bytes: &[u8]) -> Result<(u32, u32), Fault> {
     if let Some(found) = survey(bytes, false)?.filter(|found| !found.scans.is_empty()) {
         return Ok((found.width_px as u32, found.height_px as u32));
     }
@@ -39,13 +39,17 @@ pub(super) fn decode_rgb(
     shrink: u32,
     into: &mut RgbImage,
     reserve: &mut dyn FnMut(u64),
-) -> Result<(), String> {
+) -> Result<(), Fault> {
     let found = survey(bytes, true)?;
     let bytes = found.as_ref().map_or(Ok(Cow::Borrowed(bytes)), |found| found.tidied(bytes))?;
+    let found = match &bytes {
+        Cow::Borrowed(_) => found,
+        Cow::Owned(tidied) => survey(tidied, true)?, // its scans are other bytes
+    };
     let mut decoder = open(&bytes, limits)?;
     let frame = decoder.header();
     if frame.precision != 8 {
-        return Err(format!("unsupported kind of JPEG: {} bits per sample", frame.precision));
+        return Err(format!("unsupported kind of JPEG: {} bits per sample", frame.precision).into());
     }
     let (width, height, four) = (u32::from(frame.width), u32::from(frame.height), frame.components.len() == 4);
     check_size(width, height, limits)?;
@@ -74,7 +78,9 @@ pub(super) fn decode_rgb(
             let info = decoder.decode_image_into(&mut into.pixels).map_err(|e| explain(e, &bytes))?;
             // The buffer may hold pixels of an earlier image: never pass them off as this one's.
             if info.bytes_written != into.pixels.len() {
-                return Err(format!("damaged JPEG: {} of {} bytes decoded", info.bytes_written, into.pixels.len()));
+                return Err(
+                    format!("damaged JPEG: {} of {} bytes decoded", info.bytes_written, into.pixels.len()).into()
+                );
             }
             // Of the fast decoder's kinds it gets what is damaged.
             if let (1, true, Some(found)) = (shrink, header::parse(&bytes).is_some(), survey(&bytes, true)?)
@@ -91,9 +97,9 @@ pub(super) fn decode_rgb(
 }
 
 /// A picture of which the general decoder gives the components' samples at most.
-fn decode_odd(decoder: Decoder<'_>, bytes: &[u8], found: &Survey<'_>, into: &mut [u8]) -> Result<(), String> {
+fn decode_odd(decoder: Decoder<'_>, bytes: &[u8], found: &Survey<'_>, into: &mut [u8]) -> Result<(), Fault> {
     let space = decoder.jpeg_color_space();
-    let planes = if found.is_partly_interleaved() && found.is_sequential() {
+    let planes = if found.is_by_scans() {
         odd::planes(found)?.ok_or("damaged JPEG: a scan of some of its components cannot be read")?
     } else {
         let raw = decoder.decode_raw().map_err(|e| explain(e, bytes))?;

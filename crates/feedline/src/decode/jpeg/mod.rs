@@ -20,13 +20,13 @@ mod survey;
 #[cfg(test)]
 mod tests;
 
-use super::{CropBox, Header, Limits, RgbImage, allocate, check_size};
+use super::{CropBox, Fault, Header, Limits, RgbImage, allocate, check_size};
 
-pub(super) fn dimensions(bytes: &[u8]) -> Result<(u32, u32), String> {
+pub(super) fn dimensions(bytes: &[u8]) -> Result<(u32, u32), Fault> {
     header(bytes).map(|header| (header.width_px, header.height_px))
 }
 
-pub(super) fn header(bytes: &[u8]) -> Result<Header, String> {
+pub(super) fn header(bytes: &[u8]) -> Result<Header, Fault> {
     if let Some(frame) = header::parse(bytes) {
         return Ok(Header { width_px: frame.width_px as u32, height_px: frame.height_px as u32, max_shrink: 8 });
     }
@@ -39,7 +39,7 @@ pub(super) fn decode_rgb(
     limits: &Limits,
     into: &mut RgbImage,
     reserve: &mut dyn FnMut(u64),
-) -> Result<(), String> {
+) -> Result<(), Fault> {
     match own(bytes, limits, None, 1, false, into) {
         Some(()) => Ok(()),
         None => general::decode_rgb(bytes, limits, 1, into, reserve),
@@ -54,7 +54,7 @@ pub(super) fn decode_generally(
     shrink: u32,
     into: &mut RgbImage,
     reserve: &mut dyn FnMut(u64),
-) -> Result<u32, String> {
+) -> Result<u32, Fault> {
     let shrink = if header::parse(bytes).is_some() { shrink } else { 1 };
     general::decode_rgb(bytes, limits, shrink, into, reserve).map(|()| shrink)
 }

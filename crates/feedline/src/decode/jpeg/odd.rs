@@ -7,7 +7,7 @@ use super::huffman::{ac_table, dc_table};
 use super::idct::{self, Target};
 use super::survey::Survey;
 use super::{color, header};
-use crate::decode::grown;
+use crate::decode::{Fault, grown};
 use libjpeg_turbo_rs::{ColorSpace, read_coefficients};
 
 /// The samples of one component.
@@ -18,7 +18,7 @@ pub(super) struct Plane {
 }
 
 /// The components' samples, from scans of any components. Each component stands in one scan at most.
-pub(super) fn planes(survey: &Survey<'_>) -> Result<Option<Vec<Plane>>, String> {
+pub(super) fn planes(survey: &Survey<'_>) -> Result<Option<Vec<Plane>>, Fault> {
     let mcus = survey.mcus();
     let mut planes = Vec::new();
     for component in &survey.components {
@@ -39,7 +39,7 @@ pub(super) fn planes(survey: &Survey<'_>) -> Result<Option<Vec<Plane>>, String> 
 
 /// The components' samples of a sequential picture if there is a block in it that the general decoder transforms otherwise
 /// than libjpeg-turbo: coefficients that only damaged files have.
-pub(super) fn wild_planes(survey: &Survey<'_>, bytes: &[u8]) -> Result<Option<Vec<Plane>>, String> {
+pub(super) fn wild_planes(survey: &Survey<'_>, bytes: &[u8]) -> Result<Option<Vec<Plane>>, Fault> {
     let Ok(found) = read_coefficients(bytes) else { return Ok(None) };
     let mut planes = Vec::new();
     let mut is_wild = false;
@@ -117,11 +117,11 @@ fn scan_into(survey: &Survey<'_>, scan: usize, planes: &mut [Plane], seen: &mut 
             return None;
         }
     }
-    bits.at_end_of_segment().then_some(())
+    bits.at_end_of_scan().then_some(())
 }
 
 /// Brings the planes to the picture's size and turns them into pixels of `channels` bytes: RGB, or CMYK as it is stored.
-pub(super) fn pixels(survey: &Survey<'_>, planes: &[Plane], space: ColorSpace, into: &mut [u8]) -> Result<(), String> {
+pub(super) fn pixels(survey: &Survey<'_>, planes: &[Plane], space: ColorSpace, into: &mut [u8]) -> Result<(), Fault> {
     let mut full = Vec::new();
     for (component, plane) in planes.iter().enumerate() {
         full.push(upsampled(survey, component, plane)?);
@@ -149,20 +149,21 @@ pub(super) fn pixels(survey: &Survey<'_>, planes: &[Plane], space: ColorSpace, i
                     out.zip(&plane[row.clone()]).for_each(|(out, sample)| *out = *sample);
                 }
             }
-            _ => return Err(format!("unsupported kind of JPEG: {} components as {space:?}", full.len())),
+            _ => return Err(format!("unsupported kind of JPEG: {} components as {space:?}", full.len()).into()),
         }
     }
     Ok(())
 }
 
 /// One component at the picture's size: smoothly where libjpeg does, else each sample repeated.
-fn upsampled(survey: &Survey<'_>, component: usize, plane: &Plane) -> Result<Vec<u8>, String> {
+fn upsampled(survey: &Survey<'_>, component: usize, plane: &Plane) -> Result<Vec<u8>, Fault> {
     let ((h, v), (h_max, v_max)) = (survey.components[component].factors, survey.largest());
     if !h_max.is_multiple_of(h) || !v_max.is_multiple_of(v) {
         return Err(format!(
             "unsupported kind of JPEG: a component has {h} x {v} samples where another has {h_max} x {v_max}, which is no \
              whole ratio"
-        ));
+        )
+        .into());
     }
     let (across, down) = (h_max / h, v_max / v);
     let (columns, rows) = survey.extent(component);

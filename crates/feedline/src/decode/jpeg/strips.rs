@@ -263,7 +263,7 @@ impl<'a> Job<'a> {
             }
             self.emit(simd, scratch, mcu_row, &mut next_row, into);
         }
-        if self.to_the_end && self.last_mcu_row == self.mcus.1 && !bits.at_end_of_segment() {
+        if self.to_the_end && self.last_mcu_row == self.mcus.1 && !bits.at_end_of_scan() {
             return None;
         }
         Some(())

@@ -3,7 +3,7 @@
 //! gives no verdict but one: a scan that is too short for its blocks, before anything is allocated for them.
 
 use super::header::{huffman_tables, quant_tables};
-use crate::decode::no_memory;
+use crate::decode::{Fault, no_memory};
 use std::borrow::Cow;
 use std::ops::Range;
 
@@ -52,7 +52,12 @@ pub(super) struct Survey<'a> {
     pub height_px: usize,
     pub components: Vec<Component>,
     pub scans: Vec<Scan<'a>>,
-    /// Markers in front of the first scan that libjpeg passes over and the general decoder does not.
+    /// Of each component's coefficients, the bits that the scans of a progressive file leave out, if there is any.
+    bits_left: [[Option<u8>; 64]; 4],
+    /// Whether the quantisation steps of a component change behind its first scan, or may. libjpeg keeps the first.
+    steps_change: bool,
+    /// What libjpeg passes over and the general decoder does not, in the order of the file: markers in front of the first
+    /// scan, and in scans all of several 0xFF but the last.
     cuts: Vec<Range<usize>>,
     /// Where the length of an empty segment stands that leaves out itself, which libjpeg does not mind.
     lengths: Vec<usize>,
@@ -64,8 +69,17 @@ pub(super) struct Survey<'a> {
 /// # Errors
 /// What libjpeg refuses too and the general decoder does not see.
 pub(super) fn survey(bytes: &[u8], whole: bool) -> Result<Option<Survey<'_>>, String> {
-    let mut found =
-        Survey { kind: 0, width_px: 0, height_px: 0, components: vec![], scans: vec![], cuts: vec![], lengths: vec![] };
+    let mut found = Survey {
+        kind: 0,
+        width_px: 0,
+        height_px: 0,
+        components: vec![],
+        scans: vec![],
+        bits_left: [[None; 64]; 4],
+        steps_change: false,
+        cuts: vec![],
+        lengths: vec![],
+    };
     let mut tables = Tables::default();
     let mut at = 2;
     let damaged = |what: &str| Err(format!("damaged JPEG: {what}"));
@@ -75,13 +89,13 @@ pub(super) fn survey(bytes: &[u8], whole: bool) -> Result<Option<Survey<'_>>, St
         at = start + 2;
         match marker {
             // Behind a scan it would be more of the scan's data if it were left out.
-            0x01 | 0xD0..=0xD7 => {
-                if found.scans.is_empty() {
-                    found.cuts.push(start..at);
-                }
+            0x01 | 0xD0..=0xD7 if found.scans.is_empty() => {
+                found.cuts.push(start..at);
                 continue;
             }
+            0x01 | 0xD0..=0xD7 => return damaged(&format!("a marker (0x{marker:02x}) stands between its scans")),
             0xD8 => return damaged("it begins twice"),
+            0xD9 if found.scans.is_empty() => return damaged("it ends without a scan"),
             0xD9 => break,
             0x02..=0xBF | 0xC8 | 0xDE | 0xDF | 0xF0..=0xFD => {
                 return damaged(&format!("it has a segment of an unknown kind (0x{marker:02x})"));
@@ -109,8 +123,12 @@ pub(super) fn survey(bytes: &[u8], whole: bool) -> Result<Option<Survey<'_>>, St
                 found.frame(marker, body)
             }
             0xC4 => huffman_tables(body, &mut tables.huffs).is_some(),
-            // Steps of two bytes are left to the general decoder.
-            0xDB => quant_tables(body, &mut tables.quants).is_some() || has_wide_steps(body),
+            0xDB => {
+                let is_understood = quant_tables(body, &mut tables.quants).is_some();
+                // Steps of two bytes are left to the general decoder.
+                found.steps_change |= !is_understood && !found.scans.is_empty();
+                is_understood || has_wide_steps(body)
+            }
             0xDD => {
                 tables.restart_interval = body.first_chunk().map_or(0, |two| u16::from_be_bytes(*two).into());
                 body.len() == 2
@@ -124,15 +142,20 @@ pub(super) fn survey(bytes: &[u8], whole: bool) -> Result<Option<Survey<'_>>, St
             if found.kind == 0 || found.scans.len() == MAX_SCANS {
                 return Ok(None);
             }
-            let (end, in_order) = end_of_scan(bytes, at);
+            let (end, in_order, alone) = end_of_scan(bytes, at, &mut found.cuts);
             let Some((components, spectrum)) = found.selectors(body) else {
                 return damaged("a scan's header does not fit the frame");
             };
             let scan = Scan { components, spectrum, tables, data: &bytes[at..end] };
+            // libjpeg-turbo decodes such a block twice, and keeps something of the first time.
+            if !alone {
+                return damaged("in its data 0xff stands twice in front of a zero");
+            }
             if tables.restart_interval > 0 && !in_order {
                 return damaged("its restart markers are not in order");
             }
             found.check_scan(&scan)?;
+            found.follow(&scan)?;
             let is_all = found.is_sequential() && scan.components.len() == found.components.len();
             found.scans.push(scan);
             at = end;
@@ -140,6 +163,10 @@ pub(super) fn survey(bytes: &[u8], whole: bool) -> Result<Option<Survey<'_>>, St
                 break;
             }
         }
+    }
+    found.steps_change |= found.has_other_steps(&tables);
+    if found.steps_change && found.is_progressive() {
+        return Err("unsupported kind of JPEG: its quantisation steps change between its scans".into());
     }
     Ok((found.kind != 0).then_some(found))
 }
@@ -178,18 +205,28 @@ fn next_marker(bytes: &[u8], from: usize) -> Option<usize> {
     }
 }
 
-/// The first marker that is no restart marker, or the end; and whether the restart markers before it are in order.
-fn end_of_scan(bytes: &[u8], from: usize) -> (usize, bool) {
-    let (mut at, mut number, mut in_order) = (from, 0, true);
-    while let Some(marker) = next_marker(bytes, at) {
-        if !matches!(bytes[marker + 1], 0xD0..=0xD7) {
-            return (marker, in_order);
+/// The first marker that is no restart marker, or the end; whether the restart markers before it are in order; and whether
+/// every 0xFF of data stands alone before its zero. Of several in front of a marker all but the last are added to `cuts`.
+fn end_of_scan(bytes: &[u8], from: usize, cuts: &mut Vec<Range<usize>>) -> (usize, bool, bool) {
+    let (mut at, mut number, mut in_order, mut alone) = (from, 0_u8, true, true);
+    while let Some(ahead) = bytes.get(at..).and_then(|rest| rest.iter().position(|&byte| byte == 0xFF)) {
+        let first = at + ahead;
+        let last = first + bytes[first + 1..].iter().take_while(|&&byte| byte == 0xFF).count();
+        let Some(&next) = bytes.get(last + 1) else { break };
+        if last > first {
+            cuts.push(first..last);
         }
-        in_order &= bytes[marker + 1] == 0xD0 | number & 7;
-        number = number.wrapping_add(1);
-        at = marker + 2;
+        match next {
+            0 => alone &= last == first,
+            0xD0..=0xD7 => {
+                in_order &= next == 0xD0 | number & 7;
+                number = number.wrapping_add(1);
+            }
+            _ => return (last, in_order, alone),
+        }
+        at = last + 2;
     }
-    (bytes.len(), in_order)
+    (bytes.len(), in_order, alone)
 }
 
 impl<'a> Survey<'a> {
@@ -214,7 +251,7 @@ impl<'a> Survey<'a> {
     fn check_scan(&self, scan: &Scan<'_>) -> Result<(), String> {
         let [first, last, successive] = scan.spectrum;
         let (high, low) = (successive >> 4, successive & 15);
-        let is_progressive = matches!(self.kind, 0xC2 | ARITHMETIC_PROGRESSIVE);
+        let is_progressive = self.is_progressive();
         let is_possible = match first {
             0 => last == 0,
             _ => first <= last && last < 64 && scan.components.len() == 1,
@@ -243,6 +280,39 @@ impl<'a> Survey<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Follows which bits of each coefficient the scans of a progressive file give. Where one does not go on with what those
+    /// before it left, libjpeg warns and goes on; the file has lost a scan, and what comes of it is no picture.
+    fn follow(&mut self, scan: &Scan<'_>) -> Result<(), String> {
+        let [first, last, successive] = scan.spectrum;
+        if !self.is_progressive() {
+            return Ok(());
+        }
+        for &(place, ..) in &scan.components {
+            let id = self.components[place].id;
+            let bits = &mut self.bits_left[place];
+            let is_begun = first == 0 || bits[0].is_some();
+            for bits in &mut bits[usize::from(first)..=usize::from(last.min(63))] {
+                let high = successive >> 4;
+                if !is_begun || bits.map_or(high > 0, |left| high == 0 || left != high) {
+                    return Err(format!(
+                        "damaged JPEG: a scan of component {id} does not go on with the one before it"
+                    ));
+                }
+                *bits = Some(successive & 15);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether one of the components began with other quantisation steps than those that stand in `last`.
+    fn has_other_steps(&self, last: &Tables<'_>) -> bool {
+        (0..self.components.len()).any(|place| {
+            let is_of = |scan: &&Scan<'_>| scan.components.iter().any(|(other, ..)| *other == place);
+            let quant = self.components[place].quant;
+            self.scans.iter().find(is_of).is_some_and(|scan| scan.tables.quants.get(quant) != last.quants.get(quant))
+        })
     }
 
     fn selectors(&self, body: &[u8]) -> Option<(Vec<Selector>, [u8; 3])> {
@@ -282,19 +352,28 @@ impl<'a> Survey<'a> {
     }
 
     /// Whether it is coded in one pass over the coefficients, by Huffman codes.
-    pub fn is_sequential(&self) -> bool {
+    fn is_sequential(&self) -> bool {
         matches!(self.kind, 0xC0 | 0xC1)
     }
 
+    /// Whether it is coded in several passes over the coefficients.
+    fn is_progressive(&self) -> bool {
+        matches!(self.kind, 0xC2 | ARITHMETIC_PROGRESSIVE)
+    }
+
     /// Whether a scan holds some components, more than one and not all.
-    pub fn is_partly_interleaved(&self) -> bool {
+    fn is_partly_interleaved(&self) -> bool {
         self.scans.iter().any(|scan| (2..self.components.len()).contains(&scan.components.len()))
+    }
+
+    /// Whether it is sequential, and each scan has to be decoded by itself.
+    pub fn is_by_scans(&self) -> bool {
+        self.is_sequential() && (self.steps_change || self.is_partly_interleaved())
     }
 
     /// Whether the general decoder cannot give its pixels.
     pub fn needs_planes(&self) -> bool {
-        self.components.len() > 1
-            && (self.is_finer() || self.is_odd_ink() || (self.is_sequential() && self.is_partly_interleaved()))
+        self.components.len() > 1 && (self.is_finer() || self.is_odd_ink() || self.is_by_scans())
     }
 
     /// Whether one of four inks is sampled otherwise than another.
@@ -304,23 +383,12 @@ impl<'a> Survey<'a> {
 
     /// Whether the scans lack bits of the coefficients that libjpeg smooths over.
     pub fn needs_smoothing(&self) -> bool {
-        if !matches!(self.kind, 0xC2 | ARITHMETIC_PROGRESSIVE) {
-            return false;
-        }
-        let mut missing = [[true; 64]; 4];
-        for scan in &self.scans {
-            let [first, last, successive] = scan.spectrum;
-            for &(component, ..) in &scan.components {
-                for coefficient in first..=last.min(63) {
-                    missing[component][usize::from(coefficient)] = successive & 15 > 0;
-                }
-            }
-        }
-        missing.iter().take(self.components.len()).any(|missing| missing[..10].contains(&true))
+        let mut of_components = self.bits_left.iter().take(self.components.len());
+        self.is_progressive() && of_components.any(|bits| bits[..10].iter().any(|left| *left != Some(0)))
     }
 
     /// The file as the general decoder understands it, without what it cannot pass over.
-    pub fn tidied(&self, bytes: &'a [u8]) -> Result<Cow<'a, [u8]>, String> {
+    pub fn tidied(&self, bytes: &'a [u8]) -> Result<Cow<'a, [u8]>, Fault> {
         if self.cuts.is_empty() && self.lengths.is_empty() {
             return Ok(Cow::Borrowed(bytes));
         }
@@ -330,9 +398,13 @@ impl<'a> Survey<'a> {
         for &at in &self.lengths {
             out[at..at + 2].copy_from_slice(&2_u16.to_be_bytes());
         }
-        for cut in self.cuts.iter().rev() {
-            out.drain(cut.clone());
+        let (mut from, mut to) = (0, 0);
+        for cut in self.cuts.iter().cloned().chain([bytes.len()..bytes.len()]) {
+            out.copy_within(from..cut.start, to);
+            to += cut.start - from;
+            from = cut.end;
         }
+        out.truncate(to);
         Ok(Cow::Owned(out))
     }
 

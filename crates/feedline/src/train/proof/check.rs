@@ -154,6 +154,11 @@ pub fn verify(run: &Path) -> Result<Proof> {
     let cursor = newest.as_ref().and_then(|newest| newest.progress.cursor.as_ref());
     let end = cursor.map_or((0, 0), |cursor| (cursor.epoch, cursor.position));
     let attempts = read(&path)?;
+    if let Some(problem) = other_length(run, &attempts)? {
+        // Nothing is worked out: that costs what the number says, which may be any.
+        let (problems, passed_over) = (vec![problem], newest.map_or(vec![], |newest| newest.passed_over));
+        return Ok(Proof { proved: false, attempts: vec![], epochs: vec![], problems, passed_over });
+    }
     let mut proof = check(&attempts, end).map_err(|error| Error::Checkpoint {
         path,
         problem: error.to_string(),
@@ -168,6 +173,38 @@ pub fn verify(run: &Path) -> Result<Proof> {
     Ok(proof)
 }
 
+/// Where an attempt says another number of samples than the list in the run folder, or than another attempt on the same data.
+fn other_length(run: &Path, attempts: &[(Attempt, Vec<Entry>)]) -> Result<Option<String>> {
+    let Some((last, _)) = attempts.last() else { return Ok(None) };
+    let expect = last.plan()?.len();
+    let listed = text_of(run, "samples.txt")?.map(|samples| samples.lines().count() as u64);
+    if let Some(found) = listed.filter(|found| *found != expect) {
+        let number = last.attempt;
+        return Ok(Some(format!("samples.txt lists {found} samples, the data of attempt {number} has {expect}")));
+    }
+    let mut lengths: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    for (attempt, _) in attempts {
+        let (number, len) = (attempt.attempt, attempt.plan()?.len());
+        let (first, expect) = *lengths.entry(&attempt.dataset).or_insert((number, len));
+        if len != expect {
+            return Ok(Some(format!(
+                "attempts {first} and {number} say that the same data has {expect} and {len} samples: the ledger is damaged"
+            )));
+        }
+    }
+    Ok(None)
+}
+
+/// A text in the run folder, if it is there.
+fn text_of(run: &Path, name: &str) -> Result<Option<String>> {
+    let path = run.join(name);
+    match std::fs::read(&path) {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io("read", path, e)),
+    }
+}
+
 /// In what the checkpoint and the lists of the run folder are not of the data set of the last attempt.
 fn difference(run: &Path, attempt: &Attempt, cursor: Option<&Cursor>) -> Result<Option<String>> {
     if let Some(cursor) = cursor.filter(|cursor| cursor.dataset != attempt.dataset) {
@@ -175,25 +212,10 @@ fn difference(run: &Path, attempt: &Attempt, cursor: Option<&Cursor>) -> Result<
         let problem = format!("the last checkpoint is of other data than attempt {}", attempt.attempt);
         return Ok((cursor.position > 0).then_some(problem));
     }
-    let text = |name: &str| -> Result<Option<String>> {
-        let path = run.join(name);
-        match std::fs::read(&path) {
-            Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(Error::io("read", path, e)),
-        }
-    };
-    let Some(samples) = text("samples.txt")? else { return Ok(None) };
-    let (found, expect) = (samples.lines().count() as u64, attempt.plan()?.len());
-    if found != expect {
-        return Ok(Some(format!(
-            "samples.txt lists {found} samples, the data of attempt {} has {expect}",
-            attempt.attempt
-        )));
-    }
+    let Some(samples) = text_of(run, "samples.txt")? else { return Ok(None) };
     // Where each sample has its class beside it, the lists are all that the fingerprint is made of.
     let labelled: Option<Vec<(&str, &str)>> = samples.lines().map(|line| line.rsplit_once('\t')).collect();
-    let (Some(labelled), Some(classes)) = (labelled, text("classes.txt")?) else { return Ok(None) };
+    let (Some(labelled), Some(classes)) = (labelled, text_of(run, "classes.txt")?) else { return Ok(None) };
     let labels: BTreeMap<&str, u32> = classes.lines().zip(0..).collect();
     if let Some((name, class)) = labelled.iter().find(|(_, class)| !labels.contains_key(class)) {
         let known = labels.len();

@@ -14,7 +14,7 @@ const PORTION: u64 = 1 << 16;
 
 /// An epoch with so many places more than four times what was delivered is not worked out: it is not delivered, and
 /// listing it would take for ever.
-const FEW: u64 = 1 << 24;
+const FEW: u64 = 1 << 20;
 
 /// One attempt, up to where the next one went on.
 pub(super) struct Stretch<'a> {

@@ -398,6 +398,29 @@ fn other_data_may_begin_with_an_epoch_and_not_within_one() {
     assert!(has_problem(&run.verify(), "with another order than attempt 1"));
 }
 
+/// torch's permutation of 4e8 samples takes ten seconds and 1.6 GB.
+#[test]
+fn a_ledger_that_claims_another_number_of_samples_is_not_worked_out() {
+    let run = Simulation::new(plan(40, Tail::Exact));
+    run.attempt(1, 5, 8, 3, false);
+    run.attempt(1, 5, 8, 8, true);
+    let refused = |problem: &str| {
+        let proof = run.verify();
+        assert!(!proof.proved && proof.epochs.is_empty(), "{proof:?}");
+        assert_eq!(proof.problems, [problem]);
+    };
+    assert!(run.verify().proved);
+    run.spoil(|lines| lines[0]["plan"]["len"] = 400_000_000.into());
+    refused("attempts 1 and 2 say that the same data has 400000000 and 40 samples: the ledger is damaged");
+    let names = (0..40).map(|index| format!("{index}.jpg\tcat\n")).collect::<String>();
+    fs::write(run.dir.path().join("samples.txt"), names).unwrap();
+    run.spoil(|lines| {
+        let attempts = lines.iter_mut().filter(|line| line["attempt"].is_number());
+        attempts.for_each(|line| line["plan"]["len"] = 400_000_000.into());
+    });
+    refused("samples.txt lists 40 samples, the data of attempt 2 has 400000000");
+}
+
 #[test]
 fn weights_of_a_mixture_may_change_at_a_checkpoint() {
     let mixed = |weight| plan(60, Tail::Pad).with_mixture(&[(30, 1.0), (30, weight)]).unwrap();
