@@ -272,26 +272,40 @@ impl Drop for Loader {
     }
 }
 
-/// How long a program waits for steps of loaders that it is done with. A step that never returns cannot be stopped, and a
-/// program that waits for it cannot be stopped either: Python hears of no Ctrl-C meanwhile.
+/// How long a program waits for steps of a loader that it is done with. A thread cannot be stopped, and Python hears of no
+/// Ctrl-C meanwhile.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Threads that end engines which were dropped and have not ended.
-static ENDING: Mutex<Vec<JoinHandle<()>>> = Mutex::new(Vec::new());
+/// Threads that end engines and are waited for by nobody, and the process whose they are: a fork copies none.
+static ENDING: Mutex<(u32, Vec<JoinHandle<()>>)> = Mutex::new((0, Vec::new()));
 
 /// Ends an engine and its threads. A step that drops one (a garbage collection may come at any moment) cannot wait for its
 /// workers: it may be one of them, and the others may be waiting for their turn. Then, and where a step takes longer than
 /// [`PATIENCE`], only another thread waits.
 fn end(engine: feedline::deliver::Loader) {
-    // Where no thread can be started, the engine is dropped here after all.
-    let ending = std::thread::Builder::new().name("feedline-end".into()).spawn(|| drop(engine));
-    let Ok(ending) = ending else { return };
-    if !is_inside() && !ends_in_time(&ending, Instant::now() + PATIENCE) {
+    let Some(ending) = begin_to_end(engine) else { return };
+    if !is_inside() {
+        if ends_in_time(&ending, Instant::now() + PATIENCE) {
+            return drop(ending.join());
+        }
         say_late("a loader was closed");
     }
-    let mut all = ENDING.lock().unwrap_or_else(PoisonError::into_inner);
-    all.retain(|thread| !thread.is_finished());
-    all.push(ending);
+    ending_now().1.push(ending);
+}
+
+/// The thread that ends an engine; `None` if none can be started, and the engine has ended here after all.
+fn begin_to_end(engine: feedline::deliver::Loader) -> Option<JoinHandle<()>> {
+    std::thread::Builder::new().name("feedline-end".into()).spawn(|| drop(engine)).ok()
+}
+
+fn ending_now() -> MutexGuard<'static, (u32, Vec<JoinHandle<()>>)> {
+    let mut ending = ENDING.lock().unwrap_or_else(PoisonError::into_inner);
+    if ending.0 != std::process::id() {
+        // Threads of this process may have been given the same handles.
+        std::mem::take(&mut ending.1).into_iter().for_each(std::mem::forget);
+        ending.0 = std::process::id();
+    }
+    ending
 }
 
 /// Waits for a thread until `deadline`; tells whether it has ended.
@@ -312,15 +326,23 @@ fn say_late(what: &str) {
     );
 }
 
-/// Waits until the engines that were dropped have ended, or [`PATIENCE`].
+/// Ends these engines, and waits until they and all that were dropped have ended: at most so long. Tells whether they have;
+/// if not, words say so if they are wanted.
 #[pyfunction]
-pub fn settle(py: Python<'_>) {
-    let ending = std::mem::take(&mut *ENDING.lock().unwrap_or_else(PoisonError::into_inner));
-    let deadline = Instant::now() + PATIENCE;
-    let late = py.detach(|| ending.iter().filter(|thread| !ends_in_time(thread, deadline)).count());
-    if late > 0 {
-        say_late("the program ended with a loader that was closed");
-    }
+pub fn settle(py: Python<'_>, engines: Vec<Py<Loader>>, patience_s: f64, with_words: bool) -> bool {
+    py.detach(|| {
+        let engines = engines.iter().map(Py::get).filter(|engine| engine.process == std::process::id());
+        let mut ending: Vec<_> = engines.filter_map(|engine| engine.lock().take()).filter_map(begin_to_end).collect();
+        ending.append(&mut ending_now().1);
+        let deadline = Instant::now() + Duration::from_secs_f64(patience_s);
+        ending.retain(|thread| !ends_in_time(thread, deadline));
+        let has_ended = ending.is_empty();
+        if !has_ended && with_words {
+            say_late("the program was at its end");
+        }
+        ending_now().1.append(&mut ending);
+        has_ended
+    })
 }
 
 /// Tells whether this thread is running a step of the user's.

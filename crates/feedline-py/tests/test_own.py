@@ -96,6 +96,8 @@ def test_threads_are_at_work_together_where_they_are_asked_for():
     assert batch[0].tolist() == [0, 1]
     with pytest.raises(feedline.ConfigError, match='Give "threads"'):
         feedline.DataLoader(source, workers="processes")
+    with pytest.raises(feedline.ConfigError, match="no code of yours runs in workers"):
+        feedline.DataLoader(feedline.source.Source(), workers="threads")
 
 
 class Drawing(Dataset):

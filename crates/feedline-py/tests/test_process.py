@@ -225,7 +225,8 @@ def test_a_batch_that_takes_too_long_is_a_timeout_and_nothing_is_lost():
 
 
 @pytest.mark.parametrize("end", ["del batches, ours", "ours.close()", ""])
-def test_a_step_that_never_returns_keeps_no_program(python, end):
+@pytest.mark.parametrize("wait", ["never.wait()", "while not never.wait(0.001): pass"])
+def test_a_step_that_never_returns_keeps_no_program(python, end, wait):
     """A thread cannot be stopped, and a wait for one in native code hears of no Ctrl-C."""
     ended = python(
         """
@@ -237,7 +238,7 @@ never = threading.Event()
 
 def stuck(x):
     if x >= 4:
-        never.wait()
+        exec(sys.argv[2])
     return x
 
 ours = feedline.DataLoader(feedline.arrays(np.arange(8)).map(stuck), batch_size=4, output="numpy", num_workers=1)
@@ -247,10 +248,39 @@ exec(sys.argv[1])
 print("here", flush=True)
 """,
         end,
+        wait,
     )
     assert ended.stdout == "[0 1 2 3]\nhere\n"
     assert "has not returned" in ended.stderr and "time limit" in ended.stderr
     assert ended.code == 0, ended.stderr
+
+
+def test_loaders_that_a_forked_child_closes_are_its_own(python):
+    """A child that joined threads of its parent by their handles met others of its own."""
+    ended = python(
+        """
+import os
+import numpy as np
+import feedline
+
+def loader():
+    ours = feedline.DataLoader(feedline.arrays(np.arange(64)).map(lambda x: x), batch_size=4, output="numpy", num_workers=2)
+    batches = iter(ours)
+    next(batches)
+    return ours, batches
+
+for ours in [loader() for _ in range(3)]:
+    del ours
+child = os.fork()
+if child == 0:
+    many = [loader() for _ in range(6)]
+    while many:
+        many.pop(len(many) // 2)[0].close()
+    os._exit(0)
+print(os.waitpid(child, 0)[1])
+"""
+    )
+    assert (ended.code, ended.stderr, ended.stdout) == (0, "", "0\n")
 
 
 def test_threads_may_share_a_loader_and_have_their_own():

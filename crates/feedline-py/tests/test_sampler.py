@@ -59,6 +59,15 @@ def test_wrong_ranks_are_torchs_errors(arguments):
     assert str(ours.value) == str(theirs.value)
 
 
+def test_ranks_that_are_set_later_are_refused():
+    """torch takes them, and deals by them; here the order is made already."""
+    sampler = DistributedSampler(data(10), 2, 0)
+    for name in ("rank", "num_replicas"):
+        with pytest.raises(AttributeError, match=name):
+            setattr(sampler, name, 1)
+    assert (sampler.num_replicas, sampler.rank) == (2, 0)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_torchs_loader_takes_it(workers):
     for rank in range(3):

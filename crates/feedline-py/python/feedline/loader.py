@@ -36,9 +36,10 @@ _engines: weakref.WeakSet[_native.Loader] = weakref.WeakSet()
 
 @atexit.register
 def _close_all() -> None:
-    for engine in list(_engines):
-        engine.close()
-    _native.settle()
+    if not _native.settle(list(_engines), 5.0, True):
+        # A thread that comes back from a call while the interpreter ends would end the process by a signal.
+        own.interrupt_workers()
+        _native.settle([], 1.0, False)
 
 
 class Batch(tuple):  # type: ignore[type-arg]
@@ -195,8 +196,11 @@ class DataLoader:
         self.dataset = _as_source(source)
         if workers not in (None, "threads"):
             raise ConfigError(f'workers={workers!r}. Give "threads", or leave it out: one sample at a time then')
-        if workers is not None and isinstance(self.dataset, (Images, Declared)) and not self.dataset.at_once:
-            self.dataset = replace(self.dataset, at_once=True)
+        if workers is not None:
+            if not isinstance(self.dataset, (Images, Declared)):
+                raise ConfigError(f"workers={workers!r} has no effect here: no code of yours runs in workers. Leave it out")
+            if not self.dataset.at_once:
+                self.dataset = replace(self.dataset, at_once=True)
         self.batch_size = batch_size
         self.drop_last = drop_last
         self.timeout = timeout

@@ -138,6 +138,16 @@ def _loaded() -> tuple[_Torch | None, _NumPy | None]:
     )
 
 
+# Worker threads that are in code of the user's.
+_in_workers: set[int] = set()
+
+
+def interrupt_workers() -> None:
+    """Raises SystemExit in every worker thread that is in code of the user's, where it next runs Python."""
+    for thread in list(_in_workers):
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(SystemExit))
+
+
 # How often the main thread has asked for a batch that workers make, and whether it is waiting for one.
 _asked = 0
 _waiting = False
@@ -178,12 +188,16 @@ class Own:
         self._warned = False
 
     def __call__(self, key: int | None, *arrays: Any, **words: Any) -> Any:
-        if key is None and self._at_once:
-            return self._in_worker(arrays, words)
-        with _turn:
-            if key is None:
+        if key is not None:
+            with _turn:
+                return self._in_caller(key, arrays, words)
+        thread = threading.get_ident()
+        _in_workers.add(thread)
+        try:
+            with contextlib.nullcontext() if self._at_once else _turn:
                 return self._in_worker(arrays, words)
-            return self._in_caller(key, arrays, words)
+        finally:
+            _in_workers.discard(thread)
 
     def _in_caller(self, key: int, arrays: Any, words: Any) -> Any:
         torch, numpy = _loaded()

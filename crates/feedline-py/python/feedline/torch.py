@@ -35,13 +35,11 @@ class _PlanSampler(Sampler[int]):
     """One rank's indices of a plan, epoch after epoch."""
 
     plan: _native.Plan
-    num_replicas: int
-    rank: int
     shuffle: bool
     epoch: int
 
     def _begin(self, length: int, num_replicas: int | None, rank: int | None, **order: Any) -> None:
-        self.num_replicas, self.rank = _place(num_replicas, rank)
+        self._ranks = _place(num_replicas, rank)
         self._arguments = (length, self.num_replicas), order
         self.epoch = 0
         # Where the next pass begins, in the epoch that was loaded.
@@ -54,6 +52,15 @@ class _PlanSampler(Sampler[int]):
         # A loader of ours that delivers by this sampler, and knows where it stands.
         self._driver: weakref.ref[DataLoader] | None = None
         self._make_plan()
+
+    @property
+    def num_replicas(self) -> int:
+        return self._ranks[0]
+
+    @property
+    def rank(self) -> int:
+        """Fixed, as num_replicas is: setting it later, as torch lets you, would leave what is dealt already as it was."""
+        return self._ranks[1]
 
     def _make_plan(self) -> None:
         arguments, order = self._arguments

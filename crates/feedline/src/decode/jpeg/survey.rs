@@ -165,7 +165,7 @@ pub(super) fn survey(bytes: &[u8], whole: bool) -> Result<Option<Survey<'_>>, St
         }
     }
     found.steps_change |= found.has_other_steps(&tables);
-    if found.steps_change && found.is_progressive() {
+    if found.steps_change && !found.is_sequential() {
         return Err("unsupported kind of JPEG: its quantisation steps change between its scans".into());
     }
     Ok((found.kind != 0).then_some(found))
@@ -283,7 +283,7 @@ impl<'a> Survey<'a> {
     }
 
     /// Follows which bits of each coefficient the scans of a progressive file give. Where one does not go on with what those
-    /// before it left, libjpeg warns and goes on; the file has lost a scan, and what comes of it is no picture.
+    /// before it left, libjpeg goes on, mostly with a warning; the file has lost a scan, and what comes of it is no picture.
     fn follow(&mut self, scan: &Scan<'_>) -> Result<(), String> {
         let [first, last, successive] = scan.spectrum;
         if !self.is_progressive() {

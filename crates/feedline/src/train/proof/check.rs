@@ -154,16 +154,17 @@ pub fn verify(run: &Path) -> Result<Proof> {
     let cursor = newest.as_ref().and_then(|newest| newest.progress.cursor.as_ref());
     let end = cursor.map_or((0, 0), |cursor| (cursor.epoch, cursor.position));
     let attempts = read(&path)?;
-    if let Some(problem) = other_length(run, &attempts)? {
+    let damaged = |error: Error| Error::Checkpoint {
+        path: path.clone(),
+        problem: error.to_string(),
+        remedy: "So nothing can be proved of this run".into(),
+    };
+    if let Some(problem) = other_length(run, &attempts, cursor).map_err(damaged)? {
         // Nothing is worked out: that costs what the number says, which may be any.
         let (problems, passed_over) = (vec![problem], newest.map_or(vec![], |newest| newest.passed_over));
         return Ok(Proof { proved: false, attempts: vec![], epochs: vec![], problems, passed_over });
     }
-    let mut proof = check(&attempts, end).map_err(|error| Error::Checkpoint {
-        path,
-        problem: error.to_string(),
-        remedy: "So nothing can be proved of this run".into(),
-    })?;
+    let mut proof = check(&attempts, end).map_err(damaged)?;
     if let Some((attempt, _)) = attempts.last() {
         proof.problems.extend(difference(run, attempt, cursor)?);
         proof.proved &= proof.problems.is_empty();
@@ -174,10 +175,13 @@ pub fn verify(run: &Path) -> Result<Proof> {
 }
 
 /// Where an attempt says another number of samples than the list in the run folder, or than another attempt on the same data.
-fn other_length(run: &Path, attempts: &[(Attempt, Vec<Entry>)]) -> Result<Option<String>> {
+fn other_length(run: &Path, attempts: &[(Attempt, Vec<Entry>)], cursor: Option<&Cursor>) -> Result<Option<String>> {
     let Some((last, _)) = attempts.last() else { return Ok(None) };
     let expect = last.plan()?.len();
-    let listed = text_of(run, "samples.txt")?.map(|samples| samples.lines().count() as u64);
+    // After a resume with other data that was killed before its attempt began, the list is of the checkpoint's.
+    let is_of_last = cursor.is_none_or(|cursor| cursor.dataset == last.dataset);
+    let listed = if is_of_last { text_of(run, "samples.txt")? } else { None };
+    let listed = listed.map(|samples| samples.lines().count() as u64);
     if let Some(found) = listed.filter(|found| *found != expect) {
         let number = last.attempt;
         return Ok(Some(format!("samples.txt lists {found} samples, the data of attempt {number} has {expect}")));
