@@ -15,8 +15,8 @@ use crate::error::{Error, Result};
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A folder to look for data in: of this machine, or the URL of a source.
 #[derive(Debug, Clone)]
@@ -169,24 +169,39 @@ impl Folder {
             Err(error) if matches!(error.fault, Fault::Missing | Fault::Denied) => Ok(None),
             other => other.map(Some).map_err(ReadError::into_error),
         };
-        let ask = || -> Result<Vec<Object>> {
-            let mut found = Vec::new();
-            while let Some(key) = keys.get(next.fetch_add(1, Relaxed)) {
-                found.push(source.head(key, &Stop::default()).map_err(ReadError::into_error)?);
-                if archive::is_openable(key) {
-                    found.extend(ask_for(format!("{key}{}", archive::INDEX_EXTENSION))?);
-                }
+        let ask = |key: &String| -> Result<Vec<Object>> {
+            let mut found = vec![source.head(key, &Stop::default()).map_err(ReadError::into_error)?];
+            if archive::is_openable(key) {
+                found.extend(ask_for(format!("{key}{}", archive::INDEX_EXTENSION))?);
             }
             Ok(found)
         };
-        let mut objects = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..storage.requests_in_flight.min(keys.len())).map(|_| scope.spawn(ask)).collect();
-            let join = |thread: std::thread::ScopedJoinHandle<'_, Result<Vec<Object>>>| {
-                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            };
-            threads.into_iter().map(join).collect::<Result<Vec<_>>>()
-        })?
-        .concat();
+        let all = Mutex::new((Vec::new(), None));
+        let work = || {
+            while let Some((at, key)) = Some(next.fetch_add(1, Relaxed)).and_then(|at| Some((at, keys.get(at)?))) {
+                let asked = ask(key);
+                let (objects, failed) = &mut *all.lock().unwrap_or_else(PoisonError::into_inner);
+                match asked {
+                    Ok(found) => objects.extend(found),
+                    Err(error) => {
+                        // Those before it have been begun, so the first of all is among those that are told of.
+                        next.store(keys.len(), Relaxed);
+                        if failed.as_ref().is_none_or(|(first, _)| at < *first) {
+                            *failed = Some((at, error));
+                        }
+                    }
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..storage.requests_in_flight.min(keys.len()) {
+                scope.spawn(work);
+            }
+        });
+        let (mut objects, failed) = all.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, error)) = failed {
+            return Err(error);
+        }
         if keys.iter().any(|key| archive::is_archive(key)) {
             objects.extend(ask_for(CLASSES_FILE.into())?);
         }

@@ -319,6 +319,16 @@ fn what_cannot_be_packed_is_refused_and_nothing_is_lost() {
 }
 
 #[test]
+fn of_several_archives_that_are_not_there_the_first_is_named() {
+    let out = tempfile::tempdir().unwrap();
+    let url = PathBuf::from(format!("file://{}/{{0..9}}.tar", out.path().display()));
+    for _ in 0..50 {
+        let error = Folder::open(&url, &storage(out.path())).unwrap_err().to_string();
+        assert!(error.contains("/0.tar"), "{error}");
+    }
+}
+
+#[test]
 fn a_pack_that_was_not_finished_is_no_data_set() {
     let (dir, out) = (data(), tempfile::tempdir().unwrap());
     let shards = out.path().join("shards");
