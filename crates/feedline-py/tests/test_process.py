@@ -234,16 +234,18 @@ import sys, threading
 import numpy as np
 import feedline
 
-never = threading.Event()
+begun, never = threading.Event(), threading.Event()
 
 def stuck(x):
     if x >= 4:
+        begun.set()
         exec(sys.argv[2])
     return x
 
 ours = feedline.DataLoader(feedline.arrays(np.arange(8)).map(stuck), batch_size=4, output="numpy", num_workers=1)
 batches = iter(ours)
 print(next(batches)[0])
+begun.wait()
 exec(sys.argv[1])
 print("here", flush=True)
 """,
