@@ -399,7 +399,7 @@ impl<'a> Survey<'a> {
             out[at..at + 2].copy_from_slice(&2_u16.to_be_bytes());
         }
         let (mut from, mut to) = (0, 0);
-        for cut in self.cuts.iter().cloned().chain([bytes.len()..bytes.len()]) {
+        for cut in self.cuts.iter().cloned().chain(std::iter::once(bytes.len()..bytes.len())) {
             out.copy_within(from..cut.start, to);
             to += cut.start - from;
             from = cut.end;
