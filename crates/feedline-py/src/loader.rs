@@ -272,11 +272,11 @@ impl Drop for Loader {
     }
 }
 
-/// How long a program waits for steps of a loader that it is done with. A thread cannot be stopped, and Python hears of no
-/// Ctrl-C meanwhile.
+/// Bounds the wait for the steps of a loader that was closed. A thread cannot be stopped, and Python handles no Ctrl-C while
+/// native code waits. `loader.py` waits as long at the end of the program.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Threads that end engines and are waited for by nobody, and the process whose they are: a fork copies none.
+/// Holds the threads that end engines and that nobody waits for, and the process that they belong to: a fork copies none.
 static ENDING: Mutex<(u32, Vec<JoinHandle<()>>)> = Mutex::new((0, Vec::new()));
 
 /// Ends an engine and its threads. A step that drops one (a garbage collection may come at any moment) cannot wait for its

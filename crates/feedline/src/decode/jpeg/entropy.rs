@@ -163,7 +163,7 @@ impl<'a> Bits<'a> {
         !self.overdrawn() && left < 8 && stopped
     }
 
-    /// Whether the scan has ended here. Behind more restart markers there is more data than it has blocks.
+    /// Tells whether the scan has ended here. If a restart marker follows, the scan has more data than blocks.
     pub fn at_end_of_scan(&self) -> bool {
         let next = self.data.get(self.at..).unwrap_or_default();
         self.at_end_of_segment() && !matches!(next, [0xFF, 0xD0..=0xD7, ..])

@@ -52,12 +52,13 @@ pub(super) struct Survey<'a> {
     pub height_px: usize,
     pub components: Vec<Component>,
     pub scans: Vec<Scan<'a>>,
-    /// Of each component's coefficients, the bits that the scans of a progressive file leave out, if there is any.
+    /// Counts, for each coefficient of each component of a progressive file, the low bits that its scans have not given yet
+    /// (`None`: no scan has begun it).
     bits_left: [[Option<u8>; 64]; 4],
-    /// Whether the quantisation steps of a component change behind its first scan, or may. libjpeg keeps the first.
+    /// Is set if the quantisation steps of a component change after its first scan, or may. libjpeg keeps the first.
     steps_change: bool,
-    /// What libjpeg passes over and the general decoder does not, in the order of the file: markers in front of the first
-    /// scan, and in scans all of several 0xFF but the last.
+    /// Lists, in the order of the file, what libjpeg passes over and the general decoder does not: markers in front of the
+    /// first scan, and the bytes 0xFF that fill up in front of a marker in a scan.
     cuts: Vec<Range<usize>>,
     /// Where the length of an empty segment stands that leaves out itself, which libjpeg does not mind.
     lengths: Vec<usize>,
@@ -306,7 +307,7 @@ impl<'a> Survey<'a> {
         Ok(())
     }
 
-    /// Whether one of the components began with other quantisation steps than those that stand in `last`.
+    /// Tells whether a component began with other quantisation steps than `last` has.
     fn has_other_steps(&self, last: &Tables<'_>) -> bool {
         (0..self.components.len()).any(|place| {
             let is_of = |scan: &&Scan<'_>| scan.components.iter().any(|(other, ..)| *other == place);
@@ -356,7 +357,7 @@ impl<'a> Survey<'a> {
         matches!(self.kind, 0xC0 | 0xC1)
     }
 
-    /// Whether it is coded in several passes over the coefficients.
+    /// Tells whether it is coded in several passes over the coefficients.
     fn is_progressive(&self) -> bool {
         matches!(self.kind, 0xC2 | ARITHMETIC_PROGRESSIVE)
     }
@@ -366,7 +367,7 @@ impl<'a> Survey<'a> {
         self.scans.iter().any(|scan| (2..self.components.len()).contains(&scan.components.len()))
     }
 
-    /// Whether it is sequential, and each scan has to be decoded by itself.
+    /// Tells whether it is sequential and each scan must be decoded by itself.
     pub fn is_by_scans(&self) -> bool {
         self.is_sequential() && (self.steps_change || self.is_partly_interleaved())
     }
