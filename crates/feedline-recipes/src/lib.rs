@@ -11,18 +11,9 @@ pub mod classification;
 
 mod demo_folder;
 
-mod device;
-
 pub mod lidar;
 
-#[cfg(feature = "burn")]
-mod loss_scale;
-
-#[cfg(feature = "burn")]
-mod optimizer;
-
-#[cfg(feature = "burn")]
-mod parameters;
+pub mod network;
 
 pub mod run;
 

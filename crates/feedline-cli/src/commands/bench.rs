@@ -86,7 +86,7 @@ pub fn run(args: Args) -> Result<Done> {
 }
 
 fn scenes(args: Args) -> Result<Done> {
-    use scene_completion::splits::{self, Split};
+    use scene_completion::data::splits::{self, Split};
     let said: settings::Said<scene_completion::config::Config> = args.data.said(settings::Said::defaults())?;
     let config = or_demo(said, Recipe::SceneCompletion)?.resolve()?;
     let data = splits::open_split(&config, Split::Train)?;
@@ -95,7 +95,7 @@ fn scenes(args: Args) -> Result<Done> {
 }
 
 fn clouds(args: Args) -> Result<Done> {
-    use lidar::splits::{self, Split};
+    use lidar::data::splits::{self, Split};
     let said: settings::Said<lidar::config::Config> = args.data.said(settings::Said::defaults())?;
     let config = or_demo(said, Recipe::Lidar)?.resolve()?;
     let data = splits::open_split(&config, Split::Train)?;

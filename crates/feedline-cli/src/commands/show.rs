@@ -83,7 +83,8 @@ fn images(args: &Args) -> Result<Sheet> {
 }
 
 fn scenes(args: &Args) -> Result<Sheet> {
-    use scene_completion::{picture, splits};
+    use scene_completion::data::splits;
+    use scene_completion::picture;
     let said: Said<scene_completion::config::Config> = args.data.said(Said::defaults())?;
     let config = or_demo(said, Recipe::SceneCompletion)?.resolve()?;
     let split = match args.split {
@@ -100,7 +101,8 @@ fn scenes(args: &Args) -> Result<Sheet> {
 }
 
 fn clouds(args: &Args) -> Result<Sheet> {
-    use lidar::{picture, splits};
+    use lidar::data::splits;
+    use lidar::picture;
     let said: Said<lidar::config::Config> = args.data.said(Said::defaults())?;
     let config = or_demo(said, Recipe::Lidar)?.resolve()?;
     let split = match args.split {

@@ -1,7 +1,8 @@
 //! The settings of the recipe: [`Config`], checked. Owns the keys; how they are merged belongs to `settings`, what they
 //! set off to the other files.
 
-use super::{Backbone, DeviceKind, Precision};
+use super::network::backbone::Backbone;
+use crate::network::device::{DeviceKind, Precision};
 use crate::settings::{self, LoaderSettings, Settings, in_range};
 use feedline::augment::Augmentation;
 use feedline::fused::DecodeMode;

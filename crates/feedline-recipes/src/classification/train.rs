@@ -2,8 +2,10 @@
 
 use super::config::Config;
 use super::data;
-use super::report::Evaluation;
-use super::{Backbone, ClassificationTask, TaskOptions, weights};
+use super::metrics::Evaluation;
+use super::network::backbone::Backbone;
+use super::network::task::{ClassificationTask, TaskOptions};
+use super::network::weights;
 use crate::run::{self, Recipe, RunFigures, each_once};
 use feedline::event::Sink;
 use feedline::images::Images;

@@ -1,10 +1,11 @@
 //! A training run of the recipe: what of it is the recipe's own. The order of events belongs to `run`.
 
 use super::config::Config;
-use super::metrics::{ClassFigures, Report};
-use super::splits::{self, Split, open_split};
-use super::task::{Detection, LidarTask, TaskOptions};
-use super::{Annos, Clouds, metrics, predictions};
+use super::data::frame::Annos;
+use super::data::splits::{self, Split, open_split};
+use super::data::{Clouds, predictions};
+use super::metrics::{self, ClassFigures, Detection, Report};
+use super::network::task::{LidarTask, TaskOptions};
 use crate::run::{self, Recipe, RunFigures, each_once};
 use feedline::event::Sink;
 use feedline::plan::Plan;

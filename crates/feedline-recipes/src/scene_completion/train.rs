@@ -1,10 +1,10 @@
 //! A training run of the recipe: what of it is the recipe's own. The order of events belongs to `run`.
 
-use super::Scenes;
 use super::config::Config;
+use super::data::Scenes;
+use super::data::splits::{self, Split, open_voxels};
 use super::metrics::Scores;
-use super::splits::{self, Split, open_voxels};
-use super::task::{SceneTask, TaskOptions};
+use super::network::task::{SceneTask, TaskOptions};
 use crate::run::{self, Recipe, RunFigures, each_once};
 use feedline::event::Sink;
 use feedline::plan::Plan;

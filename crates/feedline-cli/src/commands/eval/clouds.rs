@@ -8,7 +8,7 @@ use feedline::train::checkpoint::load_model;
 use feedline::train::group::Alone;
 use feedline::{Error, Result};
 use feedline_recipes::lidar::config::Config;
-use feedline_recipes::lidar::splits::{Split, open_split};
+use feedline_recipes::lidar::data::splits::{Split, open_split};
 use feedline_recipes::lidar::train::{evaluate, task_options};
 use feedline_recipes::lidar::{LidarTask, predictions};
 use feedline_recipes::settings::Settings;

@@ -9,7 +9,7 @@ use feedline::train::group::Alone;
 use feedline::{Error, Result};
 use feedline_recipes::scene_completion::SceneTask;
 use feedline_recipes::scene_completion::config::Config;
-use feedline_recipes::scene_completion::splits::{Split, open_voxels};
+use feedline_recipes::scene_completion::data::splits::{Split, open_voxels};
 use feedline_recipes::scene_completion::train::{class_summaries, evaluate, task_options};
 use std::fmt::Write;
 use std::path::Path;
