@@ -11,9 +11,13 @@ pub mod classification;
 
 mod demo_folder;
 
+pub mod every;
+
 pub mod lidar;
 
 pub mod network;
+
+pub mod recipe;
 
 pub mod run;
 

@@ -40,6 +40,10 @@ pub trait Settings: Clone + Serialize + DeserializeOwned {
     /// Keys of section `data` that say where the data is; all empty is no data.
     const PLACES: &'static [&'static str];
 
+    /// Those of [`Settings::PLACES`] that name other data altogether when an evaluation names one: then all that the run says
+    /// of its own data is forgotten.
+    const OTHER_DATA: &'static [&'static str] = &["dir"];
+
     /// That every value is in its range and none contradicts another.
     ///
     /// # Errors

@@ -125,6 +125,8 @@ impl Settings for Config {
 
     const PLACES: &'static [&'static str] = &["dir", "train_list", "val_list", "classes"];
 
+    const OTHER_DATA: &'static [&'static str] = Config::PLACES;
+
     fn paths(&mut self) -> Vec<&mut PathBuf> {
         let DataConfig { dir, train_list, val_list, classes, .. } = &mut self.data;
         let Storage { cache_dir, listings_dir, .. } = &mut self.storage;

@@ -8,9 +8,16 @@ pub mod data;
 
 pub mod demo;
 
+#[cfg(feature = "burn")]
+pub mod evaluate;
+
 pub mod metrics;
 
 pub mod network;
+
+pub mod picture;
+
+pub mod recipe;
 
 #[cfg(feature = "burn")]
 pub mod train;

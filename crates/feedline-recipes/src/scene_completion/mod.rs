@@ -8,12 +8,17 @@ pub mod data;
 
 pub mod demo;
 
+#[cfg(feature = "burn")]
+pub mod evaluate;
+
 pub mod metrics;
 
 #[cfg(feature = "burn")]
 pub mod network;
 
 pub mod picture;
+
+pub mod recipe;
 
 #[cfg(feature = "burn")]
 pub mod train;

@@ -1,6 +1,8 @@
 //! The data of the recipe: labelled image files as batches of `image` f32 (B, 3, H, W) and `label` i64 (B,). Composes
 //! the stages read, decode and augment; owns nothing of their insides.
 
+pub mod bench;
+
 use super::config::Config;
 use feedline::augment::normalize::Normalize;
 use feedline::augment::{Augmentation, ImageOp};

@@ -5,6 +5,7 @@ use super::backbone::Backbone;
 use super::forward::{BatchStatistics, Dropout, Forward, Half, Pass};
 use super::model::Model;
 use super::synced::Synced;
+use crate::classification::config::Config;
 use crate::network::device::{self, DeviceKind, Precision};
 use crate::network::loss_scale::LossScale;
 use crate::network::optimizer::{Optimizer, check_settings};
@@ -40,6 +41,21 @@ pub struct TaskOptions {
     pub seed: u64,
     /// Norm layers use the statistics of the batch over all ranks; without it, those of their own rank's share.
     pub sync_bn: bool,
+}
+
+/// What the task of `config` is made from.
+pub fn task_options(config: &Config, num_classes: usize) -> TaskOptions {
+    TaskOptions {
+        backbone: config.model.backbone,
+        num_classes,
+        optimizer: config.train.optimizer,
+        momentum: config.train.momentum,
+        weight_decay: config.train.weight_decay,
+        precision: config.model.precision,
+        device: config.model.device,
+        seed: config.seed,
+        sync_bn: config.train.sync_bn,
+    }
 }
 
 /// An image classifier in training. Parameters and the optimiser live in main memory; the device computes the passes.

@@ -2,17 +2,11 @@
 
 use super::{Clouds, LidarFiles, open};
 use crate::lidar::config::Config;
+use crate::recipe::Split;
 use feedline::Result;
 use feedline::pipeline::Pipeline;
 use feedline::plan::{Plan, Tail};
 use std::sync::Arc;
-
-/// A half of the data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Split {
-    Train,
-    Val,
-}
 
 /// Where the files of a split lie, of settings that are [resolved](Config::resolved).
 pub fn files(config: &Config, split: Split) -> LidarFiles {

@@ -5,7 +5,8 @@ use super::anchors::{Anchors, TURNS};
 use super::batch::{COMPUTED, Objects, inputs, objects};
 use super::loss::{detections, numbers, of_sample};
 use super::model::{Model, Sizes};
-use crate::lidar::config::ModelConfig;
+use crate::lidar::config::{Config, ModelConfig};
+use crate::lidar::data::Clouds;
 use crate::lidar::metrics::{Detection, Hits, nms};
 use crate::network::device::{self, Precision};
 use crate::network::loss_scale::LossScale;
@@ -38,6 +39,25 @@ pub struct TaskOptions {
     pub grad_norm_clip: f64,
     /// Decides the initial weights.
     pub seed: u64,
+}
+
+/// What the task of `config` on this data is made from.
+///
+/// # Errors
+/// Data without voxels.
+pub fn task_options(config: &Config, data: &Clouds) -> Result<TaskOptions> {
+    let grid = data.grid().ok_or_else(|| {
+        Error::config("the clouds have no voxels", "Add transform_points_to_voxels to clouds.process")
+    })?;
+    Ok(TaskOptions {
+        grid,
+        num_point_features: data.num_point_features(),
+        class_names: config.clouds.class_names.clone(),
+        model: config.model.clone(),
+        weight_decay: config.train.weight_decay,
+        grad_norm_clip: config.train.grad_norm_clip,
+        seed: config.seed,
+    })
 }
 
 /// A network that finds boxes in clouds, in training. Parameters and the optimiser live in main memory; the device computes

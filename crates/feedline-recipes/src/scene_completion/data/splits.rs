@@ -2,19 +2,13 @@
 
 use super::list::{Layout, SceneFiles};
 use super::{SceneOptions, Scenes, open};
+use crate::recipe::Split;
 use crate::scene_completion::config::Config;
 use feedline::pipeline::Pipeline;
 use feedline::plan::{Plan, Tail};
 use feedline::{Error, Result};
 use std::path::PathBuf;
 use std::sync::Arc;
-
-/// A half of the data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Split {
-    Train,
-    Val,
-}
 
 /// Where the files of a split lie.
 pub fn files(config: &Config, split: Split) -> SceneFiles {
@@ -58,14 +52,13 @@ pub fn open_split(config: &Config, split: Split) -> Result<Arc<Scenes>> {
     Ok(Arc::new(open(&files(config, split), &options(config), &config.storage)?))
 }
 
-/// A split of voxels, as the network needs them.
+/// Checks that a split is one of voxels, as the network needs them.
 ///
 /// # Errors
-/// As [`open_split`], and a list of segmentation.
-pub fn open_voxels(config: &Config, split: Split) -> Result<Arc<Scenes>> {
-    let scenes = open_split(config, split)?;
+/// A list of segmentation.
+pub fn check_voxels(config: &Config, scenes: &Scenes, split: Split) -> Result<()> {
     match scenes.layout() {
-        Layout::Voxels => Ok(scenes),
+        Layout::Voxels => Ok(()),
         Layout::Segmentation => Err(Error::dataset(
             files(config, split).list,
             "it lists pictures with a label for each pixel, and the network labels voxels",

@@ -8,6 +8,7 @@ use super::model::{Model, SKETCH_CLASSES, Sizes};
 use crate::network::device::{self, DeviceKind};
 use crate::network::optimizer::{Optimizer, check_settings};
 use crate::network::parameters::scalar;
+use crate::scene_completion::config::Config;
 use crate::scene_completion::metrics::Scores;
 use burn::tensor::Device;
 use feedline::train::group::Group;
@@ -65,6 +66,25 @@ impl Default for TaskOptions {
             device: DeviceKind::Cpu,
             seed: 12345,
         }
+    }
+}
+
+/// What the task of `config` is made from.
+pub fn task_options(config: &Config) -> TaskOptions {
+    let (data, model, train) = (&config.data, &config.model, &config.train);
+    TaskOptions {
+        image_px: data.image_px,
+        grid: data.grid,
+        num_classes: data.num_classes as usize,
+        channels: model.channels,
+        use_hha: model.use_hha,
+        optimizer: train.optimizer,
+        momentum: train.momentum,
+        weight_decay: train.weight_decay,
+        sketch_weight: train.sketch_weight,
+        class_weights: train.class_weights.clone(),
+        device: model.device,
+        seed: config.seed,
     }
 }
 
