@@ -3,11 +3,10 @@
 
 pub mod device;
 
-#[cfg(feature = "burn")]
-pub(crate) mod loss_scale;
+mod loss_scale;
 
-#[cfg(feature = "burn")]
-pub(crate) mod optimizer;
+pub mod optimizer;
 
-#[cfg(feature = "burn")]
-pub(crate) mod parameters;
+pub mod parameters;
+
+pub mod step;

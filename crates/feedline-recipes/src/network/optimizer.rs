@@ -23,7 +23,7 @@ fn moment_names(kind: OptimizerKind) -> &'static [&'static str] {
 }
 
 /// That `momentum` and `weight_decay` can be used.
-pub(crate) fn check_settings(momentum: f64, weight_decay: f64) -> Result<()> {
+pub fn check_settings(momentum: f64, weight_decay: f64) -> Result<()> {
     if !(0.0..1.0).contains(&momentum) {
         return Err(Error::config(format!("momentum is {momentum}, outside [0, 1)"), "Use 0.9 if in doubt"));
     }
@@ -38,7 +38,7 @@ pub(crate) fn check_settings(momentum: f64, weight_decay: f64) -> Result<()> {
 
 /// An optimiser and what it remembers.
 #[derive(Debug, Clone)]
-pub(crate) struct Optimizer {
+pub struct Optimizer {
     kind: OptimizerKind,
     /// SGD's momentum, Adam's beta1.
     momentum: f64,
@@ -50,38 +50,31 @@ pub(crate) struct Optimizer {
     /// As many vectors as `moment_names`, each as long as the parameters.
     moments: Vec<Vec<f32>>,
     /// Steps taken by the backbone and by all else: fewer for a backbone that was frozen.
-    pub(crate) steps: [u64; 2],
+    pub steps: [u64; 2],
 }
 
 impl Optimizer {
     /// An optimiser for `parameters` values that has taken no step.
-    pub(crate) fn new(kind: OptimizerKind, momentum: f64, weight_decay: f64, parameters: usize) -> Optimizer {
+    pub fn new(kind: OptimizerKind, momentum: f64, weight_decay: f64, parameters: usize) -> Optimizer {
         let moments = moment_names(kind).iter().map(|_| vec![0.0; parameters]).collect();
         Optimizer { kind, momentum, beta2: BETA2, weight_decay, is_decoupled: false, moments, steps: [0; 2] }
     }
 
     /// OpenPCDet's `adam_onecycle`: Adam whose decay is decoupled (Loshchilov and Hutter, 2019) and reaches norms and biases
     /// too. Its momentum is to be set before every step.
-    pub(crate) fn adam_onecycle(weight_decay: f64, parameters: usize) -> Optimizer {
+    pub fn adam_onecycle(weight_decay: f64, parameters: usize) -> Optimizer {
         let adam = Optimizer::new(OptimizerKind::Adam, 0.9, weight_decay, parameters);
         Optimizer { beta2: ONE_CYCLE_BETA2, is_decoupled: true, ..adam }
     }
 
     /// SGD's momentum or Adam's beta1 of the steps that follow.
-    pub(crate) fn set_momentum(&mut self, momentum: f64) {
+    pub fn set_momentum(&mut self, momentum: f64) {
         self.momentum = momentum;
     }
 
     /// Moves `parameters` against `gradient`. While the backbone is frozen its parameters, momenta and step count stay
     /// as they are. Weight decay that is not decoupled reaches the weights of convolutions and linear layers only.
-    pub(crate) fn step(
-        &mut self,
-        specs: &[Spec],
-        parameters: &mut [f32],
-        gradient: &[f32],
-        learning_rate: f64,
-        frozen: bool,
-    ) {
+    pub fn step(&mut self, specs: &[Spec], parameters: &mut [f32], gradient: &[f32], learning_rate: f64, frozen: bool) {
         self.steps[0] += u64::from(!frozen);
         self.steps[1] += 1;
         for spec in specs.iter().filter(|spec| spec.is_trained(frozen)) {
@@ -121,7 +114,7 @@ impl Optimizer {
     }
 
     /// What it remembers, by name; empty before the first step.
-    pub(crate) fn tensors(&self, specs: &[Spec]) -> Tensors {
+    pub fn tensors(&self, specs: &[Spec]) -> Tensors {
         if self.steps == [0; 2] {
             return Tensors::new();
         }
@@ -138,7 +131,7 @@ impl Optimizer {
     }
 
     /// Takes over what [`Optimizer::tensors`] gave after `steps` steps; on an error nothing was changed.
-    pub(crate) fn load(&mut self, specs: &[Spec], saved: &Tensors, steps: [u64; 2]) -> Result<()> {
+    pub fn load(&mut self, specs: &[Spec], saved: &Tensors, steps: [u64; 2]) -> Result<()> {
         let mut loaded = self.moments.clone();
         for (prefix, moment) in moment_names(self.kind).iter().zip(&mut loaded) {
             for spec in specs.iter().filter(|spec| !spec.is_buffer()) {

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 /// What a tensor is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Role {
+pub enum Role {
     /// Of a convolution or a linear layer: weight decay applies.
     Weight,
     /// A bias, or the weight of a norm layer: no decay.
@@ -21,7 +21,7 @@ pub(crate) enum Role {
 
 /// How a tensor starts.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Init {
+pub enum Init {
     Zeros,
     Ones,
     Normal {
@@ -35,48 +35,48 @@ pub(crate) enum Init {
 
 /// One named tensor of a network.
 #[derive(Debug, Clone)]
-pub(crate) struct Spec {
-    pub(crate) name: String,
-    pub(crate) shape: Vec<usize>,
+pub struct Spec {
+    pub name: String,
+    pub shape: Vec<usize>,
     role: Role,
     init: Init,
     /// Whether it belongs to the part that `Task::set_frozen` freezes.
-    pub(crate) in_backbone: bool,
+    pub in_backbone: bool,
     /// Its place in `Parameters::parameters`, or in `Parameters::buffers` if it is a statistic.
-    pub(crate) range: Range<usize>,
+    pub range: Range<usize>,
 }
 
 impl Spec {
     /// Whether it is a running statistic, which no gradient reaches.
-    pub(crate) fn is_buffer(&self) -> bool {
+    pub fn is_buffer(&self) -> bool {
         self.role == Role::Statistic
     }
 
     /// Whether a step changes it while the backbone is `frozen`, or is not.
-    pub(crate) fn is_trained(&self, frozen: bool) -> bool {
+    pub fn is_trained(&self, frozen: bool) -> bool {
         !self.is_buffer() && (!self.in_backbone || !frozen)
     }
 
     /// Whether weight decay applies: to weights of convolutions and linear layers, not to norms and biases.
-    pub(crate) fn decays(&self) -> bool {
+    pub fn decays(&self) -> bool {
         self.role == Role::Weight
     }
 }
 
 /// All tensors of a network.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Parameters {
+pub struct Parameters {
     /// Every tensor, in the order of the state dict.
-    pub(crate) specs: Vec<Spec>,
+    pub specs: Vec<Spec>,
     /// All trainable values, one tensor after the other.
-    pub(crate) parameters: Vec<f32>,
+    pub parameters: Vec<f32>,
     /// All running statistics.
-    pub(crate) buffers: Vec<f32>,
+    pub buffers: Vec<f32>,
 }
 
 impl Parameters {
     /// Adds a tensor of zeros; [`Parameters::initialise`] gives it its values.
-    pub(crate) fn add(&mut self, name: String, shape: Vec<usize>, role: Role, init: Init, in_backbone: bool) {
+    pub fn add(&mut self, name: String, shape: Vec<usize>, role: Role, init: Init, in_backbone: bool) {
         let store = if role == Role::Statistic { &mut self.buffers } else { &mut self.parameters };
         let range = store.len()..store.len() + shape.iter().product::<usize>();
         store.resize(range.end, 0.0);
@@ -84,7 +84,7 @@ impl Parameters {
     }
 
     /// Initial values: each tensor's are drawn from a stream of its own, which `seed` and its name decide.
-    pub(crate) fn initialise(&mut self, seed: u64) {
+    pub fn initialise(&mut self, seed: u64) {
         for spec in self.specs.clone() {
             let mut rng = SampleRng::new(seed, 0, 0, &spec.name);
             let values = self.values_mut(&spec);
@@ -98,25 +98,25 @@ impl Parameters {
     }
 
     /// The values of one tensor.
-    pub(crate) fn values(&self, spec: &Spec) -> &[f32] {
+    pub fn values(&self, spec: &Spec) -> &[f32] {
         let store = if spec.is_buffer() { &self.buffers } else { &self.parameters };
         &store[spec.range.clone()]
     }
 
     /// The values of one tensor, writable.
-    pub(crate) fn values_mut(&mut self, spec: &Spec) -> &mut [f32] {
+    pub fn values_mut(&mut self, spec: &Spec) -> &mut [f32] {
         let store = if spec.is_buffer() { &mut self.buffers } else { &mut self.parameters };
         &mut store[spec.range.clone()]
     }
 
     /// A copy of every tensor by name.
-    pub(crate) fn tensors(&self) -> Tensors {
+    pub fn tensors(&self) -> Tensors {
         let array = |spec: &Spec| Array::from_slice(spec.shape.clone(), self.values(spec));
         self.specs.iter().map(|spec| (spec.name.clone(), array(spec))).collect()
     }
 
     /// Takes over every tensor of `saved`; `network` names this one in an error, after which nothing was changed.
-    pub(crate) fn load(&mut self, saved: &Tensors, network: &str) -> Result<()> {
+    pub fn load(&mut self, saved: &Tensors, network: &str) -> Result<()> {
         for spec in &self.specs {
             check_tensor(saved, &spec.name, &spec.shape)?;
         }
@@ -133,7 +133,7 @@ impl Parameters {
     }
 
     /// Takes over the values of rank 0; nothing to do in a group of one.
-    pub(crate) fn broadcast(&mut self, group: &dyn Group) -> Result<()> {
+    pub fn broadcast(&mut self, group: &dyn Group) -> Result<()> {
         if group.world_size() == 1 {
             return Ok(());
         }
@@ -161,7 +161,7 @@ impl Parameters {
 }
 
 /// That `saved` holds f32 values of `shape` under `name`.
-pub(crate) fn check_tensor(saved: &Tensors, name: &str, shape: &[usize]) -> Result<()> {
+pub fn check_tensor(saved: &Tensors, name: &str, shape: &[usize]) -> Result<()> {
     let remedy = "Load it with the network, classes and optimiser it was saved with";
     match saved.get(name) {
         None => Err(Error::train(format!("the saved state has no tensor {name}"), remedy)),
@@ -174,7 +174,7 @@ pub(crate) fn check_tensor(saved: &Tensors, name: &str, shape: &[usize]) -> Resu
 }
 
 /// A small value of a saved state.
-pub(crate) fn scalar<T: serde::de::DeserializeOwned>(state: &TaskState, name: &str) -> Result<T> {
+pub fn scalar<T: serde::de::DeserializeOwned>(state: &TaskState, name: &str) -> Result<T> {
     let value = state.scalars.get(name).unwrap_or(&Value::Null);
     T::deserialize(value).map_err(|problem| {
         Error::train(

@@ -81,6 +81,11 @@ impl Stepper {
         &mut self.gradient
     }
 
+    /// The gradient of the step before.
+    pub fn gradient(&self) -> &[f32] {
+        &self.gradient
+    }
+
     /// Sums the gradient over the ranks and moves the parameters against it. A step that overflowed in f16 moves nothing.
     ///
     /// # Errors
@@ -94,13 +99,13 @@ impl Stepper {
             group.all_reduce_f32(&mut self.gradient)?;
         }
         // Every rank has the same sums, so every rank decides alike from here on.
-        let values = || trained().flat_map(|spec| &self.gradient[spec.range.clone()]);
-        let is_finite = values().all(|value| value.is_finite());
+        let is_finite = trained().all(|spec| self.gradient[spec.range.clone()].iter().all(|value| value.is_finite()));
         let factor = self.factor();
         let clip = match self.clip_norm {
             // As torch's clip_grad_norm_.
             most if most > 0.0 => {
-                let norm = values().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt() / factor;
+                let values = trained().flat_map(|spec| &self.gradient[spec.range.clone()]);
+                let norm = values.map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt() / factor;
                 (most / (norm + 1e-6)).min(1.0)
             }
             _ => 1.0,
@@ -153,9 +158,6 @@ impl Stepper {
     }
 
     fn advice(&self) -> String {
-        format!(
-            "Lower the learning rate ({}), or look at the data; the weights were left as they were",
-            self.lr_key
-        )
+        format!("Lower the learning rate ({}), or look at the data; the weights were left as they were", self.lr_key)
     }
 }

@@ -7,13 +7,12 @@ use super::model::Model;
 use super::synced::Synced;
 use crate::classification::config::Config;
 use crate::network::device::{self, DeviceKind, Precision};
-use crate::network::loss_scale::LossScale;
 use crate::network::optimizer::{Optimizer, check_settings};
-use crate::network::parameters::scalar;
+use crate::network::step::Stepper;
 use burn::tensor::Device;
 use feedline::train::group::Group;
 use feedline::train::schedule::OptimizerKind;
-use feedline::train::{Tally, Task, TaskState, Tensors};
+use feedline::train::{Tally, Task, TaskState};
 use feedline::{Batch, DType, Error, Result};
 
 /// Share of the batch in a running statistic, torch's default.
@@ -67,12 +66,7 @@ pub struct ClassificationTask {
     options: TaskOptions,
     device: Device,
     model: Model,
-    optimizer: Optimizer,
-    /// Only for f16.
-    loss_scale: Option<LossScale>,
-    frozen: bool,
-    /// One value per parameter; those of a frozen backbone are stale.
-    gradient: Vec<f32>,
+    stepper: Stepper,
 }
 
 impl ClassificationTask {
@@ -89,15 +83,9 @@ impl ClassificationTask {
         device::check_precision(&device, options.precision)?;
         let model = Model::new(options.backbone, options.num_classes, options.seed);
         let parameters = model.store.parameters.len();
-        Ok(ClassificationTask {
-            optimizer: Optimizer::new(options.optimizer, options.momentum, options.weight_decay, parameters),
-            loss_scale: (options.precision == Precision::F16).then(LossScale::new),
-            frozen: false,
-            gradient: vec![0.0; parameters],
-            device,
-            model,
-            options,
-        })
+        let optimizer = Optimizer::new(options.optimizer, options.momentum, options.weight_decay, parameters);
+        let stepper = Stepper::new(optimizer, &model.store, options.backbone.name(), "init_lr");
+        Ok(ClassificationTask { stepper: stepper.with_precision(options.precision), device, model, options })
     }
 
     /// What it was made from.
@@ -126,14 +114,6 @@ impl ClassificationTask {
         } else {
             Forward::new(&self.model, &self.device, Pass::Evaluate).through(images, shape).logits()
         })
-    }
-
-    /// Takes over saved parameters and running statistics, for evaluation.
-    ///
-    /// # Errors
-    /// A tensor that is missing, unknown or of another shape, by name; nothing is changed then.
-    pub fn load_model(&mut self, model: &Tensors) -> Result<()> {
-        self.model.store.load(model, self.options.backbone.name())
     }
 
     /// The network, for the import of weights.
@@ -169,7 +149,7 @@ impl Task for ClassificationTask {
     }
 
     fn set_frozen(&mut self, frozen: bool) {
-        self.frozen = frozen;
+        self.stepper.set_frozen(frozen);
     }
 
     fn train_step(&mut self, batch: &Batch, lr: f64, group: &dyn Group) -> Result<Tally> {
@@ -181,9 +161,10 @@ impl Task for ClassificationTask {
             Precision::Bf16 => Some(Half::Bf16),
             Precision::F16 => Some(Half::F16),
         };
-        let pass = Forward::new(&self.model, &self.device, Pass::Train { frozen: self.frozen, half, dropout });
+        let frozen = self.stepper.is_frozen();
+        let pass = Forward::new(&self.model, &self.device, Pass::Train { frozen, half, dropout });
         let alone = group.world_size() == 1;
-        let synced = self.options.sync_bn && !alone && !self.frozen;
+        let synced = self.options.sync_bn && !alone && !frozen;
         let mut pass = match labels.is_empty() {
             true if synced => {
                 return Err(Error::train(
@@ -195,50 +176,12 @@ impl Task for ClassificationTask {
             false if synced => Through::Synced(Synced::run(pass, group, images, shape)?),
             false => Through::Forward(pass.through(images, shape)),
         };
-        let (mut tally, mut slope) = cross_entropy(&pass.logits(), labels, self.options.num_classes);
-        tally.all_reduce(group)?;
-        if tally.samples == 0 {
-            return Ok(tally);
-        }
-        if !tally.loss_sum.is_finite() {
-            return Err(Error::train(
-                format!("the loss of epoch {} step {} is {}", batch.epoch, batch.step, tally.loss()),
-                "Lower the learning rate (init_lr), or look at the data; the weights were left as they were",
-            ));
-        }
-
-        // The mean over the samples of all ranks, times the loss scale: a power of two, so it rounds nothing in f32.
-        let factor = self.loss_scale.map_or(1.0, |scale| scale.factor);
-        slope.iter_mut().for_each(|value| *value *= factor / tally.samples as f64);
-        let slope = slope.into_iter().map(|value| value as f32).collect();
+        let (mut tally, slope) = cross_entropy(&pass.logits(), labels, self.options.num_classes);
+        let Some(share) = self.stepper.share(&mut tally, batch, group)? else { return Ok(tally) };
+        let slope = slope.into_iter().map(|value| (value * share) as f32).collect();
         let statistics = pass.take_statistics();
-        pass.backward(slope, &mut self.gradient)?;
-
-        let (specs, frozen) = (&self.model.store.specs, self.frozen);
-        let trained = || specs.iter().filter(move |spec| spec.is_trained(frozen));
-        if frozen {
-            trained().try_for_each(|spec| group.all_reduce_f32(&mut self.gradient[spec.range.clone()]))?;
-        } else {
-            group.all_reduce_f32(&mut self.gradient)?;
-        }
-        // Every rank has the same sums, so every rank decides alike from here on.
-        let finite = trained().all(|spec| self.gradient[spec.range.clone()].iter().all(|value| value.is_finite()));
-        match &mut self.loss_scale {
-            None if !finite => {
-                return Err(Error::train(
-                    format!("a gradient of epoch {} step {} is not finite", batch.epoch, batch.step),
-                    "Lower the learning rate (init_lr), or look at the data; the weights were left as they were",
-                ));
-            }
-            None => {}
-            Some(scale) => {
-                self.gradient.iter_mut().for_each(|value| *value = (f64::from(*value) / factor) as f32);
-                scale.update(finite)?;
-            }
-        }
-        if finite {
-            self.optimizer.step(&self.model.store.specs, &mut self.model.store.parameters, &self.gradient, lr, frozen);
-        }
+        pass.backward(slope, self.stepper.gradient_mut())?;
+        self.stepper.step(&mut self.model.store, lr, batch, group)?;
         for seen in statistics {
             for (range, fresh) in [(seen.mean_range, seen.mean), (seen.var_range, seen.var)] {
                 for (running, fresh) in self.model.store.buffers[range].iter_mut().zip(fresh) {
@@ -263,26 +206,12 @@ impl Task for ClassificationTask {
         Ok(cross_entropy(&logits, labels, self.options.num_classes).0)
     }
 
-    /// Whether the backbone is frozen is not part of it: the loop knows that from the epoch.
     fn state(&self) -> Result<TaskState> {
-        let mut scalars = serde_json::Map::new();
-        scalars.insert("optimizer_steps".into(), serde_json::json!(self.optimizer.steps));
-        if let Some(scale) = &self.loss_scale {
-            scalars.insert("loss_scale".into(), serde_json::json!(scale));
-        }
-        let optimizer = self.optimizer.tensors(&self.model.store.specs);
-        Ok(TaskState { model: self.model.store.tensors(), optimizer, scalars })
+        Ok(self.stepper.state(&self.model.store))
     }
 
     fn load_state(&mut self, state: TaskState) -> Result<()> {
-        let steps = scalar(&state, "optimizer_steps")?;
-        let loss_scale = self.loss_scale.map(|_| scalar(&state, "loss_scale")).transpose()?;
-        let mut optimizer = self.optimizer.clone();
-        optimizer.load(&self.model.store.specs, &state.optimizer, steps)?;
-        self.model.store.load(&state.model, self.options.backbone.name())?;
-        self.optimizer = optimizer;
-        self.loss_scale = loss_scale;
-        Ok(())
+        self.stepper.load_state(&mut self.model.store, &state)
     }
 }
 

@@ -9,14 +9,13 @@ use crate::lidar::config::{Config, ModelConfig};
 use crate::lidar::data::Clouds;
 use crate::lidar::metrics::{Detection, Hits, nms};
 use crate::network::device::{self, Precision};
-use crate::network::loss_scale::LossScale;
 use crate::network::optimizer::{Optimizer, check_settings};
-use crate::network::parameters::scalar;
+use crate::network::step::Stepper;
 use burn::tensor::{Device, FloatDType};
 use feedline::augment::boxes::Box3d;
 use feedline::augment::voxels::Grid;
 use feedline::train::group::Group;
-use feedline::train::{Tally, Task, TaskState, Tensors};
+use feedline::train::{Tally, Task, TaskState};
 use feedline::{Batch, Error, Result};
 
 /// What the network is called in an error.
@@ -73,11 +72,7 @@ pub struct LidarTask {
     device: Device,
     model: Model,
     anchors: Anchors,
-    optimizer: Optimizer,
-    /// Only for f16.
-    loss_scale: Option<LossScale>,
-    /// One value per parameter.
-    gradient: Vec<f32>,
+    stepper: Stepper,
 }
 
 impl LidarTask {
@@ -110,11 +105,10 @@ impl LidarTask {
         };
         let anchors = Anchors::new(&config.anchors, grid, sizes.places());
         let model = Model::new(sizes, options.seed);
-        let parameters = model.store.parameters.len();
+        let optimizer = Optimizer::adam_onecycle(options.weight_decay, model.store.parameters.len());
+        let stepper = Stepper::new(optimizer, &model.store, NETWORK, "train.lr");
         Ok(LidarTask {
-            optimizer: Optimizer::adam_onecycle(options.weight_decay, parameters),
-            loss_scale: (config.precision == Precision::F16).then(LossScale::new),
-            gradient: vec![0.0; parameters],
+            stepper: stepper.with_precision(config.precision).with_clip_norm(options.grad_norm_clip),
             device,
             model,
             anchors,
@@ -145,14 +139,6 @@ impl LidarTask {
     pub fn predictions(&self, batch: &Batch) -> Result<Vec<Vec<Detection>>> {
         let outputs = self.outputs(batch)?;
         Ok(self.samples(&outputs).map(|outputs| self.found(outputs)).collect())
-    }
-
-    /// Takes over saved parameters, for evaluation.
-    ///
-    /// # Errors
-    /// A tensor that is missing, unknown or of another shape, by name; nothing is changed then.
-    pub fn load_model(&mut self, model: &Tensors) -> Result<()> {
-        self.model.store.load(model, NETWORK)
     }
 
     /// What the network says of the real frames of a batch, without gradients and in f32.
@@ -208,7 +194,7 @@ impl Task for LidarTask {
     fn set_frozen(&mut self, _frozen: bool) {}
 
     fn set_momentum(&mut self, momentum: f64) {
-        self.optimizer.set_momentum(momentum);
+        self.stepper.set_momentum(momentum);
     }
 
     fn train_step(&mut self, batch: &Batch, lr: f64, group: &dyn Group) -> Result<Tally> {
@@ -224,48 +210,13 @@ impl Task for LidarTask {
         let pass = (samples > 0).then(|| self.model.forward(&self.device, inputs, true, half));
         let mut outputs = pass.as_ref().map_or_else(Vec::new, |pass| pass.outputs());
         let mut tally = self.judge(&mut outputs, &objects);
-        tally.all_reduce(group)?;
-        if tally.samples == 0 {
-            return Ok(tally);
-        }
-        if !tally.loss_sum.is_finite() {
-            return Err(Error::train(
-                format!("the loss of epoch {} step {} is {}", batch.epoch, batch.step, tally.loss()),
-                "Lower the learning rate (train.lr), or look at the data; the weights were left as they were",
-            ));
-        }
-
-        // The mean over the samples of all ranks, times the loss scale.
-        let factor = self.loss_scale.map_or(1.0, |scale| scale.factor);
-        let share = (factor / tally.samples as f64) as f32;
-        outputs.iter_mut().for_each(|slope| *slope *= share);
+        let Some(share) = self.stepper.share(&mut tally, batch, group)? else { return Ok(tally) };
+        outputs.iter_mut().for_each(|slope| *slope *= share as f32);
         match pass {
-            Some(pass) => pass.backward(outputs, &mut self.gradient),
-            None => self.gradient.fill(0.0),
+            Some(pass) => pass.backward(outputs, self.stepper.gradient_mut()),
+            None => self.stepper.gradient_mut().fill(0.0),
         }
-        group.all_reduce_f32(&mut self.gradient)?;
-        // Every rank has the same sums, so every rank decides alike from here on.
-        let norm = self.gradient.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt() / factor;
-        match &mut self.loss_scale {
-            None if !norm.is_finite() => {
-                return Err(Error::train(
-                    format!("a gradient of epoch {} step {} is not finite", batch.epoch, batch.step),
-                    "Lower the learning rate (train.lr), or look at the data; the weights were left as they were",
-                ));
-            }
-            None => {}
-            Some(scale) => scale.update(norm.is_finite())?,
-        }
-        if norm.is_finite() {
-            // As torch's clip_grad_norm_.
-            let clip = match self.options.grad_norm_clip {
-                most if most > 0.0 => (most / (norm + 1e-6)).min(1.0),
-                _ => 1.0,
-            };
-            self.gradient.iter_mut().for_each(|value| *value = (f64::from(*value) * clip / factor) as f32);
-            let store = &mut self.model.store;
-            self.optimizer.step(&store.specs, &mut store.parameters, &self.gradient, lr, false);
-        }
+        self.stepper.step(&mut self.model.store, lr, batch, group)?;
         Ok(tally)
     }
 
@@ -280,24 +231,11 @@ impl Task for LidarTask {
     }
 
     fn state(&self) -> Result<TaskState> {
-        let mut scalars = serde_json::Map::new();
-        scalars.insert("optimizer_steps".into(), serde_json::json!(self.optimizer.steps));
-        if let Some(scale) = &self.loss_scale {
-            scalars.insert("loss_scale".into(), serde_json::json!(scale));
-        }
-        let optimizer = self.optimizer.tensors(&self.model.store.specs);
-        Ok(TaskState { model: self.model.store.tensors(), optimizer, scalars })
+        Ok(self.stepper.state(&self.model.store))
     }
 
     fn load_state(&mut self, state: TaskState) -> Result<()> {
-        let steps = scalar(&state, "optimizer_steps")?;
-        let loss_scale = self.loss_scale.map(|_| scalar(&state, "loss_scale")).transpose()?;
-        let mut optimizer = self.optimizer.clone();
-        optimizer.load(&self.model.store.specs, &state.optimizer, steps)?;
-        self.model.store.load(&state.model, NETWORK)?;
-        self.optimizer = optimizer;
-        self.loss_scale = loss_scale;
-        Ok(())
+        self.stepper.load_state(&mut self.model.store, &state)
     }
 }
 

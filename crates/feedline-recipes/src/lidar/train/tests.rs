@@ -4,6 +4,7 @@ use super::*;
 use crate::lidar::config::Said;
 use crate::lidar::data::splits;
 use crate::lidar::demo::{DemoOptions, write_demo_data};
+use crate::recipe::load_weights;
 use feedline::event::{Event, Warnings};
 use feedline::train::Task;
 use feedline::train::group::{Alone, Group};
@@ -99,7 +100,7 @@ fn a_run_leaves_its_files_its_figures_and_its_rates() {
                 let (alone, val, again, task) = (&alone, val.clone(), &again, run.task().state().unwrap());
                 scope.spawn(move || {
                     let mut theirs = LidarTask::new(task_options(again, &val).unwrap()).unwrap();
-                    theirs.load_model(&task.model).unwrap();
+                    load_weights(&mut theirs, task.model.clone()).unwrap();
                     let found =
                         evaluate::evaluate(&mut theirs, &val, again, &group, Arc::new(Warnings), &mut |_| ()).unwrap();
                     assert_eq!(found.report, alone.report);

@@ -7,13 +7,13 @@ use super::loss::{Loss, predicted};
 use super::model::{Model, SKETCH_CLASSES, Sizes};
 use crate::network::device::{self, DeviceKind};
 use crate::network::optimizer::{Optimizer, check_settings};
-use crate::network::parameters::scalar;
+use crate::network::step::Stepper;
 use crate::scene_completion::config::Config;
 use crate::scene_completion::metrics::Scores;
 use burn::tensor::Device;
 use feedline::train::group::Group;
 use feedline::train::schedule::OptimizerKind;
-use feedline::train::{Tally, Task, TaskState, Tensors};
+use feedline::train::{Tally, Task, TaskState};
 use feedline::{Batch, Error, Result};
 
 /// What the network is called in an error.
@@ -101,10 +101,7 @@ pub struct SceneTask {
     device: Device,
     model: Model,
     loss: Loss,
-    optimizer: Optimizer,
-    frozen: bool,
-    /// One value per parameter; those of a frozen 2D branch are stale.
-    gradient: Vec<f32>,
+    stepper: Stepper,
 }
 
 impl SceneTask {
@@ -147,6 +144,7 @@ impl SceneTask {
         };
         let model = Model::new(sizes, options.seed)?;
         let parameters = model.store.parameters.len();
+        let optimizer = Optimizer::new(options.optimizer, options.momentum, options.weight_decay, parameters);
         let class_weights = match options.class_weights.as_slice() {
             [] => vec![1.0; options.num_classes],
             weights => weights.to_vec(),
@@ -154,9 +152,7 @@ impl SceneTask {
         Ok(SceneTask {
             device: options.device.open()?,
             loss: Loss { class_weights, sketch_weight: options.sketch_weight },
-            optimizer: Optimizer::new(options.optimizer, options.momentum, options.weight_decay, parameters),
-            frozen: false,
-            gradient: vec![0.0; parameters],
+            stepper: Stepper::new(optimizer, &model.store, NETWORK, "train.lr"),
             model,
             options,
         })
@@ -190,14 +186,6 @@ impl SceneTask {
         Ok(predicted(&semantic, self.options.num_classes))
     }
 
-    /// Takes over saved parameters, for evaluation.
-    ///
-    /// # Errors
-    /// A tensor that is missing, unknown or of another shape, by name; nothing is changed then.
-    pub fn load_model(&mut self, model: &Tensors) -> Result<()> {
-        self.model.store.load(model, NETWORK)
-    }
-
     /// Loss and counts of `targets`. Replaces the logits by the derivatives of the samples' losses.
     fn judge(&self, [semantic, sketch]: [&mut [f32]; 2], targets: Targets<'_>) -> Tally {
         let (voxels, classes) = (self.model.sizes.voxels(), self.options.num_classes);
@@ -227,7 +215,7 @@ impl Task for SceneTask {
     }
 
     fn set_frozen(&mut self, frozen: bool) {
-        self.frozen = frozen;
+        self.stepper.set_frozen(frozen);
     }
 
     fn train_step(&mut self, batch: &Batch, lr: f64, group: &dyn Group) -> Result<Tally> {
@@ -235,43 +223,17 @@ impl Task for SceneTask {
         let inputs = inputs(batch, samples, &self.model.sizes)?;
         let targets = targets(batch, samples, &self.model.sizes)?;
         // This rank may have no sample.
-        let pass = (samples > 0).then(|| self.model.forward(&self.device, inputs, Some(Frozen(self.frozen))));
+        let frozen = Frozen(self.stepper.is_frozen());
+        let pass = (samples > 0).then(|| self.model.forward(&self.device, inputs, Some(frozen)));
         let [mut semantic, mut sketch] = pass.as_ref().map_or_else(Default::default, |pass| pass.logits());
         let mut tally = self.judge([&mut semantic, &mut sketch], targets);
-        tally.all_reduce(group)?;
-        if tally.samples == 0 {
-            return Ok(tally);
-        }
-        if !tally.loss_sum.is_finite() {
-            return Err(Error::train(
-                format!("the loss of epoch {} step {} is {}", batch.epoch, batch.step, tally.loss()),
-                "Lower the learning rate (train.lr), or look at the data; the weights were left as they were",
-            ));
-        }
-
-        // The mean over the samples of all ranks.
-        let share = 1.0 / tally.samples as f32;
-        semantic.iter_mut().chain(&mut sketch).for_each(|slope| *slope *= share);
+        let Some(share) = self.stepper.share(&mut tally, batch, group)? else { return Ok(tally) };
+        semantic.iter_mut().chain(&mut sketch).for_each(|slope| *slope *= share as f32);
         match pass {
-            Some(pass) => pass.backward([&semantic, &sketch], &mut self.gradient),
-            None => self.gradient.fill(0.0),
+            Some(pass) => pass.backward([&semantic, &sketch], self.stepper.gradient_mut()),
+            None => self.stepper.gradient_mut().fill(0.0),
         }
-        let (specs, frozen) = (&self.model.store.specs, self.frozen);
-        let trained = || specs.iter().filter(move |spec| spec.is_trained(frozen));
-        if frozen {
-            trained().try_for_each(|spec| group.all_reduce_f32(&mut self.gradient[spec.range.clone()]))?;
-        } else {
-            group.all_reduce_f32(&mut self.gradient)?;
-        }
-        // Every rank has the same sums, so every rank decides alike.
-        if !trained().all(|spec| self.gradient[spec.range.clone()].iter().all(|value| value.is_finite())) {
-            return Err(Error::train(
-                format!("a gradient of epoch {} step {} is not finite", batch.epoch, batch.step),
-                "Lower the learning rate (train.lr), or look at the data; the weights were left as they were",
-            ));
-        }
-        let store = &mut self.model.store;
-        self.optimizer.step(&store.specs, &mut store.parameters, &self.gradient, lr, frozen);
+        self.stepper.step(&mut self.model.store, lr, batch, group)?;
         Ok(tally)
     }
 
@@ -290,20 +252,11 @@ impl Task for SceneTask {
         Ok(self.judge([&mut semantic, &mut sketch], targets))
     }
 
-    /// Whether the 2D branch is frozen is not part of it: the loop knows that from the epoch.
     fn state(&self) -> Result<TaskState> {
-        let mut scalars = serde_json::Map::new();
-        scalars.insert("optimizer_steps".into(), serde_json::json!(self.optimizer.steps));
-        let optimizer = self.optimizer.tensors(&self.model.store.specs);
-        Ok(TaskState { model: self.model.store.tensors(), optimizer, scalars })
+        Ok(self.stepper.state(&self.model.store))
     }
 
     fn load_state(&mut self, state: TaskState) -> Result<()> {
-        let steps = scalar(&state, "optimizer_steps")?;
-        let mut optimizer = self.optimizer.clone();
-        optimizer.load(&self.model.store.specs, &state.optimizer, steps)?;
-        self.model.store.load(&state.model, NETWORK)?;
-        self.optimizer = optimizer;
-        Ok(())
+        self.stepper.load_state(&mut self.model.store, &state)
     }
 }

@@ -209,7 +209,7 @@ fn a_batch_over_two_or_three_ranks_is_the_batch_on_one() {
                     let theirs = task.train_step(&batch, 1e-3, &group).unwrap();
                     assert!((theirs.loss() - tally.loss()).abs() < 1e-9 * tally.loss(), "{theirs:?} {tally:?}");
                     assert_eq!(theirs.metric_sums, tally.metric_sums);
-                    for (one, other) in task.gradient.iter().zip(&alone.gradient) {
+                    for (one, other) in task.stepper.gradient().iter().zip(alone.stepper.gradient()) {
                         assert!((one - other).abs() < 1e-5, "{one} {other}");
                     }
                 });
@@ -224,7 +224,7 @@ fn long_gradients_are_cut_and_the_decay_reaches_everything() {
     let gradient = |clip: f64| {
         let mut task = task(|options| options.grad_norm_clip = clip);
         task.train_step(&batch, 1e-3, &Alone).unwrap();
-        task.gradient
+        task.stepper.gradient().to_vec()
     };
     let norm = |of: &[f32]| of.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
     let (whole, cut) = (gradient(0.0), gradient(0.01));
