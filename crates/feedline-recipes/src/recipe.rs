@@ -99,6 +99,9 @@ pub trait Trainable: Recipe {
     /// The figures of a finished run, as `summary.json` holds them.
     type Summary: Serialize;
 
+    /// Which value of the metric that the task names first is the best.
+    const BEST: Best = Best::Largest;
+
     /// Whether `eval --logits` can write the network's outputs for each sample.
     const HAS_LOGITS: bool = false;
 
@@ -217,12 +220,34 @@ impl<R: Trainable> Setup<R> {
     }
 }
 
+/// The direction of a metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Best {
+    /// An accuracy.
+    Largest,
+    /// An error.
+    Smallest,
+}
+
+impl Best {
+    /// The best of `values`; NaN if all are.
+    pub fn of(self, values: impl Iterator<Item = f64>) -> f64 {
+        values.fold(
+            f64::NAN,
+            match self {
+                Best::Largest => f64::max,
+                Best::Smallest => f64::min,
+            },
+        )
+    }
+}
+
 /// What the history of a finished run says.
 #[derive(Debug, Clone)]
 pub struct Finished {
     /// Figures that every run has.
     pub figures: RunFigures,
-    /// The largest value on the validation split of the metric that the task names first.
+    /// The best value on the validation split of the metric that the task names first; see [`Trainable::BEST`].
     pub best_metric: f64,
     /// Its last value.
     pub last_metric: f64,

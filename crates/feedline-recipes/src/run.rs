@@ -299,7 +299,7 @@ impl<R: Trainable> Run<R> {
                 data_wait_share: share(|record| record.data_wait_share),
                 bad_samples: self.progress.cursor.as_ref().map_or(0, |cursor| cursor.bad_samples),
             },
-            best_metric: history.iter().map(first).fold(f64::NAN, f64::max),
+            best_metric: R::BEST.of(history.iter().map(first)),
             last_metric: first(last),
         }
     }
