@@ -1,5 +1,5 @@
 //! Objects of other frames that may be pasted: which there are of each class, which are drawn for a frame, and where their
-//! points lie. Owns the draw; whether an object fits is the draft's to say.
+//! points lie. Owns the draw; whether an object fits is the plan's to say.
 
 use super::frame::DbObject;
 use super::options::{LidarOptions, SampleGroup};

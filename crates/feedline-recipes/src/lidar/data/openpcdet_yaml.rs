@@ -1,7 +1,7 @@
 //! OpenPCDet's YAML settings: what `DATA_CONFIG` says, as the options of this recipe. Owns the names of its keys, and that a key
 //! which would change what is delivered is never passed over.
 
-use super::LidarFiles;
+use super::files::LidarFiles;
 use super::options::{Augment, Axis, Item, Layout, LidarOptions, PerMode, Process, SampleGroup};
 use feedline::read::read_text;
 use feedline::{Error, Result};

@@ -1,6 +1,7 @@
 //! The splits that the settings name, and the order of the training split.
 
-use super::{Clouds, LidarFiles, open};
+use super::clouds::{Clouds, open};
+use super::files::LidarFiles;
 use crate::lidar::config::Config;
 use crate::recipe::Split;
 use feedline::Result;

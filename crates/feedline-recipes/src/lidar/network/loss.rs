@@ -26,7 +26,7 @@ fn probability(logit: f32) -> f64 {
 }
 
 /// How many numbers the network says of a sample.
-pub(super) fn numbers(anchors: &Anchors) -> usize {
+pub(super) fn outputs_per_frame(anchors: &Anchors) -> usize {
     anchors.per_place() * anchors.places() * OUTPUTS
 }
 
@@ -37,7 +37,7 @@ fn place(anchors: &Anchors, anchor: usize) -> (usize, usize) {
 }
 
 /// The loss of one sample, whose objects have classes from 0. Replaces its numbers by the loss's derivatives.
-pub(super) fn of_sample(outputs: &mut [f32], anchors: &Anchors, objects: &[(Box3d, usize)]) -> f64 {
+pub(super) fn sample_loss(outputs: &mut [f32], anchors: &Anchors, objects: &[(Box3d, usize)]) -> f64 {
     let aims = anchors.aims(objects);
     let hits = aims.iter().filter(|aim| matches!(aim, Aim::Object(_))).count();
     let share = 1.0 / hits.max(1) as f64;

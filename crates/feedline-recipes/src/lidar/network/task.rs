@@ -3,7 +3,7 @@
 
 use super::anchors::{Anchors, TURNS};
 use super::batch::{COMPUTED, Objects, inputs, objects};
-use super::loss::{detections, numbers, of_sample};
+use super::loss::{detections, outputs_per_frame, sample_loss};
 use super::model::{Model, Sizes};
 use crate::lidar::config::{Config, ModelConfig};
 use crate::lidar::data::Clouds;
@@ -138,7 +138,7 @@ impl LidarTask {
     /// A batch that does not fit the network.
     pub fn predictions(&self, batch: &Batch) -> Result<Vec<Vec<Detection>>> {
         let outputs = self.outputs(batch)?;
-        Ok(self.samples(&outputs).map(|outputs| self.found(outputs)).collect())
+        Ok(self.samples(&outputs).map(|outputs| self.best_detections(outputs)).collect())
     }
 
     /// What the network says of the real frames of a batch, without gradients and in f32.
@@ -152,11 +152,11 @@ impl LidarTask {
     }
 
     fn samples<'o>(&self, outputs: &'o [f32]) -> impl Iterator<Item = &'o [f32]> {
-        outputs.chunks_exact(numbers(&self.anchors))
+        outputs.chunks_exact(outputs_per_frame(&self.anchors))
     }
 
     /// The boxes of a frame, without those that overlap better ones.
-    fn found(&self, outputs: &[f32]) -> Vec<Detection> {
+    fn best_detections(&self, outputs: &[f32]) -> Vec<Detection> {
         let ModelConfig { score_threshold, nms_iou, nms_most: [before, after], .. } = self.options.model;
         let all = detections(outputs, &self.anchors, score_threshold, before);
         let boxes: Vec<Box3d> = all.iter().map(|found| found.bounds).collect();
@@ -165,12 +165,12 @@ impl LidarTask {
     }
 
     /// Loss and counts. Replaces the numbers by the derivatives of the samples' losses.
-    fn judge(&self, outputs: &mut [f32], objects: &[Objects]) -> Tally {
+    fn loss_and_counts(&self, outputs: &mut [f32], objects: &[Objects]) -> Tally {
         let mut hits = Hits::new(&self.options.class_names);
         let mut tally = Tally::default();
-        for (outputs, objects) in outputs.chunks_exact_mut(numbers(&self.anchors)).zip(objects) {
-            hits.count(&self.found(outputs), objects);
-            tally.loss_sum += of_sample(outputs, &self.anchors, objects);
+        for (outputs, objects) in outputs.chunks_exact_mut(outputs_per_frame(&self.anchors)).zip(objects) {
+            hits.count(&self.best_detections(outputs), objects);
+            tally.loss_sum += sample_loss(outputs, &self.anchors, objects);
             tally.samples += 1;
         }
         Tally { metric_sums: hits.into_sums(), ..tally }
@@ -209,7 +209,7 @@ impl Task for LidarTask {
         // This rank may have no sample.
         let pass = (samples > 0).then(|| self.model.forward(&self.device, inputs, true, half));
         let mut outputs = pass.as_ref().map_or_else(Vec::new, |pass| pass.outputs());
-        let mut tally = self.judge(&mut outputs, &objects);
+        let mut tally = self.loss_and_counts(&mut outputs, &objects);
         let Some(share) = self.stepper.share(&mut tally, batch, group)? else { return Ok(tally) };
         outputs.iter_mut().for_each(|slope| *slope *= share as f32);
         match pass {
@@ -227,7 +227,7 @@ impl Task for LidarTask {
     fn eval_step(&mut self, batch: &Batch) -> Result<Tally> {
         let objects = objects(batch, batch.valid.min(batch.len()), self.options.class_names.len())?;
         let mut outputs = self.outputs(batch)?;
-        Ok(self.judge(&mut outputs, &objects))
+        Ok(self.loss_and_counts(&mut outputs, &objects))
     }
 
     fn state(&self) -> Result<TaskState> {

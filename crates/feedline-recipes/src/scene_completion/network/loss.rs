@@ -27,7 +27,7 @@ pub(super) struct Loss {
 impl Loss {
     /// The loss of one sample. Replaces its logits, semantic (voxels, classes) and sketch (voxels, 2), by the loss's
     /// derivatives.
-    pub(super) fn of_sample(&self, [semantic, sketch]: [&mut [f32]; 2], target: Target<'_>) -> f64 {
+    pub(super) fn sample_loss(&self, [semantic, sketch]: [&mut [f32]; 2], target: Target<'_>) -> f64 {
         let counted = target.voxels.label_weight.iter().filter(|weight| **weight != 0.0).count();
         let share = 1.0 / counted.max(1) as f64;
         let classes = self.class_weights.len();
@@ -104,7 +104,7 @@ mod tests {
             (classes + 3.0 * (ce(&edges[..2], 0) + ce(&edges[2..4], 1) + ce(&edges[4..6], 1))) / 4.0
         };
         let (mut slope, mut edge_slope) = (semantic.clone(), edges.clone());
-        let found = loss.of_sample([&mut slope, &mut edge_slope], target);
+        let found = loss.sample_loss([&mut slope, &mut edge_slope], target);
         assert!((found - expect(&semantic, &edges)).abs() < 1e-6, "{found}");
         let step = 1e-2;
         for at in 0..25 {
@@ -128,7 +128,7 @@ mod tests {
         let loss = Loss { class_weights: vec![1.0; 2], sketch_weight: 1.0 };
         let voxels = Voxels { label: &[0, 1], label_weight: &[0.0; 2], mapping: &[0; 2], no_pixel: 9 };
         let (mut semantic, mut sketch) = ([1.0, 2.0, 3.0, 4.0], [1.0; 4]);
-        assert_eq!(loss.of_sample([&mut semantic, &mut sketch], Target { voxels, sketch: &[0, 1] }), 0.0);
+        assert_eq!(loss.sample_loss([&mut semantic, &mut sketch], Target { voxels, sketch: &[0, 1] }), 0.0);
         assert_eq!((semantic, sketch), ([0.0; 4], [0.0; 4]));
     }
 

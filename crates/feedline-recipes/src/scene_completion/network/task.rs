@@ -187,14 +187,14 @@ impl SceneTask {
     }
 
     /// Loss and counts of `targets`. Replaces the logits by the derivatives of the samples' losses.
-    fn judge(&self, [semantic, sketch]: [&mut [f32]; 2], targets: Targets<'_>) -> Tally {
+    fn loss_and_counts(&self, [semantic, sketch]: [&mut [f32]; 2], targets: Targets<'_>) -> Tally {
         let (voxels, classes) = (self.model.sizes.voxels(), self.options.num_classes);
         let mut scores = Scores::new(classes);
         let mut tally = Tally::default();
         let logits = semantic.chunks_exact_mut(voxels * classes).zip(sketch.chunks_exact_mut(voxels * SKETCH_CLASSES));
         for ((semantic, sketch), target) in logits.zip(targets.each()) {
             scores.count(&predicted(semantic, classes), target.voxels);
-            tally.loss_sum += self.loss.of_sample([semantic, sketch], target);
+            tally.loss_sum += self.loss.sample_loss([semantic, sketch], target);
             tally.samples += 1;
         }
         Tally { metric_sums: scores.to_sums(), ..tally }
@@ -226,7 +226,7 @@ impl Task for SceneTask {
         let frozen = Frozen(self.stepper.is_frozen());
         let pass = (samples > 0).then(|| self.model.forward(&self.device, inputs, Some(frozen)));
         let [mut semantic, mut sketch] = pass.as_ref().map_or_else(Default::default, |pass| pass.logits());
-        let mut tally = self.judge([&mut semantic, &mut sketch], targets);
+        let mut tally = self.loss_and_counts([&mut semantic, &mut sketch], targets);
         let Some(share) = self.stepper.share(&mut tally, batch, group)? else { return Ok(tally) };
         semantic.iter_mut().chain(&mut sketch).for_each(|slope| *slope *= share as f32);
         match pass {
@@ -249,7 +249,7 @@ impl Task for SceneTask {
             0 => Default::default(),
             _ => self.model.forward(&self.device, inputs, None).logits(),
         };
-        Ok(self.judge([&mut semantic, &mut sketch], targets))
+        Ok(self.loss_and_counts([&mut semantic, &mut sketch], targets))
     }
 
     fn state(&self) -> Result<TaskState> {

@@ -29,15 +29,15 @@ fn random(seed: u64, count: usize) -> Vec<f32> {
 #[test]
 fn slopes_are_differences_of_the_loss() {
     let (anchors, objects) = (anchors(), objects());
-    let outputs = random(1, numbers(&anchors));
+    let outputs = random(1, outputs_per_frame(&anchors));
     let mut slopes = outputs.clone();
-    of_sample(&mut slopes, &anchors, &objects);
+    sample_loss(&mut slopes, &anchors, &objects);
     let mut told = 0;
     for at in 0..outputs.len() {
         let moved = |by: f32| {
             let mut outputs = outputs.clone();
             outputs[at] += by;
-            of_sample(&mut outputs, &anchors, &objects)
+            sample_loss(&mut outputs, &anchors, &objects)
         };
         let step = 1.0 / 1024.0;
         let slope = (moved(step) - moved(-step)) / (2.0 * f64::from(step));
@@ -49,7 +49,7 @@ fn slopes_are_differences_of_the_loss() {
 
 /// Numbers that say these objects at the anchors that are theirs, and nothing elsewhere.
 fn right(anchors: &Anchors, objects: &[(Box3d, usize)], logit: f32) -> Vec<f32> {
-    let mut outputs = vec![0.0; numbers(anchors)];
+    let mut outputs = vec![0.0; outputs_per_frame(anchors)];
     for (anchor, aim) in anchors.aims(objects).into_iter().enumerate() {
         let (first, step) = place(anchors, anchor);
         outputs[first] = -logit;
@@ -69,7 +69,7 @@ fn right(anchors: &Anchors, objects: &[(Box3d, usize)], logit: f32) -> Vec<f32> 
 fn what_is_right_costs_next_to_nothing_and_is_read_back() {
     let (anchors, objects) = (anchors(), objects());
     let outputs = right(&anchors, &objects, 20.0);
-    assert!(of_sample(&mut outputs.clone(), &anchors, &objects) < 1e-3);
+    assert!(sample_loss(&mut outputs.clone(), &anchors, &objects) < 1e-3);
     let found = detections(&outputs, &anchors, 0.5, 1000);
     assert!(found.len() >= 2 && found.windows(2).all(|pair| pair[0].score >= pair[1].score), "{found:?}");
     for one in &found {
@@ -79,21 +79,21 @@ fn what_is_right_costs_next_to_nothing_and_is_read_back() {
     }
     assert_eq!(detections(&outputs, &anchors, 0.5, 1).len(), 1);
     assert!(detections(&outputs, &anchors, 1.0, 10).is_empty(), "no score is 1");
-    assert!(of_sample(&mut right(&anchors, &objects, -20.0), &anchors, &objects) > 10.0);
+    assert!(sample_loss(&mut right(&anchors, &objects, -20.0), &anchors, &objects) > 10.0);
 }
 
 #[test]
 fn frames_without_objects_and_numbers_that_are_none_have_a_loss_of_their_own() {
     let anchors = anchors();
-    let mut outputs = random(2, numbers(&anchors));
-    assert!(of_sample(&mut outputs, &anchors, &[]) > 0.0);
+    let mut outputs = random(2, outputs_per_frame(&anchors));
+    assert!(sample_loss(&mut outputs, &anchors, &[]) > 0.0);
     let scores: Vec<bool> =
         (0..anchors.per_place() * anchors.places()).map(|anchor| outputs[place(&anchors, anchor).0] > 0.0).collect();
     assert!(scores.iter().all(|is_pushed_down| *is_pushed_down));
     for value in [f32::NAN, f32::INFINITY] {
-        let mut outputs = random(3, numbers(&anchors));
+        let mut outputs = random(3, outputs_per_frame(&anchors));
         outputs.iter_mut().for_each(|output| *output = value);
-        assert!(!of_sample(&mut outputs.clone(), &anchors, &objects()).is_finite());
+        assert!(!sample_loss(&mut outputs.clone(), &anchors, &objects()).is_finite());
         assert!(detections(&outputs, &anchors, 0.1, 100).is_empty());
     }
 }

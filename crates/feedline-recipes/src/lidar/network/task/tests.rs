@@ -118,7 +118,7 @@ fn the_gradient_is_the_difference_of_the_outputs() {
         let outputs = model.forward(&task.device, inputs, false, None).outputs();
         outputs.iter().zip(slopes).map(|(output, slope)| f64::from(*output) * f64::from(*slope)).sum()
     };
-    let slopes: Vec<f32> = (0..2 * numbers(&task.anchors)).map(|_| rng.normal() as f32).collect();
+    let slopes: Vec<f32> = (0..2 * outputs_per_frame(&task.anchors)).map(|_| rng.normal() as f32).collect();
     let mut gradient = vec![0.0; task.model.store.parameters.len()];
     let inputs = inputs(&batch, 2, &task.options.grid, 4).unwrap();
     task.model.forward(&task.device, inputs, true, None).backward(slopes.clone(), &mut gradient);
