@@ -117,7 +117,7 @@ def keys(value, under=""):
 
 def toml_keys(text):
     """Sections and keys in their order."""
-    return re.findall(r"^(?:\[+[\w.]+\]+|\w+(?= =))", text, re.M)
+    return list(dict.fromkeys(re.findall(r"^(?:\[+[\w.]+\]+|\w+(?= =))", text, re.M)))
 
 
 def tensors(path):
@@ -168,12 +168,12 @@ def evaluate(feedline_ok, recipe, run, data, out):
 def go_on(feedline_ok, recipe, run, data):
     """Resumes a run to its end and tells of it."""
     feedline_ok("train", "--resume", run, *data_words(recipe, data))
-    proof = feedline_ok("verify", run)
+    proof = json.loads(feedline_ok("verify", run, "--json"))
     summary = json.loads((run / "summary.json").read_text())
     timed = ("train_seconds", "images_per_second", "data_wait_share")
     return {
         "losses": losses(run),
-        "verify": proof.splitlines(),
+        "verify": proof,
         "ledger": (run / "ledger.jsonl").read_text().splitlines(),
         "summary": {key: value for key, value in summary.items() if isinstance(value, (int, float)) and key not in timed},
         "files": files(run),
