@@ -123,7 +123,7 @@ def array_files(folder):
     rows = noise((11, 3, 4)).astype(np.float32) / 4
     folder.mkdir(parents=True)
     np.save(folder / "rows.npy", rows)
-    np.savez(folder / "rows.npz", x=rows.astype(np.int16))
+    np.savez(folder / "rows.npz", x=rows.astype(np.uint16))
     np.savez_compressed(folder / "packed.npz", x=rows.astype(np.float64))
     rows.tofile(folder / "rows.bin")
     for kind in ("npys", "depths"):
@@ -213,8 +213,7 @@ def sources(root, feedline_ok):
     spoilt, arrays, scenes = spoilt_folder(root / "spoilt"), array_files(root / "arrays"), scene_folder(root / "scenes")
     archives = {
         "tar": "shards/webdataset", "zip": "shards/zip/all.zip", "mds": "shards/mds", "tar, several labels": "archives/labels.tar",
-        "tar of a Mac": "archives/mac.tar", "zip of a Mac": "archives/mac.zip", "sparse tar": "archives/sparse_1.0.tar",
-        "sparse tar, old": "archives/sparse_old.tar", "parquet": "parquet/datasets.parquet", "parquet, zstd": "parquet/zstd_v2.parquet",
+        "tar of a Mac": "archives/mac.tar", "zip of a Mac": "archives/mac.zip/train", "parquet": "parquet/datasets.parquet", "parquet, zstd": "parquet/zstd_v2.parquet",
     }  # fmt: skip
     made = {
         "folder": lambda: feedline.images(pictures).resize((8, 8)),
@@ -227,7 +226,7 @@ def sources(root, feedline_ok):
         "classification, training without autoaugment": lambda: DataGenerator(listed, [16, 16], autoaugment_flag=False),
         "classification, evaluation": lambda: DataGenerator(listed, [16, 16], random=False),
         "classification, evaluation, not square": lambda: DataGenerator(listed, [16, 20], random=False),
-        "arrays": lambda: feedline.arrays(x=noise((17, 2, 3)), label=np.arange(17), half=np.arange(17, dtype=np.float16)),
+        "arrays": lambda: feedline.arrays(x=noise((17, 2, 3)), label=np.arange(17), half=np.arange(17) / 2),
         "arrays, own step": lambda: feedline.arrays(x=np.arange(17)).map(plus, rng=True),
         "npy": lambda: feedline.arrays(arrays / "rows.npy"),
         "npz": lambda: feedline.arrays(arrays / "rows.npz/x.npy"),
@@ -398,7 +397,7 @@ def demo_cases(feedline_ok, digests, few, folder):
         words = ("--augment", preset, "--batch-size", 6, "--seed", 5)
         found[f"show classification, {preset}"] = lambda words=words: show("classification", *words)
         found[f"show classification, {preset}, later"] = lambda words=words: show("classification", *words, *later)
-    sizes = ("--input-px", 24, "--set", "data.decode=region", "--set", "augment.mean=[0.5, 0.5, 0.5]")
+    sizes = ("--batch-size", 6, "--input-px", 24, "--set", "data.decode=region", "--set", "augment.mean=[0.5, 0.5, 0.5]")
     found["show classification, sizes"] = lambda: show("classification", *sizes)
     found["show classification, val"] = lambda: show("classification", "--split", "val")
     for recipe in ("scene_completion", "lidar"):
@@ -428,7 +427,7 @@ def demo_sources(few):
     merged = {"merge_all_iters_to_one_epoch": True, "total_epochs": 3}
     made["lidar evaluation"] = clouds(augmented, training=False)
     made["lidar points alone"] = clouds(lidar_config(streets, [FLIP, SCALING], [MASK, SAMPLES, SHUFFLE]))
-    made["lidar pictures"] = clouds(lidar_config(streets, [], GET_ITEM_LIST=["points", "images", "depth_maps", "gt_boxes2d"]))
+    made["lidar pictures"] = clouds(lidar_config(streets, [], GET_ITEM_LIST=["points", "images", "gt_boxes2d"]))
     made["lidar merged"] = clouds(augmented, **merged)
     made["lidar merged, pass after pass"] = clouds(augmented, **merged, merge_order="passes")
     hook = {"DisableAugmentationHook": {"NUM_LAST_EPOCHS": 1, "DISABLE_AUG_LIST": ["random_world_rotation"]}}
@@ -448,7 +447,7 @@ def _launched(rank, ranks):
 # Batches and states of any of them.
 
 # The steps do not matter to a state, and from some sources no fifth sample comes.
-WITHOUT_STATE = re.compile("pictures: (?!training$)|lidar (?!all|merged|evaluation)|.*several labels|.*of a Mac|sparse tar|.*evaluation$")
+WITHOUT_STATE = re.compile("pictures: (?!training$)|lidar (?!all|merged|evaluation)|.*several labels|.*of a Mac|.*evaluation$")
 
 
 def has_state(name):
