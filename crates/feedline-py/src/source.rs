@@ -7,9 +7,7 @@ use feedline::augment::normalize::Normalize;
 use feedline::augment::{ImageOp, output_size_px};
 use feedline::decode::{DecodedCache, Limits};
 use feedline::deliver::Clock;
-use feedline::fused::DecodeMode;
-use feedline::images::{Images, ImagesOptions, Step};
-use feedline::pipeline::{Pipeline, make_sample};
+use feedline::pipeline::{DecodeMode, Images, ImagesOptions, Pipeline, Step, make_sample};
 use feedline::plan::Plan;
 use feedline::read::{Credentials, Folder, ImageEntry, ImageList, Storage, is_in_archive, is_url, read_classes};
 use feedline::{Error, Result};
@@ -98,8 +96,8 @@ impl Source {
                 ));
             };
             let numbers = match floats {
-                None => feedline::images::Numbers::Bytes,
-                Some((mean, std, after)) => feedline::images::Numbers::Floats {
+                None => feedline::pipeline::Numbers::Bytes,
+                Some((mean, std, after)) => feedline::pipeline::Numbers::Floats {
                     normalize: Normalize::new(mean, std),
                     after: after
                         .into_iter()

@@ -10,7 +10,7 @@
 use feedline::augment::{Filter, ImageOp};
 use feedline::decode::{Limits, header};
 use feedline::deliver::Clock;
-use feedline::fused::{DecodeMode, ImagePath};
+use feedline::pipeline::{DecodeMode, ImagePath};
 use feedline::plan::Request;
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -3,7 +3,7 @@
 //! A message says what failed, where (file, key, index), which limit was broken and what to do about it. The functions that
 //! make an error leave out what is secret in a URL.
 
-use crate::images::{Interrupted, NotOfTheSample};
+use crate::pipeline::{Interrupted, NotOfTheSample};
 use crate::read::{without_query, without_secrets};
 use std::fmt;
 use std::path::{Path, PathBuf};

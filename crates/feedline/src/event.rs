@@ -1,7 +1,7 @@
 //! What leaves the engine: one enum, consumed by the progress bar, the JSON lines, TensorBoard and callers alike.
 
-use crate::deliver::StatsSnapshot;
 use crate::error::Result;
+use crate::meter::StatsSnapshot;
 use crate::sample::Replaced;
 use serde::Serialize;
 use std::sync::Arc;

@@ -44,10 +44,9 @@ pub mod train;
 
 pub mod error;
 pub mod event;
-pub mod fused;
-pub mod images;
-pub mod picture;
+mod meter;
 pub mod pipeline;
+pub mod plot;
 pub mod sample;
 
 pub use error::{Error, Result, Stage};

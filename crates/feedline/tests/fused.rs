@@ -3,7 +3,7 @@
 use feedline::augment::{Augmentation, Filter, ImageOp, apply_all};
 use feedline::decode::{DecodedCache, Limits, RgbImage, decode_rgb, header};
 use feedline::deliver::Clock;
-use feedline::fused::{DecodeMode, ImagePath};
+use feedline::pipeline::{DecodeMode, ImagePath};
 use feedline::plan::rng::SampleRng;
 use feedline::plan::{Plan, Request};
 use libjpeg_turbo_rs::{Encoder, PixelFormat, Subsampling};

@@ -10,7 +10,7 @@ use feedline::decode::{
     dimensions, header,
 };
 use feedline::deliver::Clock;
-use feedline::fused::{DecodeMode, ImagePath};
+use feedline::pipeline::{DecodeMode, ImagePath};
 use feedline::plan::Plan;
 
 /// Keeps a size field that was changed from costing seconds.

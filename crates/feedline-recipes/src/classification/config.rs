@@ -4,7 +4,7 @@
 use super::{Backbone, DeviceKind, Precision};
 use crate::settings::{self, LoaderSettings, Settings, in_range};
 use feedline::augment::Augmentation;
-use feedline::fused::DecodeMode;
+use feedline::pipeline::DecodeMode;
 use feedline::read::Storage;
 use feedline::train::agree::BatchSplit;
 use feedline::train::schedule::{LrDecay, OptimizerKind};

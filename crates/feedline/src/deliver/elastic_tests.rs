@@ -1,7 +1,7 @@
 //! Stop anywhere, go on with any number of ranks, batch size and workers: what is delivered is the run's one sequence,
 //! for every kind of order.
 
-use super::walk::{BatchPlan, Walk};
+use super::batches::{BatchPlan, Walk};
 use super::*;
 use crate::pipeline::Raw;
 use crate::plan::rng::SampleRng;

@@ -5,31 +5,29 @@
 //! the size of the window change only the speed; `num_workers: 0` makes every batch in the caller's thread by the
 //! plain code and is the oracle of the pool.
 
+mod batches;
 pub mod bench;
-pub(crate) mod buffer;
-mod fill;
 pub mod ledger;
+mod make;
 mod pool;
-mod readers;
-mod stats;
-mod walk;
+mod prefetch;
 
-pub use stats::{Clock, Span, StageCount, StatsSnapshot};
+pub use crate::meter::{Clock, Span, StageCount, StatsSnapshot};
 
 use crate::collate::{collate, of_batch};
 use crate::error::{Error, Result};
 use crate::event::{Event, Sink, Warnings};
 use crate::pipeline::{Pipeline, make_sample};
 use crate::plan::{Cursor, Plan};
+use crate::sample::buffer::Buffer;
 use crate::sample::{Batch, BatchField, Collate, Replaced, Sample};
-use buffer::Buffer;
+use batches::{BatchPlan, Walk};
 use ledger::{Entry, Ledger};
 use pool::Pool;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
-use walk::{BatchPlan, Walk};
 
 /// What to do with a sample that cannot be read or decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,7 +95,7 @@ pub struct Loader {
     pipeline: Arc<dyn Pipeline>,
     walk: Walk,
     options: LoaderOptions,
-    stats: Arc<stats::Stats>,
+    stats: Arc<crate::meter::Stats>,
     pool: Option<Pool>,
     /// The serial path's place; unused with a pool.
     serial: Option<Walk>,
@@ -144,7 +142,7 @@ impl Loader {
                 batch_size: batch_size.saturating_mul(walk.plan.num_replicas()),
             });
         }
-        let stats = Arc::new(stats::Stats::new(options.trace));
+        let stats = Arc::new(crate::meter::Stats::new(options.trace));
         let pool = if options.num_workers == 0 {
             None
         } else {
@@ -445,7 +443,12 @@ impl Loader {
 }
 
 /// Makes a whole batch in this thread from separate samples: the oracle of the pool.
-fn make_batch(pipeline: &dyn Pipeline, plan: &BatchPlan, policy: OnBadSample, stats: &stats::Stats) -> Result<Batch> {
+fn make_batch(
+    pipeline: &dyn Pipeline,
+    plan: &BatchPlan,
+    policy: OnBadSample,
+    stats: &crate::meter::Stats,
+) -> Result<Batch> {
     let mut clock = Clock::new(None, stats.is_traced());
     // A large batch that no memory holds is found out before its samples fill what there is.
     for spec in pipeline.fields().iter().filter(|spec| spec.collate == Collate::Stack) {
@@ -460,7 +463,7 @@ fn make_batch(pipeline: &dyn Pipeline, plan: &BatchPlan, policy: OnBadSample, st
     for request in &plan.requests {
         clock.begin(request.index, true);
         let made =
-            fill::fill(pipeline, request, policy, &mut clock, |request, clock| make_sample(pipeline, request, clock));
+            make::fill(pipeline, request, policy, &mut clock, |request, clock| make_sample(pipeline, request, clock));
         stats.add(&mut clock, 0);
         let made = made?;
         samples.push(made.value);

@@ -3,15 +3,15 @@
 //! beyond passing them on.
 
 use super::OnBadSample;
-use super::buffer::{BufferPool, SlotBuffer};
-use super::fill::{Made, fill};
-use super::readers::Readers;
-use super::stats::{Budget, Clock, Stats};
-use super::walk::{BatchPlan, Walk};
+use super::batches::{BatchPlan, Walk};
+use super::make::{Made, fill};
+use super::prefetch::Readers;
 use crate::collate::{collate_field, of_batch};
 use crate::error::{Error, Result, Stage};
+use crate::meter::{Budget, Clock, Stats};
 use crate::pipeline::{Pipeline, Raw};
 use crate::read::Stop;
+use crate::sample::buffer::{BufferPool, SlotBuffer};
 use crate::sample::{Array, Batch, BatchField, Collate, Slot};
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -131,7 +131,7 @@ impl Pool {
             0 => None,
             count => {
                 let readers = Readers::new(Arc::clone(&pipeline), count, ahead_bytes, num_workers, Arc::clone(&stats));
-                Some(readers.map_err(|e| super::readers::cannot_start(count, &e))?)
+                Some(readers.map_err(|e| super::prefetch::cannot_start(count, &e))?)
             }
         };
         let shared = Arc::new(Shared {

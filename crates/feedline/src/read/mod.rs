@@ -1,63 +1,31 @@
 //! Read: bytes of a sample, and the list of what there is to read. The only stage that does I/O on the data set; it
 //! must not look inside the bytes.
 
-#[cfg(feature = "cloud")]
-mod answer;
 pub mod archive;
-mod cache;
-mod cache_folder;
-#[cfg(feature = "cloud")]
-mod cloud;
-mod coalesce;
-pub mod conformance;
-mod file_list;
-mod folder;
-mod image_list;
-mod limit;
-mod local;
-mod mds;
-mod outlook;
-pub mod pack;
-#[cfg(feature = "parquet")]
-mod parquet;
-mod pieces;
+mod list;
 mod remarks;
-mod retry;
-mod row_file;
 mod source;
-mod storage;
-mod stored;
-mod tar;
 mod text;
-mod timeout;
-mod zip;
 
-pub use cache::{Cache, CacheCounts, Outlook};
-pub use cache_folder::CacheMode;
-#[cfg(feature = "cloud")]
-pub use cloud::Cloud;
-pub use coalesce::Coalesce;
-pub(crate) use coalesce::TOGETHER_BYTES_MAX;
-pub use folder::{Folder, holds_archives, is_in_archive, local_archives, open_file};
-pub use limit::Limit;
-pub use local::LocalFiles;
+pub use archive::Packed;
 #[cfg(feature = "parquet")]
-pub use parquet::{Packed as ParquetPacked, ParquetCodec};
-pub use pieces::{Piece, Pieces};
+pub use archive::{ParquetCodec, ParquetPacked};
+pub(crate) use list::fingerprint;
+pub use list::pack;
+pub use list::{
+    FileEntry, FileList, Folder, ImageEntry, ImageList, Piece, Pieces, RowFile, Stored, holds_archives, is_in_archive,
+    local_archives, open_file, read_classes, read_sample, rows_fingerprint,
+};
 pub use remarks::Remarks;
-pub use retry::Retry;
-pub use source::{Fault, Get, Object, ReadError, Source, Stop};
-pub use storage::{Credentials, Listing, Storage, check_url, is_url};
-pub(crate) use storage::{without_query, without_secrets};
-pub use stored::{Stored, read_sample};
+#[cfg(feature = "cloud")]
+pub use source::Cloud;
+pub use source::conformance;
+pub use source::{
+    Cache, CacheCounts, CacheMode, Coalesce, Credentials, Fault, Get, Limit, Listing, LocalFiles, Object, Outlook,
+    ReadError, Retry, Source, Stop, Storage, Timeout, check_url, is_url,
+};
+pub(crate) use source::{TOGETHER_BYTES_MAX, without_query, without_secrets};
 pub use text::{read_text, text_in, text_of, without_bom};
-pub use timeout::Timeout;
-pub use zip::Packed;
-
-pub use file_list::{FileEntry, FileList};
-pub(crate) use image_list::fingerprint;
-pub use image_list::{ImageEntry, ImageList, read_classes};
-pub use row_file::{RowFile, rows_fingerprint};
 
 use std::fs::{File, FileType, Metadata};
 use std::io::{Error, ErrorKind, Read};

@@ -1,0 +1,18 @@
+//! Samples by number, wherever they lie: pictures and files of a folder, a bucket or archives, rows of one file, parts of
+//! files. Owns their order, which depends on names and lists alone.
+
+mod files;
+pub(in crate::read) mod folder;
+pub(in crate::read) mod images;
+pub mod pack;
+mod pieces;
+mod rows;
+pub(in crate::read) mod stored;
+
+pub use files::{FileEntry, FileList};
+pub use folder::{Folder, holds_archives, is_in_archive, local_archives, open_file};
+pub(crate) use images::fingerprint;
+pub use images::{ImageEntry, ImageList, read_classes};
+pub use pieces::{Piece, Pieces};
+pub use rows::{RowFile, rows_fingerprint};
+pub use stored::{Stored, read_sample};
