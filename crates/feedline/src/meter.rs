@@ -3,7 +3,7 @@
 //! under way too, because it is the same worker that waits.
 
 use crate::error::Stage;
-use crate::read::Stop;
+use crate::stop::Stop;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};

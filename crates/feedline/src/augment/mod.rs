@@ -15,12 +15,13 @@ pub mod resize;
 mod view;
 pub mod voxels;
 
+pub use resize::Filter;
+pub use view::View;
+
 use crate::decode::{CropBox, Fault, RgbImage, no_memory};
 use crate::error::{Error, Result};
 use crate::plan::rng::SampleRng;
-pub use resize::Filter;
 use std::cell::RefCell;
-pub use view::View;
 
 /// The longest side an operation may produce.
 const MAX_SIDE_PX: u32 = 16_384;

@@ -11,32 +11,12 @@ mod portable;
 mod weights;
 
 pub use crate::decode::CropBox;
+pub use weights::Filter;
 
 use crate::decode::RgbImage;
 use passes::{Code, Resizer, Source};
 use std::cell::RefCell;
 use weights::Axis;
-
-/// The interpolation of a resize. Both widen their support when they reduce, as Pillow's do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Filter {
-    /// Triangle.
-    #[default]
-    Bilinear,
-    /// Catmull-Rom (a = -0.5).
-    Bicubic,
-}
-
-impl Filter {
-    /// Half the width of the filter in pixels of the result, or of the source when it is enlarged.
-    pub(super) fn support(self) -> f64 {
-        match self {
-            Filter::Bilinear => 1.0,
-            Filter::Bicubic => 2.0,
-        }
-    }
-}
 
 /// A part of an image in fractions of pixels.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -1,6 +1,7 @@
 //! The walk: from the plan to the batches of one rank, epoch after epoch. Pure, like the plan itself.
 
 use crate::plan::{EpochPlan, Plan, Request};
+use crate::sample::{Batch, BatchField, Replaced};
 
 /// One batch to be made.
 #[derive(Debug, Clone, PartialEq)]
@@ -80,6 +81,24 @@ impl Iterator for Walk {
             .saturating_mul(self.plan.num_replicas())
             .min(self.dealt.total_size());
         Some(BatchPlan { epoch: self.dealt.epoch(), step, requests, next_position: self.start + dealt_out })
+    }
+}
+
+/// Puts the parts of a batch together.
+pub(super) fn batch(
+    plan: &BatchPlan,
+    fields: Vec<(String, BatchField)>,
+    indices: Vec<u64>,
+    replaced: Vec<Replaced>,
+) -> Batch {
+    Batch {
+        epoch: plan.epoch,
+        step: plan.step,
+        next_position: plan.next_position,
+        indices,
+        valid: plan.requests.iter().take_while(|request| !request.padded).count(),
+        fields,
+        replaced,
     }
 }
 

@@ -1,14 +1,25 @@
 //! Making one sample whatever happens: panics become errors, bad samples are replaced if the policy says so, and nothing
 //! else is. Shared by the serial loader and the pool, so that both treat a bad sample alike.
 
-use super::OnBadSample;
 use crate::error::{Error, Result, Stage};
 use crate::meter::Clock;
 use crate::pipeline::Pipeline;
 use crate::plan::Request;
-use crate::read::{without_query, without_secrets};
 use crate::sample::Replaced;
+use crate::url::{without_query, without_secrets};
+use serde::{Deserialize, Serialize};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// What to do with a sample that cannot be read or decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnBadSample {
+    /// Stop with an error that names it.
+    Fail,
+    /// Deliver another sample in its place, chosen from (seed, epoch, position): every rank keeps its step count and a
+    /// replay gives the same.
+    Replace,
+}
 
 /// Replacements tried at one place before giving up: with half of the data bad, one place in 65,536 needs more.
 const MAX_ATTEMPTS: u64 = 16;

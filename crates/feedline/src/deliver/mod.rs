@@ -13,32 +13,23 @@ mod pool;
 mod prefetch;
 
 pub use crate::meter::{Clock, Span, StageCount, StatsSnapshot};
+pub use make::OnBadSample;
 
 use crate::collate::{collate, of_batch};
 use crate::error::{Error, Result};
 use crate::event::{Event, Sink, Warnings};
+use crate::meter::Stats;
 use crate::pipeline::{Pipeline, make_sample};
 use crate::plan::{Cursor, Plan};
 use crate::sample::buffer::Buffer;
-use crate::sample::{Batch, BatchField, Collate, Replaced, Sample};
-use batches::{BatchPlan, Walk};
+use crate::sample::{Batch, Collate, Replaced, Sample};
+use batches::{BatchPlan, Walk, batch};
 use ledger::{Entry, Ledger};
+use make::fill;
 use pool::Pool;
-use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
-
-/// What to do with a sample that cannot be read or decoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OnBadSample {
-    /// Stop with an error that names it.
-    Fail,
-    /// Deliver another sample in its place, chosen from (seed, epoch, position): every rank keeps its step count and a
-    /// replay gives the same.
-    Replace,
-}
 
 /// How a loader delivers. None of these but `rank`, `batch_size` and `drop_last` changes what is delivered, as long as
 /// no sample is bad.
@@ -95,7 +86,7 @@ pub struct Loader {
     pipeline: Arc<dyn Pipeline>,
     walk: Walk,
     options: LoaderOptions,
-    stats: Arc<crate::meter::Stats>,
+    stats: Arc<Stats>,
     pool: Option<Pool>,
     /// The serial path's place; unused with a pool.
     serial: Option<Walk>,
@@ -142,7 +133,7 @@ impl Loader {
                 batch_size: batch_size.saturating_mul(walk.plan.num_replicas()),
             });
         }
-        let stats = Arc::new(crate::meter::Stats::new(options.trace));
+        let stats = Arc::new(Stats::new(options.trace));
         let pool = if options.num_workers == 0 {
             None
         } else {
@@ -443,12 +434,7 @@ impl Loader {
 }
 
 /// Makes a whole batch in this thread from separate samples: the oracle of the pool.
-fn make_batch(
-    pipeline: &dyn Pipeline,
-    plan: &BatchPlan,
-    policy: OnBadSample,
-    stats: &crate::meter::Stats,
-) -> Result<Batch> {
+fn make_batch(pipeline: &dyn Pipeline, plan: &BatchPlan, policy: OnBadSample, stats: &Stats) -> Result<Batch> {
     let mut clock = Clock::new(None, stats.is_traced());
     // A large batch that no memory holds is found out before its samples fill what there is.
     for spec in pipeline.fields().iter().filter(|spec| spec.collate == Collate::Stack) {
@@ -462,8 +448,7 @@ fn make_batch(
     let (mut indices, mut replaced) = (Vec::with_capacity(plan.requests.len()), Vec::new());
     for request in &plan.requests {
         clock.begin(request.index, true);
-        let made =
-            make::fill(pipeline, request, policy, &mut clock, |request, clock| make_sample(pipeline, request, clock));
+        let made = fill(pipeline, request, policy, &mut clock, |request, clock| make_sample(pipeline, request, clock));
         stats.add(&mut clock, 0);
         let made = made?;
         samples.push(made.value);
@@ -471,19 +456,6 @@ fn make_batch(
         replaced.extend(made.replaced);
     }
     Ok(batch(plan, collate(pipeline.fields(), &samples)?, indices, replaced))
-}
-
-/// Puts the parts of a batch together.
-fn batch(plan: &BatchPlan, fields: Vec<(String, BatchField)>, indices: Vec<u64>, replaced: Vec<Replaced>) -> Batch {
-    Batch {
-        epoch: plan.epoch,
-        step: plan.step,
-        next_position: plan.next_position,
-        indices,
-        valid: plan.requests.iter().take_while(|request| !request.padded).count(),
-        fields,
-        replaced,
-    }
 }
 
 #[cfg(test)]

@@ -2,17 +2,16 @@
 //! queue that hands whole batches over in plan order. Owns all locking; knows nothing of epochs' meaning or policies
 //! beyond passing them on.
 
-use super::OnBadSample;
-use super::batches::{BatchPlan, Walk};
-use super::make::{Made, fill};
+use super::batches::{BatchPlan, Walk, batch};
+use super::make::{Made, OnBadSample, fill};
 use super::prefetch::Readers;
 use crate::collate::{collate_field, of_batch};
 use crate::error::{Error, Result, Stage};
 use crate::meter::{Budget, Clock, Stats};
 use crate::pipeline::{Pipeline, Raw};
-use crate::read::Stop;
 use crate::sample::buffer::{BufferPool, SlotBuffer};
 use crate::sample::{Array, Batch, BatchField, Collate, Slot};
+use crate::stop::Stop;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -414,7 +413,7 @@ impl Shared {
             };
             fields.push((spec.name.clone(), field));
         }
-        Ok(super::batch(&memory.plan, fields, indices, replaced))
+        Ok(batch(&memory.plan, fields, indices, replaced))
     }
 }
 

@@ -5,7 +5,7 @@ use super::image_path::{Augmented, DecodeMode, ImagePath};
 use crate::augment::ImageOp;
 use crate::augment::normalize::Normalize;
 use crate::decode::{DecodedCache, Limits, RgbImage};
-use crate::error::{Error, Result, Stage};
+use crate::error::{Error, Result, Stage, StepError};
 use crate::meter::Clock;
 use crate::pipeline::{Pipeline, Raw, read_stored};
 use crate::plan::{Plan, Request};
@@ -13,21 +13,6 @@ use crate::read::{ImageList, read_sample};
 use crate::sample::{DType, FieldSpec, Slot};
 use std::fmt::Debug;
 use std::sync::Arc;
-
-/// What a step of the caller's own may fail with.
-pub type StepError = Box<dyn std::error::Error + Send + Sync>;
-
-/// What a step fails with that was stopped (by Ctrl-C, say) and finds nothing wrong with the sample, which is then not
-/// replaced by another.
-#[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-pub struct Interrupted(pub StepError);
-
-/// What a step fails with for a reason that is not the sample's own, such as a network, a disk or memory: the sample is
-/// then not replaced by another.
-#[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-pub struct NotOfTheSample(pub StepError);
 
 /// A step that the caller brings along.
 ///

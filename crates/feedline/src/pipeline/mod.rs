@@ -4,8 +4,9 @@
 mod image_path;
 mod images;
 
+pub use crate::error::{Interrupted, NotOfTheSample, StepError};
 pub use image_path::{Augmented, DecodeMode, ImagePath};
-pub use images::{Images, ImagesOptions, Interrupted, NotOfTheSample, Numbers, OwnStep, Step, StepError};
+pub use images::{Images, ImagesOptions, Numbers, OwnStep, Step};
 
 use crate::error::{Result, Stage};
 use crate::event::{Event, Sink};

@@ -1,7 +1,6 @@
 //! A plan in a few words of JSON, for a ledger: from them it can be made again without the data set.
 
-use super::draws::Draws;
-use super::{MixOrigin, Permutation, Plan, Tail};
+use super::{Draws, MixOrigin, Permutation, Plan, Tail};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 

@@ -3,20 +3,9 @@
 use super::buckets::Buckets;
 use super::mixed::{MixOrigin, Mixture};
 use super::weighted::AliasTable;
-use super::{MAX_LEN, Permutation, Plan};
+use super::{Draws, MAX_LEN, Permutation, Plan};
 use crate::error::{Error, Result};
 use std::sync::Arc;
-
-/// How positions get their samples. Positions are counted over the whole run here, epochs laid end to end.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Draws {
-    /// One permutation of `merged` times the data set after the other.
-    Passes { merged: u64 },
-    /// With replacement.
-    Weighted(Arc<AliasTable>),
-    /// From several sources in turn, each in passes of its own.
-    Mixed(Arc<Mixture>),
-}
 
 impl Plan {
     pub(super) fn checked(self) -> Result<Plan> {

@@ -1,9 +1,8 @@
 //! One epoch dealt to its ranks: positions by stride, tails, and the requests of a rank. Which sample stands at a
 //! position is the order's business.
 
-use super::draws::Draws;
 use super::order::{Found, Order};
-use super::{Plan, Request, Tail};
+use super::{Draws, Plan, Request, Tail};
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;

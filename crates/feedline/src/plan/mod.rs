@@ -24,10 +24,13 @@ pub use mixed::MixOrigin;
 pub use torch::torch_randperm;
 
 use crate::error::{Error, Result};
+use crate::hash::hash_words;
 use buckets::Buckets;
-use draws::Draws;
-use rng::{SampleRng, hash_words};
+use mixed::Mixture;
+use rng::SampleRng;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use weighted::AliasTable;
 
 /// Above all lengths, so that positions can be added up.
 const MAX_LEN: u64 = 1 << 62;
@@ -57,6 +60,17 @@ pub enum Tail {
     Drop,
     /// Every sample exactly once; ranks may differ by one sample.
     Exact,
+}
+
+/// How positions get their samples. Positions are counted over the whole run here, epochs laid end to end.
+#[derive(Debug, Clone, PartialEq)]
+enum Draws {
+    /// One permutation of `merged` times the data set after the other.
+    Passes { merged: u64 },
+    /// With replacement.
+    Weighted(Arc<AliasTable>),
+    /// From several sources in turn, each in passes of its own.
+    Mixed(Arc<Mixture>),
 }
 
 /// The order of a whole run: a pure description, cheap to clone.

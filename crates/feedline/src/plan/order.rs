@@ -1,11 +1,10 @@
 //! The order: which sample stands at a position of an epoch, for every kind of plan, and what is kept in memory for
 //! that. All of it could be made anew at any time; knows nothing of ranks.
 
-use super::draws::Draws;
 use super::feistel::Feistel;
-use super::rng::{hash_name, hash_words};
 use super::torch::TorchOrder;
-use super::{Permutation, Plan};
+use super::{Draws, Permutation, Plan};
+use crate::hash::{hash_name, hash_words};
 use std::sync::{Mutex, PoisonError};
 
 /// A sample, and which time it is met.

@@ -3,6 +3,9 @@
 
 use crate::error::Result;
 
+/// The variable that says how many seconds ranks wait for each other before they give up, 600 unless said.
+pub const TIMEOUT_VARIABLE: &str = "FEEDLINE_GROUP_TIMEOUT_S";
+
 /// Processes that train together. Every method is a meeting: all ranks call the same ones in the same order with the
 /// same lengths, and each waits for the others.
 ///

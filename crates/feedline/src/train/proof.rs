@@ -11,6 +11,7 @@
 //! was lost by a kill stands in the ledger and counts for nothing: an attempt counts up to where the next one began.
 
 mod check;
+mod problems;
 mod stretch;
 
 pub use check::{AttemptProof, Difference, EpochProof, Proof, Replacement, verify};

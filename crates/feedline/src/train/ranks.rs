@@ -1,6 +1,8 @@
 //! Which rank this process is, of how many. Owns the rules by which launchers are told apart; a loader needs none of
 //! them: there the rank is an argument.
 
+pub use super::group::TIMEOUT_VARIABLE;
+
 use super::group::{Alone, Group};
 use crate::error::{Error, Result};
 use std::fmt;
@@ -9,9 +11,6 @@ use std::sync::Arc;
 /// How to get a build that can train on several ranks.
 pub const INSTALL: &str = "On Debian and Ubuntu: `apt install libopenmpi-dev openmpi-bin clang libclang-dev`, then \
     `cargo install --locked --path crates/feedline-cli --features mpi`";
-
-/// The variable that says how many seconds ranks wait for each other before they give up, 600 unless said.
-pub const TIMEOUT_VARIABLE: &str = "FEEDLINE_GROUP_TIMEOUT_S";
 
 /// What told the rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

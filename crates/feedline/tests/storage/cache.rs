@@ -2,7 +2,9 @@
 
 use super::{child, objects, read_all, succeeded, write_objects};
 use feedline::plan::Plan;
-use feedline::read::{Cache, CacheMode, FileList, Folder, Get, ImageList, LocalFiles, Source, Stop, Storage};
+use feedline::read::{
+    Cache, CacheMode, FileList, Folder, Get, ImageList, LocalFiles, Source, SourceCache, Stop, Storage,
+};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;

@@ -1,8 +1,9 @@
 //! What is in a tar archive. Owns which entries are files, and the grouping of WebDataset; the headers are read by the
 //! crate `tar`.
 
-use super::{Member, Packing, Problem, Windows, Wrong, clean_name, is_of_macos};
-use crate::read::list::images::is_picture;
+use crate::read::archive::member::{Member, Problem, Windows, Wrong, clean_name, is_of_macos};
+use crate::read::archive::packing::Packing;
+use crate::read::names::is_picture;
 use crate::read::remarks::Remarks;
 use crate::read::source::ReadError;
 use crate::read::text::without_bom;

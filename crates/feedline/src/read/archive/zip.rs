@@ -4,7 +4,8 @@
 //! Where the bytes of a member begin is said by a header right before them, which is read together with them: to look
 //! at a million headers first would be a million requests.
 
-use super::{Member, Packing, Problem, Windows, Wrong, clean_name, is_of_macos};
+use crate::read::archive::member::{Member, Problem, Windows, Wrong, clean_name, is_of_macos};
+use crate::read::archive::packing::{Packing, ZipEntry};
 use crate::read::source::ReadError;
 use rawzip::{CompressionMethod, ReaderAt, ZipArchive};
 use std::cell::RefCell;
@@ -17,64 +18,8 @@ pub(in crate::read) const HEADER_BYTES: u64 = 30;
 /// What a header may hold beside a name.
 const EXTRA_BYTES_MAX: u64 = 65_535;
 
-/// Deflate makes of one byte at most this many, so that a directory which promises more lies.
-const BYTES_PER_BYTE_MAX: u64 = 1032;
-
-/// No sample is larger unpacked.
-const UNPACKED_BYTES_MAX: u64 = 1 << 30;
-
 /// Memory that a thread keeps from one member to the next.
 const KEPT_BYTES_MAX: usize = 32 << 20;
-
-/// How a member is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Packed {
-    /// Bytes behind the header.
-    pub packed_bytes: u64,
-    /// Size of the file.
-    pub size_bytes: u64,
-    /// Checksum of the file.
-    pub crc32: u32,
-    /// By Deflate; else it is stored as it is.
-    pub is_deflated: bool,
-}
-
-impl Packed {
-    pub(in crate::read) fn to_text(self) -> String {
-        let how = if self.is_deflated { "deflated" } else { "stored" };
-        format!("{how}:{}:{}:{:08x}", self.packed_bytes, self.size_bytes, self.crc32)
-    }
-
-    /// Believes no size that Deflate cannot keep.
-    pub(in crate::read) fn parse(text: &str) -> Option<Packed> {
-        let mut parts = text.split(':');
-        let is_deflated = match parts.next()? {
-            "deflated" => true,
-            "stored" => false,
-            _ => return None,
-        };
-        let (packed_bytes, size_bytes) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-        let crc32 = u32::from_str_radix(parts.next()?, 16).ok()?;
-        let packed = Packed { packed_bytes, size_bytes, crc32, is_deflated };
-        packed.check("").ok().filter(|()| parts.next().is_none())?;
-        Some(packed)
-    }
-
-    fn check(self, name: &str) -> Result<(), Wrong> {
-        let Packed { packed_bytes, size_bytes, is_deflated, .. } = self;
-        let claims = || format!("the member {name} claims to be {size_bytes} bytes, packed into {packed_bytes}");
-        if !is_deflated && size_bytes != packed_bytes {
-            return Err(Wrong(format!("{}, though it is not compressed", claims())));
-        }
-        if is_deflated && size_bytes > packed_bytes.saturating_mul(BYTES_PER_BYTE_MAX) {
-            return Err(Wrong(format!("{}, which cannot be", claims())));
-        }
-        if is_deflated && size_bytes > UNPACKED_BYTES_MAX {
-            return Err(Wrong(format!("{}; more than {UNPACKED_BYTES_MAX} bytes are not unpacked", claims())));
-        }
-        Ok(())
-    }
-}
 
 /// An archive that is read from its end.
 struct FromEnd<'a>(RefCell<(Windows<'a>, Option<ReadError>)>);
@@ -131,8 +76,8 @@ pub(in crate::read) fn index(windows: Windows<'_>) -> Result<Vec<Member>, Proble
             }
         };
         let (packed_bytes, size_bytes) = (entry.compressed_size_hint(), entry.uncompressed_size_hint());
-        let packed = Packed { packed_bytes, size_bytes, crc32: entry.crc32(), is_deflated };
-        packed.check(&name)?;
+        let packed = ZipEntry { packed_bytes, size_bytes, crc32: entry.crc32(), is_deflated };
+        packed.check(&name).map_err(Wrong)?;
         let start = entry.local_header_offset();
         let stored_bytes = (HEADER_BYTES + path.len() as u64 + EXTRA_BYTES_MAX).saturating_add(packed_bytes);
         members.push(Member { name, start, stored_bytes, packing: Packing::Zip(packed), class: None });
@@ -167,7 +112,7 @@ pub(in crate::read) fn data_start(header: &[u8]) -> Option<usize> {
 ///
 /// # Errors
 /// What is wrong with it, in words.
-pub(in crate::read) fn unpack(packed: Packed, bytes: &mut Vec<u8>) -> Result<(), String> {
+pub(in crate::read) fn unpack(packed: ZipEntry, bytes: &mut Vec<u8>) -> Result<(), String> {
     let Some(start) = data_start(bytes) else {
         return Err("it is no member of a zip archive: its header is damaged".into());
     };
@@ -203,7 +148,7 @@ pub(in crate::read) fn unpack(packed: Packed, bytes: &mut Vec<u8>) -> Result<(),
 ///
 /// # Errors
 /// Both sums, in words.
-pub(in crate::read) fn check_sum(packed: Packed, bytes: &[u8]) -> Result<(), String> {
+pub(in crate::read) fn check_sum(packed: ZipEntry, bytes: &[u8]) -> Result<(), String> {
     match crc32fast::hash(bytes) {
         sum if sum == packed.crc32 => Ok(()),
         sum => Err(format!("its checksum is {sum:08x}, the zip archive says {:08x}: it is damaged", packed.crc32)),

@@ -1,14 +1,17 @@
 //! Files, wherever they lie: those of one folder, or those that a list names. Owns their order, which depends on their
 //! names or the list alone, and their sizes; never opens them.
 
-use super::folder::{Folder, Kind, holds_archives, is_in_archive};
-use super::images::no_file;
-use super::stored::{Stored, read_sample};
 use crate::error::{Error, Result};
-use crate::plan::rng::{hash_name, hash_words};
-use crate::read::read_start;
-use crate::read::source::open::{Storage, is_url};
-use crate::read::source::{ReadError, Stop};
+use crate::hash::{hash_name, hash_words};
+use crate::read::file::{no_file, read_start};
+use crate::read::list::folder::Folder;
+use crate::read::list::folder::names::Kind;
+use crate::read::list::stored::{Stored, read_sample};
+use crate::read::location::{holds_archives, is_in_archive};
+use crate::read::source::ReadError;
+use crate::read::source::settings::Storage;
+use crate::stop::Stop;
+use crate::url::is_url;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -234,7 +237,7 @@ mod tests {
     fn what_is_no_file_of_the_kind_is_left_out_and_named_or_refused_in_a_list() {
         let dir = folder(&[("b.bin", 2), ("a.txt", 1), (".c.bin", 1)]);
         let pipe = dir.path().join("d.bin");
-        crate::read::tests::fifo(&pipe);
+        crate::read::file::tests::fifo(&pipe);
         fs::create_dir(dir.path().join("e.bin")).unwrap();
         let list = FileList::of_folder(dir.path(), &["bin"]).unwrap();
         assert_eq!(list.entries.len(), 1);

@@ -1,14 +1,20 @@
 //! The list of labelled image files of a split: from a tree of class folders, or from upstream's `class;path` lists.
 //! Owns the order of the files, which depends on their names alone; never opens an image.
 
-use super::folder::{Folder, Kind, compressed, read_whole};
-use super::stored::Stored;
 use crate::error::{Error, Result};
-use crate::plan::rng::{hash_name, hash_words};
-use crate::read::archive::{SPLITS, is_compressed};
+use crate::hash::{hash_name, hash_words};
+use crate::read::archive;
+use crate::read::file::no_file;
+use crate::read::list::folder::Folder;
+use crate::read::list::folder::names::Kind;
+use crate::read::list::open_file::read_whole;
+use crate::read::list::stored::Stored;
+use crate::read::location::compressed;
+use crate::read::names::{CLASSES_FILE, SPLITS, is_compressed, is_picture, looks_like_picture};
 use crate::read::remarks::Remarks;
-use crate::read::source::open::{Storage, is_url};
+use crate::read::source::settings::Storage;
 use crate::read::text::text_of;
+use crate::url::is_url;
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -37,18 +43,9 @@ pub struct ImageList {
     pub warnings: Vec<String>,
 }
 
-/// Pictures of formats that are not read, by the names that other loaders know.
-const OTHER_PICTURES: [&str; 14] =
-    ["ppm", "bmp", "pgm", "tif", "tiff", "webp", "gif", "pbm", "pnm", "jfif", "jp2", "avif", "heic", "jxl"];
-
 /// What may be done about what was left out.
 const REMEDY: &str = "Images are *.jpg, *.jpeg and *.png directly in the folder of their class: move or convert what should \
                       be one, or name it in a list";
-
-const EXTENSIONS: [&str; 3] = ["jpg", "jpeg", "png"];
-
-/// Beside archives that carry labels: the names of the classes, one a line.
-pub(in crate::read) const CLASSES_FILE: &str = "classes.txt";
 
 /// Classes that are named by their numbers, at most.
 const MOST_CLASSES: u32 = 1 << 20;
@@ -193,7 +190,7 @@ impl ImageList {
             ));
         }
         let entries = labelled.into_iter().map(|(path, class)| ImageEntry { path, class }).collect();
-        let warnings = remarks.words(folder.path().display(), crate::read::archive::REMEDY);
+        let warnings = remarks.words(folder.path().display(), archive::REMEDY);
         ImageList { split: split.into(), entries, classes, stored: None, warnings }.found(folder)
     }
 
@@ -449,23 +446,6 @@ fn parse_classes(text: Vec<u8>, file: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-pub(in crate::read) fn is_picture(path: &Path) -> bool {
-    let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
-    EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension))
-}
-
-/// What something is that is there and no file, in words.
-pub(in crate::read) fn no_file(path: &Path) -> Option<String> {
-    let kind = crate::read::unusual(path.metadata().ok()?.file_type())?;
-    Some(format!("; it is a {kind}, and no regular file"))
-}
-
-/// Whether a name is that of a picture, of a format that is read or of another.
-pub(in crate::read) fn looks_like_picture(path: &Path) -> bool {
-    let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
-    is_picture(path) || OTHER_PICTURES.iter().any(|known| known.eq_ignore_ascii_case(extension))
-}
-
 /// Whether a hidden name is that of a picture, and not of what macOS puts beside one.
 fn is_hidden_picture(name: &OsStr) -> bool {
     looks_like_picture(Path::new(name)) && !name.as_encoded_bytes().starts_with(b"._")
@@ -633,7 +613,7 @@ mod tests {
             "test/a/1.jpg",
             "val/a/1.jpg",
         ]);
-        crate::read::tests::fifo(&dir.path().join("train/b/pipe.png"));
+        crate::read::file::tests::fifo(&dir.path().join("train/b/pipe.png"));
         let list = ImageList::train(dir.path()).unwrap();
         assert_eq!(list.entries.len(), 2);
         let expect = "train: 11 things there are left out, as no sample: 1 *.png (top.png), 2 *.webp (a/2.webp, a/3.WEBP), \
@@ -658,7 +638,7 @@ mod tests {
     #[test]
     fn a_list_names_regular_files() {
         let dir = tree(&["1.jpg", "folder.png/x"]);
-        crate::read::tests::fifo(&dir.path().join("pipe.png"));
+        crate::read::file::tests::fifo(&dir.path().join("pipe.png"));
         let list = dir.path().join("list.txt");
         for (name, kind) in [("pipe.png", "FIFO"), ("folder.png", "folder"), ("/dev/null", "device")] {
             fs::write(&list, format!("0;1.jpg\n0;{name}\n")).unwrap();
@@ -667,7 +647,7 @@ mod tests {
         }
         // A list may be a pipe itself.
         let pipe = dir.path().join("list.pipe");
-        crate::read::tests::fifo(&pipe);
+        crate::read::file::tests::fifo(&pipe);
         std::thread::scope(|scope| {
             scope.spawn(|| fs::write(&pipe, "\u{feff}0;1.jpg\n").unwrap());
             assert_eq!(ImageList::from_list(&pipe, "x", &["a".into()], &Storage::default()).unwrap().entries.len(), 1);

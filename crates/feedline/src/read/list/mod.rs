@@ -4,15 +4,17 @@
 mod files;
 pub(in crate::read) mod folder;
 pub(in crate::read) mod images;
+mod open_file;
 pub mod pack;
 mod pieces;
 mod rows;
 pub(in crate::read) mod stored;
 
 pub use files::{FileEntry, FileList};
-pub use folder::{Folder, holds_archives, is_in_archive, local_archives, open_file};
+pub use folder::Folder;
 pub(crate) use images::fingerprint;
 pub use images::{ImageEntry, ImageList, read_classes};
-pub use pieces::{Piece, Pieces};
+pub use open_file::open_file;
+pub use pieces::Pieces;
 pub use rows::{RowFile, rows_fingerprint};
-pub use stored::{Stored, read_sample};
+pub use stored::{Piece, Stored, read_sample};

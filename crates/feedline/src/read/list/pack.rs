@@ -2,13 +2,20 @@
 //! right. A mark lies in every folder until all is written. Owns what goes where; what an archive is understood as is
 //! [`crate::read::archive`]'s.
 
-use super::images::{CLASSES_FILE, ImageList, is_picture};
-use super::stored::read_sample;
 use crate::error::{Error, Result};
-use crate::read::archive::{self, Format, INCOMPLETE, INDEX_EXTENSION, Member, Packing, index_as, to_text};
+use crate::read::archive::member::Member;
+use crate::read::archive::packing::Packing;
+use crate::read::archive::{index_as, to_text};
+use crate::read::file::write_whole;
+use crate::read::list::images::{ImageEntry, ImageList};
+use crate::read::list::stored::read_sample;
+use crate::read::names::{CLASSES_FILE, Format, INCOMPLETE, INDEX_EXTENSION, SPLITS, is_archive, is_picture};
+use crate::read::source::listing::Listing;
 use crate::read::source::local::LocalFiles;
-use crate::read::source::{Get, Object, ReadError, Source, Stop};
-use crate::read::{ImageEntry, Listing, Storage, is_url};
+use crate::read::source::settings::Storage;
+use crate::read::source::{Get, Object, ReadError, Source};
+use crate::stop::Stop;
+use crate::url::is_url;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -63,7 +70,7 @@ type Read<'a> = &'a (dyn Fn(u64, &mut Vec<u8>) -> Result<()> + Sync);
 /// Packs the files below `dir`, a folder or a URL, into archives `out/{train,test,val,valid}/000000.tar`, ..., or
 /// `out/000000.tar`, ... where there are no such folders, in the bytewise order of their names. The same files give the same
 /// bytes. Every archive is read back and compared before it gets its name. Until all are there, `out` is refused wherever
-/// data is read, by the file [`archive::INCOMPLETE`] in it.
+/// data is read, by the file [`INCOMPLETE`] in it.
 ///
 /// # Errors
 /// A folder without files, an `out` that is not empty, a file that cannot be read or written, or an archive that does not
@@ -83,7 +90,7 @@ pub fn pack(dir: &Path, storage: &Storage, out: &Path, options: PackOptions<'_>)
     let refused = |key: &str| match key.rsplit_once('.') {
         _ if key.split('/').any(str::is_empty) => Some("which no folder can hold: a part of its name is empty"),
         Some((_, "cls")) => Some("which in an archive would be the label of a picture: pack a list instead"),
-        _ if archive::is_archive(key) => Some("which is an archive, and nobody looks into an archive in another"),
+        _ if is_archive(key) => Some("which is an archive, and nobody looks into an archive in another"),
         _ => None,
     };
     if let Some((object, why)) = listed.iter().find_map(|object| Some((object, refused(&object.key)?))) {
@@ -92,7 +99,7 @@ pub fn pack(dir: &Path, storage: &Storage, out: &Path, options: PackOptions<'_>)
     }
     let input = |(number, object): (u64, &Object)| {
         let (top, rest) = object.key.split_once('/').unwrap_or_default();
-        let split = archive::SPLITS.into_iter().find(|split| *split == top);
+        let split = SPLITS.into_iter().find(|split| *split == top);
         let name = if split.is_some() { rest } else { &object.key }.to_owned();
         Input { split: split.unwrap_or_default(), name, label: None, number, size_bytes: object.size_bytes }
     };
@@ -202,8 +209,7 @@ fn pack_inputs(
     }
     if let Some(classes) = classes {
         let path = out.join(CLASSES_FILE);
-        crate::read::source::open::keep_text(&path, &(classes.join("\n") + "\n"))
-            .map_err(|e| Error::io("write", path, e))?;
+        write_whole(&path, &(classes.join("\n") + "\n")).map_err(|e| Error::io("write", path, e))?;
     }
     // All names are on the disk before the first mark is gone; the mark of the whole is the last.
     let sync = |folder: &&Path| {
@@ -314,6 +320,6 @@ fn write(shard: &Shard<'_>, read: Read<'_>, progress: &dyn Fn()) -> Result<()> {
         }
     }
     let beside = PathBuf::from(format!("{}{INDEX_EXTENSION}", shard.path.display()));
-    crate::read::source::open::keep_text(&beside, &to_text(&index, object.size_bytes)).map_err(failed)?;
+    write_whole(&beside, &to_text(&index, object.size_bytes)).map_err(failed)?;
     fs::rename(&new, &shard.path).map_err(failed)
 }

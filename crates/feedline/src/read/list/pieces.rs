@@ -1,23 +1,14 @@
 //! Pieces of files by number, wherever they lie: what reads the objects of a data base that are parts of samples. Owns where
 //! each begins and ends.
 
-use super::files::FileList;
-use super::stored::Stored;
 use crate::error::{Error, Result};
-use crate::read::source::{ReadError, Stop};
+use crate::read::list::files::FileList;
+use crate::read::list::stored::{Piece, Stored};
+use crate::read::source::ReadError;
+use crate::stop::Stop;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-
-/// A part of a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Piece {
-    /// The number of the file in its list.
-    pub file: usize,
-    /// Where it begins.
-    pub start: u64,
-    pub size_bytes: u64,
-}
 
 /// Pieces of files by number.
 #[derive(Debug)]

@@ -6,8 +6,8 @@
 //! so a file that fits into the limit is held in memory from the first touch of each part, and then a row costs its copy.
 
 use crate::error::{Error, Result};
-use crate::plan::rng::{hash_name, hash_words};
-use crate::read::open_regular;
+use crate::hash::{hash_name, hash_words};
+use crate::read::file::open_regular;
 use crate::sample::{Array, DType};
 use std::fs::File;
 use std::io::{self, ErrorKind};

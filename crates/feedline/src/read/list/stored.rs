@@ -1,17 +1,33 @@
 //! Files of a data set by number, wherever they lie: what reads the samples of a list. Owns where the bytes of each are.
 
-use super::pieces::Piece;
 use crate::error::{Error, Result};
 use crate::plan::Plan;
-use crate::read::archive::{self, Packing, zip};
-use crate::read::read_file_into;
+use crate::read::archive::packing::Packing;
+#[cfg(feature = "parquet")]
+use crate::read::archive::parquet;
+#[cfg(feature = "parquet")]
+use crate::read::archive::parquet_value::ParquetValue;
+use crate::read::archive::zip;
+use crate::read::file::read_file_into;
+use crate::read::names::is_openable;
 use crate::read::source::next_use::Order;
-use crate::read::source::{Fault, Get, Object, ReadError, Source, Stop, coalesce, local};
+use crate::read::source::{CacheCounts, Fault, Get, Object, ReadError, Source, coalesce, local};
+use crate::stop::Stop;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// A part of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    /// The number of the file in its list.
+    pub file: usize,
+    /// Where it begins.
+    pub start: u64,
+    pub size_bytes: u64,
+}
 
 /// Where the bytes of a file are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +99,7 @@ impl Stored {
     /// The archive that holds a sample's file, if one does.
     pub fn archive(&self, sample: u64) -> Option<String> {
         let object = &self.objects[self.extents.get(sample).object as usize];
-        archive::is_openable(&object.key).then(|| self.source.location(&object.key))
+        is_openable(&object.key).then(|| self.source.location(&object.key))
     }
 
     /// Reads the file of a sample.
@@ -95,11 +111,11 @@ impl Stored {
         #[cfg(feature = "parquet")]
         if let Some(packed) = self.in_page(sample) {
             let location = self.source.location(key);
-            let wanted = crate::read::archive::parquet::Wanted { location: &location, version, start: range.start };
+            let wanted = parquet::Wanted { location: &location, version, start: range.start };
             let read = |page: &mut Vec<u8>| {
                 self.source.get(&Get { key, range: range.clone(), version, until: None, stop }, page)
             };
-            let picked = crate::read::archive::parquet::read_value(packed, &wanted, bytes, read)?;
+            let picked = parquet::read_value(packed, &wanted, bytes, read)?;
             return picked.map_err(|problem| ReadError::new(Fault::Damaged, location, problem));
         }
         self.source.get(&Get { key, range, version, until: None, stop }, bytes)?;
@@ -108,7 +124,7 @@ impl Stored {
 
     /// How a sample that shares a compressed page with others comes out of it.
     #[cfg(feature = "parquet")]
-    fn in_page(&self, sample: u64) -> Option<crate::read::archive::parquet::Packed> {
+    fn in_page(&self, sample: u64) -> Option<ParquetValue> {
         match self.extents.get(sample).packing {
             packing if packing.is_class_names() => None,
             Packing::Parquet(packed) => Some(packed),
@@ -316,7 +332,8 @@ impl Stored {
         let Some(cache) = self.source.cache().filter(|_| self.extents.len() <= MOST_FOLLOWED) else { return Ok(()) };
         let order = Arc::new(Order::new(plan.clone()));
         let weak = Arc::downgrade(&order);
-        cache.follow((0..self.extents.len()).map(|file| (file / parts.max(1), self.place(file))), weak)?;
+        let mut samples = (0..self.extents.len()).map(|file| (file / parts.max(1), self.place(file)));
+        cache.follow(&mut samples, weak)?;
         *self.outlook.lock().unwrap_or_else(PoisonError::into_inner) = Some(order);
         Ok(())
     }
@@ -336,7 +353,7 @@ impl Stored {
     }
 
     /// What the cache did, if there is one.
-    pub fn cache_counts(&self) -> Option<crate::read::CacheCounts> {
+    pub fn cache_counts(&self) -> Option<CacheCounts> {
         Some(self.source.cache()?.counts())
     }
 }

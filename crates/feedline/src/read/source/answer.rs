@@ -2,8 +2,8 @@
 //! often they are asked for; and that keys which `object_store` has no name for stand in a listing as they are. Owns the words for all of these; nothing of an answer's body gets into them but the name of
 //! the failure, since the rest may hold keys.
 
-use super::Fault;
-use super::open::without_secrets;
+use crate::read::source::Fault;
+use crate::url::without_secrets;
 use object_store::client::{HttpError, HttpErrorKind, HttpRequest, HttpResponse};
 use object_store::path::Path;
 use std::collections::HashSet;

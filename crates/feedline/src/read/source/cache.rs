@@ -6,10 +6,11 @@
 //! of all entries are counted in one file under a lock, which the system takes back from a process that dies. What a
 //! killed process leaves is a file that nobody has locked, and a count that is too high until somebody counts anew.
 
-use super::cache_folder::{CacheFolder, CacheMode};
-use super::{Fault, Get, Object, ReadError, Source, Stop};
 use crate::error::{Error, Result};
-use crate::plan::rng::{hash_name, hash_words};
+use crate::hash::{hash_name, hash_words};
+use crate::read::source::cache_folder::{CacheFolder, CacheMode};
+use crate::read::source::{CacheCounts, Fault, Get, Object, Outlook, ReadError, Source, SourceCache};
+use crate::stop::Stop;
 use std::cmp::Ordering as Order;
 use std::collections::{BinaryHeap, HashMap};
 use std::fs::File;
@@ -31,29 +32,6 @@ const LEASE: Duration = Duration::from_secs(3600);
 
 /// How exact the time of last use is: to note it costs a call.
 const TOUCH: Duration = Duration::from_secs(60);
-
-/// Tells when the samples of a data set are needed next, in epochs since the run began: 3.25 is a quarter into epoch 3.
-pub trait Outlook: Send + Sync {
-    /// When the sample is needed next, after any use that has begun.
-    fn next_use(&self, sample: u64) -> f64;
-}
-
-/// What a cache did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct CacheCounts {
-    /// Reads that the cache answered.
-    pub hits: u64,
-    /// Reads that went to the source.
-    pub misses: u64,
-    /// Entries that were written.
-    pub written: u64,
-    /// Entries that had to go.
-    pub evicted: u64,
-    /// Entries that were damaged, and were removed.
-    pub damaged: u64,
-    /// Entries that could not be written; the disk is full, say.
-    pub failed: u64,
-}
 
 /// A source with a folder before it.
 #[derive(Debug)]
@@ -146,51 +124,6 @@ impl Cache {
             victims: Mutex::default(),
             counts: Default::default(),
         })
-    }
-
-    /// What a person should know of its folder, such as that nothing can be written to it.
-    pub fn remark(&self) -> Option<&str> {
-        self.folder.remark()
-    }
-
-    /// From now on the samples with these objects, or parts of them, each by its number, are kept by when `outlook` says
-    /// that they are needed.
-    ///
-    /// # Errors
-    /// A budget that is smaller than the largest object, which is named.
-    pub fn follow<'a>(
-        &self,
-        samples: impl Iterator<Item = (u64, (&'a Object, Range<u64>))>,
-        outlook: Weak<dyn Outlook>,
-    ) -> Result<()> {
-        let mut entries = HashMap::new();
-        for (sample, (Object { key, version, .. }, range)) in samples {
-            let location = self.inner.location(key);
-            let identity = identity(&location, version, range.start, range.end);
-            let size_bytes = range.end - range.start;
-            let entry_bytes = size_bytes + (identity.len() + TRAILER_BYTES) as u64;
-            if entry_bytes > self.budget_bytes {
-                return Err(Error::config(
-                    format!(
-                        "storage.cache_bytes is {}, less than one object takes: {location} has {size_bytes} bytes",
-                        self.budget_bytes
-                    ),
-                    "Raise it to the size of many objects, or leave the cache out",
-                ));
-            }
-            entries.insert(name_of(&location, version, range.start, range.end), (sample, entry_bytes));
-        }
-        let mut users = self.users.write().unwrap_or_else(PoisonError::into_inner);
-        users.retain(|user| user.outlook.strong_count() > 0);
-        users.push(User { samples: entries, outlook });
-        Ok(())
-    }
-
-    /// What it did so far in this process.
-    pub fn counts(&self) -> CacheCounts {
-        let counts = self.counts.each_ref().map(|count| count.load(Relaxed));
-        let [hits, misses, written, evicted, damaged, failed] = counts;
-        CacheCounts { hits, misses, written, evicted, damaged, failed }
     }
 
     /// The entry, if it is there and whole.
@@ -447,6 +380,46 @@ fn trailer(bytes: &[u8], identity: &str) -> [u8; TRAILER_BYTES] {
     trailer
 }
 
+impl SourceCache for Cache {
+    fn follow(
+        &self,
+        samples: &mut dyn Iterator<Item = (u64, (&Object, Range<u64>))>,
+        next_use: Weak<dyn Outlook>,
+    ) -> Result<()> {
+        let mut entries = HashMap::new();
+        for (sample, (Object { key, version, .. }, range)) in samples {
+            let location = self.inner.location(key);
+            let identity = identity(&location, version, range.start, range.end);
+            let size_bytes = range.end - range.start;
+            let entry_bytes = size_bytes + (identity.len() + TRAILER_BYTES) as u64;
+            if entry_bytes > self.budget_bytes {
+                return Err(Error::config(
+                    format!(
+                        "storage.cache_bytes is {}, less than one object takes: {location} has {size_bytes} bytes",
+                        self.budget_bytes
+                    ),
+                    "Raise it to the size of many objects, or leave the cache out",
+                ));
+            }
+            entries.insert(name_of(&location, version, range.start, range.end), (sample, entry_bytes));
+        }
+        let mut users = self.users.write().unwrap_or_else(PoisonError::into_inner);
+        users.retain(|user| user.outlook.strong_count() > 0);
+        users.push(User { samples: entries, outlook: next_use });
+        Ok(())
+    }
+
+    fn remark(&self) -> Option<&str> {
+        self.folder.remark()
+    }
+
+    fn counts(&self) -> CacheCounts {
+        let counts = self.counts.each_ref().map(|count| count.load(Relaxed));
+        let [hits, misses, written, evicted, damaged, failed] = counts;
+        CacheCounts { hits, misses, written, evicted, damaged, failed }
+    }
+}
+
 impl Source for Cache {
     fn location(&self, key: &str) -> String {
         self.inner.location(key)
@@ -483,7 +456,7 @@ impl Source for Cache {
         self.inner.head(key, stop)
     }
 
-    fn cache(&self) -> Option<&Cache> {
+    fn cache(&self) -> Option<&dyn SourceCache> {
         Some(self)
     }
 }

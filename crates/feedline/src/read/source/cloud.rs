@@ -2,10 +2,15 @@
 //! one runtime for all of them, that no credential gets into a message, and which keys can be asked for. What their answers
 //! mean is `answer.rs`'s; trying again, limits and caching are the wrappers' beside this file.
 
-use super::answer::{self, CHANGED, CHANGED_AT, LISTED_MAX, Listed, Seen};
-use super::open::{Credentials, Storage, check_url, unreadable, without_secrets};
-use super::{Fault, Get, Object, PATIENCE, ReadError, Source, Stop};
+use super::answer;
 use crate::error::{Error, Result};
+use crate::read::location::{check_url, unreadable};
+use crate::read::source::answer::{CHANGED, CHANGED_AT, LISTED_MAX, Listed, Seen};
+use crate::read::source::settings::{Credentials, Storage};
+use crate::read::source::{Fault, Get, Object, ReadError, Source};
+use crate::read::text::without_bom;
+use crate::stop::{PATIENCE, Stop};
+use crate::url::without_secrets;
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::StaticCredentialProvider;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential};
@@ -328,7 +333,7 @@ fn profile() -> HashMap<String, String> {
     for path in [file("AWS_CONFIG_FILE", "config"), file("AWS_SHARED_CREDENTIALS_FILE", "credentials")] {
         let text = std::fs::read_to_string(path).unwrap_or_default();
         let mut is_ours = false;
-        for line in crate::read::without_bom(&text).lines().map(str::trim) {
+        for line in without_bom(&text).lines().map(str::trim) {
             if let Some(section) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
                 is_ours = section.trim().trim_start_matches("profile ").trim() == name;
             } else if let Some((key, value)) = line.split_once('=').filter(|_| is_ours) {

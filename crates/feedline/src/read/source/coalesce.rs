@@ -1,7 +1,8 @@
 //! Ranges of an object that lie close together, read in one request. Owns what is close; a reader that knows what it needs
 //! next asks for it together ([`Source::get_many`]).
 
-use super::{Fault, Get, Object, ReadError, Source, Stop};
+use crate::read::source::{Fault, Get, Object, ReadError, Source};
+use crate::stop::Stop;
 use std::ops::Range;
 use std::sync::Arc;
 

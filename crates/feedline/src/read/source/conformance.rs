@@ -1,7 +1,8 @@
 //! What every [`Source`] has to do, as a suite to call from a test: `conformance::check(&source, &objects)`. The backends
 //! and wrappers of this crate pass it; one of your own should.
 
-use super::{Fault, Get, Source, Stop};
+use crate::read::source::{Fault, Get, Source};
+use crate::stop::Stop;
 use std::time::{Duration, Instant};
 
 /// Checks `source`, which must hold exactly `objects`: keys and contents. These should be some twenty, in folders, with

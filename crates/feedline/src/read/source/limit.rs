@@ -1,6 +1,7 @@
 //! At most so many requests under way. Owns the permits; who waits does so before the time of a request begins.
 
-use super::{Get, Object, PATIENCE, ReadError, Source, Stop};
+use crate::read::source::{Get, Object, ReadError, Source};
+use crate::stop::{PATIENCE, Stop};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 /// Lets only so many requests of all threads through at once.

@@ -1,10 +1,10 @@
 //! A folder as a source: for a file system that is worth a cache (one of a cluster), and for tests. Owns how a file
 //! becomes an object: its key is its path below the folder, its version the time it was changed.
 
-use super::{Fault, Get, Object, ReadError, Source, Stop};
-use crate::read::archive::is_openable;
-use crate::read::list::folder::is_data;
-use crate::read::{open_at_once, regular, unusual};
+use crate::read::file::{open_at_once, regular, unusual};
+use crate::read::names::{is_data, is_openable};
+use crate::read::source::{Fault, Get, Object, ReadError, Source};
+use crate::stop::Stop;
 use std::fs::{self, Metadata};
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, MetadataExt};

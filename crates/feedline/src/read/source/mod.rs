@@ -13,31 +13,34 @@ mod cloud;
 pub(in crate::read) mod coalesce;
 pub mod conformance;
 mod limit;
+pub(in crate::read) mod listing;
 pub(in crate::read) mod local;
 pub(in crate::read) mod next_use;
-pub(in crate::read) mod open;
+mod open;
 mod retry;
+pub(in crate::read) mod settings;
 mod timeout;
 
-pub use cache::{Cache, CacheCounts, Outlook};
+pub use crate::stop::Stop;
+pub use cache::Cache;
 pub use cache_folder::CacheMode;
 #[cfg(feature = "cloud")]
 pub use cloud::Cloud;
 pub use coalesce::Coalesce;
 pub(crate) use coalesce::TOGETHER_BYTES_MAX;
 pub use limit::Limit;
+pub use listing::Listing;
 pub use local::LocalFiles;
-pub use open::{Credentials, Listing, Storage, check_url, is_url};
-pub(crate) use open::{without_query, without_secrets};
 pub use retry::Retry;
+pub use settings::{Credentials, Storage};
 pub use timeout::Timeout;
 
 use crate::error::Error;
+use crate::url::{without_query, without_secrets};
 use std::fmt::Debug;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Weak;
 use std::time::{Duration, Instant};
 
 /// One object as it was listed.
@@ -107,43 +110,53 @@ pub trait Source: Debug + Send + Sync {
     fn head(&self, key: &str, stop: &Stop) -> Result<Object, ReadError>;
 
     /// The cache among the wrappers of this source, if there is one.
-    fn cache(&self) -> Option<&Cache> {
+    fn cache(&self) -> Option<&dyn SourceCache> {
         None
     }
 }
 
-/// Calls off what is under way; clones are the same stop.
-#[derive(Debug, Clone, Default)]
-pub struct Stop(Arc<AtomicBool>);
-
-impl Stop {
-    /// From now on every read that was given this ends with [`Fault::Stopped`], within a few tens of milliseconds.
-    pub fn stop(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether it was called off.
-    pub fn is_stopped(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// Sleeps; shorter if it is called off, and then gives false.
-    pub fn sleep(&self, time: Duration) -> bool {
-        let until = Instant::now() + time;
-        loop {
-            if self.is_stopped() {
-                return false;
-            }
-            match until.saturating_duration_since(Instant::now()) {
-                Duration::ZERO => return true,
-                left => std::thread::sleep(left.min(PATIENCE)),
-            }
-        }
-    }
+/// Tells when the samples of a data set are needed next, in epochs since the run began: 3.25 is a quarter into epoch 3.
+pub trait Outlook: Send + Sync {
+    /// When the sample is needed next, after any use that has begun.
+    fn next_use(&self, sample: u64) -> f64;
 }
 
-/// How long a blocked read may take to notice that it was called off.
-pub(crate) const PATIENCE: Duration = Duration::from_millis(20);
+/// What the cache among the wrappers of a source can be told and asked.
+pub trait SourceCache: Send + Sync {
+    /// Tells which objects, and which ranges of them, the samples of a data set are, and asks `next_use` from then on when
+    /// each is needed next; until that is dropped.
+    ///
+    /// # Errors
+    /// A cache that is too small for one sample.
+    fn follow(
+        &self,
+        samples: &mut dyn Iterator<Item = (u64, (&Object, Range<u64>))>,
+        next_use: Weak<dyn Outlook>,
+    ) -> crate::error::Result<()>;
+
+    /// What a person should know of it, in words.
+    fn remark(&self) -> Option<&str>;
+
+    /// What it did so far.
+    fn counts(&self) -> CacheCounts;
+}
+
+/// What a cache did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CacheCounts {
+    /// Reads that the cache answered.
+    pub hits: u64,
+    /// Reads that went to the source.
+    pub misses: u64,
+    /// Entries that were written.
+    pub written: u64,
+    /// Entries that had to go.
+    pub evicted: u64,
+    /// Entries that were damaged, and were removed.
+    pub damaged: u64,
+    /// Entries that could not be written; the disk is full, say.
+    pub failed: u64,
+}
 
 /// What kind of failure it was: decides whether another try makes sense.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! The order of a run as a cache wants to know it: when each sample is needed next.
 
-use super::cache::Outlook;
 use crate::plan::Plan;
+use crate::read::source::Outlook;
 use std::sync::{Mutex, PoisonError};
 
 /// Samples above which no place is remembered: eight bytes for each.

@@ -1,7 +1,8 @@
 //! Another try after a failure that may pass. Owns the waiting: exponential, with jitter, never shorter than the place
 //! asks for, and bounded in total.
 
-use super::{Fault, Get, Object, ReadError, Source, Stop};
+use crate::read::source::{Fault, Get, Object, ReadError, Source};
+use crate::stop::Stop;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};

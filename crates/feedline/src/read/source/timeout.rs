@@ -1,6 +1,7 @@
 //! A time after which a request counts as lost. Owns the reckoning; the backend gives up when it is told.
 
-use super::{Fault, Get, Object, ReadError, Source, Stop};
+use crate::read::source::{Fault, Get, Object, ReadError, Source};
+use crate::stop::Stop;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

@@ -3,6 +3,7 @@
 //!
 //! It is no seal: who can write the file can make it say anything. It finds what loaders, restarts and people get wrong.
 
+use super::problems::{LISTED, Place, Problems};
 use super::stretch::Stretch;
 use super::{Attempt, LEDGER, read};
 use crate::deliver::ledger::{Counter, Counts, Digest, Entry};
@@ -14,36 +15,6 @@ use crate::train::run::CHECKPOINTS;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-
-/// A place in the run: (epoch, global position).
-pub(super) type Place = (u64, u64);
-
-/// Samples listed of an epoch, and problems of a ledger; what is beyond is only counted.
-const LISTED: usize = 1000;
-
-/// What is wrong with a ledger, as far as it is worth listing.
-#[derive(Default)]
-pub(super) struct Problems {
-    listed: Vec<String>,
-    more: usize,
-}
-
-impl Problems {
-    pub(super) fn add(&mut self, problem: String) {
-        if self.listed.len() < LISTED {
-            self.listed.push(problem);
-        } else {
-            self.more += 1;
-        }
-    }
-
-    fn into_list(mut self) -> Vec<String> {
-        if self.more > 0 {
-            self.listed.push(format!("and {} problems more", self.more));
-        }
-        self.listed
-    }
-}
 
 /// What the ledger of a run says. Epochs count from 0 here.
 #[derive(Debug, Serialize)]

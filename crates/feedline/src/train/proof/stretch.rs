@@ -2,7 +2,7 @@
 //! `check.rs`.
 
 use super::Attempt;
-use super::check::{Place, Problems};
+use super::problems::{Place, Problems};
 use crate::deliver::ledger::{Counter, Entry, Exchange};
 use crate::error::{Error, Result};
 use crate::plan::{MAX_EPOCH, Plan};

@@ -3,7 +3,7 @@
 //!
 //! Whatever the bytes are, memory and time stay within a few times their number.
 
-use crate::read::archive::Wrong;
+use crate::read::archive::member::Wrong;
 
 type Result<T> = std::result::Result<T, Wrong>;
 

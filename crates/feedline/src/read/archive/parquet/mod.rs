@@ -6,13 +6,13 @@
 //! unpacks to. Where that is, is found out by reading and unpacking the whole file once, so a later read needs no more
 //! than the page, and no more of the format than its compression.
 
-use super::{Member, Packing, Problem, Windows, Wrong};
-use crate::read::list::images::CLASSES_FILE;
+use crate::read::archive::member::{Member, Problem, Windows, Wrong};
+use crate::read::archive::packing::Packing;
+use crate::read::archive::parquet_value::ParquetValue;
+use crate::read::names::CLASSES_FILE;
 use crate::read::source::ReadError;
 use footer::{BYTE_ARRAY, Footer, INT32, INT64, Leaf};
-use pages::{
-    BYTES_IN_ANY_CASE, BYTES_PER_BYTE_MAX, CODECS, Codec, PAGE_BYTES_MAX, Pages, Section, read_into, unpack_page, wrong,
-};
+use pages::{BYTES_IN_ANY_CASE, BYTES_PER_BYTE_MAX, Pages, Section, read_into, unpack_page, wrong};
 use serde::Deserialize;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -20,8 +20,6 @@ use std::collections::BTreeMap;
 mod footer;
 mod pages;
 mod values;
-
-pub use pages::Codec as ParquetCodec;
 
 type Result<T, E = Problem> = std::result::Result<T, E>;
 
@@ -36,49 +34,6 @@ const MAGIC: &[u8; 4] = b"PAR1";
 
 /// No footer is larger.
 const FOOTER_BYTES_MAX: u64 = 32 << 20;
-
-/// How a file comes out of a part of a Parquet file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Packed {
-    /// A range of what a page unpacks to.
-    Value { codec: Codec, page_bytes: u32, at: u32, size_bytes: u32 },
-    /// The names of the classes, a line each, out of the description in JSON that has this checksum; `feature` is the
-    /// place of the label among the features, sorted by name.
-    Names { feature: u32, size_bytes: u32, crc32: u32 },
-}
-
-impl Packed {
-    pub(in crate::read) fn size_bytes(self) -> u64 {
-        match self {
-            Packed::Value { size_bytes, .. } | Packed::Names { size_bytes, .. } => size_bytes.into(),
-        }
-    }
-
-    pub(in crate::read) fn to_text(self) -> String {
-        match self {
-            Packed::Value { codec, page_bytes, at, size_bytes } => {
-                let name = CODECS.iter().find(|(known, _)| *known == codec).map_or("", |(_, name)| name);
-                format!("{name}:{page_bytes}:{at}:{size_bytes}")
-            }
-            Packed::Names { feature, size_bytes, crc32 } => format!("names:{feature}:{size_bytes}:{crc32}"),
-        }
-    }
-
-    pub(in crate::read) fn parse(text: &str) -> Option<Packed> {
-        let mut parts = text.split(':');
-        let kind = parts.next()?;
-        let numbers: Option<Vec<u32>> = parts.map(|part| part.parse().ok()).collect();
-        match (kind, numbers?.as_slice()) {
-            ("names", &[feature, size_bytes, crc32]) => Some(Packed::Names { feature, size_bytes, crc32 }),
-            (name, &[page_bytes, at, size_bytes]) => {
-                let (codec, _) = CODECS.iter().find(|(_, known)| *known == name)?;
-                let is_inside = u64::from(at) + u64::from(size_bytes) <= u64::from(page_bytes.min(PAGE_BYTES_MAX));
-                is_inside.then_some(Packed::Value { codec: *codec, page_bytes, at, size_bytes })
-            }
-            _ => None,
-        }
-    }
-}
 
 /// The pictures in the file, named by their rows, with their labels, and the names of the classes, if it has them; or the
 /// values of the only column, named by their rows and by what they are.
@@ -145,7 +100,7 @@ pub(in crate::read) fn index(mut windows: Windows<'_>) -> Result<Vec<Member>> {
             name: CLASSES_FILE.into(),
             start: footer_start + at as u64,
             stored_bytes: json.len() as u64,
-            packing: Packing::Parquet(Packed::Names { feature, size_bytes, crc32 }),
+            packing: Packing::Parquet(ParquetValue::Names { feature, size_bytes, crc32 }),
             class: None,
         });
     }
@@ -328,7 +283,7 @@ impl Place {
                     extension,
                 },
                 Some(codec) => {
-                    let packed = Packed::Value { codec, page_bytes: section.page_bytes, at: begin, size_bytes };
+                    let packed = ParquetValue::Value { codec, page_bytes: section.page_bytes, at: begin, size_bytes };
                     let Section { start, stored_bytes, .. } = *section;
                     Place { start, stored_bytes, packing: Packing::Parquet(packed), extension }
                 }
@@ -343,16 +298,16 @@ impl Place {
 ///
 /// # Errors
 /// What is wrong with it, in words.
-pub(in crate::read) fn unpack(packed: Packed, bytes: &mut Vec<u8>) -> Result<(), String> {
+pub(in crate::read) fn unpack(packed: ParquetValue, bytes: &mut Vec<u8>) -> Result<(), String> {
     match packed {
-        Packed::Names { feature, crc32, .. } => {
+        ParquetValue::Names { feature, crc32, .. } => {
             if crc32fast::hash(bytes) != crc32 {
                 return Err("the names of the classes are not the ones that were indexed: it is damaged".into());
             }
             *bytes = names(bytes, feature).map_err(|Wrong(problem)| problem)?.into_bytes();
             Ok(())
         }
-        Packed::Value { codec, page_bytes, .. } => {
+        ParquetValue::Value { codec, page_bytes, .. } => {
             let mut page = Vec::new();
             unpack_page(codec, bytes, page_bytes, &mut page)?;
             pick(packed, &page, bytes)
@@ -361,8 +316,8 @@ pub(in crate::read) fn unpack(packed: Packed, bytes: &mut Vec<u8>) -> Result<(),
 }
 
 /// A value out of its page.
-fn pick(packed: Packed, page: &[u8], into: &mut Vec<u8>) -> Result<(), String> {
-    let Packed::Value { at, size_bytes, .. } = packed else { return Err("it is no value of a page".into()) };
+fn pick(packed: ParquetValue, page: &[u8], into: &mut Vec<u8>) -> Result<(), String> {
+    let ParquetValue::Value { at, size_bytes, .. } = packed else { return Err("it is no value of a page".into()) };
     let value = (at as usize).checked_add(size_bytes as usize).and_then(|end| page.get(at as usize..end));
     into.clear();
     into.extend_from_slice(value.ok_or("its page is too short")?);
@@ -403,12 +358,14 @@ thread_local! {
 /// # Errors
 /// As `read`; or, inside, what is wrong with the page.
 pub(in crate::read) fn read_value(
-    packed: Packed,
+    packed: ParquetValue,
     wanted: &Wanted<'_>,
     into: &mut Vec<u8>,
     read: impl FnOnce(&mut Vec<u8>) -> Result<(), ReadError>,
 ) -> Result<Result<(), String>, ReadError> {
-    let Packed::Value { codec, page_bytes, .. } = packed else { return Ok(Err("it is no value of a page".into())) };
+    let ParquetValue::Value { codec, page_bytes, .. } = packed else {
+        return Ok(Err("it is no value of a page".into()));
+    };
     KEPT.with_borrow_mut(|kept| {
         let is_kept = !kept.version.is_empty()
             && *wanted == Wanted { location: &kept.location, version: &kept.version, start: kept.start }

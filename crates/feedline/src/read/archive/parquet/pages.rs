@@ -1,9 +1,10 @@
 //! The pages of a column in a Parquet file, one after the other: read, checked, unpacked. Owns what is refused of them; what
 //! their values are used for is [`super`]'s.
 
-use super::footer::{self, Chunk, Leaf, PageHeader};
-use super::values;
-use crate::read::archive::{Problem, Windows, Wrong};
+use super::{footer, values};
+use crate::read::archive::member::{Problem, Windows, Wrong};
+use crate::read::archive::parquet::footer::{Chunk, Leaf, PageHeader};
+use crate::read::archive::parquet_value::{CODECS, Codec, PAGE_BYTES_MAX};
 use std::io::{Read, Seek, SeekFrom};
 use zlib_rs::{Inflate, InflateFlush, Status};
 
@@ -12,24 +13,9 @@ type Result<T, E = Problem> = std::result::Result<T, E>;
 /// No header of a page is larger.
 const HEADER_BYTES_MAX: u64 = 4 << 20;
 
-/// No page is larger, as it is or unpacked.
-pub(super) const PAGE_BYTES_MAX: u32 = 1 << 30;
-
 /// A file that unpacks to more than this for each of its bytes, and a page in it, makes much of nothing.
 pub(super) const BYTES_PER_BYTE_MAX: u64 = 1032;
 pub(super) const BYTES_IN_ANY_CASE: u64 = 16 << 20;
-
-/// How pages are compressed, as `parquet.thrift` numbers it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Codec {
-    Snappy = 1,
-    Gzip = 2,
-    Zstd = 6,
-    Lz4 = 7,
-}
-
-pub(super) const CODECS: [(Codec, &str); 4] =
-    [(Codec::Snappy, "snappy"), (Codec::Gzip, "gzip"), (Codec::Zstd, "zstd"), (Codec::Lz4, "lz4")];
 
 pub(super) fn wrong<T>(what: impl Into<String>) -> Result<T> {
     Err(Wrong(what.into()).into())

@@ -1,8 +1,8 @@
 //! Values of a Parquet page, unpacked. Owns the encodings that pictures and labels come in: plain, by dictionary, and
 //! for labels by differences; and the levels that say which values are there.
 
-use super::footer::{varint, zigzag};
-use crate::read::archive::Wrong;
+use crate::read::archive::member::Wrong;
+use crate::read::archive::parquet::footer::{varint, zigzag};
 
 type Result<T> = std::result::Result<T, Wrong>;
 

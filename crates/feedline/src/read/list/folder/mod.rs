@@ -1,19 +1,27 @@
 //! Folders and archives to look for data in, wherever they lie. Owns the tree of names that a source has, and what a path
 //! means: a folder, a URL, archives that are named.
 
-mod names;
+pub(in crate::read) mod names;
 
-pub(in crate::read) use names::Kind;
-
-use super::images::{CLASSES_FILE, is_picture};
-use super::stored::{Extent, Stored};
 use crate::error::{Error, Result};
-use crate::read::archive::{self, Index, Member, Packing};
+use crate::read::archive;
+use crate::read::archive::Index;
+use crate::read::archive::member::Member;
+use crate::read::archive::packing::Packing;
+use crate::read::list::stored::{Extent, Stored};
+use crate::read::location::{
+    Named, archives_named, check_url, compressed, holds_archives, incomplete, is_in_archive, url_of,
+};
+use crate::read::names::{
+    CLASSES_FILE, INCOMPLETE, INDEX_EXTENSION, SPLITS, is_archive, is_compressed, is_data, is_openable, split_of,
+};
 use crate::read::remarks::Remarks;
-use crate::read::source::open::{Listing, Storage, check_url, is_url};
-use crate::read::source::{Fault, Object, ReadError, Source, Stop};
+use crate::read::source::listing::Listing;
+use crate::read::source::settings::Storage;
+use crate::read::source::{Fault, Object, ReadError, Source};
+use crate::stop::Stop;
+use crate::url::is_url;
 use std::collections::{BTreeSet, HashSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -61,15 +69,15 @@ impl Folder {
     /// A URL that cannot be opened or listed; an archive with something wrong.
     pub fn open(path: &Path, storage: &Storage) -> Result<Folder> {
         let mut path = storage.resolve(path);
-        if path.to_str().is_some_and(archive::is_compressed) && !path.is_dir() {
+        if path.to_str().is_some_and(is_compressed) && !path.is_dir() {
             return Err(compressed(path));
         }
         if !is_url(&path) {
             if !is_in_archive(&path) && !holds_archives(&path) {
                 // It was killed before its first archive was there.
-                let mut folders = std::iter::once("").chain(archive::SPLITS).map(|split| path.join(split));
-                if let Some(folder) = folders.find(|folder| folder.join(archive::INCOMPLETE).exists()) {
-                    return Err(archive::incomplete(folder));
+                let mut folders = std::iter::once("").chain(SPLITS).map(|split| path.join(split));
+                if let Some(folder) = folders.find(|folder| folder.join(INCOMPLETE).exists()) {
+                    return Err(incomplete(folder));
                 }
                 return Ok(Folder { path, tree: None });
             }
@@ -111,7 +119,7 @@ impl Folder {
         let folders: HashSet<String> =
             objects.iter().filter(|object| is_archive(&object.key)).map(|object| folder(&object.key)).collect();
         // Among archives that are read it would be missed.
-        let lost = |object: &&Object| archive::is_compressed(&object.key) && folders.contains(&folder(&object.key));
+        let lost = |object: &&Object| is_compressed(&object.key) && folders.contains(&folder(&object.key));
         if let Some(object) = objects.iter().find(lost) {
             return Err(compressed(source.location(&object.key)));
         }
@@ -171,8 +179,8 @@ impl Folder {
         };
         let ask = |key: &String| -> Result<Vec<Object>> {
             let mut found = vec![source.head(key, &Stop::default()).map_err(ReadError::into_error)?];
-            if archive::is_openable(key) {
-                found.extend(ask_for(format!("{key}{}", archive::INDEX_EXTENSION))?);
+            if is_openable(key) {
+                found.extend(ask_for(format!("{key}{}", INDEX_EXTENSION))?);
             }
             Ok(found)
         };
@@ -202,12 +210,12 @@ impl Folder {
         if let Some((_, error)) = failed {
             return Err(error);
         }
-        if keys.iter().any(|key| archive::is_archive(key)) {
+        if keys.iter().any(|key| is_archive(key)) {
             objects.extend(ask_for(CLASSES_FILE.into())?);
         }
-        let folders = keys.iter().filter(|key| archive::is_archive(key)).map(|key| match key.rsplit_once('/') {
-            Some((folder, _)) => format!("{folder}/{}", archive::INCOMPLETE),
-            None => archive::INCOMPLETE.to_owned(),
+        let folders = keys.iter().filter(|key| is_archive(key)).map(|key| match key.rsplit_once('/') {
+            Some((folder, _)) => format!("{folder}/{}", INCOMPLETE),
+            None => INCOMPLETE.to_owned(),
         });
         for mark in folders.collect::<BTreeSet<String>>() {
             objects.extend(ask_for(mark)?);
@@ -215,7 +223,7 @@ impl Folder {
         objects.sort_by(|a, b| a.key.cmp(&b.key));
         objects.dedup();
         let path = root_of(&*source);
-        let tree = Tree::new(source, objects, &|key| archive::is_openable(key), false, storage)?;
+        let tree = Tree::new(source, objects, &|key| is_openable(key), false, storage)?;
         Ok(Folder { path, tree: Some(Arc::new(tree)) })
     }
 
@@ -238,7 +246,7 @@ impl Folder {
     }
 
     /// What it was joined from: the folder of all files that are known.
-    fn root(&self) -> Folder {
+    pub(in crate::read) fn root(&self) -> Folder {
         let root = self.tree.as_ref().map(|tree| root_of(&*tree.source));
         Folder { path: root.unwrap_or_else(|| self.path.clone()), tree: self.tree.clone() }
     }
@@ -271,7 +279,7 @@ impl Folder {
     /// The path and the whole of a file directly in it, or if it is a split, beside it; if that is there, and it is no folder
     /// of this machine.
     pub(in crate::read) fn read_beside(&self, name: &str) -> Result<Option<(PathBuf, Vec<u8>)>> {
-        let is_split = archive::SPLITS.iter().any(|split| self.path.ends_with(split));
+        let is_split = SPLITS.iter().any(|split| self.path.ends_with(split));
         let parent = self.path.parent().filter(|_| is_split);
         for folder in std::iter::once(&*self.path).chain(parent) {
             let path = folder.join(name);
@@ -311,7 +319,7 @@ impl Tree {
         let loose: Vec<&Object> = objects.iter().filter(|_| !archives.is_empty()).filter(is_loose).collect();
         let mut files = Vec::with_capacity(objects.len());
         for (at, object) in (0u32..).zip(&objects) {
-            if object.key.strip_suffix(archive::INDEX_EXTENSION).is_some_and(is_archive) {
+            if object.key.strip_suffix(INDEX_EXTENSION).is_some_and(is_archive) {
                 continue; // no file of the data set
             }
             if !is_archive(&object.key) {
@@ -321,9 +329,8 @@ impl Tree {
                 continue;
             }
             let Index { members, remarks: of_archive } = indexes.next().unwrap_or_default();
-            let is_split =
-                |member: &Member| archive::SPLITS.iter().any(|split| member.name.starts_with(&format!("{split}/")));
-            let folder = match (object.key.rsplit_once('/'), archive::split_of(&object.key)) {
+            let is_split = |member: &Member| SPLITS.iter().any(|split| member.name.starts_with(&format!("{split}/")));
+            let folder = match (object.key.rsplit_once('/'), split_of(&object.key)) {
                 (Some((folder, _)), _) => format!("{folder}/"),
                 (None, Some(split)) if is_found && !members.iter().any(is_split) => format!("{split}/"),
                 _ => String::new(),
@@ -402,21 +409,6 @@ impl Tree {
     }
 }
 
-/// What is said of an archive that is compressed as a whole.
-pub(in crate::read) fn compressed(path: impl Into<PathBuf>) -> Error {
-    Error::dataset(
-        path,
-        "compressed archives are not read: nothing in them can be found without unpacking the whole",
-        "Write them without compression; pictures hardly get smaller",
-    )
-}
-
-/// Whether a name is that of a file that samples are made of.
-pub(in crate::read) fn is_data(name: &str) -> bool {
-    let extension = Path::new(name).extension().unwrap_or_default();
-    is_picture(Path::new(name)) || extension == "npy" || extension == "bin"
-}
-
 /// Whether an archive, of these `members` in `folder`, is what the files beside it were unpacked from; `loose` are all files
 /// of data outside of archives, sorted. Where there are some, what else it holds is no part of the data set by mistake.
 ///
@@ -446,182 +438,4 @@ fn root_of(source: &dyn Source) -> PathBuf {
     let root = source.location("");
     let is_root = root.ends_with(":///");
     if is_root { root.into() } else { root.trim_end_matches('/').into() }
-}
-
-/// Whether archives lie in a folder of this machine, or in that of a split.
-pub fn holds_archives(folder: &Path) -> bool {
-    std::iter::once("").chain(archive::SPLITS).any(|split| {
-        let folder = folder.join(split);
-        let names = fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
-        let names: Vec<String> = names.filter_map(|name| name.into_string().ok()).collect();
-        // A Parquet file beside class folders says something about them ([`archive::finder`]).
-        let has_folders = || names.iter().any(|name| !name.starts_with('.') && folder.join(name).is_dir());
-        names.iter().any(|name| archive::is_archive(name) && !archive::is_parquet(name))
-            || names.iter().any(|name| archive::is_parquet(name)) && !has_folders()
-    })
-}
-
-/// Whether a path leads to an archive that it names, or into one.
-pub fn is_in_archive(path: &Path) -> bool {
-    archives_named(path).is_some()
-}
-
-/// A path that names archives: the folder they lie in, their names, and the rest, a folder inside of them.
-struct Named<'a> {
-    folder: &'a str,
-    names: Vec<String>,
-    inside: &'a str,
-}
-
-fn archives_named(path: &Path) -> Option<Named<'_>> {
-    let text = path.to_str()?;
-    let local = if is_url(path) { text.strip_prefix("file://") } else { Some(text) };
-    // The name of a bucket or a host is none of an archive.
-    let rest = local.or_else(|| text.split_once("://")?.1.split_once('/').map(|(_, rest)| rest))?;
-    let mut start = 0;
-    for part in rest.split('/') {
-        let end = start + part.len();
-        if archive::is_openable(part) && !local.is_some_and(|local| Path::new(&local[..end]).is_dir()) {
-            let folder = &text[..text.len() - rest.len() + start];
-            let folder = folder.strip_suffix('/').unwrap_or(folder);
-            return Some(Named { folder, names: expand(part), inside: rest[end..].trim_matches('/') });
-        }
-        start = end + 1;
-    }
-    None
-}
-
-/// Names that a pattern stands for, at most.
-const NAMES_MAX: usize = 1 << 20;
-
-/// `a{08..10}b` as a08b, a09b, a10b, each pair of braces in turn. What is no range, or of too many names, stays as it is.
-fn expand(name: &str) -> Vec<String> {
-    let Some((before, (range, after))) =
-        name.split_once('{').and_then(|(before, rest)| Some((before, rest.split_once('}')?)))
-    else {
-        return vec![name.to_owned()];
-    };
-    let rests = expand(after);
-    let numbers = range.split_once("..").and_then(|(first, last)| {
-        let (from, to): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
-        (from <= to && to - from < (NAMES_MAX / rests.len()) as u64).then_some((from..=to, first.len()))
-    });
-    match numbers {
-        None => rests.iter().map(|rest| format!("{before}{{{range}}}{rest}")).collect(),
-        Some((numbers, digits)) => numbers
-            .flat_map(|number| rests.iter().map(move |rest| format!("{before}{number:0digits$}{rest}")))
-            .collect(),
-    }
-}
-
-/// The folder of this machine and the names of the archives that a path names; `None` if it names none.
-pub fn local_archives(path: &Path) -> Option<(PathBuf, Vec<String>)> {
-    let Named { folder, names, inside } = archives_named(path).filter(|_| !is_url(path))?;
-    let folder = match folder {
-        "" if path.is_absolute() => "/",
-        "" => ".",
-        folder => folder,
-    };
-    inside.is_empty().then(|| (folder.into(), names))
-}
-
-/// The text of a URL that was taken apart as a path, which loses one of its two `/`.
-fn url_of(path: &Path) -> String {
-    let text = path.display().to_string();
-    if text.contains("://") { text } else { text.replacen(":/", "://", 1) }
-}
-
-/// The whole of a small file: of this machine, or at a URL.
-///
-/// # Errors
-/// [`Error::Io`] with the file's name or URL.
-pub(in crate::read) fn read_whole(path: &Path, storage: &Storage) -> Result<Vec<u8>> {
-    let path = storage.resolve(path);
-    if !is_url(&path) {
-        // Who names a pipe means to wait for it.
-        return fs::read(&path).map_err(|e| Error::io("read the list", path, e));
-    }
-    match open_file(&path, storage)? {
-        Some((_, stored)) => stored.read_whole().map_err(ReadError::into_error),
-        None => Err(Error::dataset(path, "it cannot be opened", "Check the URL")),
-    }
-}
-
-/// One file that is not simply a file of this machine: at a URL, or in an archive that is named, `rows.npz` or
-/// `rows.npz/x.npy`. With its path, archive and all. `None` if it is one.
-///
-/// # Errors
-/// A URL that cannot be opened; a file that is not there; an archive that is named alone and holds several.
-pub fn open_file(path: &Path, storage: &Storage) -> Result<Option<(PathBuf, Stored)>> {
-    let mut path = storage.resolve(path);
-    if let Some(inside) = archives_named(&path).map(|named| named.inside.to_owned()) {
-        let mut folder = Folder::open(&path, storage)?;
-        let names = folder.root().names()?;
-        // As NumPy has it: the name of an array may leave out its end.
-        if !inside.is_empty() && names.iter().any(|(name, _)| *name == *format!("{inside}.npy")) {
-            path = format!("{}.npy", path.display()).into();
-            folder = folder.root().join(format!("{inside}.npy"));
-        }
-        if let ([(only, Ok(Kind::File))], true) = (&*names, inside.is_empty()) {
-            folder = folder.join(only);
-            path = path.join(only);
-        }
-        if let Ok(Some(stored)) = folder.stored(std::iter::once(folder.path())) {
-            return Ok(Some((path, stored)));
-        }
-        let names: Vec<String> = names.iter().take(20).map(|(name, _)| name.display().to_string()).collect();
-        let problem = if inside.is_empty() { "it holds several files" } else { "there is no such file in the archive" };
-        return Err(Error::dataset(
-            &path,
-            problem,
-            format!("Name one behind the archive and a `/`: {}", names.join(", ")),
-        ));
-    }
-    if !is_url(&path) {
-        return Ok(None);
-    }
-    let url = path.display().to_string();
-    let (folder, key) = url.rsplit_once('/').unwrap_or((&url, ""));
-    let folder = Folder::of_objects(folder, &[key.to_owned()], storage)?.join(key);
-    let stored = folder.stored(std::iter::once(folder.path())).ok().flatten();
-    let stored = stored.ok_or_else(|| Error::dataset(&path, "there is no such object", "Check the URL"))?;
-    Ok(Some((path, stored)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn archives_that_a_path_names_are_told_from_buckets_hosts_and_folders() {
-        let dir = tempfile::tempdir().unwrap();
-        let folder = dir.path().join("folder.zip");
-        fs::create_dir(&folder).unwrap();
-        let folder = folder.display();
-        let long = ["x-08.tar", "x-09.tar", "x-10.tar"];
-        for (path, expect) in [
-            ("s3://b.zip/x.tar".into(), Some(("s3://b.zip", &["x.tar"][..], ""))),
-            ("s3://b/a/x-{08..10}.tar/train/cat/".into(), Some(("s3://b/a", &long, "train/cat"))),
-            ("https://example.zip".into(), None),
-            ("https://example.zip/train".into(), None),
-            ("https://host/x.mds".into(), Some(("https://host", &["x.mds"], ""))),
-            ("file:///x.npz/a.npy".into(), Some(("file://", &["x.npz"], "a.npy"))),
-            (format!("file://{folder}/x.tar"), Some((&*format!("file://{folder}"), &["x.tar"], ""))),
-            (format!("{folder}/train"), None),
-            ("x.zip".into(), Some(("", &["x.zip"], ""))),
-            ("s3://b/x.tar.index".into(), None),
-            ("x-{3..1}.tar".into(), Some(("", &["x-{3..1}.tar"], ""))),
-        ] {
-            let path: String = path;
-            let named = archives_named(Path::new(&path));
-            let found = named.as_ref().map(|Named { folder, names, inside }| (*folder, names.clone(), *inside));
-            let expect = expect.map(|(folder, names, inside)| {
-                (folder, names.iter().map(|name| name.to_string()).collect::<Vec<_>>(), inside)
-            });
-            assert_eq!(found, expect, "{path}");
-        }
-        assert_eq!(expand("{0..1}-{08..09}.tar"), ["0-08.tar", "0-09.tar", "1-08.tar", "1-09.tar"]);
-        assert_eq!(expand("x{a}-{0..1}{.tar"), ["x{a}-0{.tar", "x{a}-1{.tar"]);
-        assert_eq!(expand("{0..9999999}-{0..9999999}").len(), 1, "too many");
-    }
 }

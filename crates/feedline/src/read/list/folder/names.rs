@@ -1,10 +1,10 @@
 //! The names in a folder: what each stands for, and what lies deeper than samples are looked for.
 
-use super::Folder;
 use crate::error::{Error, Result};
-use crate::read::list::images::looks_like_picture;
+use crate::read::file::unusual;
+use crate::read::list::folder::Folder;
+use crate::read::names::looks_like_picture;
 use crate::read::remarks::Remarks;
-use crate::read::unusual;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::Path;
