@@ -1,7 +1,7 @@
 //! Images: labelled picture files as batches of `image` and `label`. Composes the stages read, decode and augment for
 //! whoever declares a list of files and a list of steps; owns nothing of their insides.
 
-use super::image_path::{Augmented, DecodeMode, ImagePath};
+use super::fused_decode::{Augmented, DecodeMode, ImagePath};
 use crate::augment::ImageOp;
 use crate::augment::normalize::Normalize;
 use crate::decode::{DecodedCache, Limits, RgbImage};

@@ -1,11 +1,11 @@
 //! The pipeline: what a recipe declares so that the engine can make its samples. Owns the contract and the two ways to
 //! keep it (the naive one here, the parallel one in deliver/); knows no recipe.
 
-mod image_path;
+mod fused_decode;
 mod images;
 
 pub use crate::error::{Interrupted, NotOfTheSample, StepError};
-pub use image_path::{Augmented, DecodeMode, ImagePath};
+pub use fused_decode::{Augmented, DecodeMode, ImagePath};
 pub use images::{Images, ImagesOptions, Numbers, OwnStep, Step};
 
 use crate::error::{Result, Stage};

@@ -6,14 +6,14 @@
 
 mod buckets;
 mod cursor;
-mod described;
-mod draws;
 mod epoch;
 mod feistel;
 mod mixed;
 mod mt19937;
 mod order;
 pub mod rng;
+mod sampling;
+mod spec;
 mod torch;
 mod weighted;
 

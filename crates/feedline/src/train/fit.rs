@@ -1,7 +1,7 @@
 //! The training loop: one function that reads from top to bottom. Knows the order of events and nothing of the model.
 
-use super::agree::{BatchSplit, agree, split_batch};
 use super::checkpoint::{Checkpoints, Progress, best_epoch};
+use super::consistency::{BatchSplit, agree, split_batch};
 use super::group::Group;
 use super::proof::LedgerFile;
 use super::{Tally, Task};

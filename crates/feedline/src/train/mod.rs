@@ -1,8 +1,8 @@
 //! Train: the loop that uses the batches. Knows no tensor framework: a [`Task`] holds the model, this folder holds
 //! the order of events, the learning rate, the checkpoints and the history.
 
-pub mod agree;
 pub mod checkpoint;
+pub mod consistency;
 mod disk;
 mod fit;
 pub mod group;

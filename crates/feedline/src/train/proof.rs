@@ -10,9 +10,9 @@
 //! Entries are on the disk before their checkpoint is published, so a checkpoint never knows more than the ledger. What
 //! was lost by a kill stands in the ledger and counts for nothing: an attempt counts up to where the next one began.
 
+mod attempt_span;
 mod check;
 mod problems;
-mod stretch;
 
 pub use check::{AttemptProof, Difference, EpochProof, Proof, Replacement, verify};
 

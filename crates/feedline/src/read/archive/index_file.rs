@@ -3,8 +3,8 @@
 use super::{index, tar, zip};
 use crate::error::{Error, Result};
 use crate::hash::{hash_name, hash_words};
+use crate::read::archive::encoding::Packing;
 use crate::read::archive::member::Member;
-use crate::read::archive::packing::Packing;
 use crate::read::archive::{Index, REMEDY, finder};
 use crate::read::file::write_whole;
 use crate::read::location::incomplete;

@@ -6,8 +6,8 @@
 //! text with the columns, and the samples. A sample is the sizes (u32) of its columns of no fixed size, and then all of its
 //! columns.
 
+use crate::read::archive::encoding::Packing;
 use crate::read::archive::member::{Member, Problem, Windows, Wrong};
-use crate::read::archive::packing::Packing;
 use serde::Deserialize;
 use std::io::{Read, Seek, SeekFrom};
 

@@ -1,7 +1,7 @@
 //! The files in an archive, and the archive as a file that is read in large pieces: what each format's index is made of.
 //! Owns what no member may be.
 
-use crate::read::archive::packing::Packing;
+use crate::read::archive::encoding::Packing;
 use crate::read::source::{Get, Object, ReadError, Source};
 use crate::stop::Stop;
 use std::io::{self, Read, Seek, SeekFrom};

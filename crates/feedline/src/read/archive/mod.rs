@@ -6,10 +6,10 @@
 //! `cat/1.jpg` is `train/cat/1.jpg`. So archives and the folder they were packed from are the same data set. An archive
 //! whose samples carry their labels has no such folder: there the members are `train/000.tar/key.jpg`.
 
+pub(in crate::read) mod encoding;
 mod index_file;
 mod mds;
 pub(in crate::read) mod member;
-pub(in crate::read) mod packing;
 #[cfg(feature = "parquet")]
 pub(in crate::read) mod parquet;
 #[cfg(feature = "parquet")]
@@ -17,9 +17,9 @@ pub(in crate::read) mod parquet_value;
 mod tar;
 pub(in crate::read) mod zip;
 
+pub use encoding::{Packing, ZipEntry};
 pub use index_file::{index_beside, indexes, to_text};
 pub use member::Member;
-pub use packing::{Packing, ZipEntry};
 #[cfg(feature = "parquet")]
 pub use parquet_value::{Codec as ParquetCodec, ParquetValue};
 

@@ -1,8 +1,8 @@
 //! What is in a tar archive. Owns which entries are files, and the grouping of WebDataset; the headers are read by the
 //! crate `tar`.
 
+use crate::read::archive::encoding::Packing;
 use crate::read::archive::member::{Member, Problem, Windows, Wrong, clean_name, is_of_macos};
-use crate::read::archive::packing::Packing;
 use crate::read::names::is_picture;
 use crate::read::remarks::Remarks;
 use crate::read::source::ReadError;

@@ -4,8 +4,8 @@
 //! Where the bytes of a member begin is said by a header right before them, which is read together with them: to look
 //! at a million headers first would be a million requests.
 
+use crate::read::archive::encoding::{Packing, ZipEntry};
 use crate::read::archive::member::{Member, Problem, Windows, Wrong, clean_name, is_of_macos};
-use crate::read::archive::packing::{Packing, ZipEntry};
 use crate::read::source::ReadError;
 use rawzip::{CompressionMethod, ReaderAt, ZipArchive};
 use std::cell::RefCell;

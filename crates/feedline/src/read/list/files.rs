@@ -6,7 +6,7 @@ use crate::hash::{hash_name, hash_words};
 use crate::read::file::{no_file, read_start};
 use crate::read::list::folder::Folder;
 use crate::read::list::folder::names::Kind;
-use crate::read::list::stored::{Stored, read_sample};
+use crate::read::list::sample_reader::{Stored, read_sample};
 use crate::read::location::{holds_archives, is_in_archive};
 use crate::read::source::ReadError;
 use crate::read::source::settings::Storage;

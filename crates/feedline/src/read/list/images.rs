@@ -8,7 +8,7 @@ use crate::read::file::no_file;
 use crate::read::list::folder::Folder;
 use crate::read::list::folder::names::Kind;
 use crate::read::list::open_file::read_whole;
-use crate::read::list::stored::Stored;
+use crate::read::list::sample_reader::Stored;
 use crate::read::location::compressed;
 use crate::read::names::{CLASSES_FILE, SPLITS, is_compressed, is_picture, looks_like_picture};
 use crate::read::remarks::Remarks;

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::read::list::folder::Folder;
 use crate::read::list::folder::names::Kind;
-use crate::read::list::stored::Stored;
+use crate::read::list::sample_reader::Stored;
 use crate::read::location::archives_named;
 use crate::read::source::ReadError;
 use crate::read::source::settings::Storage;

@@ -3,12 +3,12 @@
 //! [`crate::read::archive`]'s.
 
 use crate::error::{Error, Result};
+use crate::read::archive::encoding::Packing;
 use crate::read::archive::member::Member;
-use crate::read::archive::packing::Packing;
 use crate::read::archive::{index_as, to_text};
 use crate::read::file::write_whole;
 use crate::read::list::images::{ImageEntry, ImageList};
-use crate::read::list::stored::read_sample;
+use crate::read::list::sample_reader::read_sample;
 use crate::read::names::{CLASSES_FILE, Format, INCOMPLETE, INDEX_EXTENSION, SPLITS, is_archive, is_picture};
 use crate::read::source::listing::Listing;
 use crate::read::source::local::LocalFiles;

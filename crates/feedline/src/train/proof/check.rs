@@ -3,8 +3,8 @@
 //!
 //! It is no seal: who can write the file can make it say anything. It finds what loaders, restarts and people get wrong.
 
+use super::attempt_span::Stretch;
 use super::problems::{LISTED, Place, Problems};
-use super::stretch::Stretch;
 use super::{Attempt, LEDGER, read};
 use crate::deliver::ledger::{Counter, Counts, Digest, Entry};
 use crate::error::{Error, Result};

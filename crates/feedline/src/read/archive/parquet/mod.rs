@@ -6,8 +6,8 @@
 //! unpacks to. Where that is, is found out by reading and unpacking the whole file once, so a later read needs no more
 //! than the page, and no more of the format than its compression.
 
+use crate::read::archive::encoding::Packing;
 use crate::read::archive::member::{Member, Problem, Windows, Wrong};
-use crate::read::archive::packing::Packing;
 use crate::read::archive::parquet_value::ParquetValue;
 use crate::read::names::CLASSES_FILE;
 use crate::read::source::ReadError;

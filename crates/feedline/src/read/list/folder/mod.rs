@@ -6,9 +6,9 @@ pub(in crate::read) mod names;
 use crate::error::{Error, Result};
 use crate::read::archive;
 use crate::read::archive::Index;
+use crate::read::archive::encoding::Packing;
 use crate::read::archive::member::Member;
-use crate::read::archive::packing::Packing;
-use crate::read::list::stored::{Extent, Stored};
+use crate::read::list::sample_reader::{Extent, Stored};
 use crate::read::location::{
     Named, archives_named, check_url, compressed, holds_archives, incomplete, is_in_archive, url_of,
 };

@@ -3,7 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::read::list::files::FileList;
-use crate::read::list::stored::{Piece, Stored};
+use crate::read::list::sample_reader::{Piece, Stored};
 use crate::read::source::ReadError;
 use crate::stop::Stop;
 use std::fs::File;

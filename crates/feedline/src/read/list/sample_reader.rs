@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::plan::Plan;
-use crate::read::archive::packing::Packing;
+use crate::read::archive::encoding::Packing;
 #[cfg(feature = "parquet")]
 use crate::read::archive::parquet;
 #[cfg(feature = "parquet")]
