@@ -4,9 +4,9 @@
 use super::{Backbone, DeviceKind, Precision};
 use crate::settings::{self, LoaderSettings, Settings, in_range};
 use feedline::augment::Augmentation;
-use feedline::fused::DecodeMode;
+use feedline::pipeline::DecodeMode;
 use feedline::read::Storage;
-use feedline::train::agree::BatchSplit;
+use feedline::train::consistency::BatchSplit;
 use feedline::train::schedule::{LrDecay, OptimizerKind};
 use feedline::{Error, Result};
 use serde::{Deserialize, Serialize};

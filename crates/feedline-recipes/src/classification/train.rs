@@ -1,13 +1,11 @@
 //! A training run of the recipe: what of it is the recipe's own. The order of events belongs to `run`.
 
 use super::config::Config;
-use super::data;
 use super::report::Evaluation;
-use super::{Backbone, ClassificationTask, TaskOptions, weights};
+use super::{Backbone, ClassificationTask, TaskOptions, data, weights};
 use crate::run::{self, Recipe, RunFigures, each_once};
 use feedline::event::Sink;
-use feedline::images::Images;
-use feedline::pipeline::Pipeline;
+use feedline::pipeline::{Images, Pipeline};
 use feedline::plan::Plan;
 use feedline::train::group::Group;
 use feedline::train::schedule::{EpochLr, LrLimits, fit_lr, step_advice};

@@ -9,8 +9,8 @@ mod view;
 
 use crate::demo_folder::{Marker, write_each, write_whole};
 use feedline::decode::RgbImage;
-use feedline::picture::encode_png;
 use feedline::plan::rng::SampleRng;
+use feedline::plot::encode_png;
 use feedline::{Error, Result};
 use files::{NumpyArray, npy, npz};
 use serde::{Deserialize, Serialize};
