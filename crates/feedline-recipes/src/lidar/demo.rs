@@ -1,19 +1,19 @@
 //! The demo data set of the recipe: drawn streets in the files of KITTI's object data. Owns the options and which file holds
-//! what; the streets belong to `street.rs`, what the lidar and the camera see of them to `cast.rs`, the text files to `files.rs`.
+//! what; the streets belong to `street.rs`, what the lidar and the camera see of them to `sensors.rs`, the text files to `files.rs`.
 //!
 //! Classes are told by shape. There are walls, poles, trees, bushes and bins besides, and what hides what follows from the rays.
 
+mod camera;
 mod cast;
 mod files;
 mod parts;
 mod sensors;
 mod street;
 
-use super::camera::Camera;
 use super::infos::{self, InfoOptions};
-use super::kitti;
 use super::options::Layout;
 use crate::demo_folder::{Marker, write_each, write_whole};
+use camera::Camera;
 use feedline::picture::encode_png;
 use feedline::plan::rng::SampleRng;
 use feedline::{Error, Result};
@@ -118,7 +118,7 @@ fn id_of(number: u64) -> String {
 }
 
 fn write_frame(folder: &Path, options: &DemoOptions, number: u64) -> Result<()> {
-    let frame = draw(options, number)?;
+    let frame = draw(options, number);
     let labelled = options.train + options.val;
     let (split, id) = match number.checked_sub(labelled) {
         None => ("training", id_of(number)),
@@ -146,18 +146,15 @@ struct Drawn {
 }
 
 /// Frame `number`, from 0.
-fn draw(options: &DemoOptions, number: u64) -> Result<Drawn> {
+fn draw(options: &DemoOptions, number: u64) -> Drawn {
     let mut rng = SampleRng::new(options.seed, 0, number, "demo frame");
     let street = street::Street::draw(&mut rng);
-    let calib = files::calib_text();
-    // What is printed counts, to the digit.
-    let parsed = kitti::parse_calib(&calib).map_err(|problem| Error::config(problem, "Please report this"))?;
-    let camera = Camera::new(&parsed);
+    let camera = Camera::new();
     let cloud = sensors::scan(&street, [options.beams, options.steps], &mut rng);
-    let view = sensors::photograph(&street, &camera, &parsed);
+    let view = sensors::photograph(&street, &camera);
     let labels = files::label_text(&street, &camera, &cloud, &view);
     let plane = files::plane_text(&street.ground, &camera);
-    Ok(Drawn { points: cloud.points, image: view.image, calib, labels, plane })
+    Drawn { points: cloud.points, image: view.image, calib: files::calib_text(), labels, plane }
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {

@@ -1,19 +1,20 @@
 //! Tests of the demo data: the files, and that points, labels, pictures and the ground tell of the same street.
 
-use super::super::frame::Annos;
 use super::super::options::{Augment, LidarOptions, SampleGroup};
 use super::super::picture::pictures;
 use super::super::{LidarFiles, open};
 use super::*;
 use crate::demo_folder::tests::files as files_of;
 use feedline::Batch;
-use feedline::augment::boxes::Box3d;
+use feedline::augment::boxes::{Box3d, wrapped};
+use feedline::augment::points::Affine;
 use feedline::decode::{Limits, RgbImage, decode_rgb, dimensions};
 use feedline::deliver::{Loader, LoaderOptions};
 use feedline::pipeline::Pipeline;
 use feedline::plan::Plan;
 use feedline::read::Storage;
 use std::collections::{BTreeMap, BTreeSet};
+use std::f64::consts::FRAC_PI_2;
 use std::sync::Arc;
 
 const SMALL: DemoOptions = DemoOptions { train: 3, val: 1, test: 1, seed: 3, beams: 24, steps: 200 };
@@ -62,13 +63,11 @@ fn files_are_where_kitti_has_them_and_read_as_such() {
             assert_eq!(names, ["P0:", "P1:", "P2:", "P3:", "R0_rect:", "Tr_velo_to_cam:", "Tr_imu_to_velo:", ""]);
             assert!(calib.contains("P0: 7.200000000000e+02 0.000000000000e+00 6.120000000000e+02"), "{calib}");
             assert!(calib.contains(" -7.630000000000e-02 "), "{calib}");
-            kitti::parse_calib(&calib).unwrap();
             assert_eq!(dimensions(&files[&name("image_2", "png")]).unwrap(), (1242, 375));
             assert_eq!(files.contains_key(&name("label_2", "txt")), labelled);
             if labelled {
-                kitti::parse_plane(&text(&files, &name("planes", "txt"))).unwrap();
+                assert_eq!(text(&files, &name("planes", "txt")).lines().count(), 4);
                 let labels = text(&files, &name("label_2", "txt"));
-                kitti::parse_labels(&labels).unwrap();
                 for line in labels.lines() {
                     let words: Vec<&str> = line.split(' ').collect();
                     assert!(
@@ -103,30 +102,91 @@ fn a_folder_with_something_in_it_is_used_or_left_alone() {
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "something was left behind");
 }
 
-/// A street with what is seen of it, and its labels as the recipe reads them.
+/// The numbers of a line, behind the words that `skip` counts.
+fn numbers<const N: usize>(line: &str, skip: usize) -> [f64; N] {
+    let values: Vec<f64> = line.split(' ').skip(skip).map(|word| word.parse().unwrap()).collect();
+    values.try_into().unwrap()
+}
+
+#[test]
+fn what_is_printed_of_the_camera_is_the_camera_to_the_last_bit() {
+    let text = files::calib_text();
+    let lines: Vec<&str> = text.lines().collect();
+    let kept = |value: f64| f64::from(value as f32);
+    let [fx, _, u, tx, _, fy, v, ty, ..]: [f64; 12] = numbers(lines[2], 1).map(kept);
+    let [a, b, c, d, e, f, g, h, i] = numbers(lines[4], 1).map(kept);
+    let rectified = Affine([[a, b, c, 0.0], [d, e, f, 0.0], [g, h, i, 0.0]]);
+    let rows: [f64; 12] = numbers(lines[5], 1).map(kept);
+    let to_camera = Affine([0, 4, 8].map(|at| [rows[at], rows[at + 1], rows[at + 2], rows[at + 3]]));
+    let camera = Camera::new();
+    assert_eq!(camera.lidar_to_rect, to_camera.then(&rectified));
+    assert_eq!(camera.rect_to_lidar, camera.lidar_to_rect.inverse());
+    assert_eq!((camera.focal_px, camera.focal_px, camera.centre_px, camera.shift), (fx, fy, [u, v], [tx, ty]));
+}
+
+/// A label of an object as KITTI has it.
+struct Label {
+    class: String,
+    truncated: f64,
+    occluded: usize,
+    alpha: f64,
+    /// Left, top, right, bottom.
+    bbox: [f64; 4],
+    /// The middle of its bottom, in rectified camera coordinates.
+    location: [f64; 3],
+    rotation_y: f64,
+    /// In lidar coordinates.
+    bounds: Box3d,
+}
+
+impl Label {
+    fn parse(line: &str, camera: &Camera) -> Label {
+        let [truncated, occluded, alpha, left, top, right, bottom, height, width, length, x, y, z, rotation_y] =
+            numbers(line, 1);
+        let [ahead, aside, floor] = camera.rect_to_lidar.place([x, y, z]);
+        Label {
+            class: line.split(' ').next().unwrap().into(),
+            truncated,
+            occluded: occluded as usize,
+            alpha,
+            bbox: [left, top, right, bottom],
+            location: [x, y, z],
+            rotation_y,
+            bounds: Box3d {
+                center: [ahead, aside, floor + height / 2.0],
+                size: [length, width, height],
+                heading: wrapped(-(rotation_y + FRAC_PI_2)),
+            },
+        }
+    }
+}
+
+/// A street with what is seen of it, and its labels.
 struct Seen {
     street: street::Street,
     cloud: sensors::Cloud,
     photo: sensors::Photo,
     camera: Camera,
-    annos: Annos,
+    labels: Vec<Label>,
+    /// How many labels are `DontCare`.
+    others: usize,
 }
 
 impl Seen {
     fn new(number: u64) -> Seen {
         let options = DemoOptions::default();
-        let drawn = draw(&options, number).unwrap();
+        let drawn = draw(&options, number);
         let mut rng = SampleRng::new(options.seed, 0, number, "demo frame");
         let street = street::Street::draw(&mut rng);
-        let calib = kitti::parse_calib(&drawn.calib).unwrap();
-        let camera = Camera::new(&calib);
+        let camera = Camera::new();
         let cloud = sensors::scan(&street, [options.beams, options.steps], &mut rng);
-        let photo = sensors::photograph(&street, &camera, &calib);
+        let photo = sensors::photograph(&street, &camera);
         assert!(cloud.points == drawn.points && photo.image.pixels == drawn.image.pixels);
-        let mut annos = kitti::parse_labels(&drawn.labels).unwrap();
-        let boxes = annos.name.iter().filter(|name| *name != "DontCare").count();
-        annos.gt_boxes_lidar = (0..boxes).map(|at| kitti::to_lidar(&camera.rect_to_lidar, &annos, at)).collect();
-        Seen { street, cloud, photo, camera, annos }
+        let is_object = |line: &&str| !line.starts_with("DontCare ");
+        let labels: Vec<Label> =
+            drawn.labels.lines().filter(is_object).map(|line| Label::parse(line, &camera)).collect();
+        let others = drawn.labels.lines().count() - labels.len();
+        Seen { street, cloud, photo, camera, labels, others }
     }
 
     /// The object that a label is of.
@@ -143,9 +203,9 @@ fn labels_agree_with_the_points_and_the_picture() {
     for number in 0..30 {
         let seen = Seen::new(number);
         assert!((8_000..20_000).contains(&seen.cloud.points.len()), "{}", seen.cloud.points.len());
-        for (at, own) in seen.annos.gt_boxes_lidar.iter().enumerate() {
+        for label in &seen.labels {
+            let (name, own) = (&label.class, &label.bounds);
             let object = seen.object(own);
-            let name = &seen.annos.name[at];
             assert_eq!(name, seen.street.objects[object].0);
             let of_it: Vec<&[f32; 4]> = seen
                 .cloud
@@ -162,28 +222,28 @@ fn labels_agree_with_the_points_and_the_picture() {
                     "{number}: a point of {name} {own:?} is outside: {x} {y} {z}"
                 );
             }
-            let [left, top, right, bottom] = seen.annos.bbox[at];
+            let [left, top, right, bottom] = label.bbox;
             assert!(0.0 <= left && left < right && right <= 1241.0 && 0.0 <= top && top < bottom && bottom <= 374.0);
-            if seen.annos.truncated[at] == 0.0 {
+            if label.truncated == 0.0 {
                 let [u, v] = seen.camera.rect_to_pixels(seen.camera.lidar_to_rect.place(own.center));
-                assert!(left < u && u < right && top < v && v < bottom, "{name} {u} {v}: {:?}", seen.annos.bbox[at]);
-                let expect = seen.annos.rotation_y[at] - seen.annos.location[at][0].atan2(seen.annos.location[at][2]);
-                assert!((seen.annos.alpha[at] - expect).sin().abs() < 0.02, "{name}");
+                assert!(left < u && u < right && top < v && v < bottom, "{name} {u} {v}: {:?}", label.bbox);
+                let expect = label.rotation_y - label.location[0].atan2(label.location[2]);
+                assert!((label.alpha - expect).sin().abs() < 0.02, "{name}");
             } else {
                 truncated += 1;
             }
             assert!(seen.photo.seen[object] > 0.0);
-            occluded[seen.annos.occluded[at] as usize] += 1;
+            occluded[label.occluded] += 1;
             *counts.entry(name.clone()).or_insert(0) += 1;
         }
         // What stands nearer than others is in nobody's box.
         for (point, object) in seen.cloud.points.iter().zip(&seen.cloud.objects) {
-            let inside = |own: &&Box3d| own.bounds().contains([point[0], point[1], point[2]]);
-            if let (Some(own), Some(object)) = (seen.annos.gt_boxes_lidar.iter().find(inside), object) {
-                assert_eq!(seen.object(own), *object);
+            let inside = |label: &&Label| label.bounds.bounds().contains([point[0], point[1], point[2]]);
+            if let (Some(label), Some(object)) = (seen.labels.iter().find(inside), object) {
+                assert_eq!(seen.object(&label.bounds), *object);
             }
         }
-        others += seen.annos.name.len() - seen.annos.gt_boxes_lidar.len();
+        others += seen.others;
     }
     assert!(
         counts["Car"] > 90 && counts["Pedestrian"] > 40 && counts["Cyclist"] > 25 && counts["Van"] > 3,
@@ -199,7 +259,9 @@ fn labels_agree_with_the_points_and_the_picture() {
 fn the_plane_lies_where_the_lidar_sees_the_ground() {
     for number in 0..5 {
         let seen = Seen::new(number);
-        let [a, b, c, d] = kitti::parse_plane(&files::plane_text(&seen.street.ground, &seen.camera)).unwrap();
+        let text = files::plane_text(&seen.street.ground, &seen.camera);
+        let [a, b, c, d] = numbers(text.lines().nth(3).unwrap(), 0);
+        assert!(b < 0.0 && (a * a + b * b + c * c - 1.0).abs() < 1e-9, "{text}");
         let mut heights: Vec<f64> = Vec::new();
         for ([x, y, z, _], _) in seen.cloud.points.iter().zip(&seen.cloud.objects).filter(|(_, of)| of.is_none()) {
             let [x, y, z] = [x, y, z].map(|value| f64::from(*value));
