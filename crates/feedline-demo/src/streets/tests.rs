@@ -1,23 +1,19 @@
 //! Tests of the demo data: the files, and that points, labels, pictures and the ground tell of the same street.
 
-use super::super::options::{Augment, LidarOptions, SampleGroup};
-use super::super::picture::pictures;
-use super::super::{LidarFiles, open};
 use super::*;
-use crate::demo_folder::tests::files as files_of;
-use feedline::Batch;
+use crate::folder::tests::files as files_of;
 use feedline::augment::boxes::{Box3d, wrapped};
 use feedline::augment::points::Affine;
 use feedline::decode::{Limits, RgbImage, decode_rgb, dimensions};
-use feedline::deliver::{Loader, LoaderOptions};
-use feedline::pipeline::Pipeline;
-use feedline::plan::Plan;
-use feedline::read::Storage;
 use std::collections::{BTreeMap, BTreeSet};
 use std::f64::consts::FRAC_PI_2;
-use std::sync::Arc;
 
 const SMALL: DemoOptions = DemoOptions { train: 3, val: 1, test: 1, seed: 3, beams: 24, steps: 200 };
+
+/// For `add`.
+fn nothing(_: &Path) -> Result<()> {
+    Ok(())
+}
 
 fn text(files: &BTreeMap<String, Vec<u8>>, name: &str) -> String {
     String::from_utf8(files[name].clone()).unwrap()
@@ -27,22 +23,22 @@ fn text(files: &BTreeMap<String, Vec<u8>>, name: &str) -> String {
 fn equal_options_give_equal_bytes_and_every_frame_differs() {
     let dir = tempfile::tempdir().unwrap();
     let mut calls = Vec::new();
-    write_demo_data(&dir.path().join("a"), &SMALL, |done, total| calls.push((done, total))).unwrap();
+    write_demo_data(&dir.path().join("a"), &SMALL, |done, total| calls.push((done, total)), nothing).unwrap();
     assert_eq!(calls, (1..=5).map(|done| (done, 5)).collect::<Vec<_>>());
-    write_demo_data(&dir.path().join("deep/er/b"), &SMALL, |_, _| ()).unwrap();
+    write_demo_data(&dir.path().join("deep/er/b"), &SMALL, |_, _| (), nothing).unwrap();
     let (a, b) = (files_of(&dir.path().join("a")), files_of(&dir.path().join("deep/er/b")));
     assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
     assert!(a == b, "two runs differ");
     let clouds: BTreeSet<_> = a.iter().filter(|(name, _)| name.ends_with(".bin")).map(|(_, bytes)| bytes).collect();
-    assert!(clouds.len() >= 5, "two frames look alike");
-    write_demo_data(&dir.path().join("c"), &DemoOptions { seed: 4, ..SMALL }, |_, _| ()).unwrap();
+    assert_eq!(clouds.len(), 5, "two frames look alike");
+    write_demo_data(&dir.path().join("c"), &DemoOptions { seed: 4, ..SMALL }, |_, _| (), nothing).unwrap();
     assert_ne!(files_of(&dir.path().join("c"))["training/label_2/000000.txt"], a["training/label_2/000000.txt"]);
 }
 
 #[test]
 fn files_are_where_kitti_has_them_and_read_as_such() {
     let dir = tempfile::tempdir().unwrap();
-    write_demo_data(&dir.path().join("a"), &SMALL, |_, _| ()).unwrap();
+    write_demo_data(&dir.path().join("a"), &SMALL, |_, _| (), nothing).unwrap();
     let files = files_of(&dir.path().join("a"));
     for (split, ids) in [("train", "000000\n000001\n000002\n"), ("val", "000003\n"), ("test", "000000\n")] {
         assert_eq!(text(&files, &format!("ImageSets/{split}.txt")), ids);
@@ -87,18 +83,40 @@ fn files_are_where_kitti_has_them_and_read_as_such() {
 fn a_folder_with_something_in_it_is_used_or_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    write_demo_data(&data, &SMALL, |_, _| ()).unwrap();
+    write_demo_data(&data, &SMALL, |_, _| (), nothing).unwrap();
     let before = files_of(dir.path());
-    write_demo_data(&data, &SMALL, |_, _| panic!("written twice")).unwrap();
-    let text = write_demo_data(&data, &DemoOptions { seed: 9, ..SMALL }, |_, _| ()).unwrap_err().to_string();
+    write_demo_data(&data, &SMALL, |_, _| (), |_| panic!("written twice")).unwrap();
+    let text = write_demo_data(&data, &DemoOptions { seed: 9, ..SMALL }, |_, _| (), nothing).unwrap_err().to_string();
     assert!(text.contains("other options") && text.contains("Choose another folder"), "{text}");
     assert!(files_of(dir.path()) == before);
     for options in
         [DemoOptions { val: 0, ..SMALL }, DemoOptions { beams: 1, ..SMALL }, DemoOptions { steps: 5000, ..SMALL }]
     {
-        let text = write_demo_data(&dir.path().join("none"), &options, |_, _| ()).unwrap_err().to_string();
+        let text = write_demo_data(&dir.path().join("none"), &options, |_, _| (), nothing).unwrap_err().to_string();
         assert!(text.contains("Ask for"), "{text}");
     }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "something was left behind");
+}
+
+#[test]
+fn added_files_come_into_place_with_the_others_and_an_error_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let add = |folder: &Path| {
+        // The frames are there by now.
+        let points = fs::read(folder.join("training/velodyne/000000.bin")).unwrap().len() / 16;
+        write(&folder.join("counts.txt"), format!("{points}\n").as_bytes())
+    };
+    write_demo_data(&dir.path().join("a"), &SMALL, |_, _| (), add).unwrap();
+    let files = files_of(&dir.path().join("a"));
+    let points = files["training/velodyne/000000.bin"].len() / 16;
+    assert_eq!(text(&files, "counts.txt"), format!("{points}\n"));
+
+    let fail = |folder: &Path| {
+        write(&folder.join("half.txt"), b"1")?;
+        Err(Error::config("there is no more to add", "Nothing"))
+    };
+    let error = write_demo_data(&dir.path().join("b"), &SMALL, |_, _| (), fail).unwrap_err().to_string();
+    assert!(error.contains("there is no more to add"), "{error}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "something was left behind");
 }
 
@@ -305,54 +323,4 @@ fn an_object_is_where_the_picture_shows_it() {
         checked += if good { 1 } else { -9 };
     }
     assert!(checked > 500, "{checked}");
-}
-
-/// The first batch of a split of four frames a batch.
-fn first_batch(root: &Path, split: &str, training: bool, options: &LidarOptions) -> Batch {
-    let files = LidarFiles {
-        root: root.into(),
-        split_dir: if split == "test" { "testing" } else { "training" }.into(),
-        info_path: vec![format!("kitti_infos_{split}.pkl")],
-        training,
-    };
-    let data = Arc::new(open(&files, options, &Storage::default()).unwrap());
-    let plan = Plan::unshuffled(data.len(), 1).unwrap();
-    let options = LoaderOptions { batch_size: 4, num_workers: 0, ..LoaderOptions::default() };
-    Loader::new(data, plan, options).unwrap().next_batch().unwrap().unwrap()
-}
-
-#[test]
-fn the_recipe_delivers_the_frames_and_draws_them() {
-    let dir = tempfile::tempdir().unwrap();
-    let root = dir.path().join("a");
-    write_demo_data(&root, &SMALL, |_, _| ()).unwrap();
-    let group = |name: &str| SampleGroup { name: name.into(), count: 8, min_points: 5 };
-    let options = LidarOptions {
-        augment: vec![Augment::GtSampling {
-            db_info_path: vec!["kitti_dbinfos_train.pkl".into()],
-            sample_groups: DEMO_CLASSES[..3].iter().map(|name| group(name)).collect(),
-            removed_difficulties: vec![-1],
-            use_road_plane: true,
-            limit_whole_scene: true,
-            remove_extra_width: [0.0; 3],
-        }],
-        ..LidarOptions::default()
-    };
-    for (split, training, frames) in [("train", true, 3), ("val", false, 1), ("test", false, 1)] {
-        let batch = first_batch(&root, split, training, &options);
-        assert_eq!((batch.valid, batch.field("gt_boxes").is_some()), (frames, split != "test"));
-        let (pictures, _) = pictures(&batch, &options).unwrap();
-        assert_eq!(pictures.len(), frames);
-        for (_, caption) in pictures {
-            assert_eq!(caption.contains("pasted"), training, "{caption}");
-            assert_eq!(caption.contains("Car"), split != "test", "{caption}");
-        }
-    }
-    let infos = infos::read_infos(&root, &["kitti_infos_trainval.pkl".into()], &Storage::default()).unwrap();
-    assert_eq!(infos.len(), 4);
-    for annos in infos.iter().map(|frame| frame.annos.as_ref().unwrap()) {
-        assert!(
-            annos.num_points_in_gt.iter().zip(&annos.name).all(|(count, name)| (*count > 0) == (name != "DontCare"))
-        );
-    }
 }
