@@ -9,8 +9,6 @@ pub mod burn_loader;
 
 pub mod classification;
 
-mod demo_folder;
-
 mod device;
 
 pub mod lidar;

@@ -8,8 +8,6 @@ pub mod config;
 
 pub mod data;
 
-pub mod demo;
-
 #[cfg(feature = "burn")]
 pub mod model;
 
@@ -26,6 +24,7 @@ pub mod weights;
 
 pub use crate::device::DeviceKind;
 pub use choices::{Backbone, Precision};
+pub use feedline_demo::shapes as demo;
 pub use feedline::train::schedule::OptimizerKind;
 #[cfg(feature = "burn")]
 pub use task::{ClassificationTask, TaskOptions};

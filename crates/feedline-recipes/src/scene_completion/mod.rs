@@ -11,8 +11,6 @@ pub mod config;
 
 pub mod data;
 
-pub mod demo;
-
 mod list;
 
 #[cfg(feature = "burn")]
@@ -37,6 +35,7 @@ pub use crate::device::DeviceKind;
 pub use augment::SceneAugment;
 pub use data::{ChannelOrder, SceneOptions, Scenes, open};
 pub use feedline::train::schedule::OptimizerKind;
+pub use feedline_demo::rooms as demo;
 pub use list::{Layout, SceneFiles};
 pub use metrics::Scores;
 #[cfg(feature = "burn")]

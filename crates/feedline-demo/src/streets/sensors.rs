@@ -1,7 +1,6 @@
 //! A lidar and a camera that look at a street. Owns their rays, the noise of the one and the light of the other.
 
-use super::super::Calib;
-use super::super::camera::Camera;
+use super::camera::Camera;
 use super::cast::{Hit, Solid, cast};
 use super::street::{Ground, Street};
 use feedline::decode::RgbImage;
@@ -121,9 +120,9 @@ fn extremes(values: &[f64]) -> [f64; 2] {
 }
 
 /// Takes the picture of camera 2.
-pub fn photograph(street: &Street, camera: &Camera, calib: &Calib) -> Photo {
+pub fn photograph(street: &Street, camera: &Camera) -> Photo {
     let [height, width] = IMAGE_PX;
-    let [[focal_px, _, u0, tx], [_, _, v0, ty], ..] = calib.p2.map(|row| row.map(f64::from));
+    let Camera { focal_px, centre_px: [u0, v0], shift: [tx, ty], .. } = *camera;
     // The place whose rays are those of `rect_to_pixels`.
     let eye = [-tx / focal_px, -ty / focal_px, 0.0];
     let origin = camera.rect_to_lidar.place(eye);

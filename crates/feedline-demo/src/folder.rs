@@ -1,5 +1,5 @@
 //! Demo data sets on disk, whole or not at all. Owns the file that says so, the folder that is written beside and put
-//! in place by a rename, and the two threads that draw; what is drawn belongs to the recipes.
+//! in place by a rename, and the two threads that draw; what is drawn belongs to the modules beside.
 
 use feedline::train::lock::locks_reach_everyone;
 use feedline::{Error, Result};

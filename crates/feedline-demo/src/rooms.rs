@@ -1,4 +1,4 @@
-//! The demo data set of the recipe: random rooms in the files of TorchSSC's NYU data. Owns the options and which file
+//! Random rooms in the files of TorchSSC's NYU data: data for scene completion. Owns the options and which file
 //! holds what; the rooms belong to `room.rs`, their pictures and voxels to `view.rs`.
 //!
 //! Classes are told by colour and shape. Colours vary from object to object, and what is hidden must be guessed.
@@ -7,7 +7,7 @@ mod files;
 mod room;
 mod view;
 
-use crate::demo_folder::{Marker, write_each, write_whole};
+use crate::folder::{Marker, write_each, write_whole};
 use feedline::decode::RgbImage;
 use feedline::plan::rng::SampleRng;
 use feedline::plot::encode_png;

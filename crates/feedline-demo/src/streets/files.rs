@@ -1,6 +1,7 @@
-//! The text files of a drawn frame, as KITTI writes them: calibration, labels, the ground. Owns their numbers and digits.
+//! The text files of a drawn frame, as KITTI writes them: calibration, labels, the ground. Owns their lines and
+//! digits; the numbers of the calibration belong to `camera.rs`.
 
-use super::super::camera::Camera;
+use super::camera::{Camera, SHIFTS, imu_to_lidar, lidar_to_camera, projection, rectification};
 use super::cast::corners;
 use super::sensors::{Cloud, IMAGE_PX, Photo};
 use super::street::{Ground, Street};
@@ -11,23 +12,6 @@ use std::f64::consts::FRAC_PI_2;
 const LEAST_POINTS: usize = 5;
 const LEAST_SEEN: f64 = 0.08;
 const FARTHEST_M: f64 = 52.0;
-
-type Matrix = [[f64; 3]; 3];
-
-/// A turn about an axis, from the next axis towards the one after it.
-fn turn(axis: usize, angle_rad: f64) -> Matrix {
-    let (sin, cos) = angle_rad.sin_cos();
-    let (next, last) = ((axis + 1) % 3, (axis + 2) % 3);
-    let mut rows = [[0.0; 3]; 3];
-    rows[axis][axis] = 1.0;
-    (rows[next][next], rows[last][last]) = (cos, cos);
-    (rows[next][last], rows[last][next]) = (-sin, sin);
-    rows
-}
-
-fn product(one: &Matrix, other: &Matrix) -> Matrix {
-    std::array::from_fn(|row| std::array::from_fn(|column| (0..3).map(|k| one[row][k] * other[k][column]).sum()))
-}
 
 /// KITTI's number: 7.215377000000e+02.
 fn number(value: f64) -> String {
@@ -42,28 +26,17 @@ fn line<'v>(name: &str, values: impl IntoIterator<Item = &'v f64>) -> String {
     format!("{name}:{values}\n")
 }
 
-/// The calibration: cameras that stand nearly as KITTI's do, with a lidar that is not quite level.
+/// The calibration, with a projection for each of the four cameras.
 pub fn calib_text() -> String {
-    let projection = |x: f64, y: f64, z: f64| [720.0, 0.0, 612.0, x, 0.0, 720.0, 174.0, y, 0.0, 0.0, 1.0, z];
-    let placed = |turned: &Matrix, shift: [f64; 3]| -> Vec<f64> {
-        turned.iter().zip(shift).flat_map(|(row, shift)| [row[0], row[1], row[2], shift]).collect()
-    };
-    let rectified = product(&turn(2, 0.0095), &product(&turn(1, -0.0074), &turn(0, 0.0043)));
-    // Cameras look along z with x to the right and y down.
-    let ahead = [[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]];
-    let lidar = product(&turn(2, -0.0132), &product(&turn(1, 0.0068), &product(&turn(0, -0.0035), &ahead)));
-    let inertial = product(&turn(0, 0.0148), &product(&turn(1, -0.002), &turn(2, -0.0008)));
-    [
-        line("P0", &projection(0.0, 0.0, 0.0)),
-        line("P1", &projection(-386.6, 0.0, 0.0)),
-        line("P2", &projection(44.8, 0.22, 0.0027)),
-        line("P3", &projection(-338.9, 2.2, 0.0027)),
-        line("R0_rect", rectified.as_flattened()),
-        line("Tr_velo_to_cam", &placed(&lidar, [-0.004, -0.0763, -0.2718])),
-        line("Tr_imu_to_velo", &placed(&inertial, [-0.81, 0.32, -0.8])),
+    let projections: String =
+        (0..).zip(SHIFTS).map(|(number, shift)| line(&format!("P{number}"), &projection(shift))).collect();
+    let rest = [
+        line("R0_rect", rectification().as_flattened()),
+        line("Tr_velo_to_cam", lidar_to_camera().as_flattened()),
+        line("Tr_imu_to_velo", imu_to_lidar().as_flattened()),
         "\n".into(),
-    ]
-    .concat()
+    ];
+    projections + &rest.concat()
 }
 
 /// A box as camera 2 sees it: left, top, right, bottom in pixels, as far as it is in the picture, and the share that is not.

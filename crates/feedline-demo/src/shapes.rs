@@ -1,10 +1,10 @@
-//! The demo data set: six kinds of shapes, drawn. Owns how they look; how they get to disk whole or
-//! not at all belongs to `demo_folder.rs`.
+//! Pictures of six kinds of shapes, in class folders: data for a classifier. Owns how they look; how they get to disk whole
+//! or not at all belongs to `folder.rs`.
 //!
 //! The class is in the outline alone: area, colour, place, turn, background and stray lines are drawn from the same
 //! distributions for all classes, so that no linear function of the pixels tells them apart.
 
-use crate::demo_folder::{Marker, write_each, write_whole};
+use crate::folder::{Marker, write_each, write_whole};
 use feedline::plan::rng::SampleRng;
 use feedline::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -278,7 +278,7 @@ impl Noise {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::demo_folder::tests::files;
+    use crate::folder::tests::files;
     use std::collections::BTreeSet;
 
     const SMALL: DemoOptions = DemoOptions { train: 62, test: 12, seed: 3 };

@@ -1,7 +1,7 @@
 //! Tests of the demo data: the files, and that pictures and voxels tell of the same room.
 
 use super::*;
-use crate::demo_folder::tests::files;
+use crate::folder::tests::files;
 use std::collections::BTreeSet;
 
 const SMALL: DemoOptions = DemoOptions { train: 3, test: 2, seed: 3, image_px: [24, 32], grid: [6, 4, 6] };
