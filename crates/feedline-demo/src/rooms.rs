@@ -29,7 +29,7 @@ pub struct DemoOptions {
     pub seed: u64,
     /// Rows and columns of the pictures, 8 to 4096 each.
     pub image_px: [u32; 2],
-    /// Voxels along x (to the right), y (up) and z (away from the camera), 4 to 256 each. Together they are 4.8 m wide,
+    /// Voxels along x (to the right), y (up) and z (away from the camera), 4 to 256 each. FitContext they are 4.8 m wide,
     /// 2.88 m high and 4.8 m deep, whatever their number.
     pub grid: [usize; 3],
 }

@@ -12,8 +12,8 @@ mod street;
 
 use crate::folder::{Marker, write_each, write_whole};
 use camera::Camera;
-use feedline::plot::encode_png;
 use feedline::plan::rng::SampleRng;
+use feedline::plot::encode_png;
 use feedline::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fs;

@@ -23,6 +23,9 @@ const END: &str = "# The settings are complete.";
 
 /// The key that names the recipe, outside the sections. Older files lack it and mean [`FIRST`].
 const RECIPE: &str = "recipe";
+
+/// The section that says how data in a bucket is read.
+const STORAGE: &str = "storage";
 const FIRST: &str = "classification";
 
 /// The settings of a recipe's run, complete.
@@ -39,6 +42,10 @@ pub trait Settings: Clone + Serialize + DeserializeOwned {
 
     /// Keys of section `data` that say where the data is; all empty is no data.
     const PLACES: &'static [&'static str];
+
+    /// Those of [`Settings::PLACES`] that name other data altogether when an evaluation names one: then all that the run says
+    /// of its own data is forgotten.
+    const OTHER_DATA: &'static [&'static str] = &["dir"];
 
     /// That every value is in its range and none contradicts another.
     ///
@@ -239,7 +246,7 @@ impl LoaderSettings {
     }
 
     /// Range checks, for [`in_range`].
-    pub(crate) fn checks(&self) -> [(bool, &'static str, &'static str); 1] {
+    pub fn checks(&self) -> [(bool, &'static str, &'static str); 1] {
         [(self.num_workers <= 1024, "data.num_workers", "at most 1024")]
     }
 }
@@ -248,7 +255,7 @@ impl LoaderSettings {
 ///
 /// # Errors
 /// The first that is not.
-pub(crate) fn in_range<'c>(checks: impl IntoIterator<Item = (bool, &'c str, &'c str)>) -> Result<()> {
+pub fn in_range<'c>(checks: impl IntoIterator<Item = (bool, &'c str, &'c str)>) -> Result<()> {
     match checks.into_iter().find(|(good, ..)| !good) {
         None => Ok(()),
         Some((_, key, range)) => Err(Error::config(format!("{key} is out of range"), format!("It must be {range}"))),
@@ -309,12 +316,18 @@ pub struct Said<C> {
 }
 
 impl<C: Settings> Said<C> {
-    /// The embedded defaults.
+    /// The embedded defaults. Section `storage`, which is the same for all, need not stand in them.
     pub fn defaults() -> Said<C> {
-        match C::DEFAULT_TOML.parse() {
-            Ok(table) => Said { table, means: PhantomData },
+        let mut table: Table = match C::DEFAULT_TOML.parse() {
+            Ok(table) => table,
             Err(e) => unreachable!("the embedded defaults are valid TOML, a test says so: {e}"),
+        };
+        if !table.contains_key(STORAGE)
+            && let Ok(storage) = Value::try_from(Storage::default())
+        {
+            table.insert(STORAGE.into(), storage);
         }
+        Said { table, means: PhantomData }
     }
 
     /// Whether there is a key, e.g. `train.epochs`.
@@ -429,7 +442,7 @@ impl<C: Settings> Said<C> {
     /// # Errors
     /// As [`Said::resolve`].
     pub fn storage(self) -> Result<Storage> {
-        let section = self.table.get("storage").cloned().unwrap_or_else(|| Value::Table(Table::new()));
+        let section = self.table.get(STORAGE).cloned().unwrap_or_else(|| Value::Table(Table::new()));
         let storage: Storage = section
             .try_into()
             .map_err(|e: toml::de::Error| Error::config(e.to_string().trim().to_string(), reference::<C>()))?;

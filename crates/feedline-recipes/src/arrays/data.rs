@@ -36,7 +36,7 @@ enum Source {
     /// The rows of one file that lies elsewhere, in memory.
     Held { path: PathBuf, bytes: Vec<u8>, offset_bytes: usize, row_bytes: usize },
     /// The rows of one file that lies elsewhere and is too large for that.
-    Stored { path: PathBuf, rows: SampleReader, count: u64 },
+    SampleReader { path: PathBuf, rows: SampleReader, count: u64 },
     /// A file each: `head`, which is the same in all of them, and the elements.
     Files { list: FileList, head: Vec<u8> },
     /// A 16-bit grey PNG each.
@@ -145,7 +145,7 @@ fn open_stored(path: &Path, stored: &SampleReader, shape: Option<&[usize]>, held
         Some(bytes) => Source::Held { path, bytes, offset_bytes: offset, row_bytes: row_bytes as usize },
         None => {
             let rows = stored.rows(offset_bytes, row_bytes, count).map_err(ReadError::into_error)?;
-            Source::Stored { path, rows, count }
+            Source::SampleReader { path, rows, count }
         }
     };
     Ok(ArrayData::new(source, dtype, shape, fingerprint))
@@ -286,7 +286,7 @@ impl ArrayData {
     fn stored(&self) -> Option<&SampleReader> {
         match &self.source {
             Source::Rows(_) | Source::Held { .. } => None,
-            Source::Stored { rows, .. } => Some(rows),
+            Source::SampleReader { rows, .. } => Some(rows),
             Source::Files { list, .. } | Source::Depth { list, .. } => list.stored.as_ref(),
         }
     }
@@ -301,7 +301,7 @@ impl Pipeline for ArrayData {
         match &self.source {
             Source::Rows(file) => file.rows(),
             Source::Held { bytes, offset_bytes, row_bytes, .. } => ((bytes.len() - offset_bytes) / row_bytes) as u64,
-            Source::Stored { count, .. } => *count,
+            Source::SampleReader { count, .. } => *count,
             Source::Files { list, .. } | Source::Depth { list, .. } => list.entries.len() as u64,
         }
     }
@@ -317,7 +317,9 @@ impl Pipeline for ArrayData {
     fn location(&self, index: u64) -> String {
         match &self.source {
             Source::Rows(file) => format!("row {index} of {}", file.path().display()),
-            Source::Held { path, .. } | Source::Stored { path, .. } => format!("row {index} of {}", path.display()),
+            Source::Held { path, .. } | Source::SampleReader { path, .. } => {
+                format!("row {index} of {}", path.display())
+            }
             Source::Files { list, .. } | Source::Depth { list, .. } => {
                 list.entries[index as usize].path.display().to_string()
             }
@@ -327,7 +329,7 @@ impl Pipeline for ArrayData {
     fn warnings(&self) -> Vec<String> {
         match &self.source {
             Source::Files { list, .. } | Source::Depth { list, .. } => list.warnings.clone(),
-            Source::Rows(_) | Source::Held { .. } | Source::Stored { .. } => Vec::new(),
+            Source::Rows(_) | Source::Held { .. } | Source::SampleReader { .. } => Vec::new(),
         }
     }
 
@@ -388,7 +390,7 @@ impl Pipeline for ArrayData {
                 slot.dense_bytes("array").copy_from_slice(&bytes[start..start + row_bytes]);
                 clock.count_bytes(*row_bytes);
             }
-            Source::Stored { .. } => slot.dense_bytes("array").copy_from_slice(&raw[0]),
+            Source::SampleReader { .. } => slot.dense_bytes("array").copy_from_slice(&raw[0]),
             Source::Files { list, head } if list.stored.is_some() => {
                 let (own_head, elements) = raw[0].split_at(head.len());
                 slot.dense_bytes("array").copy_from_slice(elements);

@@ -1,9 +1,9 @@
 //! The settings of the recipe: [`Config`], checked. Owns the keys, and what an OpenPCDet YAML puts in their place; how they are
 //! merged belongs to `settings`, what they set off to the other files.
 
-use super::options::{LidarOptions, Process};
-use super::pcdet;
-use crate::classification::{DeviceKind, Precision};
+use super::data::openpcdet_yaml;
+use super::data::options::{LidarOptions, Process};
+use crate::network::device::{DeviceKind, Precision};
 use crate::settings::{self, LoaderSettings, Settings, in_range};
 use feedline::read::{Storage, check_url, is_url};
 use feedline::train::consistency::BatchSplit;
@@ -110,7 +110,7 @@ impl Config {
             return Ok(self);
         }
         let path = std::mem::take(&mut self.data.dataset_cfg);
-        let whole = pcdet::read_yaml(&path)?;
+        let whole = openpcdet_yaml::read_yaml(&path)?;
         let names = whole.get("CLASS_NAMES").map(|names| serde_json::from_value(names.clone()));
         let names = names.transpose().map_err(|problem| {
             Error::dataset(&path, format!("CLASS_NAMES is no list of names: {problem}"), "Write ['Car', 'Pedestrian']")
@@ -118,7 +118,7 @@ impl Config {
         let names: Vec<String> = names.unwrap_or_else(|| self.clouds.class_names.clone());
         let dataset = whole.get("DATA_CONFIG").unwrap_or(&whole);
         let root = Some(self.data.dir.as_path()).filter(|dir| !dir.as_os_str().is_empty());
-        let (train, val) = (pcdet::files(dataset, root, true)?, pcdet::files(dataset, root, false)?);
+        let (train, val) = (openpcdet_yaml::files(dataset, root, true)?, openpcdet_yaml::files(dataset, root, false)?);
         if let Some(other) = [&train, &val].into_iter().find(|files| files.split_dir != "training") {
             return Err(Error::dataset(
                 &path,
@@ -126,7 +126,7 @@ impl Config {
                 "Train on the split train or trainval, and test on val",
             ));
         }
-        self.clouds = pcdet::options(dataset, &names)?;
+        self.clouds = openpcdet_yaml::options(dataset, &names)?;
         self.data.dir = train.root;
         (self.data.train_infos, self.data.val_infos) = (train.info_path, val.info_path);
         self.check()?;

@@ -8,11 +8,13 @@ mod kitti_ap;
 mod nms;
 
 #[cfg(feature = "burn")]
+pub use hits::Detection;
+#[cfg(feature = "burn")]
 pub(super) use hits::Hits;
 pub use iou::{iou_3d, iou_bev};
 pub use nms::nms;
 
-use super::Annos;
+use super::data::frame::Annos;
 use feedline::{Error, Result};
 use kitti_ap::{Kind, Scene, average_precision};
 use serde::{Deserialize, Serialize};

@@ -1,7 +1,7 @@
 //! What a batch of clouds looks like from above: x upwards, y to the left, as the lidar drives. Owns the colours and the view;
 //! writes no file.
 
-use super::options::LidarOptions;
+use super::data::options::LidarOptions;
 use feedline::augment::boxes::Box3d;
 use feedline::decode::RgbImage;
 use feedline::plot::{Canvas, Rgb};

@@ -1,9 +1,9 @@
 //! The settings of the recipe: [`Config`], checked. Owns the keys; how they are merged belongs to `settings`, what they
 //! set off to the other files.
 
-use super::ChannelOrder;
+use super::data::ChannelOrder;
 use super::demo::DEMO_CLASSES;
-use crate::classification::DeviceKind;
+use crate::network::device::DeviceKind;
 use crate::settings::{self, LoaderSettings, Settings, in_range};
 use feedline::read::Storage;
 use feedline::train::consistency::BatchSplit;

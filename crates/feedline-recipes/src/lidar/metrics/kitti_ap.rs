@@ -6,7 +6,7 @@
 
 use super::iou::{common_area, share};
 use super::{Figures, Level};
-use crate::lidar::Annos;
+use crate::lidar::data::frame::Annos;
 
 /// Steps of recall.
 const STEPS: usize = 41;
