@@ -24,7 +24,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import warnings
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
@@ -103,5 +102,4 @@ def main():
 
 
 if __name__ == "__main__":
-    warnings.simplefilter("ignore")
     main()

@@ -463,10 +463,18 @@ def record(batch):
     return place | {name: digest(value) for name, value in sorted(fields.items())}
 
 
+@contextmanager
+def opened(make, *place):
+    """A loader, without its warnings: of what is left out of archives, and of a Dataset that draws."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with make(*place) as loader:
+            yield loader
+
+
 def first_batches(make):
     """Two of epoch 0 and one of epoch 1."""
-    with make() as loader, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a Dataset that draws, and of replaced samples
+    with opened(make) as loader:
         zero = [record(batch) for batch in islice(loader, 2)]
         loader.set_epoch(1)
         return zero + [record(batch) for batch in islice(loader, 1)]
@@ -476,8 +484,7 @@ def state_of(make):
     """A state after two batches of epoch 1 on two ranks, of which each says the same."""
     states = []
     for rank in range(2):
-        with make(rank, 2, 1) as loader, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with opened(make, rank, 2, 1) as loader:
             loader.set_epoch(1)
             list(islice(loader, 2))
             states.append(loader.state_dict())
@@ -490,8 +497,7 @@ def goes_on(make, state):
     found = {}
     for ranks in (1, 2, 3):
         for rank in range(ranks):
-            with make(rank, ranks, 1 if ranks > 1 else 2) as loader, warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with opened(make, rank, ranks, 1 if ranks > 1 else 2) as loader:
                 loader.load_state_dict(state)
                 rest = [record(batch) for batch in loader]
                 following = [record(batch) for batch in islice(loader, 1)]
