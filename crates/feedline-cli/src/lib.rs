@@ -59,7 +59,7 @@ enum Command {
     DemoData(commands::demo_data::Args),
 }
 
-/// How a command ended well.
+/// The good ends of a command.
 enum Done {
     Ok,
     /// By a signal, after saving a checkpoint.

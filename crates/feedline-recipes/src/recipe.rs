@@ -40,13 +40,13 @@ pub trait Recipe: Sized + 'static {
     /// The data it is for, in a few words: a line of the command line's help.
     const SUMMARY: &'static str;
 
-    /// What its samples are called, in the plural: `images`.
+    /// The word for its samples, in the plural: `images`.
     const SAMPLES: &'static str;
 
     /// Opens a split.
     ///
     /// # Errors
-    /// What the data has wrong.
+    /// Data that cannot be used.
     fn open(config: &Self::Config, split: Split) -> Result<Arc<Self::Data>>;
 
     /// Order of the training split over `ranks`.
@@ -67,7 +67,7 @@ pub trait Recipe: Sized + 'static {
     /// the user's own settings over those that the recipe begins with.
     ///
     /// # Errors
-    /// What the settings or the data have wrong; a work or a shape where there is none.
+    /// Settings or data that cannot be used; a work or a shape where there is none.
     fn bench(
         asked: &BenchRequest<'_>,
         settings: &dyn Fn(Said<Self::Config>) -> Result<Self::Config>,
@@ -99,10 +99,10 @@ pub trait Trainable: Recipe {
     /// The figures of a finished run, as `summary.json` holds them.
     type Summary: Serialize;
 
-    /// Which value of the metric that the task names first is the best.
+    /// The direction of the metric that the task names first.
     const BEST: Best = Best::Largest;
 
-    /// Whether `eval --logits` can write the network's outputs for each sample.
+    /// True if `eval --logits` can write the network's outputs for each sample.
     const HAS_LOGITS: bool = false;
 
     /// Checks that the network can learn from a split, or be measured on it.
@@ -116,7 +116,7 @@ pub trait Trainable: Recipe {
     /// Opens the training and the validation split.
     ///
     /// # Errors
-    /// What the data has wrong.
+    /// Data that cannot be used.
     fn open_splits(config: &Self::Config) -> Result<SplitsOf<Self>> {
         let open = |split| {
             let data = Self::open(config, split)?;
@@ -128,7 +128,7 @@ pub trait Trainable: Recipe {
     /// Opens the validation split for a network of the run in `run_dir`.
     ///
     /// # Errors
-    /// What the data has wrong, or what of it does not fit the network.
+    /// Data that cannot be used, or does not fit the network.
     fn open_evaluated(config: &Self::Config, _run_dir: &Path) -> Result<Arc<Self::Data>> {
         let data = Self::open(config, Split::Val)?;
         Self::check_data(config, &data, Split::Val)?;
@@ -175,7 +175,7 @@ pub trait Trainable: Recipe {
     /// Works out the figures of a finished run; all ranks do so together. `sink` hears warnings.
     ///
     /// # Errors
-    /// What the data or the model report.
+    /// Errors of the data or the model.
     fn summary(setup: &mut Setup<Self>, finished: Finished, sink: Arc<dyn Sink>) -> Result<Self::Summary>;
 
     /// Reports in a few lines how a finished run went.
@@ -184,7 +184,7 @@ pub trait Trainable: Recipe {
     /// Measures a network on a split, every sample once.
     ///
     /// # Errors
-    /// What the data, the model or the folder of the figures report.
+    /// Errors of the data, the model or the folder of the figures.
     fn evaluate(
         config: &Self::Config,
         task: &mut Self::Task,
@@ -196,7 +196,7 @@ pub trait Trainable: Recipe {
 /// The training and the validation split of a recipe's data.
 pub type SplitsOf<R> = (Arc<<R as Recipe>::Data>, Arc<<R as Recipe>::Data>);
 
-/// What a run is made of, as one rank sees it.
+/// The parts of a run, as one rank sees it.
 pub struct Setup<R: Trainable> {
     /// The settings.
     pub config: R::Config,
@@ -242,7 +242,7 @@ impl Best {
     }
 }
 
-/// What the history of a finished run says.
+/// The figures of a finished run's history.
 #[derive(Debug, Clone)]
 pub struct Finished {
     /// Figures that every run has.
@@ -273,7 +273,7 @@ pub struct RunFigures {
 }
 
 impl RunFigures {
-    /// How long the run took and how fast it was, in `samples` per second with so many `decimals`.
+    /// Formats duration and speed of the run, in `samples` per second with so many `decimals`.
     pub fn timing(&self, samples: &str, decimals: usize) -> String {
         format!(
             "after {} epochs, {:.1} s of training at {:.*} {samples}/s, {:.1} % of it waiting for data\n",
@@ -286,17 +286,17 @@ impl RunFigures {
     }
 }
 
-/// How an evaluation is made.
+/// Options of an evaluation.
 pub struct EvalOptions<'e> {
     /// The folder that the figures will be written to.
     pub out: &'e Path,
-    /// Whether the network's outputs for each sample are asked for; only of a recipe that has them.
+    /// True if the network's outputs for each sample are asked for; only of a recipe that has them.
     pub logits: bool,
     /// Hears how many samples more are done.
     pub progress: &'e mut dyn FnMut(u64),
 }
 
-/// What an evaluation gives.
+/// The result of an evaluation.
 #[derive(Debug)]
 pub struct EvalReport {
     /// Lines for a person; the last one names the files.
@@ -345,7 +345,7 @@ impl BatchChoice {
     /// The batch as a loader delivers it; `None` if there is no sample in it that can be used.
     ///
     /// # Errors
-    /// What the data reports.
+    /// Errors of the data.
     pub fn load<P: Pipeline + 'static>(&self, data: &Arc<P>) -> Result<Option<Batch>> {
         let cursor = Cursor::new(data.fingerprint(), &self.plan, self.epoch, self.step * self.batch_size, 0);
         let mut loader = Loader::new(data.clone(), self.plan.clone(), self.options.clone())?;
@@ -359,7 +359,7 @@ impl BatchChoice {
 pub struct Sheet {
     /// Each with its caption.
     pub pictures: Vec<(RgbImage, String)>,
-    /// How many stand beside each other.
+    /// Number of pictures in a row.
     pub columns: usize,
     /// Larger pictures are shrunk to this longer side if there are many.
     pub large_px: u32,
@@ -378,7 +378,7 @@ impl Sheet {
     }
 }
 
-/// What the user asks of `bench` besides settings.
+/// The user's request of `bench` besides settings.
 #[derive(Debug, Clone, Copy)]
 pub struct BenchRequest<'a> {
     /// One of the works of the benchmark.
@@ -387,11 +387,11 @@ pub struct BenchRequest<'a> {
     pub shape: Option<&'a [usize]>,
     /// The data that is named.
     pub data: Option<&'a Path>,
-    /// Whether there are settings of the user's own: a file, or an augmentation.
+    /// True if there are settings of the user's own: a file, or an augmentation.
     pub has_settings: bool,
 }
 
-/// What `bench` measures.
+/// The samples that `bench` loads.
 pub struct BenchSetup<C> {
     /// The settings, complete.
     pub config: C,
@@ -430,7 +430,7 @@ impl Work {
 /// is that of the settings, over all ranks.
 ///
 /// # Errors
-/// What the data reports, and `on_batch`.
+/// Errors of the data, and of `on_batch`.
 pub fn each_once<P: Pipeline + 'static>(
     data: &Arc<P>,
     config: &impl Settings,

@@ -203,7 +203,7 @@ impl<R: Trainable> Run<R> {
         &self.setup.config
     }
 
-    /// What a person should be told before the run begins.
+    /// Notes for a person before the run begins.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
@@ -228,7 +228,7 @@ impl<R: Trainable> Run<R> {
         (&self.setup.train, &self.setup.val)
     }
 
-    /// Where the run stands.
+    /// The run's progress: epoch, step, history.
     pub fn progress(&self) -> &Progress {
         &self.progress
     }
@@ -237,7 +237,7 @@ impl<R: Trainable> Run<R> {
     /// and there is no summary. `sink` hears this rank's events.
     ///
     /// # Errors
-    /// What the data, the model or the disk report.
+    /// Errors of the data, the model or the disk.
     pub fn train(&mut self, sink: Arc<dyn Sink>, stop: &dyn Fn() -> bool) -> Result<Option<R::Summary>> {
         let facts = self.setup.config.facts()?;
         let facts: Vec<(&str, String)> = facts.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
@@ -279,7 +279,7 @@ impl<R: Trainable> Run<R> {
         Ok(Some(summary))
     }
 
-    /// What the history says of a run that is done.
+    /// Sums up the history of a run that is done.
     fn finished(&self) -> Finished {
         let history = &self.progress.history;
         let none = EpochRecord { train_loss: f64::NAN, val_loss: f64::NAN, ..EpochRecord::default() };

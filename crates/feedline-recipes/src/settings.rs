@@ -47,7 +47,7 @@ pub trait Settings: Clone + Serialize + DeserializeOwned {
     /// of its own data is forgotten.
     const OTHER_DATA: &'static [&'static str] = &["dir"];
 
-    /// That every value is in its range and none contradicts another.
+    /// Checks that every value is in its range and none contradicts another.
     ///
     /// # Errors
     /// The first key that is wrong.
@@ -68,7 +68,7 @@ pub trait Settings: Clone + Serialize + DeserializeOwned {
     /// Global batch size of the run's end.
     fn batch_size(&self) -> u64;
 
-    /// How samples are loaded.
+    /// The settings by which samples are loaded.
     fn loader(&self) -> &LoaderSettings;
 
     /// Settings from a file, as a run folder holds it.
@@ -158,7 +158,7 @@ pub trait Settings: Clone + Serialize + DeserializeOwned {
         Ok(keys)
     }
 
-    /// That a run which was started with `self` may go on with `now`.
+    /// Checks that a run which was started with `self` may go on with `now`.
     ///
     /// # Errors
     /// The first key that differs and may not.
@@ -171,7 +171,7 @@ pub trait Settings: Clone + Serialize + DeserializeOwned {
         ))
     }
 
-    /// That these settings of the run in `dir` are those by which its `checkpoint` was made, whose text is `made_with`.
+    /// Checks that these settings of the run in `dir` are those by which its `checkpoint` was made, whose text is `made_with`.
     ///
     /// # Errors
     /// The first key that differs and may not, so [`CONFIG`] is cut or was changed.
@@ -251,7 +251,7 @@ impl LoaderSettings {
     }
 }
 
-/// That every check is good: whether it is, the key, and what it must be.
+/// Checks ranges; each check is whether the value is good, its key, and the range.
 ///
 /// # Errors
 /// The first that is not.
@@ -308,7 +308,7 @@ fn config_of_run(dir: &Path) -> Result<String> {
     Ok(text)
 }
 
-/// What was said so far: the defaults, overlaid key by key.
+/// Settings that are not yet complete: the defaults, overlaid key by key.
 #[derive(Debug, Clone)]
 pub struct Said<C> {
     table: Table,
@@ -330,7 +330,7 @@ impl<C: Settings> Said<C> {
         Said { table, means: PhantomData }
     }
 
-    /// Whether there is a key, e.g. `train.epochs`.
+    /// True if there is a key, e.g. `train.epochs`.
     pub fn has(&self, key: &str) -> bool {
         let mut names = key.split('.');
         let first = names.next().and_then(|name| self.table.get(name));
@@ -429,7 +429,7 @@ impl<C: Settings> Said<C> {
         self.set(key.trim(), parsed.unwrap_or_else(|| Value::String(value.to_string())))
     }
 
-    /// Whether it is said where the data is.
+    /// True if the settings name data.
     pub fn names_data(&self) -> bool {
         let data = self.table.get("data").and_then(Value::as_table);
         C::PLACES.iter().any(|key| {
@@ -437,7 +437,7 @@ impl<C: Settings> Said<C> {
         })
     }
 
-    /// What it means for storage alone.
+    /// Gives section `storage`, checked.
     ///
     /// # Errors
     /// As [`Said::resolve`].
@@ -450,7 +450,7 @@ impl<C: Settings> Said<C> {
         Ok(storage)
     }
 
-    /// What it means.
+    /// Gives the settings, complete and checked.
     ///
     /// # Errors
     /// A value of another type or out of range, settings that contradict each other, or no data at all.
@@ -465,7 +465,7 @@ impl<C: Settings> Said<C> {
     }
 }
 
-/// Where every key stands.
+/// Names the reference of every key.
 fn reference<C: Settings>() -> String {
     let recipe = if C::RECIPE == FIRST { String::new() } else { format!(" --recipe {}", C::RECIPE) };
     format!("See the reference: feedline train{recipe} --print-config")

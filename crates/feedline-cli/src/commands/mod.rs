@@ -83,7 +83,7 @@ impl DataArgs {
         recipes.chosen(self.recipe.as_deref(), self.config.as_deref())
     }
 
-    /// Whether a flag names one of these keys of section `data`.
+    /// True if a flag names one of these keys of section `data`.
     #[cfg(feature = "train")]
     pub fn names_any(&self, keys: &[&str]) -> bool {
         self.places()

@@ -71,7 +71,7 @@ impl Entry {
         }
     }
 
-    /// What `train` and `eval` do.
+    /// The commands `train` and `eval`.
     ///
     /// # Errors
     /// A recipe of data alone.
@@ -130,7 +130,7 @@ impl Recipes {
         text.and_then(|text| recipe_named(&text)).map(|name| self.named(&name)).transpose()
     }
 
-    /// What a flag says, else a settings file, else the first recipe.
+    /// The recipe of a flag, else of a settings file, else the first one.
     ///
     /// # Errors
     /// A file of an unknown recipe.
@@ -139,7 +139,7 @@ impl Recipes {
         Ok(flag.or(self.of_file(file)?).unwrap_or(self.0[0]))
     }
 
-    /// That of the run in `dir`, which a flag may name too.
+    /// The recipe of the run in `dir`, which a flag may name too.
     ///
     /// # Errors
     /// A folder that is no run, or a flag that says another recipe.
@@ -155,10 +155,10 @@ impl Recipes {
         }
     }
 
-    /// What a settings file of any recipe and some assignments say of storage.
+    /// Gives the settings of storage that a settings file of any recipe and some assignments have.
     ///
     /// # Errors
-    /// What they have wrong.
+    /// Settings that are wrong.
     pub(crate) fn storage(&self, file: Option<&Path>, assignments: &[String]) -> Result<Storage> {
         (self.chosen(None, file)?.storage)(file, assignments)
     }

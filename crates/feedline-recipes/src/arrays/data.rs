@@ -13,7 +13,7 @@ use feedline::{DType, Error, FieldSpec, Result, Slot, Stage};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// What a file of rows may take in memory under [`open`]: half a GiB.
+/// Most memory that a file of rows may take under [`open`]: half a GiB.
 const HELD_BYTES_MAX: u64 = 512 << 20;
 
 /// Enough of a PNG to see its size in pixels.
@@ -36,7 +36,7 @@ enum Source {
     /// The rows of one file that lies elsewhere, in memory.
     Held { path: PathBuf, bytes: Vec<u8>, offset_bytes: usize, row_bytes: usize },
     /// The rows of one file that lies elsewhere and is too large for that.
-    SampleReader { path: PathBuf, rows: SampleReader, count: u64 },
+    Stored { path: PathBuf, rows: SampleReader, count: u64 },
     /// A file each: `head`, which is the same in all of them, and the elements.
     Files { list: FileList, head: Vec<u8> },
     /// A 16-bit grey PNG each.
@@ -145,13 +145,13 @@ fn open_stored(path: &Path, stored: &SampleReader, shape: Option<&[usize]>, held
         Some(bytes) => Source::Held { path, bytes, offset_bytes: offset, row_bytes: row_bytes as usize },
         None => {
             let rows = stored.rows(offset_bytes, row_bytes, count).map_err(ReadError::into_error)?;
-            Source::SampleReader { path, rows, count }
+            Source::Stored { path, rows, count }
         }
     };
     Ok(ArrayData::new(source, dtype, shape, fingerprint))
 }
 
-/// How a file is divided into rows.
+/// The division of a file into rows.
 struct Rows {
     dtype: DType,
     shape: Vec<usize>,
@@ -282,11 +282,11 @@ impl ArrayData {
         ArrayData { source, fields: vec![FieldSpec::stack("array", dtype, shape)], fingerprint }
     }
 
-    /// What reads the samples, where they are not files of this machine.
+    /// The reader of the samples, where they are not files of this machine.
     fn stored(&self) -> Option<&SampleReader> {
         match &self.source {
             Source::Rows(_) | Source::Held { .. } => None,
-            Source::SampleReader { rows, .. } => Some(rows),
+            Source::Stored { rows, .. } => Some(rows),
             Source::Files { list, .. } | Source::Depth { list, .. } => list.stored.as_ref(),
         }
     }
@@ -301,7 +301,7 @@ impl Pipeline for ArrayData {
         match &self.source {
             Source::Rows(file) => file.rows(),
             Source::Held { bytes, offset_bytes, row_bytes, .. } => ((bytes.len() - offset_bytes) / row_bytes) as u64,
-            Source::SampleReader { count, .. } => *count,
+            Source::Stored { count, .. } => *count,
             Source::Files { list, .. } | Source::Depth { list, .. } => list.entries.len() as u64,
         }
     }
@@ -317,7 +317,7 @@ impl Pipeline for ArrayData {
     fn location(&self, index: u64) -> String {
         match &self.source {
             Source::Rows(file) => format!("row {index} of {}", file.path().display()),
-            Source::Held { path, .. } | Source::SampleReader { path, .. } => {
+            Source::Held { path, .. } | Source::Stored { path, .. } => {
                 format!("row {index} of {}", path.display())
             }
             Source::Files { list, .. } | Source::Depth { list, .. } => {
@@ -329,7 +329,7 @@ impl Pipeline for ArrayData {
     fn warnings(&self) -> Vec<String> {
         match &self.source {
             Source::Files { list, .. } | Source::Depth { list, .. } => list.warnings.clone(),
-            Source::Rows(_) | Source::Held { .. } | Source::SampleReader { .. } => Vec::new(),
+            Source::Rows(_) | Source::Held { .. } | Source::Stored { .. } => Vec::new(),
         }
     }
 
@@ -390,7 +390,7 @@ impl Pipeline for ArrayData {
                 slot.dense_bytes("array").copy_from_slice(&bytes[start..start + row_bytes]);
                 clock.count_bytes(*row_bytes);
             }
-            Source::SampleReader { .. } => slot.dense_bytes("array").copy_from_slice(&raw[0]),
+            Source::Stored { .. } => slot.dense_bytes("array").copy_from_slice(&raw[0]),
             Source::Files { list, head } if list.stored.is_some() => {
                 let (own_head, elements) = raw[0].split_at(head.len());
                 slot.dense_bytes("array").copy_from_slice(elements);

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 /// The commented reference of every key, with its default.
 pub const DEFAULT_TOML: &str = include_str!("default.toml");
 
-/// What was said so far.
+/// Settings that are not yet complete.
 pub type Said = settings::Said<Config>;
 
 /// The settings of a run, complete. See [`DEFAULT_TOML`] for what each key means.

@@ -18,7 +18,7 @@ use std::sync::Arc;
 /// rank with its logits (B, classes), in order. The figures are those of the group.
 ///
 /// # Errors
-/// What the data or the model report.
+/// Errors of the data or the model.
 pub fn evaluate(
     task: &mut ClassificationTask,
     data: &Arc<Images>,
@@ -45,7 +45,7 @@ pub fn evaluate(
 /// asked for.
 ///
 /// # Errors
-/// What the data or the model report.
+/// Errors of the data or the model.
 pub fn report(
     config: &Config,
     task: &mut ClassificationTask,

@@ -5,7 +5,7 @@ use feedline::plot::{Canvas, heat_map};
 use feedline::train::group::Group;
 use feedline::{Error, Result};
 
-/// What has been counted so far.
+/// The counts of an evaluation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Evaluation {
     /// `confusion[label][predicted]`: samples.

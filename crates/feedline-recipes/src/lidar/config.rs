@@ -14,7 +14,7 @@ use std::path::PathBuf;
 /// The commented reference of every key, with its default.
 pub const DEFAULT_TOML: &str = include_str!("default.toml");
 
-/// What was said so far.
+/// Settings that are not yet complete.
 pub type Said = settings::Said<Config>;
 
 /// The settings of a run, complete. See [`DEFAULT_TOML`] for what each key means.
@@ -74,11 +74,11 @@ pub struct BlockConfig {
 pub struct AnchorConfig {
     /// Length, width, height.
     pub size_m: [f64; 3],
-    /// Where it stands.
+    /// Height of its bottom in the cloud.
     pub bottom_m: f64,
-    /// Overlap from which on it is an object's.
+    /// IoU at or above which an anchor is positive.
     pub matched: f64,
-    /// Overlap below which it is nobody's.
+    /// IoU below which an anchor is negative.
     pub unmatched: f64,
 }
 
@@ -141,7 +141,7 @@ impl Config {
         })
     }
 
-    /// That the clouds become what the network needs.
+    /// Checks that the clouds become what the network needs.
     fn check_clouds(&self) -> Result<()> {
         self.clouds.check()?;
         let (classes, anchors) = (self.clouds.class_names.len(), self.model.anchors.len());

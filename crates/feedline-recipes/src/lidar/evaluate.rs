@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// The folder of the detections, a file a frame.
 const DETECTIONS: &str = "detections";
 
-/// What [`evaluate`] found.
+/// The result of [`evaluate`].
 #[derive(Debug, Clone, Default)]
 pub struct Evaluation {
     /// The same on every rank.
@@ -96,7 +96,7 @@ pub fn check_labelled(data: &Clouds) -> Result<()> {
 /// Evaluates alone and reports; the detections of each frame are files.
 ///
 /// # Errors
-/// What the data or the model report; a folder that holds detections of other frames.
+/// Errors of the data or the model; a folder that holds detections of other frames.
 pub fn report(
     config: &Config,
     task: &mut LidarTask,

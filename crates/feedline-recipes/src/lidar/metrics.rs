@@ -47,7 +47,7 @@ pub struct ClassFigures {
     pub aos: Option<[Figures; 3]>,
 }
 
-/// What [`evaluate`] found.
+/// The result of [`evaluate`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// For each class first the strict overlaps, then the loose ones.

@@ -17,7 +17,7 @@ pub enum Precision {
     F16,
 }
 
-/// Where the passes of a network run.
+/// The device that the passes of a network run on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DeviceKind {
@@ -69,7 +69,7 @@ mod open {
         Device::wgpu_options().init().map_err(|problem| problem.to_string())
     }
 
-    /// That the device computes in the number type.
+    /// Checks that the device computes in the number type.
     pub(crate) fn check_precision(device: &Device, precision: Precision) -> Result<()> {
         let dtype = match precision {
             Precision::F32 => DType::F32,
@@ -84,7 +84,7 @@ mod open {
         Err(Error::Unsupported { what, remedy: "Use --precision f32".into() })
     }
 
-    /// What a device calls itself.
+    /// The device's own name.
     pub(crate) fn name(device: &Device) -> String {
         #[cfg(feature = "wgpu")]
         if let Some(identity) = device.identity() {

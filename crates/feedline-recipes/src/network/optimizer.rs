@@ -12,7 +12,7 @@ const ONE_CYCLE_BETA2: f64 = 0.99;
 /// Added to the root of the second moment, torch's default.
 const ADAM_EPSILON: f64 = 1e-8;
 
-/// What the vectors an optimiser keeps are called in a checkpoint.
+/// Names of an optimiser's vectors in a checkpoint.
 fn moment_names(kind: OptimizerKind) -> &'static [&'static str] {
     match kind {
         // torch.optim.SGD(momentum, nesterov=True), no dampening.
@@ -22,7 +22,7 @@ fn moment_names(kind: OptimizerKind) -> &'static [&'static str] {
     }
 }
 
-/// That `momentum` and `weight_decay` can be used.
+/// Checks that `momentum` and `weight_decay` can be used.
 pub fn check_settings(momentum: f64, weight_decay: f64) -> Result<()> {
     if !(0.0..1.0).contains(&momentum) {
         return Err(Error::config(format!("momentum is {momentum}, outside [0, 1)"), "Use 0.9 if in doubt"));
@@ -113,7 +113,7 @@ impl Optimizer {
         }
     }
 
-    /// What it remembers, by name; empty before the first step.
+    /// The optimiser's vectors by name; empty before the first step.
     pub fn tensors(&self, specs: &[Spec]) -> Tensors {
         if self.steps == [0; 2] {
             return Tensors::new();

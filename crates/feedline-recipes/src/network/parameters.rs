@@ -8,7 +8,7 @@ use feedline::{Array, DType, Error, Result};
 use serde_json::Value;
 use std::ops::Range;
 
-/// What a tensor is for.
+/// The role of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// Of a convolution or a linear layer: weight decay applies.
@@ -19,7 +19,7 @@ pub enum Role {
     Statistic,
 }
 
-/// How a tensor starts.
+/// The initial values of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Init {
     Zeros,
@@ -40,24 +40,24 @@ pub struct Spec {
     pub shape: Vec<usize>,
     role: Role,
     init: Init,
-    /// Whether it belongs to the part that `Task::set_frozen` freezes.
+    /// True if it belongs to the part that `Task::set_frozen` freezes.
     pub in_backbone: bool,
     /// Its place in `Parameters::parameters`, or in `Parameters::buffers` if it is a statistic.
     pub range: Range<usize>,
 }
 
 impl Spec {
-    /// Whether it is a running statistic, which no gradient reaches.
+    /// True for a running statistic, which no gradient reaches.
     pub fn is_buffer(&self) -> bool {
         self.role == Role::Statistic
     }
 
-    /// Whether a step changes it while the backbone is `frozen`, or is not.
+    /// True if a step changes it while the backbone is `frozen`, or is not.
     pub fn is_trained(&self, frozen: bool) -> bool {
         !self.is_buffer() && (!self.in_backbone || !frozen)
     }
 
-    /// Whether weight decay applies: to weights of convolutions and linear layers, not to norms and biases.
+    /// True if weight decay applies: to weights of convolutions and linear layers, not to norms and biases.
     pub fn decays(&self) -> bool {
         self.role == Role::Weight
     }
@@ -160,7 +160,7 @@ impl Parameters {
     }
 }
 
-/// That `saved` holds f32 values of `shape` under `name`.
+/// Checks that `saved` holds f32 values of `shape` under `name`.
 pub fn check_tensor(saved: &Tensors, name: &str, shape: &[usize]) -> Result<()> {
     let remedy = "Load it with the network, classes and optimiser it was saved with";
     match saved.get(name) {

@@ -20,7 +20,7 @@ pub struct Stepper {
     is_frozen: bool,
     /// One value per parameter; those of a frozen backbone are stale.
     gradient: Vec<f32>,
-    /// What the network is called in an error.
+    /// The network's name in an error.
     network: &'static str,
     /// The setting that an error advises to lower.
     lr_key: &'static str,
@@ -48,7 +48,7 @@ impl Stepper {
         self.is_frozen = is_frozen;
     }
 
-    /// Whether the backbone is frozen.
+    /// True while the backbone is frozen.
     pub fn is_frozen(&self) -> bool {
         self.is_frozen
     }

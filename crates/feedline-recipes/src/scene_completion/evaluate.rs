@@ -34,7 +34,7 @@ pub fn class_summaries(config: &Config, scores: &Scores) -> Vec<ClassSummary> {
 /// in order, when it is done. The scores are those of the group.
 ///
 /// # Errors
-/// What the data or the model report.
+/// Errors of the data or the model.
 pub fn evaluate(
     task: &mut SceneTask,
     data: &Arc<Scenes>,
@@ -55,7 +55,7 @@ pub fn evaluate(
 /// Evaluates alone and reports.
 ///
 /// # Errors
-/// What the data or the model report.
+/// Errors of the data or the model.
 pub fn report(
     config: &Config,
     task: &mut SceneTask,

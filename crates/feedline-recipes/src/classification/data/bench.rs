@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// the user's own, else the training split as it is trained on.
 ///
 /// # Errors
-/// What the settings or the data have wrong.
+/// Settings or data that cannot be used.
 pub fn open(asked: &BenchRequest<'_>, settings: &dyn Fn(Said<Config>) -> Result<Config>) -> Result<BenchSetup<Config>> {
     let work = match asked.work {
         None if asked.data.is_some_and(holds_arrays) => Some(Work::E),

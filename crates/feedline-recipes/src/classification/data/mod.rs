@@ -37,7 +37,7 @@ pub fn images(list: ImageList, ops: Vec<ImageOp>, config: &Config, cache: Option
 /// validation split never.
 ///
 /// # Errors
-/// What the folders or lists have wrong.
+/// Folders or lists that cannot be used.
 pub fn open(config: &Config) -> Result<(Arc<Images>, Arc<Images>)> {
     let folder = folder(config)?;
     let list = train_list_of(config, &folder)?;
@@ -63,7 +63,7 @@ pub fn cache(config: &Config) -> Option<DecodedCache> {
 /// The images of the training split.
 ///
 /// # Errors
-/// What the folder or the list has wrong.
+/// A folder or a list that cannot be used.
 pub fn train_list(config: &Config) -> Result<ImageList> {
     train_list_of(config, &folder(config)?)
 }

@@ -1,7 +1,7 @@
 //! The networks that settings can name. Owns names and sizes only; the layers belong to `model`, which needs a tensor
 //! framework.
 
-/// Which network turns pictures into features.
+/// The network that turns pictures into features.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Backbone {

@@ -18,7 +18,7 @@ pub(crate) enum Half {
     Bf16,
 }
 
-/// What a pass is for.
+/// The purpose of a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pass<'a> {
     /// Running statistics, no dropout, no gradient.
@@ -28,7 +28,7 @@ pub(crate) enum Pass<'a> {
     Train { frozen: bool, half: Option<Half>, dropout: Dropout<'a> },
 }
 
-/// What decides the units that are dropped: the sample itself, not its place in the batch or its rank.
+/// The key of the units that are dropped: the sample itself, not its place in the batch or its rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Dropout<'a> {
     pub(crate) seed: u64,
@@ -40,7 +40,7 @@ pub(crate) struct Dropout<'a> {
 /// Mean and variance that one norm layer saw.
 #[derive(Debug)]
 pub(crate) struct BatchStatistics {
-    /// Where the layer's running mean and running variance stand in `Parameters::buffers`.
+    /// Ranges of the layer's running mean and running variance in `Parameters::buffers`.
     pub(crate) mean_range: Range<usize>,
     pub(crate) var_range: Range<usize>,
     pub(crate) mean: Vec<f32>,

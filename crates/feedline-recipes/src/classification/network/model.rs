@@ -52,7 +52,7 @@ pub(super) struct Head {
     pub(super) init: HeadInit,
 }
 
-/// What one number per channel is made of the maps.
+/// The way from maps to one number per channel.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Pool {
     Mean,
@@ -67,7 +67,7 @@ pub(super) enum HeadInit {
     Normal,
 }
 
-/// What a network can be made of. Layers are visited in the order of the state dict.
+/// The layers that a network is made of, visited in the order of the state dict.
 pub(super) trait Network {
     /// Feature maps (B, C, H, W).
     type Maps: Clone;

@@ -17,7 +17,7 @@ type Maps = (usize, Tensor<4>);
 /// An operation's way back: from the gradient of its output to those of its input and parameters.
 type Back<'a, const D: usize> = Box<dyn FnOnce(&mut Gradients<'_>, Tensor<D>) -> Result<()> + 'a>;
 
-/// What is known of the gradients on the way back.
+/// The gradients on the way back.
 struct Gradients<'g> {
     /// Of each operation's output.
     maps: Vec<Option<Tensor<4>>>,

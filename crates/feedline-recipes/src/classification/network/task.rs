@@ -18,7 +18,7 @@ use feedline::{Batch, DType, Error, Result};
 /// Share of the batch in a running statistic, torch's default.
 const STATISTICS_MOMENTUM: f32 = 0.1;
 
-/// What a task is made from.
+/// The settings of a task.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaskOptions {
@@ -26,7 +26,7 @@ pub struct TaskOptions {
     pub backbone: Backbone,
     /// Number of classes: labels are 0..num_classes.
     pub num_classes: usize,
-    /// How gradients become steps.
+    /// The optimiser.
     pub optimizer: OptimizerKind,
     /// SGD's momentum, Adam's beta1; in [0, 1).
     pub momentum: f64,
@@ -34,7 +34,7 @@ pub struct TaskOptions {
     pub weight_decay: f64,
     /// Number type of the training passes.
     pub precision: Precision,
-    /// Where the passes run.
+    /// The device that the passes run on.
     pub device: DeviceKind,
     /// Decides the initial weights and the units dropped.
     pub seed: u64,
@@ -42,7 +42,7 @@ pub struct TaskOptions {
     pub sync_bn: bool,
 }
 
-/// What the task of `config` is made from.
+/// Gives the settings of the task of `config`.
 pub fn task_options(config: &Config, num_classes: usize) -> TaskOptions {
     TaskOptions {
         backbone: config.model.backbone,
@@ -88,12 +88,12 @@ impl ClassificationTask {
         Ok(ClassificationTask { stepper: stepper.with_precision(options.precision), device, model, options })
     }
 
-    /// What it was made from.
+    /// The settings that it was made from.
     pub fn options(&self) -> &TaskOptions {
         &self.options
     }
 
-    /// What the device calls itself, `cpu` for the CPU back end.
+    /// The device's own name, `cpu` for the CPU back end.
     pub fn device_name(&self) -> String {
         device::name(&self.device)
     }

@@ -12,7 +12,7 @@ use std::path::Path;
 
 /// Keys under which training scripts wrap a state dict; if one is there, the rest of the file is not the model.
 const WRAPPERS: [&str; 3] = ["state_dict.", "model_state_dict.", "model."];
-/// What torch's parallel wrappers put before every name.
+/// The prefix that torch's parallel wrappers put before every name.
 const PARALLEL: &str = "module.";
 
 /// Why a tensor was not loaded.
@@ -44,7 +44,7 @@ impl fmt::Display for Mismatch {
     }
 }
 
-/// What an import did.
+/// The result of an import.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WeightReport {
     /// Names of the tensors that were loaded, in the order of the model.

@@ -12,7 +12,7 @@ pub struct Camera {
     projection: [[f64; 4]; 3],
 }
 
-/// What the camera sees of a cloud.
+/// The camera's view of a cloud.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct View {
     /// From lidar coordinates to u and v, both times the depth, and to the depth.
@@ -22,7 +22,7 @@ pub(super) struct View {
 }
 
 impl Camera {
-    /// That of `calib`, which must have an inverse ([`super::infos`] checks it).
+    /// The camera of `calib`, which must have an inverse ([`super::infos`] checks it).
     pub fn new(calib: &Calib) -> Camera {
         let rows = |matrix: &[[f32; 4]; 4]| [0, 1, 2].map(|row| matrix[row].map(f64::from));
         let lidar_to_rect = Affine(rows(&calib.tr_velo_to_cam)).then(&Affine(rows(&calib.r0_rect)));
@@ -37,7 +37,7 @@ impl Camera {
         })
     }
 
-    /// What a picture of so many pixels shows.
+    /// The view of a picture of so many pixels.
     pub(super) fn view(&self, [height_px, width_px]: [i32; 2]) -> View {
         let Affine([x, y, z]) = self.lidar_to_rect;
         let row = |[a, b, c, d]: [f64; 4]| -> [f64; 4] {
@@ -49,7 +49,7 @@ impl Camera {
 }
 
 impl View {
-    /// Whether a point lies before the camera and in the picture: `0 <= u < W`, `0 <= v < H`.
+    /// True if a point lies before the camera and in the picture: `0 <= u < W`, `0 <= v < H`.
     pub(super) fn shows(&self, [x, y, z]: [f32; 3]) -> bool {
         let [u, v, depth] = self.rows.map(|[a, b, c, d]| a * x + b * y + c * z + d);
         // Without branches: many points are asked at once.

@@ -30,7 +30,7 @@ pub struct Clouds {
     files: FileList,
     /// Files of a frame.
     parts: Vec<Part>,
-    /// What the camera of each frame sees, where other points are left out.
+    /// The camera's view of each frame, where points outside it are left out.
     views: Vec<Option<View>>,
     /// Columns of a stored point that are delivered.
     used: Vec<usize>,
@@ -149,17 +149,17 @@ impl Clouds {
         Ok(Clouds { planner, files: list, parts, views, used, grid, fields, fingerprint: hash_words(&words) })
     }
 
-    /// What is known of each frame before it is read.
+    /// The infos of each frame.
     pub fn frames(&self) -> &[Frame] {
         &self.planner.frames
     }
 
-    /// How its files become batches.
+    /// The options by which files become batches.
     pub fn options(&self) -> &LidarOptions {
         &self.planner.options
     }
 
-    /// Whether frames are augmented.
+    /// True if frames are augmented.
     pub fn is_training(&self) -> bool {
         self.planner.training
     }
@@ -383,7 +383,7 @@ fn npy_rows(bytes: &[u8], columns: usize) -> Result<&[u8], String> {
     ))
 }
 
-/// What a thread keeps from sample to sample.
+/// Working memory that a thread keeps from sample to sample.
 #[derive(Default)]
 struct Scratch {
     points: Vec<f32>,

@@ -11,7 +11,7 @@ use feedline::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// Where the files of a split lie.
+/// Locations of the files of a split.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LidarFiles {
     /// A folder or URL that all other names are relative to.
@@ -20,7 +20,7 @@ pub struct LidarFiles {
     pub split_dir: String,
     /// The info files of the split.
     pub info_path: Vec<String>,
-    /// Whether frames are augmented, and need boxes.
+    /// True if frames are augmented, and need boxes.
     pub training: bool,
 }
 
@@ -57,7 +57,7 @@ pub(super) fn labelled(frame: &Frame, files: &LidarFiles, options: &LidarOptions
     Ok(names.into_iter().zip(&annos.gt_boxes_lidar).map(own).collect())
 }
 
-/// What the camera sees, if other points are to be left out.
+/// Gives the camera's view, if points outside it are to be left out.
 pub(super) fn view(frame: &Frame, files: &LidarFiles, options: &LidarOptions) -> Result<Option<View>> {
     if options.layout == Layout::Custom || !options.fov_points_only {
         return Ok(None);

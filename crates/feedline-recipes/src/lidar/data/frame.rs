@@ -86,7 +86,7 @@ pub struct DbObject {
     pub name: String,
     /// The file with its points, relative to the root: f32, x, y, z relative to the middle of its box.
     pub path: String,
-    /// Where they begin in that file; `None` for a file of its own, as OpenPCDet writes.
+    /// Offset of the points in that file; `None` for a file of its own, as OpenPCDet writes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offset_bytes: Option<u64>,
     /// Id of the frame it was cut from.

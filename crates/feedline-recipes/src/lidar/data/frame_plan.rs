@@ -20,7 +20,7 @@ pub(super) struct FramePlan {
     /// The place it fills, with the frame as its index: what all randomness is keyed by.
     pub(super) request: Request,
     pub(super) boxes: Vec<PlannedBox>,
-    /// What happens to the points, in order.
+    /// The transforms of the points, in order.
     pub(super) transforms: Vec<PointTransform>,
     pub(super) drawn: Drawn,
 }
@@ -36,7 +36,7 @@ pub(super) struct PlannedBox {
     pub(super) label: usize,
 }
 
-/// What happens to points.
+/// A transform of points.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum PointTransform {
     /// Points in the boxes are removed, those of the objects come first.
@@ -51,9 +51,9 @@ pub(super) enum PointTransform {
 pub(super) struct Pasted {
     /// Its number in the data base.
     pub(super) object: u32,
-    /// What its points are relative to.
+    /// The place that its points are relative to.
     pub(super) center: [f64; 3],
-    /// Where points of the scene are removed.
+    /// The box in which points of the scene are removed.
     pub(super) cleared: Box3d,
 }
 
@@ -81,7 +81,7 @@ impl Default for Drawn {
     }
 }
 
-/// What drafts are made from.
+/// Makes the plans of frames from what is known of all of them.
 #[derive(Debug)]
 pub(super) struct FramePlanner {
     pub(super) frames: Vec<Frame>,
@@ -298,7 +298,7 @@ impl FramePlanner {
     }
 }
 
-/// How far a box is to be lifted so that it stands on the ground.
+/// Gives the lift in metres by which a box stands on the ground.
 fn lift_to_ground(bounds: &Box3d, [a, b, c, d]: [f64; 4], calib: &Calib) -> f64 {
     let camera = Camera::new(calib);
     let [x, _, z] = camera.lidar_to_rect.place(bounds.center);

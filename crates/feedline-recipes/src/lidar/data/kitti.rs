@@ -93,7 +93,7 @@ pub(crate) fn parse_calib(text: &str) -> Result<Calib, String> {
 /// a, b, c, d of the ground, in line 4: (a, b, c) made of length 1, and b below 0.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The first problem of the label.
 pub(crate) fn parse_plane(text: &str) -> Result<[f64; 4], String> {
     let line = text.lines().nth(3).ok_or("it has no line 4, which holds the ground")?;
     let values = numbers(line.split_whitespace(), 4)?;

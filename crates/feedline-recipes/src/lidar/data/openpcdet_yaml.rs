@@ -73,7 +73,7 @@ fn merge(below: &mut Map<String, Value>, mut above: Map<String, Value>, file: &P
     Ok(())
 }
 
-/// Where the files of a split lie, by `DATA_PATH` or `root_path`, `DATA_SPLIT` and `INFO_PATH`.
+/// Locations of the files of a split, by `DATA_PATH` or `root_path`, `DATA_SPLIT` and `INFO_PATH`.
 ///
 /// # Errors
 /// A key that is missing or means nothing.
@@ -94,7 +94,7 @@ pub fn files(config: &Value, root_path: Option<&Path>, training: bool) -> Result
     Ok(LidarFiles { root, split_dir: split_dir.into(), info_path, training })
 }
 
-/// How files become batches.
+/// The options by which files become batches.
 ///
 /// # Errors
 /// A key that is missing, unknown inside of a step, or means something that is not offered.
@@ -347,7 +347,7 @@ impl<'v> Section<'v> {
             .ok_or_else(|| self.wrong(key, "it is missing".into(), "Add it, as kitti_dataset.yaml has it"))
     }
 
-    /// That a step has no other keys than these.
+    /// Checks that a step has no other keys than these.
     fn only(&self, known: &[&str]) -> Result<()> {
         match self.values.keys().find(|key| *key != "NAME" && !known.contains(&key.as_str())) {
             None => Ok(()),

@@ -6,7 +6,7 @@ use feedline::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
-/// Which layout the files have.
+/// The layout of the files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Layout {
@@ -17,7 +17,7 @@ pub enum Layout {
     Custom,
 }
 
-/// What a frame delivers besides points and boxes.
+/// An optional field of a frame, besides points and boxes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Item {
@@ -28,7 +28,7 @@ pub enum Item {
     GtBoxes2d,
 }
 
-/// How the files of a data set become batches.
+/// The options by which the files of a data set become batches.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LidarOptions {
@@ -37,7 +37,7 @@ pub struct LidarOptions {
     pub class_names: Vec<String>,
     /// Smallest x, y, z and largest x, y, z, in metres.
     pub point_cloud_range: [f64; 6],
-    /// Whether points that the camera does not see are left out.
+    /// Leaves out points that the camera does not see.
     pub fov_points_only: bool,
     pub get_items: Vec<Item>,
     /// Names of the numbers of a stored point.
@@ -70,7 +70,7 @@ pub enum Axis {
     Z,
 }
 
-/// How many objects of a class a frame shall have.
+/// The number of objects of a class that a frame is filled up to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SampleGroup {
@@ -148,12 +148,12 @@ impl LidarOptions {
         }
     }
 
-    /// Whether pasted objects are moved to the ground of the frame.
+    /// Moves pasted objects to the ground of the frame.
     pub(super) fn uses_ground(&self) -> bool {
         self.augment.iter().any(|step| matches!(step, Augment::GtSampling { use_road_plane: true, .. }))
     }
 
-    /// That every value is in its range and none contradicts another.
+    /// Checks that every value is in its range and none contradicts another.
     ///
     /// # Errors
     /// The first that is wrong.

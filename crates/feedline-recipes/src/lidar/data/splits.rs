@@ -9,7 +9,7 @@ use feedline::pipeline::Pipeline;
 use feedline::plan::{Plan, Tail};
 use std::sync::Arc;
 
-/// Where the files of a split lie, of settings that are [resolved](Config::resolved).
+/// Locations of the files of a split, of settings that are [resolved](Config::resolved).
 pub fn files(config: &Config, split: Split) -> LidarFiles {
     let data = &config.data;
     let info_path = match split {
@@ -27,7 +27,7 @@ pub fn files(config: &Config, split: Split) -> LidarFiles {
 /// A split: that of training is augmented and shuffled.
 ///
 /// # Errors
-/// What the YAML, the infos or the files have wrong.
+/// A YAML, infos or files that cannot be used.
 pub fn open_split(config: &Config, split: Split) -> Result<Arc<Clouds>> {
     let config = config.clone().resolved()?;
     Ok(Arc::new(open(&files(&config, split), &config.clouds, &config.storage)?))

@@ -23,12 +23,12 @@ pub(super) struct Anchors {
     classes: Vec<AnchorConfig>,
     /// Places along x and y.
     places: [usize; 2],
-    /// Where the map begins, and the sides of a place.
+    /// Corner of the map, and the sides of a place.
     origin_m: [f64; 2],
     place_m: [f64; 2],
 }
 
-/// What an anchor should say.
+/// The target of an anchor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Aim {
     Nothing,
@@ -49,7 +49,7 @@ impl Anchors {
         }
     }
 
-    /// How many there are at each place.
+    /// Number of anchors at each place.
     pub(super) fn per_place(&self) -> usize {
         self.classes.len() * TURNS
     }
@@ -172,7 +172,7 @@ pub(super) fn decode(code: [f64; 7], anchor: &Box3d) -> Box3d {
     }
 }
 
-/// Which half turn a heading is in: 0 or 1.
+/// The half turn that a heading is in: 0 or 1.
 pub(super) fn direction(heading: f64) -> usize {
     let turned = (heading - DIRECTION_OFFSET).rem_euclid(2.0 * PI);
     usize::from(turned >= PI)

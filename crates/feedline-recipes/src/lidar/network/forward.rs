@@ -11,7 +11,7 @@ const NORM_EPSILON: f64 = 1e-5;
 /// Most groups of channels with a mean and variance of their own.
 const MOST_GROUPS: usize = 4;
 
-/// What a pass starts from: V pillars of P points in B samples.
+/// The input of a pass: V pillars of P points in B samples.
 #[derive(Debug, Clone)]
 pub(in crate::lidar) struct Inputs {
     pub(in crate::lidar) samples: usize,
@@ -24,7 +24,7 @@ pub(in crate::lidar) struct Inputs {
     pub(in crate::lidar) pillar_at: Vec<i64>,
 }
 
-/// What a pass has led to.
+/// A pass and its outputs.
 pub(in crate::lidar) struct Forward<'m> {
     model: &'m Model,
     device: Device,

@@ -25,7 +25,7 @@ fn probability(logit: f32) -> f64 {
     1.0 / (1.0 + (-(f64::from(logit) + PRIOR_LOGIT)).exp())
 }
 
-/// How many numbers the network says of a sample.
+/// Number of the network's outputs for a frame.
 pub(super) fn outputs_per_frame(anchors: &Anchors) -> usize {
     anchors.per_place() * anchors.places() * OUTPUTS
 }

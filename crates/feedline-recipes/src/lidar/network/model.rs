@@ -16,7 +16,7 @@ use crate::network::parameters::{Init, Parameters, Role};
 /// Numbers for each anchor: score, box, direction.
 pub(super) const OUTPUTS: usize = 1 + 7 + 2;
 
-/// What decides the shapes in a network.
+/// The sizes that decide the shapes in a network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Sizes {
     /// Pillars along x and y.

@@ -18,10 +18,10 @@ use feedline::train::group::Group;
 use feedline::train::{Tally, Task, TaskState};
 use feedline::{Batch, Error, Result};
 
-/// What the network is called in an error.
+/// The network's name in an error.
 const NETWORK: &str = "the lidar network";
 
-/// What a task is made from.
+/// The settings of a task.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TaskOptions {
     /// The pillars: one voxel in height.
@@ -40,7 +40,7 @@ pub struct TaskOptions {
     pub seed: u64,
 }
 
-/// What the task of `config` on this data is made from.
+/// Gives the settings of the task of `config` on this data.
 ///
 /// # Errors
 /// Data without voxels.
@@ -116,12 +116,12 @@ impl LidarTask {
         })
     }
 
-    /// What it was made from.
+    /// The settings that it was made from.
     pub fn options(&self) -> &TaskOptions {
         &self.options
     }
 
-    /// What the device calls itself, `cpu` for the CPU back end.
+    /// The device's own name, `cpu` for the CPU back end.
     pub fn device_name(&self) -> String {
         device::name(&self.device)
     }
@@ -141,7 +141,7 @@ impl LidarTask {
         Ok(self.samples(&outputs).map(|outputs| self.best_detections(outputs)).collect())
     }
 
-    /// What the network says of the real frames of a batch, without gradients and in f32.
+    /// Gives the network's outputs for the real frames of a batch, without gradients and in f32.
     fn outputs(&self, batch: &Batch) -> Result<Vec<f32>> {
         let samples = batch.valid.min(batch.len());
         let inputs = inputs(batch, samples, &self.options.grid, self.options.num_point_features)?;

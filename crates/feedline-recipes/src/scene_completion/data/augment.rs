@@ -9,7 +9,7 @@ use feedline::plan::Request;
 use feedline::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// What is drawn for each sample, in this order.
+/// The random draws of each sample, in this order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SceneAugment {
@@ -28,7 +28,7 @@ impl SceneAugment {
     }
 }
 
-/// Where the pixels of a crop come from.
+/// The source of a crop's pixels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Cut {
     mirrored: bool,
@@ -67,7 +67,7 @@ impl Cut {
         Cut { mirrored: false, from_px: px, to_px: px, start_px: [0; 2], margin_px: [0; 2], crop_px: px }
     }
 
-    /// That a sample's other picture has the size of the first.
+    /// Checks that a sample's other picture has the size of the first.
     ///
     /// # Errors
     /// Both sizes, in words.

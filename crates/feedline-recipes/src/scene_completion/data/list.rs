@@ -6,7 +6,7 @@ use feedline::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// Where the files of a data set lie. Any of it may be a URL, or lead into an archive.
+/// Locations of the files of a data set. Any of them may be a URL, or lead into an archive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SceneFiles {
     /// Holds `RGB` and `TSDF`; of a segmentation list, what the first column is relative to.
@@ -37,7 +37,7 @@ impl SceneFiles {
     }
 }
 
-/// What a sample consists of.
+/// The parts of a sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
     /// TorchSSC's: pictures, voxels, and which pixel shows which voxel. A line begins with the id.
@@ -69,7 +69,7 @@ pub(super) struct SceneList {
     pub(super) files: FileList,
 }
 
-/// What a line names.
+/// A line of the list.
 struct Line {
     number: usize,
     first: String,
@@ -173,7 +173,7 @@ fn parse(text: &str, list: &Path) -> Result<(Layout, Vec<Line>)> {
     }
 }
 
-/// Where a part of a sample lies, as TorchSSC and RGBD_Semantic_Segmentation_PyTorch have it.
+/// The location of a part of a sample, as TorchSSC and RGBD_Semantic_Segmentation_PyTorch have it.
 fn path(files: &SceneFiles, layout: Layout, line: &Line, part: Part, hha_end: &str) -> PathBuf {
     let SceneFiles { img_root, gt_root, hha_root, mapping_root, .. } = files;
     let id = line.id();

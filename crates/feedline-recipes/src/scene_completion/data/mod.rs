@@ -40,7 +40,7 @@ pub enum ChannelOrder {
     Rgb,
 }
 
-/// How the files of a data set become fields.
+/// The options by which the files of a data set become fields.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SceneOptions {
@@ -198,12 +198,12 @@ fn stored_shapes(list: &SceneList, grid: [usize; 3]) -> Result<(Vec<usize>, Vec<
 }
 
 impl Scenes {
-    /// What its samples consist of.
+    /// The parts of its samples.
     pub fn layout(&self) -> Layout {
         self.list.layout
     }
 
-    /// How its files become fields.
+    /// The options by which its files become fields.
     pub fn options(&self) -> &SceneOptions {
         &self.options
     }
@@ -301,7 +301,7 @@ impl Scenes {
     }
 }
 
-/// What a thread keeps from sample to sample.
+/// Working memory that a thread keeps from sample to sample.
 #[derive(Default)]
 struct Scratch {
     image: RgbImage,

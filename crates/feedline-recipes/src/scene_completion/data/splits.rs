@@ -10,7 +10,7 @@ use feedline::{Error, Result};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Where the files of a split lie.
+/// Locations of the files of a split.
 pub fn files(config: &Config, split: Split) -> SceneFiles {
     let data = &config.data;
     let (list, listed, name) = match split {
@@ -29,7 +29,7 @@ pub fn files(config: &Config, split: Split) -> SceneFiles {
     }
 }
 
-/// How files become fields.
+/// Gives the options by which files become fields.
 pub fn options(config: &Config) -> SceneOptions {
     let data = &config.data;
     SceneOptions {
@@ -47,7 +47,7 @@ pub fn options(config: &Config) -> SceneOptions {
 /// A split, of either layout.
 ///
 /// # Errors
-/// What the list or the files have wrong.
+/// A list or files that cannot be used.
 pub fn open_split(config: &Config, split: Split) -> Result<Arc<Scenes>> {
     Ok(Arc::new(open(&files(config, split), &options(config), &config.storage)?))
 }

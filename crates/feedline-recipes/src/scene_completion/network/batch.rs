@@ -7,7 +7,7 @@ use crate::scene_completion::data::IGNORE;
 use crate::scene_completion::metrics::Voxels;
 use feedline::{Batch, BatchField, Element, Error, Result};
 
-/// What the samples should be, `samples` of each, row-major voxels.
+/// The targets of the samples, `samples` of each, row-major voxels.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Targets<'b> {
     samples: usize,
@@ -18,7 +18,7 @@ pub(super) struct Targets<'b> {
     sketch: &'b [i64],
 }
 
-/// What one sample should be.
+/// The target of one sample.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Target<'b> {
     pub(super) voxels: Voxels<'b>,
@@ -43,7 +43,7 @@ impl<'b> Targets<'b> {
     }
 }
 
-/// What the network starts from, of the leading `samples` of `batch`.
+/// Takes the network's input from the leading `samples` of `batch`.
 pub(super) fn inputs<'b>(batch: &'b Batch, samples: usize, sizes: &Sizes) -> Result<Inputs<'b>> {
     let [height, width] = sizes.image_px;
     let [x, y, z] = sizes.grid;
@@ -71,7 +71,7 @@ pub(super) fn inputs<'b>(batch: &'b Batch, samples: usize, sizes: &Sizes) -> Res
     })
 }
 
-/// What the leading `samples` of `batch` should be.
+/// Takes the targets of the leading `samples` of `batch`.
 pub(super) fn targets<'b>(batch: &'b Batch, samples: usize, sizes: &Sizes) -> Result<Targets<'b>> {
     let (voxels, classes) = (sizes.voxels(), sizes.num_classes as i64);
     let label = field_of_any_shape::<i64>(batch, "label", voxels, samples)?;
@@ -159,7 +159,7 @@ fn check<T: Copy>(
     }
 }
 
-/// How a person finds the sample: its index, and its id if the batch has one.
+/// Names a sample for a person: its index, and its id if the batch has one.
 fn name(batch: &Batch, sample: usize) -> String {
     match batch.field("fn") {
         Some(BatchField::List(ids)) if sample < ids.len() => {

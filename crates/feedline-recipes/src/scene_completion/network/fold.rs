@@ -4,7 +4,7 @@
 
 use super::model::{CORNERS, PATCH_PX};
 
-/// Where each voxel stands.
+/// The place of each voxel.
 #[derive(Debug, Clone)]
 pub(super) struct Fold {
     /// Voxels along each side at half resolution.

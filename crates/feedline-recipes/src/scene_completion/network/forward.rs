@@ -12,7 +12,7 @@ const NORM_EPSILON: f64 = 1e-5;
 /// Most groups of channels with a mean and variance of their own.
 const MOST_GROUPS: usize = 4;
 
-/// What a pass starts from, B samples of each.
+/// The input of a pass, B samples of each.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Inputs<'b> {
     pub(crate) samples: usize,
@@ -26,7 +26,7 @@ pub(crate) struct Inputs<'b> {
     pub(crate) mapping: &'b [i64],
 }
 
-/// What a pass has led to.
+/// A pass and its outputs.
 pub(crate) struct Forward<'m> {
     model: &'m Model,
     device: Device,
@@ -38,7 +38,7 @@ pub(crate) struct Forward<'m> {
     logits: Option<[Tensor<3>; 2]>,
 }
 
-/// Whether the 2D branch is frozen.
+/// True while the 2D branch is frozen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Frozen(pub(crate) bool);
 

@@ -16,7 +16,7 @@ use super::batch::Target;
 use super::model::SKETCH_CLASSES;
 use crate::scene_completion::data::IGNORE;
 
-/// What a mistake costs.
+/// The weights of the loss.
 #[derive(Debug, Clone)]
 pub(super) struct Loss {
     /// One for each class.

@@ -27,7 +27,7 @@ pub(crate) const SKETCH_CLASSES: usize = 2;
 /// Voxels in a cube of side 2: one voxel of half resolution.
 pub(super) const CORNERS: usize = 8;
 
-/// What decides the shapes in a network.
+/// The sizes that decide the shapes in a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Sizes {
     /// Height and width.

@@ -16,10 +16,10 @@ use feedline::train::schedule::OptimizerKind;
 use feedline::train::{Tally, Task, TaskState};
 use feedline::{Batch, Error, Result};
 
-/// What the network is called in an error.
+/// The network's name in an error.
 const NETWORK: &str = "the scene completion network";
 
-/// What a task is made from.
+/// The settings of a task.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaskOptions {
@@ -31,19 +31,19 @@ pub struct TaskOptions {
     pub num_classes: usize,
     /// Features of a voxel: the width of the network.
     pub channels: usize,
-    /// Whether the network sees `hha_img` beside `data`.
+    /// The network sees `hha_img` beside `data`.
     pub use_hha: bool,
     /// Factor of the sketch's part in the loss; at least 0.
     pub sketch_weight: f64,
     /// Factor of each class in the loss, at least 0; empty for 1 each.
     pub class_weights: Vec<f64>,
-    /// How gradients become steps.
+    /// The optimiser.
     pub optimizer: OptimizerKind,
     /// SGD's momentum, Adam's beta1; in [0, 1).
     pub momentum: f64,
     /// Pull towards zero on weights of convolutions and linear layers; at least 0.
     pub weight_decay: f64,
-    /// Where the passes run.
+    /// The device that the passes run on.
     pub device: DeviceKind,
     /// Decides the initial weights.
     pub seed: u64,
@@ -69,7 +69,7 @@ impl Default for TaskOptions {
     }
 }
 
-/// What the task of `config` is made from.
+/// Gives the settings of the task of `config`.
 pub fn task_options(config: &Config) -> TaskOptions {
     let (data, model, train) = (&config.data, &config.model, &config.train);
     TaskOptions {
@@ -158,12 +158,12 @@ impl SceneTask {
         })
     }
 
-    /// What it was made from.
+    /// The settings that it was made from.
     pub fn options(&self) -> &TaskOptions {
         &self.options
     }
 
-    /// What the device calls itself, `cpu` for the CPU back end.
+    /// The device's own name, `cpu` for the CPU back end.
     pub fn device_name(&self) -> String {
         device::name(&self.device)
     }

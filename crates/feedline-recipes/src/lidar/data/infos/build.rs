@@ -22,29 +22,29 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 /// The file with the points of all objects of the data base.
 const POINTS: &str = "gt_database/train.bin";
 
-/// How infos are made.
+/// Options of making infos.
 #[derive(Debug, Clone)]
 pub struct InfoOptions {
     pub layout: Layout,
     pub num_threads: usize,
-    /// Whether files that are there are replaced.
+    /// Replaces files that are there.
     pub overwrite: bool,
 }
 
-/// What was made.
+/// The files that were made.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Built {
     /// The files, relative to the root, and how many frames or objects each has.
     pub files: Vec<(String, usize)>,
     /// Splits that have no list in `ImageSets`.
     pub without_list: Vec<String>,
-    /// What should be known of frames that are left out, in words.
+    /// Warnings about frames that are left out.
     pub warnings: Vec<String>,
     /// Objects of the data base by class.
     pub objects: Objects,
 }
 
-/// How many objects a class has: easy, moderate, hard, and others.
+/// Number of objects of a class: easy, moderate, hard, and others.
 pub type Objects = BTreeMap<String, [usize; 4]>;
 
 /// Reads the splits of the data set in `root` that have a list in `ImageSets`, and writes an info file for each, for `trainval`

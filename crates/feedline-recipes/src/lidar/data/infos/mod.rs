@@ -17,7 +17,7 @@ use std::cell::Cell;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-/// What is said of a file that cannot be used.
+/// The remedy for a file that cannot be used.
 const REBUILD: &str = "Build the infos anew: feedline lidar infos --data DIR --overwrite";
 
 /// The frames of some info files in `root`, one file behind the other. A file `x.pkl` that is not there is looked for as
@@ -121,7 +121,7 @@ fn lines<T: DeserializeOwned>(bytes: Vec<u8>) -> Result<Vec<T>, String> {
     (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()).map(parse).collect()
 }
 
-/// That what is said of a frame fits together.
+/// Checks that the infos of a frame fit together.
 fn check(frame: &Frame) -> Result<(), String> {
     if let Some(calib) = &frame.calib {
         let values = [&calib.p2, &calib.r0_rect, &calib.tr_velo_to_cam];

@@ -10,7 +10,7 @@ use serde_json::{Map, Number, Value};
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-/// How deep lists and dictionaries may be nested.
+/// Largest depth of nested lists and dictionaries.
 const DEPTH_MAX: usize = 32;
 /// How many values a byte of the pickle may become: one that is written once and used again and again grows without end.
 const VALUES_PER_BYTE: usize = 16;
@@ -449,7 +449,7 @@ impl<'p> Machine<'p> {
     }
 }
 
-/// What is said of an opcode that is refused.
+/// The remedy for an opcode that is refused.
 fn opcode(code: u8) -> String {
     let name = match code {
         b'i' => "INST",

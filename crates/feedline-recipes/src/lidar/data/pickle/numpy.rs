@@ -6,7 +6,7 @@ use serde_json::{Number, Value};
 /// NumPy's own limit was 32 for long.
 const DIMENSIONS_MAX: usize = 32;
 
-/// What the values of an array are.
+/// The type of an array's values.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Dtype {
     kind: Kind,
@@ -121,7 +121,7 @@ impl NdArray {
         dtype.kind == Kind::Object
     }
 
-    /// How many values it has, lists that hold them included.
+    /// Number of its values, lists that hold them included.
     pub(super) fn len(&self) -> usize {
         self.shape.iter().product::<usize>() * self.shape.len().max(1)
     }
