@@ -9,8 +9,6 @@ pub mod burn_loader;
 
 pub mod classification;
 
-mod demo_folder;
-
 pub mod every;
 
 pub mod lidar;

@@ -4,15 +4,15 @@
 use crate::recipe::{Finished, RunFigures, Setup, Trainable};
 use crate::settings::{CONFIG, Settings};
 use feedline::deliver::{Loader, LoaderOptions};
-use feedline::event::{EpochRecord, Event, Fan, Sink, Warnings};
+use feedline::event::{EpochRecord, Event, MultiSink, Sink, Warnings};
 use feedline::pipeline::{Pipeline, tell};
-use feedline::train::agree::{agree, split_batch};
 use feedline::train::checkpoint::{self, Checkpoints, Found, Progress};
+use feedline::train::consistency::{check_consistent, split_batch};
 use feedline::train::group::Group;
 use feedline::train::lock::FolderLock;
 use feedline::train::proof::LedgerFile;
 use feedline::train::run::{CHECKPOINTS, RunFolder};
-use feedline::train::{Outcome, Splits, Tally, Task, Together, fit};
+use feedline::train::{FitContext, FitData, Outcome, Tally, Task, fit};
 use feedline::{Error, Result};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
@@ -241,9 +241,9 @@ impl<R: Trainable> Run<R> {
     pub fn train(&mut self, sink: Arc<dyn Sink>, stop: &dyn Fn() -> bool) -> Result<Option<R::Summary>> {
         let facts = self.setup.config.facts()?;
         let facts: Vec<(&str, String)> = facts.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
-        agree(&*self.setup.group, &facts)?;
+        check_consistent(&*self.setup.group, &facts)?;
         let sink = match &self.folder {
-            Some(folder) => Arc::new(Fan(vec![folder.clone(), sink])) as Arc<dyn Sink>,
+            Some(folder) => Arc::new(MultiSink(vec![folder.clone(), sink])) as Arc<dyn Sink>,
             None => Arc::new(Warnings),
         };
         if self.folder.is_some() {
@@ -252,7 +252,7 @@ impl<R: Trainable> Run<R> {
         let plan = R::plan(&self.setup.config, &self.setup.train, self.setup.group.world_size())?;
         let options = R::fit_options(&self.setup.config, plan.epoch_len())?;
         let loader = self.setup.config.loader().options(sink.clone());
-        let splits = Splits { train: self.setup.train.clone(), val: self.setup.val.clone(), loader, plan };
+        let splits = FitData { train: self.setup.train.clone(), val: self.setup.val.clone(), loader, plan };
         let settings = self.setup.config.to_toml()?;
         let checkpoints = self.folder.as_ref().map(|folder| folder.checkpoints().with_settings(settings));
         let cursor = self.progress.cursor.as_ref();
@@ -265,7 +265,7 @@ impl<R: Trainable> Run<R> {
         )?);
         let ledger = Some(&ledger);
         let together =
-            Together { group: &*self.setup.group, ledger, checkpoints: checkpoints.as_ref(), sink: &sink, stop };
+            FitContext { group: &*self.setup.group, ledger, checkpoints: checkpoints.as_ref(), sink: &sink, stop };
         if fit(&mut self.setup.task, &splits, &options, &together, &mut self.progress)? == Outcome::Interrupted {
             return Ok(None);
         }

@@ -1,7 +1,7 @@
 //! The settings of the recipe, checked. Owns the keys; how they are merged belongs to Feedline.
 
 use feedline::read::Storage;
-use feedline::train::agree::BatchSplit;
+use feedline::train::consistency::BatchSplit;
 use feedline::{Error, Result};
 use feedline_recipes::settings::{LoaderSettings, Settings, in_range};
 use serde::{Deserialize, Serialize};

@@ -3,7 +3,7 @@
 
 use crate::config::Config;
 use feedline::decode::{Fault, Limits, RgbImage, decode_rgb};
-use feedline::deliver::Clock;
+use feedline::deliver::SampleContext;
 use feedline::pipeline::{Pipeline, Raw};
 use feedline::plan::Request;
 use feedline::plan::rng::hash_words;
@@ -81,7 +81,7 @@ impl Pipeline for Numbered {
         self.files.entries[index as usize].path.display().to_string()
     }
 
-    fn read(&self, request: &Request, raw: &mut Raw, clock: &mut Clock) -> Result<()> {
+    fn read(&self, request: &Request, raw: &mut Raw, clock: &mut SampleContext) -> Result<()> {
         raw.resize_with(1, Vec::new);
         let (stored, path) = (self.files.stored.as_ref(), &self.files.entries[request.index as usize].path);
         read_sample(stored, request.index, path, clock.stop_signal(), &mut raw[0])?;
@@ -89,7 +89,7 @@ impl Pipeline for Numbered {
         Ok(())
     }
 
-    fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, clock: &mut Clock) -> Result<()> {
+    fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, clock: &mut SampleContext) -> Result<()> {
         clock.enter(Stage::Decode);
         let mut image = RgbImage::default();
         self.decode(&raw[0], &mut image)

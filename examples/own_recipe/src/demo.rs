@@ -1,8 +1,8 @@
 //! The demo data set: bright squares on dark ground; the number is the square's share of the picture.
 
 use feedline::decode::RgbImage;
-use feedline::picture::encode_png;
 use feedline::plan::rng::SampleRng;
+use feedline::plot::encode_png;
 use feedline::{Error, Result};
 use std::fs;
 use std::path::Path;

@@ -7,7 +7,7 @@ use crate::{demo, picture};
 use feedline::Result;
 use feedline::event::{Sink, Warnings};
 use feedline::pipeline::Pipeline;
-use feedline::train::group::{Alone, Group};
+use feedline::train::group::{Group, SingleRank};
 use feedline::train::{FitOptions, Phase, Tally, Task};
 use feedline_recipes::recipe::{
     BatchChoice, Best, EvalOptions, EvalReport, Finished, Recipe, RunFigures, Setup, Sheet, Split, Trainable, each_once,
@@ -122,7 +122,7 @@ impl Trainable for Regression {
         data: &Arc<Numbered>,
         options: EvalOptions<'_>,
     ) -> Result<EvalReport> {
-        let tally = measure(config, task, data, &Alone, Arc::new(Warnings), options.progress)?;
+        let tally = measure(config, task, data, &SingleRank, Arc::new(Warnings), options.progress)?;
         let (mae, rmse) = (tally.metric(0), tally.loss().sqrt());
         let (samples, out) = (tally.samples, options.out.display());
         Ok(EvalReport {

@@ -5,10 +5,10 @@ use super::metrics::Evaluation;
 use super::network::task::ClassificationTask;
 use crate::recipe::{EvalOptions, EvalReport, each_once};
 use feedline::event::{Sink, Warnings};
-use feedline::images::Images;
-use feedline::picture::encode_png;
+use feedline::pipeline::Images;
 use feedline::pipeline::Pipeline;
-use feedline::train::group::{Alone, Group};
+use feedline::plot::encode_png;
+use feedline::train::group::{Group, SingleRank};
 use feedline::{Batch, Result};
 use serde_json::json;
 use std::fmt::Write;
@@ -54,7 +54,7 @@ pub fn report(
 ) -> Result<EvalReport> {
     let classes = data.classes();
     let mut logits = format!("path,label,{}\n", joined((0..classes.len()).map(|at| format!("logit_{at}"))));
-    let evaluation = evaluate(task, data, config, &Alone, Arc::new(Warnings), &mut |batch, rows| {
+    let evaluation = evaluate(task, data, config, &SingleRank, Arc::new(Warnings), &mut |batch, rows| {
         (options.progress)(batch.len() as u64);
         if options.logits {
             for (index, row) in batch.indices.iter().zip(rows.chunks(classes.len())) {

@@ -1,7 +1,7 @@
 //! Figures of an evaluation: top-1 and top-5 accuracy, precision and recall of each class, the confusion matrix as
 //! CSV text and as a picture. Pure functions of logits and labels; writes no file.
 
-use feedline::picture::{Canvas, heat_map};
+use feedline::plot::{Canvas, heat_map};
 use feedline::train::group::Group;
 use feedline::{Error, Result};
 

@@ -6,8 +6,6 @@ pub mod config;
 
 pub mod data;
 
-pub mod demo;
-
 #[cfg(feature = "burn")]
 pub mod evaluate;
 
@@ -24,6 +22,7 @@ pub mod train;
 
 pub use crate::network::device::{DeviceKind, Precision};
 pub use feedline::train::schedule::OptimizerKind;
+pub use feedline_demo::shapes as demo;
 pub use network::backbone::Backbone;
 #[cfg(feature = "burn")]
 pub use network::task::{ClassificationTask, TaskOptions};

@@ -2,7 +2,7 @@
 
 use crate::recipe::{BatchChoice, Sheet};
 use feedline::Result;
-use feedline::images::Images;
+use feedline::pipeline::Images;
 
 /// The pictures of a batch, each with its class.
 ///

@@ -6,7 +6,7 @@ use super::{demo, picture};
 use crate::recipe::{BatchChoice, BenchRequest, BenchSetup, Recipe, Sheet, Split};
 use crate::settings::Said;
 use feedline::Result;
-use feedline::images::Images;
+use feedline::pipeline::Images;
 use feedline::plan::Plan;
 use std::path::Path;
 use std::sync::Arc;

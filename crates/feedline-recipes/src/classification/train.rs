@@ -12,7 +12,7 @@ use crate::recipe::{EvalOptions, EvalReport, Finished, RunFigures, Setup, Splits
 use crate::run;
 use feedline::Result;
 use feedline::event::Sink;
-use feedline::images::Images;
+use feedline::pipeline::Images;
 use feedline::pipeline::Pipeline;
 use feedline::read::{Storage, read_classes};
 use feedline::train::schedule::{EpochLr, LrLimits, fit_lr, step_advice};

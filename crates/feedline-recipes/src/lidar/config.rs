@@ -6,7 +6,7 @@ use super::data::options::{LidarOptions, Process};
 use crate::network::device::{DeviceKind, Precision};
 use crate::settings::{self, LoaderSettings, Settings, in_range};
 use feedline::read::{Storage, check_url, is_url};
-use feedline::train::agree::BatchSplit;
+use feedline::train::consistency::BatchSplit;
 use feedline::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;

@@ -7,7 +7,7 @@ use super::metrics::{self, Detection, Report};
 use super::network::task::LidarTask;
 use crate::recipe::{EvalOptions, EvalReport, each_once};
 use feedline::event::{Sink, Warnings};
-use feedline::train::group::{Alone, Group};
+use feedline::train::group::{Group, SingleRank};
 use feedline::{Error, Result};
 use serde_json::json;
 use std::collections::{BTreeMap, HashSet};
@@ -114,7 +114,7 @@ pub fn report(
             "Name another folder with --out, or remove them: those of two data sets must not mix",
         ));
     }
-    let evaluation = evaluate(task, data, config, &Alone, Arc::new(Warnings), &mut |frames| {
+    let evaluation = evaluate(task, data, config, &SingleRank, Arc::new(Warnings), &mut |frames| {
         (options.progress)(frames as u64);
     })?;
     let (report, frames) = (&evaluation.report, &evaluation.frames);

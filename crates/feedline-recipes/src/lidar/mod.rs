@@ -24,7 +24,6 @@ pub mod recipe;
 pub mod train;
 
 pub use data::frame::{Annos, Calib, DbObject, Frame};
-pub(crate) use data::kitti;
 pub use data::options::LidarOptions;
 pub use data::{Clouds, LidarFiles, camera, frame, infos, open, openpcdet_yaml, options, predictions};
 #[cfg(feature = "burn")]

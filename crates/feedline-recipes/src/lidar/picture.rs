@@ -4,7 +4,7 @@
 use super::data::options::LidarOptions;
 use feedline::augment::boxes::Box3d;
 use feedline::decode::RgbImage;
-use feedline::picture::{Canvas, Rgb};
+use feedline::plot::{Canvas, Rgb};
 use feedline::{Batch, BatchField, Element, Error, Result};
 use std::f64::consts::FRAC_1_SQRT_2;
 

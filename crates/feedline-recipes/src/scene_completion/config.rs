@@ -6,7 +6,7 @@ use super::demo::DEMO_CLASSES;
 use crate::network::device::DeviceKind;
 use crate::settings::{self, LoaderSettings, Settings, in_range};
 use feedline::read::Storage;
-use feedline::train::agree::BatchSplit;
+use feedline::train::consistency::BatchSplit;
 use feedline::train::schedule::OptimizerKind;
 use feedline::{Error, Result};
 use serde::{Deserialize, Serialize};

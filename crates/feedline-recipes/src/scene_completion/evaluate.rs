@@ -7,7 +7,7 @@ use super::network::task::SceneTask;
 use crate::recipe::{EvalOptions, EvalReport, each_once};
 use feedline::event::{Sink, Warnings};
 use feedline::pipeline::Pipeline;
-use feedline::train::group::{Alone, Group};
+use feedline::train::group::{Group, SingleRank};
 use feedline::train::{Tally, Task};
 use feedline::{Batch, Result};
 use serde::Serialize;
@@ -62,7 +62,7 @@ pub fn report(
     data: &Arc<Scenes>,
     options: EvalOptions<'_>,
 ) -> Result<EvalReport> {
-    let scores = evaluate(task, data, config, &Alone, Arc::new(Warnings), &mut |batch| {
+    let scores = evaluate(task, data, config, &SingleRank, Arc::new(Warnings), &mut |batch| {
         (options.progress)(batch.valid as u64);
         Ok(())
     })?;

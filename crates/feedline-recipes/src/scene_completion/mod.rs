@@ -6,8 +6,6 @@ pub mod config;
 
 pub mod data;
 
-pub mod demo;
-
 #[cfg(feature = "burn")]
 pub mod evaluate;
 
@@ -28,6 +26,7 @@ pub use data::augment::SceneAugment;
 pub use data::list::{Layout, SceneFiles};
 pub use data::{ChannelOrder, SceneOptions, Scenes, open};
 pub use feedline::train::schedule::OptimizerKind;
+pub use feedline_demo::rooms as demo;
 pub use metrics::Scores;
 #[cfg(feature = "burn")]
 pub use network::task::{SceneTask, TaskOptions};
