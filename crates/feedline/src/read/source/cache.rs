@@ -420,6 +420,7 @@ impl SourceCache for Cache {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl Source for Cache {
     fn location(&self, key: &str) -> String {
         self.inner.location(key)

@@ -1,7 +1,7 @@
 //! Ranges of an object that lie close together, read in one request. Owns what is close; a reader that knows what it needs
 //! next asks for it together ([`Source::get_many`]).
 
-use crate::read::source::{Object, RangeRequest, ReadError, ReadErrorKind, Source};
+use crate::read::source::{Object, RangeRequest, ReadError, ReadErrorKind, Source, SourceCache};
 use crate::stop::Stop;
 use std::ops::Range;
 use std::sync::Arc;
@@ -64,6 +64,7 @@ fn joint(wants: &[RangeRequest<'_>]) -> (usize, Range<u64>) {
     (count, whole)
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl Source for Coalesce {
     fn location(&self, key: &str) -> String {
         self.inner.location(key)
@@ -118,6 +119,10 @@ impl Source for Coalesce {
 
     fn head(&self, key: &str, stop: &Stop) -> Result<Object, ReadError> {
         self.inner.head(key, stop)
+    }
+
+    fn cache(&self) -> Option<&dyn SourceCache> {
+        self.inner.cache()
     }
 }
 

@@ -66,7 +66,7 @@ fn is_mark(object: &Object) -> bool {
 
 impl Storage {
     /// All objects of `source`, from the listing that was kept, or else listed now and kept. A folder is listed each time,
-    /// which costs no requests.
+    /// which costs no requests, and so is [`Storage::source`], whose content may change with the program.
     ///
     /// # Errors
     /// A place that cannot be listed; a listing that is damaged.
@@ -76,7 +76,9 @@ impl Storage {
             let objects = source.list("", &Stop::default()).map_err(ReadError::into_error)?;
             return Ok(Listing { objects, left_out: Vec::new() });
         }
+        let is_own = self.source.as_ref().is_some_and(|own| source.location("").starts_with(&own.location("")));
         if !afresh
+            && !is_own
             && let Ok(text) = fs::read_to_string(&path)
             && let Some(text) = as_now(text)
         {
@@ -91,7 +93,7 @@ impl Storage {
         }
         let objects = source.list("", &Stop::default()).map_err(ReadError::into_error)?;
         // An empty folder may be filled tomorrow.
-        if !objects.is_empty() {
+        if !objects.is_empty() && !is_own {
             // If that is possible; a bucket can be listed again.
             let _ = keep(&path, &source.location(""), &objects);
         }

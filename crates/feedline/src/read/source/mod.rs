@@ -19,6 +19,7 @@ pub(in crate::read) mod next_use;
 mod open;
 mod retry;
 pub(in crate::read) mod settings;
+mod subfolder;
 mod timeout;
 
 pub use crate::stop::Stop;
@@ -92,7 +93,8 @@ pub trait Source: Debug + Send + Sync {
     fn get(&self, want: &RangeRequest<'_>, into: &mut Vec<u8>) -> Result<(), ReadError>;
 
     /// Several reads, each as [`Source::get`] and into its own of `into`: what is needed soon, in that order. Gives as many
-    /// results. [`Coalesce`] makes one `get` of neighbours, and a wrapper around it has to pass them on together.
+    /// results. [`Coalesce`] makes one `get` of neighbours, and a wrapper around it has to pass them on together
+    /// ([`conformance::check_wrapper`]).
     fn get_many(&self, wants: &[RangeRequest<'_>], into: &mut [Vec<u8>]) -> Vec<Result<(), ReadError>> {
         wants.iter().zip(into).map(|(want, into)| self.get(want, into)).collect()
     }
@@ -103,15 +105,27 @@ pub trait Source: Debug + Send + Sync {
     /// As [`ReadErrorKind`] tells.
     fn list(&self, prefix: &str, stop: &Stop) -> Result<Vec<Object>, ReadError>;
 
-    /// What is known of one object.
+    /// What is known of one object, the same as in the listing. A place that can be asked for one object without listing
+    /// others overrides this.
     ///
     /// # Errors
     /// As [`ReadErrorKind`] tells.
-    fn head(&self, key: &str, stop: &Stop) -> Result<Object, ReadError>;
+    fn head(&self, key: &str, stop: &Stop) -> Result<Object, ReadError> {
+        // Among the keys that begin with this one it is the first.
+        let first = self.list(key, stop)?.into_iter().next().filter(|object| object.key == key);
+        first.ok_or_else(|| ReadError::new(ReadErrorKind::Missing, self.location(key), "there is no such object"))
+    }
 
-    /// The cache among the wrappers of this source, if there is one.
+    /// The cache among the wrappers of this source, if there is one. A wrapper passes on that of its inner source.
     fn cache(&self) -> Option<&dyn SourceCache> {
         None
+    }
+}
+
+impl PartialEq for dyn Source {
+    /// Two sources are the same if they have the same location.
+    fn eq(&self, other: &dyn Source) -> bool {
+        self.location("") == other.location("")
     }
 }
 

@@ -1,7 +1,7 @@
 //! Another try after a failure that may pass. Owns the waiting: exponential, with jitter, never shorter than the place
 //! asks for, and bounded in total.
 
-use crate::read::source::{Object, RangeRequest, ReadError, ReadErrorKind, Source};
+use crate::read::source::{Object, RangeRequest, ReadError, ReadErrorKind, Source, SourceCache};
 use crate::stop::Stop;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
@@ -26,8 +26,13 @@ impl Retry {
         Retry { inner, budget }
     }
 
-    fn tried<T>(&self, stop: &Stop, mut attempt: impl FnMut() -> Result<T, ReadError>) -> Result<T, ReadError> {
-        let begun = Instant::now();
+    /// Makes attempts within the budget of a read that has `begun`.
+    fn tried<T>(
+        &self,
+        begun: Instant,
+        stop: &Stop,
+        mut attempt: impl FnMut() -> Result<T, ReadError>,
+    ) -> Result<T, ReadError> {
         for tries in 1u32.. {
             let mut error = match attempt() {
                 Err(error) if error.kind.is_passing() => error,
@@ -66,21 +71,37 @@ fn backoff(tries: u32) -> Duration {
     wait.mul_f64(0.5 + random / 2.0)
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl Source for Retry {
     fn location(&self, key: &str) -> String {
         self.inner.location(key)
     }
 
     fn get(&self, want: &RangeRequest<'_>, into: &mut Vec<u8>) -> Result<(), ReadError> {
-        self.tried(want.stop, || self.inner.get(want, into))
+        self.tried(Instant::now(), want.stop, || self.inner.get(want, into))
+    }
+
+    /// Those that failed are tried again one after the other, within one budget.
+    fn get_many(&self, wants: &[RangeRequest<'_>], into: &mut [Vec<u8>]) -> Vec<Result<(), ReadError>> {
+        let begun = Instant::now();
+        let results = self.inner.get_many(wants, into).into_iter().zip(wants).zip(into);
+        let again = |((result, want), into): ((Result<(), ReadError>, &RangeRequest<'_>), &mut Vec<u8>)| {
+            let mut first = Some(result);
+            self.tried(begun, want.stop, || first.take().unwrap_or_else(|| self.inner.get(want, into)))
+        };
+        results.map(again).collect()
     }
 
     fn list(&self, prefix: &str, stop: &Stop) -> Result<Vec<Object>, ReadError> {
-        self.tried(stop, || self.inner.list(prefix, stop))
+        self.tried(Instant::now(), stop, || self.inner.list(prefix, stop))
     }
 
     fn head(&self, key: &str, stop: &Stop) -> Result<Object, ReadError> {
-        self.tried(stop, || self.inner.head(key, stop))
+        self.tried(Instant::now(), stop, || self.inner.head(key, stop))
+    }
+
+    fn cache(&self) -> Option<&dyn SourceCache> {
+        self.inner.cache()
     }
 }
 

@@ -2,11 +2,13 @@
 
 use crate::error::{Error, Result};
 use crate::read::location::check_url;
+use crate::read::source::Source;
 use crate::read::source::cache_folder::CacheMode;
-use crate::url::is_url;
+use crate::url::{is_url, without_query};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// How objects are read. Changes speed and patience, never what is read. Credentials are not settings: they come from
 /// where the provider's own tools take them, or from a client of the caller's.
@@ -38,6 +40,12 @@ pub struct Storage {
     /// What another client of the caller's signs with, in place of the environment. Never written anywhere.
     #[serde(skip)]
     pub credentials: Option<Credentials>,
+    /// A source of the caller's own. A URL that begins with its location is read from it through the same wrappers as a
+    /// bucket: timeout, limit, retry, coalescing and cache. Other URLs, except `file://`, are then errors. It is listed
+    /// each time that a folder of it is opened. It must not be set with `endpoint`, `region`, `anonymous` or `credentials`,
+    /// which say how a bucket is reached.
+    #[serde(skip)]
+    pub source: Option<Arc<dyn Source>>,
 }
 
 /// Keys of an S3 account.
@@ -70,6 +78,7 @@ impl Default for Storage {
             map: String::new(),
             listings_dir: PathBuf::new(),
             credentials: None,
+            source: None,
         }
     }
 }
@@ -108,8 +117,34 @@ impl Storage {
             Some((_, key, range)) => {
                 Err(Error::config(format!("{key} is out of range"), format!("It must be {range}")))
             }
-            None => Ok(()),
+            None => self.check_source(),
         }
+    }
+
+    /// Checks the location of the caller's own source, and that no setting is for a bucket.
+    fn check_source(&self) -> Result<()> {
+        let Some(source) = &self.source else { return Ok(()) };
+        let for_buckets = [
+            ("endpoint", !self.endpoint.is_empty()),
+            ("region", !self.region.is_empty()),
+            ("anonymous", self.anonymous),
+            ("credentials", self.credentials.is_some()),
+        ];
+        if let Some((key, _)) = for_buckets.into_iter().find(|(_, is_set)| *is_set) {
+            return Err(Error::config(
+                format!("storage.{key} is set together with a source of your own, which has no use for it"),
+                "Leave it out: it says how a bucket is reached, and your source knows that for itself",
+            ));
+        }
+        let location = source.location("");
+        check_url(&location)?;
+        if !is_url(Path::new(&location)) || !location.ends_with('/') || location.ends_with("://") {
+            return Err(Error::config(
+                format!("the location of your source for the empty key is {:?}", without_query(&location)),
+                "It must be a URL of a folder that ends in `/`, for example memory://pets/",
+            ));
+        }
+        Ok(())
     }
 
     fn mapping(&self) -> Option<(&str, &str)> {
