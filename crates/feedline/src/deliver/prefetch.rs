@@ -346,14 +346,8 @@ mod tests {
         fn len(&self) -> u64 {
             SAMPLES
         }
-        fn fingerprint(&self) -> u64 {
-            1
-        }
         fn fields(&self) -> &[FieldSpec] {
             &[]
-        }
-        fn location(&self, _: u64) -> String {
-            String::new()
         }
         fn read(&self, request: &Request, raw: &mut Raw, _: &mut SampleContext) -> Result<()> {
             raw.resize_with(1, Vec::new);

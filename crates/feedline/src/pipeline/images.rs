@@ -8,8 +8,8 @@ use crate::decode::{DecodedCache, Limits, RgbImage};
 use crate::error::{Error, Result, Stage, StepError};
 use crate::meter::SampleContext;
 use crate::pipeline::{Pipeline, Raw, read_samples};
-use crate::plan::{Plan, Request};
-use crate::read::{ImageList, read_sample};
+use crate::plan::Request;
+use crate::read::{ImageList, SampleReader, read_sample};
 use crate::sample::{DType, FieldSpec, Slot};
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -220,19 +220,8 @@ impl Pipeline for Images {
         self.list.warnings.clone()
     }
 
-    fn read_ahead(&self) -> usize {
-        self.list.stored.as_ref().map_or(0, |stored| stored.requests_in_flight())
-    }
-
-    fn raw_bytes(&self, index: u64) -> u64 {
-        self.list.stored.as_ref().map_or(0, |stored| stored.size_bytes(index))
-    }
-
-    fn follow(&self, plan: &Plan) -> Result<()> {
-        match &self.list.stored {
-            None => Ok(()),
-            Some(stored) => stored.follow(plan),
-        }
+    fn sample_reader(&self) -> Option<&SampleReader> {
+        self.list.stored.as_ref()
     }
 
     fn read(&self, request: &Request, raw: &mut Raw, context: &mut SampleContext) -> Result<()> {
@@ -248,10 +237,6 @@ impl Pipeline for Images {
         read_sample(stored, request.index, path, context.stop_signal(), &mut raw[0])?;
         context.count_bytes(raw[0].len());
         Ok(())
-    }
-
-    fn is_near(&self, one: u64, next: u64) -> bool {
-        self.list.stored.as_ref().is_some_and(|stored| stored.is_near(one, next))
     }
 
     fn read_many(&self, requests: &[Request], raws: &mut [Raw], context: &mut SampleContext) -> Vec<Result<()>> {

@@ -10,6 +10,7 @@ pub use images::{CustomTransform, Images, ImagesOptions, PixelOutput, Step};
 
 use crate::error::{Result, Stage};
 use crate::event::{Event, Sink};
+use crate::hash::{hash_name, hash_words};
 use crate::meter::SampleContext;
 use crate::plan::{Plan, Request};
 use crate::read::{ReadError, SampleReader};
@@ -21,6 +22,10 @@ use std::collections::HashSet;
 pub type Raw = Vec<Vec<u8>>;
 
 /// One family of samples: how many there are, what they hold and how one is made.
+///
+/// Three methods are enough for samples that are computed: `len`, `fields` and `make`. Samples that are read need `read`
+/// and `location` too. Where each is one file of a [`SampleReader`], `sample_reader` is all that prefetching, coalescing
+/// and a cache ask for.
 ///
 /// `read` is the only method that touches files; `make` is a pure function of the request and the bytes. Both are
 /// called from many threads at once.
@@ -34,14 +39,25 @@ pub trait Pipeline: Send + Sync {
     }
 
     /// Hash of what the samples are (names and labels, not settings of the augmentation), so that a cursor is not used
-    /// with other data.
-    fn fingerprint(&self) -> u64;
+    /// with other data. By default that of the number of samples, the names of the fields and every location: a pipeline
+    /// with labels adds them, and one whose locations depend on the machine leaves the folder out. It is asked for when a
+    /// cursor is made, so a pipeline of many samples keeps it.
+    fn fingerprint(&self) -> u64 {
+        let locations = (0..self.len()).map(|index| hash_name(&self.location(index)));
+        let words: Vec<u64> = std::iter::once(self.len())
+            .chain(self.fields().iter().map(|field| hash_name(&field.name)))
+            .chain(locations)
+            .collect();
+        hash_words(&words)
+    }
 
     /// The fields of a sample.
     fn fields(&self) -> &[FieldSpec];
 
     /// The file or key of a sample, for messages.
-    fn location(&self, index: u64) -> String;
+    fn location(&self, index: u64) -> String {
+        format!("sample {index}")
+    }
 
     /// What a person should know of the data set before it is used, in words: what was found and left out. Whoever opens it
     /// for a person tells them; see [`tell`].
@@ -49,11 +65,13 @@ pub trait Pipeline: Send + Sync {
         Vec::new()
     }
 
-    /// Reads the sample's bytes into `raw`, whose old content may be reused as storage.
+    /// Reads the sample's bytes into `raw`, whose old content may be reused as storage. By default nothing is read.
     ///
     /// # Errors
     /// What the storage reports.
-    fn read(&self, request: &Request, raw: &mut Raw, context: &mut SampleContext) -> Result<()>;
+    fn read(&self, _request: &Request, _raw: &mut Raw, _context: &mut SampleContext) -> Result<()> {
+        Ok(())
+    }
 
     /// Decodes, augments and writes the sample into `slot`. Tells `context` which stage it is in. Randomness comes from
     /// [`Request::rng`] only.
@@ -62,26 +80,34 @@ pub trait Pipeline: Send + Sync {
     /// [`crate::Error::Sample`] for bytes that cannot be used.
     fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, context: &mut SampleContext) -> Result<()>;
 
+    /// The reader of the samples' files, if each sample is one file of it: the methods below are then right by default.
+    fn sample_reader(&self) -> Option<&SampleReader> {
+        None
+    }
+
     /// How many calls of `read` should be under way at once, ahead of need, by threads that only read: enough to hide
     /// the time that a network takes to answer. With 0 each sample is read by the worker that makes it.
     fn read_ahead(&self) -> usize {
-        0
+        self.sample_reader().map_or(0, SampleReader::requests_in_flight)
     }
 
     /// Whether `next` is read with `one` for next to nothing, because it lies right behind it: threads that read ahead then
     /// call `read_many`.
-    fn is_near(&self, _one: u64, _next: u64) -> bool {
-        false
+    fn is_near(&self, one: u64, next: u64) -> bool {
+        self.sample_reader().is_some_and(|reader| reader.is_near(one, next))
     }
 
     /// Reads several samples, each as `read` and into its own of `raws`; gives as many results.
     fn read_many(&self, requests: &[Request], raws: &mut [Raw], context: &mut SampleContext) -> Vec<Result<()>> {
-        requests.iter().zip(raws).map(|(request, raw)| self.read(request, raw, context)).collect()
+        match self.sample_reader() {
+            Some(reader) => read_samples(reader, requests, raws, context),
+            None => requests.iter().zip(raws).map(|(request, raw)| self.read(request, raw, context)).collect(),
+        }
     }
 
     /// About how many bytes `read` will give, for the memory budget of reading ahead.
-    fn raw_bytes(&self, _index: u64) -> u64 {
-        0
+    fn raw_bytes(&self, index: u64) -> u64 {
+        self.sample_reader().map_or(0, |reader| reader.size_bytes(index))
     }
 
     /// Hears in which order samples will be asked for, so that a cache knows what is needed next. It must change nothing
@@ -89,8 +115,8 @@ pub trait Pipeline: Send + Sync {
     ///
     /// # Errors
     /// A cache that cannot do its work.
-    fn follow(&self, _plan: &Plan) -> Result<()> {
-        Ok(())
+    fn follow(&self, plan: &Plan) -> Result<()> {
+        self.sample_reader().map_or(Ok(()), |reader| reader.follow(plan))
     }
 }
 
@@ -156,4 +182,49 @@ pub fn make_sample(pipeline: &dyn Pipeline, request: &Request, context: &mut Sam
         .filter_map(|spec| if spec.collate == Collate::Stack { stacked.next() } else { owned.next() })
         .collect();
     Ok(Sample { fields })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::DType;
+
+    /// Samples at named places, or at none.
+    struct Least {
+        places: Option<&'static [&'static str]>,
+        fields: [FieldSpec; 1],
+        len: u64,
+    }
+
+    impl Pipeline for Least {
+        fn len(&self) -> u64 {
+            self.len
+        }
+        fn fields(&self) -> &[FieldSpec] {
+            &self.fields
+        }
+        fn location(&self, index: u64) -> String {
+            self.places.map_or_else(|| format!("sample {index}"), |places| places[index as usize].into())
+        }
+        fn make(&self, request: &Request, _: &Raw, slot: &mut Slot<'_>, _: &mut SampleContext) -> Result<()> {
+            slot.dense::<i64>(&self.fields[0].name)[0] = request.index as i64;
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_fingerprint_by_default_tells_number_places_and_fields_apart() {
+        let print = |places: Option<&'static [&'static str]>, field: &str, len| {
+            Least { places, fields: [FieldSpec::stack(field, DType::I64, [])], len }.fingerprint()
+        };
+        let prints = [
+            print(Some(&["a", "b"]), "x", 2),
+            print(Some(&["b", "a"]), "x", 2),
+            print(Some(&["a", "b"]), "y", 2),
+            print(None, "x", 2),
+            print(None, "x", 3),
+        ];
+        assert_eq!(HashSet::from(prints).len(), prints.len());
+        assert_eq!(print(Some(&["a", "b"]), "x", 2), prints[0]);
+    }
 }

@@ -19,7 +19,7 @@ pub mod threads;
 
 pub use fit::{FitContext, FitData, FitOptions, Outcome, Phase, fit};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::sample::{Array, Batch};
 use group::Group;
 use std::collections::BTreeMap;
@@ -88,10 +88,13 @@ pub struct TaskState {
     pub scalars: serde_json::Map<String, serde_json::Value>,
 }
 
-/// What is trained: a model with its loss and optimiser. The loop calls these methods and nothing else.
+/// What is trained: a model with its loss and optimiser. The loop calls these methods and nothing else. Four of them are
+/// enough: `train_step`, `eval_step`, `state` and `load_state`.
 pub trait Task {
-    /// Names of the metrics, e.g. `["accuracy"]`.
-    fn metric_names(&self) -> &'static [&'static str];
+    /// Names of the metrics, e.g. `["accuracy"]`. By default there is the loss and nothing else.
+    fn metric_names(&self) -> &'static [&'static str] {
+        &[]
+    }
 
     /// Length of [`Tally::metric_sums`], the same for every batch: of every tally that is summed over the ranks.
     fn metric_sums_len(&self) -> usize {
@@ -105,7 +108,12 @@ pub trait Task {
     }
 
     /// Freezes the backbone (its parameters and running statistics stay as they are), or thaws it.
-    fn set_frozen(&mut self, frozen: bool);
+    ///
+    /// # Panics
+    /// By default if it is to be frozen: a task whose phases freeze the backbone has to do so.
+    fn set_frozen(&mut self, frozen: bool) {
+        assert!(!frozen, "a phase freezes the backbone, and this task does not implement Task::set_frozen");
+    }
 
     /// Sets the optimiser's momentum (Adam's beta1) for the steps that follow, in [0, 1). Asked of tasks whose phases have a
     /// schedule of it.
@@ -119,11 +127,30 @@ pub trait Task {
     fn train_step(&mut self, batch: &Batch, lr: f64, group: &dyn Group) -> Result<Tally>;
 
     /// Takes over the parameters and running statistics of rank 0; nothing to do in a group of one. Parameters are equal
-    /// anyway after every step, statistics of norm layers need not be.
+    /// anyway after every step, statistics of norm layers need not be. By default it goes through [`Task::state`] and
+    /// [`Task::load_state`]; a task that can copy the values alone is faster.
     ///
     /// # Errors
-    /// If another rank cannot be reached.
-    fn broadcast(&mut self, group: &dyn Group) -> Result<()>;
+    /// If another rank cannot be reached; a tensor of another size than on rank 0, by name.
+    fn broadcast(&mut self, group: &dyn Group) -> Result<()> {
+        if group.world_size() == 1 {
+            return Ok(());
+        }
+        let mut state = self.state()?;
+        for (name, tensor) in &mut state.model {
+            let mut bytes = tensor.as_bytes().to_vec();
+            group.broadcast(&mut bytes)?;
+            if bytes.len() != tensor.as_bytes().len() {
+                let (rank, here) = (group.rank(), tensor.as_bytes().len());
+                return Err(Error::group(
+                    format!("tensor {name} has {} bytes on rank 0, {here} on rank {rank}", bytes.len()),
+                    "Start every rank with the same model",
+                ));
+            }
+            tensor.as_bytes_mut().copy_from_slice(&bytes);
+        }
+        self.load_state(state)
+    }
 
     /// Loss and metrics of `batch`, this rank's share, in evaluation mode; changes nothing. No meeting of the ranks:
     /// they may have different numbers of batches.

@@ -125,10 +125,6 @@ impl Group for ThreadGroup {
         Ok(if self.rank == 0 { all.to_vec() } else { Vec::new() })
     }
 
-    fn barrier(&self) -> Result<()> {
-        self.meet(Vec::new()).map(|_| ())
-    }
-
     /// The other ranks get an error at their next meeting. The process goes on: its threads are the caller's.
     fn abort(&self, _: i32) {
         self.lock().broken = true;

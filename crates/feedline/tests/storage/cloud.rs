@@ -4,11 +4,11 @@ use super::proxy::{Fate, Line, Proxy};
 use super::server::{ADDRESS, KEY_ID, SECRET, Server, server};
 use super::{child, objects, read_all, succeeded};
 use feedline::deliver::{Loader, LoaderOptions, OnBadSample, SampleContext};
-use feedline::pipeline::{Pipeline, Raw, read_samples};
+use feedline::pipeline::{Pipeline, Raw};
 use feedline::plan::{Plan, Request};
 use feedline::read::conformance::check;
 use feedline::read::pack::PackOptions;
-use feedline::read::{Folder, ImageList, RangeRequest, ReadErrorKind, Stop, Storage, read_sample};
+use feedline::read::{Folder, ImageList, RangeRequest, ReadErrorKind, SampleReader, Stop, Storage, read_sample};
 use feedline::{DType, Error, FieldSpec, Result, Slot, Stage};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -265,20 +265,8 @@ impl Pipeline for Files {
         slot.dense::<i64>("len")[0] = raw[0].len() as i64;
         Ok(())
     }
-    fn read_ahead(&self) -> usize {
-        self.list.stored.as_ref().map_or(0, |stored| stored.requests_in_flight())
-    }
-    fn raw_bytes(&self, index: u64) -> u64 {
-        self.list.stored.as_ref().map_or(0, |stored| stored.size_bytes(index))
-    }
-    fn is_near(&self, one: u64, next: u64) -> bool {
-        self.list.stored.as_ref().is_some_and(|stored| stored.is_near(one, next))
-    }
-    fn read_many(&self, requests: &[Request], raws: &mut [Raw], clock: &mut SampleContext) -> Vec<Result<()>> {
-        read_samples(self.list.stored.as_ref().unwrap(), requests, raws, clock)
-    }
-    fn follow(&self, plan: &Plan) -> Result<()> {
-        self.list.stored.as_ref().map_or(Ok(()), |stored| stored.follow(plan))
+    fn sample_reader(&self) -> Option<&SampleReader> {
+        self.list.stored.as_ref()
     }
 }
 

@@ -48,17 +48,8 @@ impl Pipeline for Hungry {
     fn len(&self) -> u64 {
         self.needs.len() as u64
     }
-    fn fingerprint(&self) -> u64 {
-        1
-    }
     fn fields(&self) -> &[FieldSpec] {
         &self.fields
-    }
-    fn location(&self, index: u64) -> String {
-        index.to_string()
-    }
-    fn read(&self, _: &Request, _: &mut Raw, _: &mut SampleContext) -> Result<()> {
-        Ok(())
     }
     fn make(&self, request: &Request, _: &Raw, slot: &mut Slot<'_>, context: &mut SampleContext) -> Result<()> {
         context.enter(Stage::Decode);
@@ -109,14 +100,8 @@ impl Pipeline for Tiny {
     fn len(&self) -> u64 {
         10_000
     }
-    fn fingerprint(&self) -> u64 {
-        1
-    }
     fn fields(&self) -> &[FieldSpec] {
         &self.0
-    }
-    fn location(&self, index: u64) -> String {
-        index.to_string()
     }
     fn read(&self, _: &Request, _: &mut Raw, context: &mut SampleContext) -> Result<()> {
         context.count_bytes(8);

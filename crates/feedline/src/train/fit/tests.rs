@@ -19,17 +19,8 @@ impl Pipeline for Line {
     fn len(&self) -> u64 {
         self.1
     }
-    fn fingerprint(&self) -> u64 {
-        1
-    }
     fn fields(&self) -> &[FieldSpec] {
         &self.0
-    }
-    fn location(&self, index: u64) -> String {
-        index.to_string()
-    }
-    fn read(&self, _: &Request, _: &mut Raw, _: &mut SampleContext) -> Result<()> {
-        Ok(())
     }
     fn make(&self, request: &Request, _: &Raw, slot: &mut Slot<'_>, _: &mut SampleContext) -> Result<()> {
         let x = request.rng("x").uniform(-1.0, 1.0) as f32;
@@ -91,9 +82,6 @@ impl Task for LineTask {
             *weight -= lr * *momentum;
         }
         Ok(tally)
-    }
-    fn broadcast(&mut self, _: &dyn Group) -> Result<()> {
-        Ok(())
     }
     fn eval_step(&mut self, batch: &Batch) -> Result<Tally> {
         Ok(self.losses(batch).0)
@@ -433,4 +421,19 @@ fn a_metric_may_be_a_ratio_of_sums_also_where_a_rank_has_no_sample() {
     for (found, expect) in metrics(2).iter().zip(&one) {
         assert!((found - expect).abs() <= 1e-9 * expect, "{found} {expect}");
     }
+}
+
+#[test]
+fn a_task_takes_over_the_model_of_rank_0_and_keeps_its_own_optimizer() {
+    let run = |group: ThreadGroup| {
+        let rank = group.rank() as f64;
+        let mut task = LineTask { weights: [rank, 2.0 + rank], momentum: [rank; 2], ..LineTask::default() };
+        task.broadcast(&group).unwrap();
+        (task.weights, task.momentum)
+    };
+    let states: Vec<_> = std::thread::scope(|scope| {
+        let ranks: Vec<_> = ThreadGroup::new(3).into_iter().map(|group| scope.spawn(move || run(group))).collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    });
+    assert_eq!(states, [([0.0, 2.0], [0.0; 2]), ([0.0, 2.0], [1.0; 2]), ([0.0, 2.0], [2.0; 2])]);
 }
