@@ -4,7 +4,7 @@
 use crate::array::Array;
 use crate::errors::raise;
 use crate::source::{Source, parse_storage};
-use feedline::deliver::Clock;
+use feedline::deliver::SampleContext;
 use feedline::pipeline::{Pipeline, make_sample};
 use feedline::plan::Request;
 use feedline::read::Credentials;
@@ -106,7 +106,8 @@ impl Clouds {
     /// The fields of one sample as it is in an epoch.
     fn sample(&self, py: Python<'_>, index: u64, epoch: u64, seed: u64) -> PyResult<Vec<(String, Array)>> {
         let request = Request { seed, epoch, pass: epoch, position: index, index, padded: false };
-        let sample = py.detach(|| make_sample(&*self.0, &request, &mut Clock::default())).map_err(|e| raise(py, e))?;
+        let sample =
+            py.detach(|| make_sample(&*self.0, &request, &mut SampleContext::default())).map_err(|e| raise(py, e))?;
         let names = self.0.fields().iter().map(|spec| spec.name.clone());
         Ok(names.zip(sample.fields.into_iter().map(Array::new)).collect())
     }

@@ -3,16 +3,16 @@
 
 use crate::settings::{CONFIG, Settings};
 use feedline::deliver::{Loader, LoaderOptions};
-use feedline::event::{EpochRecord, Event, Fan, Sink, Warnings};
+use feedline::event::{EpochRecord, Event, MultiSink, Sink, Warnings};
 use feedline::pipeline::{Pipeline, tell};
 use feedline::plan::{Plan, Tail};
 use feedline::train::checkpoint::{self, Checkpoints, Found, Progress};
-use feedline::train::consistency::{agree, split_batch};
+use feedline::train::consistency::{check_consistent, split_batch};
 use feedline::train::group::Group;
 use feedline::train::lock::FolderLock;
 use feedline::train::proof::LedgerFile;
 use feedline::train::run::{CHECKPOINTS, RunFolder};
-use feedline::train::{FitOptions, Outcome, Splits, Tally, Task, Together, fit};
+use feedline::train::{FitContext, FitData, FitOptions, Outcome, Tally, Task, fit};
 use feedline::{Batch, Error, Result};
 use serde::Serialize;
 use std::cell::RefCell;
@@ -332,9 +332,9 @@ impl<R: Recipe> Run<R> {
     pub fn train(&mut self, sink: Arc<dyn Sink>, stop: &dyn Fn() -> bool) -> Result<Option<R::Summary>> {
         let facts = self.config.facts()?;
         let facts: Vec<(&str, String)> = facts.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
-        agree(&*self.group, &facts)?;
+        check_consistent(&*self.group, &facts)?;
         let sink = match &self.folder {
-            Some(folder) => Arc::new(Fan(vec![folder.clone(), sink])) as Arc<dyn Sink>,
+            Some(folder) => Arc::new(MultiSink(vec![folder.clone(), sink])) as Arc<dyn Sink>,
             None => Arc::new(Warnings),
         };
         if self.folder.is_some() {
@@ -343,14 +343,14 @@ impl<R: Recipe> Run<R> {
         let plan = R::plan(&self.config, &self.train, self.group.world_size())?;
         let options = R::fit_options(&self.config, plan.epoch_len())?;
         let loader = self.config.loader().options(sink.clone());
-        let splits = Splits { train: self.train.clone(), val: self.val.clone(), loader, plan };
+        let splits = FitData { train: self.train.clone(), val: self.val.clone(), loader, plan };
         let settings = self.config.to_toml()?;
         let checkpoints = self.folder.as_ref().map(|folder| folder.checkpoints().with_settings(settings));
         let cursor = self.progress.cursor.as_ref();
         let ledger =
             RefCell::new(LedgerFile::begin(&self.dir, &*self.group, &splits.plan, splits.train.fingerprint(), cursor)?);
         let ledger = Some(&ledger);
-        let together = Together { group: &*self.group, ledger, checkpoints: checkpoints.as_ref(), sink: &sink, stop };
+        let together = FitContext { group: &*self.group, ledger, checkpoints: checkpoints.as_ref(), sink: &sink, stop };
         if fit(&mut self.task, &splits, &options, &together, &mut self.progress)? == Outcome::Interrupted {
             return Ok(None);
         }

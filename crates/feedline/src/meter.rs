@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 const STAGES: usize = Stage::ALL.len();
 
 /// What a worker tells its loader while it makes a sample: which stage it is in, what it put out, and how much memory
-/// it needs. A pipeline calls [`Clock::enter`]; the clock adds up.
+/// it needs. A pipeline calls [`SampleContext::enter`]; the context adds up.
 #[derive(Debug)]
-pub struct Clock {
+pub struct SampleContext {
     index: u64,
     timed: bool,
     stage: Option<Stage>,
@@ -38,16 +38,16 @@ struct Sum {
     busy_ns: u64,
 }
 
-impl Default for Clock {
-    /// A clock without a loader: it counts, and every reservation is granted.
-    fn default() -> Clock {
-        Clock::new(None, false)
+impl Default for SampleContext {
+    /// A context without a loader: it counts, and every reservation is granted.
+    fn default() -> SampleContext {
+        SampleContext::new(None, false)
     }
 }
 
-impl Clock {
-    pub(crate) fn new(budget: Option<Arc<Budget>>, traced: bool) -> Clock {
-        Clock {
+impl SampleContext {
+    pub(crate) fn new(budget: Option<Arc<Budget>>, traced: bool) -> SampleContext {
+        SampleContext {
             index: 0,
             timed: true,
             stage: None,
@@ -63,7 +63,7 @@ impl Clock {
         }
     }
 
-    pub(crate) fn with_stop(mut self, stop: Stop) -> Clock {
+    pub(crate) fn with_stop(mut self, stop: Stop) -> SampleContext {
         self.stop = stop;
         self
     }
@@ -144,7 +144,7 @@ impl Clock {
     }
 }
 
-impl Drop for Clock {
+impl Drop for SampleContext {
     fn drop(&mut self) {
         self.release(); // a worker that dies must not keep the others waiting
     }
@@ -219,21 +219,21 @@ impl Stats {
         self.trace.is_some()
     }
 
-    /// Adds what `worker` did and sets its clock back.
-    pub(crate) fn add(&self, clock: &mut Clock, worker: usize) {
-        clock.stop();
-        for (at, sum) in clock.sums.iter_mut().enumerate().filter(|(_, sum)| sum.items > 0) {
+    /// Adds what `worker` did and sets its context back.
+    pub(crate) fn add(&self, context: &mut SampleContext, worker: usize) {
+        context.stop();
+        for (at, sum) in context.sums.iter_mut().enumerate().filter(|(_, sum)| sum.items > 0) {
             let scaled = u128::from(sum.busy_ns) * u128::from(sum.items) / u128::from(sum.timed_items.max(1));
             self.items[at].fetch_add(sum.items, Relaxed);
             self.busy_ns[at].fetch_add(scaled as u64, Relaxed);
             self.bytes[at].fetch_add(sum.bytes, Relaxed);
             *sum = Sum::default();
         }
-        if !clock.idle.is_zero() {
-            self.add_idle(std::mem::take(&mut clock.idle));
+        if !context.idle.is_zero() {
+            self.add_idle(std::mem::take(&mut context.idle));
         }
-        self.fetch_ns.fetch_add(std::mem::take(&mut clock.fetch).as_nanos() as u64, Relaxed);
-        if let (Some(all), Some(spans)) = (&self.trace, &mut clock.trace) {
+        self.fetch_ns.fetch_add(std::mem::take(&mut context.fetch).as_nanos() as u64, Relaxed);
+        if let (Some(all), Some(spans)) = (&self.trace, &mut context.trace) {
             let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
             let room = MAX_SPANS.saturating_sub(all.len());
             all.extend(spans.drain(..).take(room).map(|span| Span { worker, ..span }));

@@ -13,7 +13,7 @@ use feedline::plan::rng::hash_name;
 use feedline::plot::encode_png;
 use feedline::read::{Storage, is_url, read_classes};
 use feedline::train::checkpoint::{Checkpoints, best_epoch, load_model, load_settings};
-use feedline::train::group::Alone;
+use feedline::train::group::SingleRank;
 use feedline::train::run::CHECKPOINTS;
 use feedline::{Error, Result};
 use feedline_recipes::classification::config::Config;
@@ -69,7 +69,7 @@ fn images(args: Args, checkpoint: &Path, run: &Path) -> Result<Done> {
     let bar = bar(val.len(), "images");
     let classes = val.classes();
     let mut logits = format!("path,label,{}\n", joined((0..classes.len()).map(|at| format!("logit_{at}"))));
-    let evaluation = evaluate(&mut task, &val, &config, &Alone, Arc::new(Warnings), &mut |batch, rows| {
+    let evaluation = evaluate(&mut task, &val, &config, &SingleRank, Arc::new(Warnings), &mut |batch, rows| {
         bar.inc(batch.len() as u64);
         for (index, row) in batch.indices.iter().zip(rows.chunks(classes.len())) {
             let path = val.location(*index).replace('"', "\"\"");

@@ -5,7 +5,7 @@ use super::config::Config;
 use feedline::augment::normalize::Normalize;
 use feedline::augment::{Augmentation, ImageOp};
 use feedline::decode::{DecodedCache, Limits};
-use feedline::pipeline::{Images, ImagesOptions, Numbers, Pipeline, Step};
+use feedline::pipeline::{Images, ImagesOptions, Pipeline, PixelOutput, Step};
 use feedline::plan::{Plan, Tail};
 use feedline::read::{Folder, ImageList, read_classes};
 use feedline::{Error, Result};
@@ -23,7 +23,7 @@ pub fn images(list: ImageList, ops: Vec<ImageOp>, config: &Config, cache: Option
         ImagesOptions {
             steps: ops.into_iter().map(Step::Op).collect(),
             size_px: [config.input_px(); 2],
-            numbers: Numbers::Floats { normalize, after: Vec::new() },
+            numbers: PixelOutput::Floats { normalize, after: Vec::new() },
             limits: Limits { max_pixels: config.data.loader.max_pixels },
             decode: config.data.decode,
             cache,

@@ -12,11 +12,11 @@ use feedline::augment::boxes::Box3d;
 use feedline::augment::points::{picked, remove_inside, retain, sampled, shuffled};
 use feedline::augment::voxels::{VoxelScratch, Voxels};
 use feedline::decode::{Fault, Limits, NpyHeader, RgbImage, decode_depth_u16, decode_points, decode_rgb};
-use feedline::deliver::Clock;
+use feedline::deliver::SampleContext;
 use feedline::pipeline::{Pipeline, Raw};
 use feedline::plan::rng::{hash_name, hash_words};
 use feedline::plan::{Plan, Request};
-use feedline::read::{FileList, ReadError, Storage, Stored, read_sample, text_in};
+use feedline::read::{FileList, ReadError, SampleReader, Storage, read_sample, text_in};
 use feedline::{Array, DType, Error, FieldSpec, Result, Slot, Stage};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
@@ -198,7 +198,7 @@ impl Clouds {
         self.frames().iter().map(|frame| format!("{}\n", frame.point_cloud.lidar_idx)).collect()
     }
 
-    fn stored(&self) -> Option<&Stored> {
+    fn stored(&self) -> Option<&SampleReader> {
         self.files.stored.as_ref()
     }
 
@@ -226,7 +226,13 @@ impl Clouds {
     }
 
     /// Moves the points as the draft says; `objects` are the files of what is pasted.
-    fn augment(&self, draft: &Draft, objects: &[Vec<u8>], points: &mut Vec<f32>, clock: &mut Clock) -> Result<()> {
+    fn augment(
+        &self,
+        draft: &Draft,
+        objects: &[Vec<u8>],
+        points: &mut Vec<f32>,
+        clock: &mut SampleContext,
+    ) -> Result<()> {
         let columns = self.used.len();
         let mut objects = objects.iter();
         for step in &draft.moves {
@@ -552,7 +558,7 @@ impl Pipeline for Clouds {
     }
 
     fn read_ahead(&self) -> usize {
-        self.stored().map_or(0, Stored::requests_in_flight)
+        self.stored().map_or(0, SampleReader::requests_in_flight)
     }
 
     fn raw_bytes(&self, index: u64) -> u64 {
@@ -564,7 +570,7 @@ impl Pipeline for Clouds {
         self.stored().map_or(Ok(()), |stored| stored.follow_parts(plan, self.parts.len() as u64))
     }
 
-    fn read(&self, request: &Request, raw: &mut Raw, clock: &mut Clock) -> Result<()> {
+    fn read(&self, request: &Request, raw: &mut Raw, clock: &mut SampleContext) -> Result<()> {
         let draft = self.drafter.draft(request)?;
         let count = self.parts.len();
         let objects: Vec<usize> = draft.objects().map(|own| own.object as usize).collect();
@@ -591,7 +597,7 @@ impl Pipeline for Clouds {
         Ok(())
     }
 
-    fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, clock: &mut Clock) -> Result<()> {
+    fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, clock: &mut SampleContext) -> Result<()> {
         thread_local! {
             static SCRATCH: RefCell<Scratch> = RefCell::default();
         }

@@ -4,7 +4,7 @@
 use super::frame::DbObject;
 use super::options::{LidarOptions, SampleGroup};
 use feedline::plan::rng::SampleRng;
-use feedline::read::{FileList, Piece, Pieces, Storage};
+use feedline::read::{FileList, FileSlice, FileSlices, Storage};
 use feedline::{Error, Result};
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 pub(super) struct Database {
     pub(super) objects: Vec<DbObject>,
     /// The points of each.
-    pub(super) pieces: Pieces,
+    pub(super) pieces: FileSlices,
     /// For each group its objects.
     groups: Vec<Vec<u32>>,
 }
@@ -83,8 +83,8 @@ impl Database {
         let piece = |object: &DbObject| {
             let file = place[object.path.as_str()];
             match object.offset_bytes {
-                None => Piece { file, start: 0, size_bytes: files.entries[file].size_bytes },
-                Some(start) => Piece { file, start, size_bytes: object.num_points_in_gt * row_bytes },
+                None => FileSlice { file, start: 0, size_bytes: files.entries[file].size_bytes },
+                Some(start) => FileSlice { file, start, size_bytes: object.num_points_in_gt * row_bytes },
             }
         };
         let outside = |at: usize| {
@@ -92,7 +92,7 @@ impl Database {
             let problem = format!("{path} ends before the {num_points_in_gt} points of a {name} of frame {image_idx}");
             Error::dataset(root, problem, rebuild())
         };
-        let pieces = Pieces::new(&files, objects.iter().map(piece).collect(), outside)?;
+        let pieces = FileSlices::new(&files, objects.iter().map(piece).collect(), outside)?;
         Ok(Database { objects, pieces, groups: members })
     }
 

@@ -9,11 +9,11 @@ use feedline::augment::normalize::{IMAGENET_MEAN, IMAGENET_STD, Normalize};
 use feedline::decode::{
     Fault, Limits, NpyHeader, RgbImage, array_fits, decode_labels_u8, decode_npy, decode_npz, decode_rgb, npz_shape,
 };
-use feedline::deliver::Clock;
+use feedline::deliver::SampleContext;
 use feedline::pipeline::{Pipeline, Raw};
 use feedline::plan::rng::{hash_name, hash_words};
 use feedline::plan::{Plan, Request};
-use feedline::read::{ReadError, Storage, Stored, read_sample};
+use feedline::read::{ReadError, SampleReader, Storage, read_sample};
 use feedline::{Array, DType, Error, FieldSpec, Result, Slot, Stage};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
@@ -214,7 +214,7 @@ impl Scenes {
         self.list.ids.iter().map(|id| format!("{id}\n")).collect()
     }
 
-    fn stored(&self) -> Option<&Stored> {
+    fn stored(&self) -> Option<&SampleReader> {
         self.list.files.stored.as_ref()
     }
 
@@ -246,7 +246,7 @@ impl Scenes {
         }
     }
 
-    fn voxels(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, clock: &mut Clock) -> Result<()> {
+    fn voxels(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, clock: &mut SampleContext) -> Result<()> {
         let grid = self.options.grid;
         let no_pixel = i64::from(self.options.image_px[0]) * i64::from(self.options.image_px[1]);
         let bytes = |part: Part| &raw[self.list.raw(part)][..];
@@ -330,7 +330,7 @@ impl Pipeline for Scenes {
     }
 
     fn read_ahead(&self) -> usize {
-        self.stored().map_or(0, Stored::requests_in_flight)
+        self.stored().map_or(0, SampleReader::requests_in_flight)
     }
 
     fn raw_bytes(&self, index: u64) -> u64 {
@@ -343,7 +343,7 @@ impl Pipeline for Scenes {
         self.stored().map_or(Ok(()), |stored| stored.follow_parts(plan, parts))
     }
 
-    fn read(&self, request: &Request, raw: &mut Raw, clock: &mut Clock) -> Result<()> {
+    fn read(&self, request: &Request, raw: &mut Raw, clock: &mut SampleContext) -> Result<()> {
         let count = self.list.parts.len();
         raw.resize_with(count, Vec::new);
         let first = request.index * count as u64;
@@ -365,7 +365,7 @@ impl Pipeline for Scenes {
         Ok(())
     }
 
-    fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, clock: &mut Clock) -> Result<()> {
+    fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, clock: &mut SampleContext) -> Result<()> {
         thread_local! {
             static SCRATCH: RefCell<Scratch> = RefCell::default();
         }

@@ -14,7 +14,7 @@ pub use crate::decode::CropBox;
 pub use weights::Filter;
 
 use crate::decode::RgbImage;
-use passes::{Code, Resizer, Source};
+use passes::{Code, PixelRows, Resizer};
 use std::cell::RefCell;
 use weights::Axis;
 
@@ -86,11 +86,11 @@ pub(super) fn resize_part(
     let (left, across) = axis(image.width_px, origin.0, columns, (part.left_px, part.width_px), size_px[1]);
     let (top, down) = axis(image.height_px, origin.1, rows, (part.top_px, part.height_px), size_px[0]);
     let pitch_bytes = 3 * image.width_px as usize;
-    let source = Source { pixels: &image.pixels[top * pitch_bytes + 3 * left..], pitch_bytes };
+    let source = PixelRows { pixels: &image.pixels[top * pitch_bytes + 3 * left..], pitch_bytes };
     run(&source, [down, across], size_px, into);
 }
 
-fn run(source: &Source, [down, across]: [Axis; 2], [height_px, width_px]: [u32; 2], into: &mut RgbImage) {
+fn run(source: &PixelRows, [down, across]: [Axis; 2], [height_px, width_px]: [u32; 2], into: &mut RgbImage) {
     into.reshape(width_px, height_px);
     if into.pixels.is_empty() {
         return;

@@ -1,11 +1,11 @@
-//! The walk: from the plan to the batches of one rank, epoch after epoch. Pure, like the plan itself.
+//! Batch sampler: from the plan to the batches of one rank, epoch after epoch. Pure, like the plan itself.
 
 use crate::plan::{EpochPlan, Plan, Request};
 use crate::sample::{Batch, BatchField, Replaced};
 
 /// One batch to be made.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct BatchPlan {
+pub(crate) struct BatchRequest {
     pub(crate) epoch: u64,
     pub(crate) step: u64,
     pub(crate) requests: Vec<Request>,
@@ -15,7 +15,7 @@ pub(crate) struct BatchPlan {
 
 /// Yields the batches of one rank in order, across epochs, up to but not including `end_epoch`.
 #[derive(Debug, Clone)]
-pub(crate) struct Walk {
+pub(crate) struct BatchSampler {
     pub(crate) plan: Plan,
     pub(crate) rank: u64,
     pub(crate) batch_size: u64,
@@ -26,11 +26,11 @@ pub(crate) struct Walk {
     step: u64,
 }
 
-impl Walk {
-    /// A walk from the beginning of epoch 0.
-    pub(crate) fn new(plan: Plan, rank: u64, batch_size: u64, drop_last: bool, end_epoch: Option<u64>) -> Walk {
+impl BatchSampler {
+    /// A sampler at the beginning of epoch 0.
+    pub(crate) fn new(plan: Plan, rank: u64, batch_size: u64, drop_last: bool, end_epoch: Option<u64>) -> BatchSampler {
         let dealt = plan.epoch(0);
-        Walk { plan, rank, batch_size, drop_last, end_epoch, dealt, start: 0, step: 0 }
+        BatchSampler { plan, rank, batch_size, drop_last, end_epoch, dealt, start: 0, step: 0 }
     }
 
     /// Goes to global position `start` of `epoch`.
@@ -56,10 +56,10 @@ impl Walk {
     }
 }
 
-impl Iterator for Walk {
-    type Item = BatchPlan;
+impl Iterator for BatchSampler {
+    type Item = BatchRequest;
 
-    fn next(&mut self) -> Option<BatchPlan> {
+    fn next(&mut self) -> Option<BatchRequest> {
         if self.step >= self.batches_in_epoch() {
             let epoch = self.dealt.epoch() + 1;
             if self.end_epoch.is_some_and(|end| epoch >= end) {
@@ -80,13 +80,13 @@ impl Iterator for Walk {
             .saturating_mul(self.batch_size)
             .saturating_mul(self.plan.num_replicas())
             .min(self.dealt.total_size());
-        Some(BatchPlan { epoch: self.dealt.epoch(), step, requests, next_position: self.start + dealt_out })
+        Some(BatchRequest { epoch: self.dealt.epoch(), step, requests, next_position: self.start + dealt_out })
     }
 }
 
 /// Puts the parts of a batch together.
 pub(super) fn batch(
-    plan: &BatchPlan,
+    plan: &BatchRequest,
     fields: Vec<(String, BatchField)>,
     indices: Vec<u64>,
     replaced: Vec<Replaced>,
@@ -109,8 +109,8 @@ mod tests {
 
     #[test]
     fn batches_cross_epochs_and_stop_at_the_end() {
-        let walk = Walk::new(Plan::new(10, 2).unwrap(), 1, 2, false, Some(2));
-        let batches: Vec<BatchPlan> = walk.collect();
+        let sampler = BatchSampler::new(Plan::new(10, 2).unwrap(), 1, 2, false, Some(2));
+        let batches: Vec<BatchRequest> = sampler.collect();
         let shape: Vec<_> = batches.iter().map(|b| (b.epoch, b.step, b.requests.len(), b.next_position)).collect();
         assert_eq!(shape, [(0, 0, 2, 4), (0, 1, 2, 8), (0, 2, 1, 10), (1, 0, 2, 4), (1, 1, 2, 8), (1, 2, 1, 10)]);
         let indices = |epoch: u64| -> Vec<u64> {
@@ -123,26 +123,26 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_resumed_anywhere_goes_on_the_same() {
+    fn a_batch_sampler_resumed_anywhere_goes_on_the_same() {
         for (tail, drop_last) in [(Tail::Pad, true), (Tail::Drop, false), (Tail::Exact, false)] {
             let plan = Plan::new(23, 3).unwrap().with_tail(tail);
             for rank in 0..3 {
-                let whole: Vec<BatchPlan> = Walk::new(plan.clone(), rank, 2, drop_last, Some(2)).collect();
+                let whole: Vec<BatchRequest> = BatchSampler::new(plan.clone(), rank, 2, drop_last, Some(2)).collect();
                 for cut in 0..whole.len() {
-                    let mut walk = Walk::new(plan.clone(), rank, 2, drop_last, Some(2));
+                    let mut sampler = BatchSampler::new(plan.clone(), rank, 2, drop_last, Some(2));
                     let (epoch, position) = cut.checked_sub(1).map_or((0, 0), |at| {
                         let before = &whole[at];
                         (before.epoch, before.next_position)
                     });
-                    walk.seek(epoch, position);
-                    assert_eq!(walk.collect::<Vec<_>>(), whole[cut..], "{tail:?} cut at {cut}");
+                    sampler.seek(epoch, position);
+                    assert_eq!(sampler.collect::<Vec<_>>(), whole[cut..], "{tail:?} cut at {cut}");
                 }
             }
         }
     }
 
     #[test]
-    fn an_epoch_without_a_batch_ends_the_walk() {
-        assert_eq!(Walk::new(Plan::new(3, 1).unwrap(), 0, 4, true, None).count(), 0);
+    fn an_epoch_without_a_batch_ends_the_batches() {
+        assert_eq!(BatchSampler::new(Plan::new(3, 1).unwrap(), 0, 4, true, None).count(), 0);
     }
 }

@@ -2,7 +2,7 @@
 //! else is. Shared by the serial loader and the pool, so that both treat a bad sample alike.
 
 use crate::error::{Error, Result, Stage};
-use crate::meter::Clock;
+use crate::meter::SampleContext;
 use crate::pipeline::Pipeline;
 use crate::plan::Request;
 use crate::sample::Replaced;
@@ -32,21 +32,21 @@ pub(crate) struct Made<T> {
 }
 
 /// Calls `attempt` for the request, and under [`OnBadSample::Replace`] for its replacements until one works.
-pub(crate) fn fill<T>(
+pub(crate) fn make_or_replace<T>(
     pipeline: &dyn Pipeline,
     request: &Request,
     policy: OnBadSample,
-    clock: &mut Clock,
-    mut attempt: impl FnMut(&Request, &mut Clock) -> Result<T>,
+    context: &mut SampleContext,
+    mut attempt: impl FnMut(&Request, &mut SampleContext) -> Result<T>,
 ) -> Result<Made<T>> {
     let mut replaced = Vec::new();
     let mut now = *request;
     for tried in 0.. {
-        let outcome = catch_unwind(AssertUnwindSafe(|| attempt(&now, clock)));
+        let outcome = catch_unwind(AssertUnwindSafe(|| attempt(&now, context)));
         let error = match outcome {
             Ok(Ok(value)) => return Ok(Made { value, index: now.index, replaced }),
-            Ok(Err(error)) => located(error, pipeline, &now, clock.stage()),
-            Err(panic) => located(Error::Bug { problem: text_of(&*panic).to_owned() }, pipeline, &now, clock.stage()),
+            Ok(Err(error)) => located(error, pipeline, &now, context.stage()),
+            Err(panic) => located(Error::Bug { problem: text_of(&*panic).to_owned() }, pipeline, &now, context.stage()),
         };
         let (stage, index, location, problem) = match &error {
             _ if !error.is_of_the_sample() => return Err(error),

@@ -2,9 +2,9 @@
 //! the time a network takes to answer is nobody's waiting. Owns how far ahead, which a byte budget decides; what is read
 //! is the pipeline's.
 
-use super::batches::Walk;
+use super::batches::BatchSampler;
 use crate::error::{Error, Result, Stage};
-use crate::meter::{Clock, Stats};
+use crate::meter::{SampleContext, Stats};
 use crate::pipeline::{Pipeline, Raw};
 use crate::plan::Request;
 use crate::read::ReadError;
@@ -31,16 +31,16 @@ const TOGETHER_MAX: usize = 64;
 const TOGETHER_BYTES_MAX: u64 = crate::read::TOGETHER_BYTES_MAX / 8 * 7;
 
 /// What became of a read; a panic is passed on to the worker, which knows what to do with it.
-type Outcome = std::result::Result<Result<Raw>, Box<dyn Any + Send>>;
+type ReadOutcome = std::result::Result<Result<Raw>, Box<dyn Any + Send>>;
 
 enum Item {
     Reading { bytes: u64 },
-    Read { bytes: u64, outcome: Outcome },
+    Read { bytes: u64, outcome: ReadOutcome },
     Taken,
 }
 
 struct State {
-    walk: Option<Walk>,
+    sampler: Option<BatchSampler>,
     /// Requests of a batch whose reading has not begun.
     open: VecDeque<Request>,
     /// Grows with each seek: what was begun before is not wanted any more.
@@ -65,12 +65,12 @@ struct Shared {
 }
 
 /// Threads that live as long as the pool.
-pub(super) struct Readers {
+pub(super) struct Prefetcher {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
 }
 
-impl Readers {
+impl Prefetcher {
     /// Starts `count` threads, which rest until the first seek. What they have read and nobody has taken is at most
     /// `limit_bytes`, or one sample.
     pub(super) fn new(
@@ -79,9 +79,9 @@ impl Readers {
         limit_bytes: u64,
         first_number: usize,
         stats: Arc<Stats>,
-    ) -> std::io::Result<Readers> {
+    ) -> std::io::Result<Prefetcher> {
         let state = State {
-            walk: None,
+            sampler: None,
             open: VecDeque::new(),
             generation: 0,
             stop: Stop::default(),
@@ -100,20 +100,20 @@ impl Readers {
             room: Condvar::new(),
             ready: Condvar::new(),
         };
-        let mut readers = Readers { shared: Arc::new(shared), threads: Vec::with_capacity(count) };
+        let mut prefetcher = Prefetcher { shared: Arc::new(shared), threads: Vec::with_capacity(count) };
         for number in first_number..first_number + count {
-            let shared = Arc::clone(&readers.shared);
+            let shared = Arc::clone(&prefetcher.shared);
             let builder = std::thread::Builder::new().name(format!("feedline:r{number}")).stack_size(512 << 10);
-            readers.threads.push(builder.spawn(move || shared.run(number))?); // on failure the drop stops the others
+            prefetcher.threads.push(builder.spawn(move || shared.run(number))?); // on failure the drop stops the others
         }
-        Ok(readers)
+        Ok(prefetcher)
     }
 
-    /// Calls off what is under way and goes on from `walk`. Gives the number of what is read from now on.
-    pub(super) fn seek(&self, walk: Walk) -> u64 {
+    /// Calls off what is under way and goes on from `sampler`. Gives the number of what is read from now on.
+    pub(super) fn seek(&self, sampler: BatchSampler) -> u64 {
         let mut state = self.shared.lock();
         state.forget();
-        state.walk = Some(walk);
+        state.sampler = Some(sampler);
         let generation = state.generation;
         drop(state);
         self.shared.room.notify_all();
@@ -122,7 +122,7 @@ impl Readers {
 
     /// The bytes of sample number `number` since the seek that gave `generation`, once they are there. Gives how long it
     /// had to wait in any case; each sample is given once.
-    pub(super) fn take(&self, generation: u64, number: u64, raw: &mut Raw, clock: &mut Clock) -> Result<()> {
+    pub(super) fn take(&self, generation: u64, number: u64, raw: &mut Raw, context: &mut SampleContext) -> Result<()> {
         let asked = std::time::Instant::now();
         let mut state = self.shared.lock();
         let (bytes, outcome) = loop {
@@ -149,12 +149,12 @@ impl Readers {
             })
         });
         // To wake a thread for nothing costs as much as a small sample.
-        let is_more = state.walk.is_some() || !state.open.is_empty();
+        let is_more = state.sampler.is_some() || !state.open.is_empty();
         drop(state);
         if is_more {
             self.shared.room.notify_one();
         }
-        clock.fetched(asked.elapsed());
+        context.fetched(asked.elapsed());
         outcome.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
@@ -169,7 +169,7 @@ impl Readers {
     }
 }
 
-impl Drop for Readers {
+impl Drop for Prefetcher {
     fn drop(&mut self) {
         self.end();
         for thread in self.threads.drain(..) {
@@ -183,7 +183,7 @@ impl State {
         self.stop.stop();
         self.stop = Stop::default();
         self.generation += 1;
-        self.walk = None;
+        self.sampler = None;
         self.open.clear();
         self.items.clear();
         (self.first, self.held_bytes) = (0, 0);
@@ -192,9 +192,9 @@ impl State {
     /// The next sample to read.
     fn next(&mut self) -> Option<Request> {
         while self.open.is_empty() {
-            match self.walk.as_mut()?.next() {
+            match self.sampler.as_mut()?.next() {
                 Some(plan) => self.open.extend(plan.requests),
-                None => self.walk = None,
+                None => self.sampler = None,
             }
         }
         self.open.front().copied()
@@ -249,19 +249,19 @@ impl Shared {
                 requests.push(state.begin(bytes));
             }
             let (generation, stop) = (state.generation, state.stop.clone());
-            let mut clock = Clock::new(None, self.stats.is_traced()).with_stop(stop.clone());
+            let mut context = SampleContext::new(None, self.stats.is_traced()).with_stop(stop.clone());
             let mut raws: Vec<Raw> = requests.iter().map(|_| state.spare.pop().unwrap_or_default()).collect();
             state.spare_bytes -= raws.iter().flatten().map(Vec::capacity).sum::<usize>();
             drop(state);
 
-            clock.begin(request.index, true);
-            clock.enter(Stage::Read);
+            context.begin(request.index, true);
+            context.enter(Stage::Read);
             let outcomes = catch_unwind(AssertUnwindSafe(|| match (&*requests, &mut *raws) {
-                ([request], [raw]) => vec![self.pipeline.read(request, raw, &mut clock)],
-                (requests, raws) => self.pipeline.read_many(requests, raws, &mut clock),
+                ([request], [raw]) => vec![self.pipeline.read(request, raw, &mut context)],
+                (requests, raws) => self.pipeline.read_many(requests, raws, &mut context),
             }));
-            self.stats.add(&mut clock, number);
-            let outcomes: Vec<Outcome> = match outcomes {
+            self.stats.add(&mut context, number);
+            let outcomes: Vec<ReadOutcome> = match outcomes {
                 Ok(results) if results.len() == requests.len() => {
                     results.into_iter().zip(raws).map(|(read, raw)| Ok(read.map(|()| trimmed(raw)))).collect()
                 }
@@ -304,9 +304,9 @@ impl Shared {
         state.held_bytes.saturating_add(bytes) <= self.limit_bytes && state.items.len() < MAX_ITEMS
     }
 
-    fn read(&self, request: &Request, stop: &Stop) -> Outcome {
-        let (mut raw, mut clock) = (Raw::new(), Clock::default().with_stop(stop.clone()));
-        catch_unwind(AssertUnwindSafe(|| self.pipeline.read(request, &mut raw, &mut clock)))
+    fn read(&self, request: &Request, stop: &Stop) -> ReadOutcome {
+        let (mut raw, mut context) = (Raw::new(), SampleContext::default().with_stop(stop.clone()));
+        catch_unwind(AssertUnwindSafe(|| self.pipeline.read(request, &mut raw, &mut context)))
             .map(|read| read.map(|()| raw))
     }
 }
@@ -322,7 +322,7 @@ fn trimmed(mut raw: Raw) -> Raw {
     raw
 }
 
-/// For errors of the readers themselves.
+/// For errors of the prefetching threads themselves.
 pub(super) fn cannot_start(count: usize, error: &std::io::Error) -> Error {
     Error::config(format!("cannot start {count} threads that read ahead: {error}"), "Lower storage.requests_in_flight")
 }
@@ -355,13 +355,13 @@ mod tests {
         fn location(&self, _: u64) -> String {
             String::new()
         }
-        fn read(&self, request: &Request, raw: &mut Raw, _: &mut Clock) -> Result<()> {
+        fn read(&self, request: &Request, raw: &mut Raw, _: &mut SampleContext) -> Result<()> {
             raw.resize_with(1, Vec::new);
             raw[0].clear();
             raw[0].resize(size(request.index), request.index as u8);
             Ok(())
         }
-        fn make(&self, _: &Request, _: &Raw, _: &mut Slot<'_>, _: &mut Clock) -> Result<()> {
+        fn make(&self, _: &Request, _: &Raw, _: &mut Slot<'_>, _: &mut SampleContext) -> Result<()> {
             Ok(())
         }
         fn raw_bytes(&self, index: u64) -> u64 {
@@ -374,19 +374,19 @@ mod tests {
     fn memory_that_is_used_again_stays_within_the_budget() {
         const LIMIT: usize = 400_000;
         let stats = Arc::new(Stats::new(false));
-        let readers = Readers::new(Arc::new(Uneven), 2, LIMIT as u64, 0, stats).unwrap();
+        let prefetcher = Prefetcher::new(Arc::new(Uneven), 2, LIMIT as u64, 0, stats).unwrap();
         let plan = Plan::new(SAMPLES, 1).unwrap();
-        let generation = readers.seek(Walk::new(plan.clone(), 0, 1, false, None));
+        let generation = prefetcher.seek(BatchSampler::new(plan.clone(), 0, 1, false, None));
         let (mut raw, mut most, mut number) = (Raw::new(), 0, 0);
         for epoch in 0..40 {
             for request in plan.epoch(epoch).rank(0) {
-                readers.take(generation, number, &mut raw, &mut Clock::default()).unwrap();
+                prefetcher.take(generation, number, &mut raw, &mut SampleContext::default()).unwrap();
                 assert_eq!(raw[0], vec![request.index as u8; size(request.index)]);
                 number += 1;
             }
             // Until no other sample fits.
             let begun = std::time::Instant::now();
-            while begun.elapsed().as_secs() < 10 && readers.shared.lock().held_bytes < LIMIT as u64 - 100_000 {
+            while begun.elapsed().as_secs() < 10 && prefetcher.shared.lock().held_bytes < LIMIT as u64 - 100_000 {
                 std::thread::sleep(std::time::Duration::from_millis(1));
             }
             let held = |item: &Item| -> usize {
@@ -395,7 +395,7 @@ mod tests {
                     _ => 0,
                 }
             };
-            most = most.max(readers.shared.lock().items.iter().map(held).sum::<usize>());
+            most = most.max(prefetcher.shared.lock().items.iter().map(held).sum::<usize>());
         }
         // Two may have been begun before it was known what the others hold.
         assert!(most < LIMIT + 2 * 200_000, "{most} bytes");

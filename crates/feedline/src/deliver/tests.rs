@@ -60,7 +60,7 @@ impl Pipeline for Numbered {
         assert!(!self.nameless, "no name for {index}");
         format!("number {index}")
     }
-    fn read(&self, request: &Request, raw: &mut Raw, clock: &mut Clock) -> Result<()> {
+    fn read(&self, request: &Request, raw: &mut Raw, context: &mut SampleContext) -> Result<()> {
         if self.unreadable.contains(&request.index) {
             let gone = std::io::Error::from(std::io::ErrorKind::NotFound);
             return Err(Error::io("read", format!("{}.bin", request.index), gone));
@@ -74,19 +74,19 @@ impl Pipeline for Numbered {
             std::thread::sleep(Duration::from_micros(request.rng("read").below(500)));
         }
         if self.stuck == Some(request.index) {
-            clock.stop_signal().sleep(Duration::from_secs(600));
+            context.stop_signal().sleep(Duration::from_secs(600));
         }
         assert!(!self.panicking.contains(&(1000 + request.index)), "cannot read {}", request.index);
         self.most_ahead.fetch_max(self.ahead.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
         raw.clear();
         raw.push(request.index.to_le_bytes().to_vec());
-        clock.count_bytes(8);
+        context.count_bytes(8);
         Ok(())
     }
-    fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, clock: &mut Clock) -> Result<()> {
+    fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, context: &mut SampleContext) -> Result<()> {
         self.at_work.fetch_add(1, Ordering::SeqCst);
         self.ahead.fetch_sub(1, Ordering::SeqCst);
-        clock.enter(Stage::Augment);
+        context.enter(Stage::Augment);
         let mut rng = request.rng("test");
         std::thread::sleep(Duration::from_micros(rng.below(300)));
         assert!(!self.panicking.contains(&request.index), "cannot stand {}", request.index);
@@ -111,12 +111,12 @@ impl Pipeline for Numbered {
     fn is_near(&self, one: u64, next: u64) -> bool {
         self.near && !(one + next).is_multiple_of(3)
     }
-    fn read_many(&self, requests: &[Request], raws: &mut [Raw], clock: &mut Clock) -> Vec<Result<()>> {
+    fn read_many(&self, requests: &[Request], raws: &mut [Raw], context: &mut SampleContext) -> Vec<Result<()>> {
         assert!(requests.array_windows().all(|[one, next]| self.is_near(one.index, next.index)));
         self.together.fetch_add(requests.len(), Ordering::SeqCst);
         // One that forgets the last of every few: it is read again, by itself.
         let answered = requests.len() - usize::from(self.slow_reads && requests.len().is_multiple_of(3));
-        requests[..answered].iter().zip(raws).map(|(request, raw)| self.read(request, raw, clock)).collect()
+        requests[..answered].iter().zip(raws).map(|(request, raw)| self.read(request, raw, context)).collect()
     }
 }
 
@@ -186,12 +186,12 @@ impl Pipeline for Gated {
     fn location(&self, index: u64) -> String {
         self.0.location(index)
     }
-    fn read(&self, request: &Request, raw: &mut Raw, clock: &mut Clock) -> Result<()> {
+    fn read(&self, request: &Request, raw: &mut Raw, context: &mut SampleContext) -> Result<()> {
         drop(self.2.wait_while(self.1.lock().unwrap(), |open| !*open).unwrap());
-        self.0.read(request, raw, clock)
+        self.0.read(request, raw, context)
     }
-    fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, clock: &mut Clock) -> Result<()> {
-        self.0.make(request, raw, slot, clock)
+    fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, context: &mut SampleContext) -> Result<()> {
+        self.0.make(request, raw, slot, context)
     }
 }
 
@@ -235,17 +235,17 @@ impl Pipeline for Dropping {
     fn location(&self, index: u64) -> String {
         self.0.location(index)
     }
-    fn read(&self, request: &Request, raw: &mut Raw, clock: &mut Clock) -> Result<()> {
+    fn read(&self, request: &Request, raw: &mut Raw, context: &mut SampleContext) -> Result<()> {
         if request.position == 0 {
             let given = self.1.lock().unwrap();
             let loader = self.2.wait_while(given, |loader| loader.is_none()).unwrap().take();
             drop(loader);
             self.3.send(()).unwrap();
         }
-        self.0.read(request, raw, clock)
+        self.0.read(request, raw, context)
     }
-    fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, clock: &mut Clock) -> Result<()> {
-        self.0.make(request, raw, slot, clock)
+    fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, context: &mut SampleContext) -> Result<()> {
+        self.0.make(request, raw, slot, context)
     }
 }
 
@@ -534,13 +534,13 @@ impl Pipeline for Hungry {
     fn location(&self, index: u64) -> String {
         index.to_string()
     }
-    fn read(&self, _: &Request, _: &mut Raw, _: &mut Clock) -> Result<()> {
+    fn read(&self, _: &Request, _: &mut Raw, _: &mut SampleContext) -> Result<()> {
         Ok(())
     }
-    fn make(&self, request: &Request, _: &Raw, slot: &mut Slot<'_>, clock: &mut Clock) -> Result<()> {
-        clock.enter(Stage::Decode);
+    fn make(&self, request: &Request, _: &Raw, slot: &mut Slot<'_>, context: &mut SampleContext) -> Result<()> {
+        context.enter(Stage::Decode);
         let need = self.needs[request.index as usize];
-        clock.reserve(need);
+        context.reserve(need);
         let held = self.held.fetch_add(need as usize, Ordering::SeqCst) + need as usize;
         self.most.fetch_max(held, Ordering::SeqCst);
         std::thread::sleep(Duration::from_micros(200));
@@ -595,12 +595,12 @@ impl Pipeline for Tiny {
     fn location(&self, index: u64) -> String {
         index.to_string()
     }
-    fn read(&self, _: &Request, _: &mut Raw, clock: &mut Clock) -> Result<()> {
-        clock.count_bytes(8);
+    fn read(&self, _: &Request, _: &mut Raw, context: &mut SampleContext) -> Result<()> {
+        context.count_bytes(8);
         Ok(())
     }
-    fn make(&self, request: &Request, _: &Raw, slot: &mut Slot<'_>, clock: &mut Clock) -> Result<()> {
-        clock.enter(Stage::Augment);
+    fn make(&self, request: &Request, _: &Raw, slot: &mut Slot<'_>, context: &mut SampleContext) -> Result<()> {
+        context.enter(Stage::Augment);
         slot.dense::<i64>("x")[0] = request.index as i64;
         Ok(())
     }

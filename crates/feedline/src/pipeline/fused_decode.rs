@@ -5,7 +5,7 @@
 use crate::augment::{ImageOp, View, apply_from, flip, make_room};
 use crate::decode::{self, CropBox, DecodedCache, Fault, Header, Limits, RgbImage};
 use crate::error::Stage;
-use crate::meter::Clock;
+use crate::meter::SampleContext;
 use crate::plan::Request;
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
@@ -27,7 +27,7 @@ pub enum DecodeMode {
 
 /// Decoding and augmentation of one family of pictures: a pure function of the request and the bytes.
 #[derive(Debug)]
-pub struct ImagePath {
+pub struct FusedDecode {
     ops: Vec<ImageOp>,
     limits: Limits,
     mode: DecodeMode,
@@ -71,15 +71,15 @@ struct Need {
     part: CropBox,
 }
 
-impl ImagePath {
+impl FusedDecode {
     /// The operations `ops` on pictures within `limits`.
-    pub fn new(ops: Vec<ImageOp>, limits: Limits, mode: DecodeMode) -> ImagePath {
-        ImagePath { ops, limits, mode, cache: None }
+    pub fn new(ops: Vec<ImageOp>, limits: Limits, mode: DecodeMode) -> FusedDecode {
+        FusedDecode { ops, limits, mode, cache: None }
     }
 
     /// Keeps decoded pictures; the same bytes come out.
     #[must_use]
-    pub fn with_cache(mut self, cache: DecodedCache) -> ImagePath {
+    pub fn with_cache(mut self, cache: DecodedCache) -> FusedDecode {
         self.cache = Some(cache);
         self
     }
@@ -93,7 +93,7 @@ impl ImagePath {
         })
     }
 
-    /// Makes the picture of `request` from `bytes` and hands it to `then`. Tells `clock` its stages, and reserves the
+    /// Makes the picture of `request` from `bytes` and hands it to `then`. Tells `context` its stages, and reserves the
     /// memory it takes.
     ///
     /// # Errors
@@ -102,15 +102,15 @@ impl ImagePath {
         &self,
         request: &Request,
         bytes: &[u8],
-        clock: &mut Clock,
-        then: impl FnOnce(Augmented<'_>, &mut Clock) -> T,
+        context: &mut SampleContext,
+        then: impl FnOnce(Augmented<'_>, &mut SampleContext) -> T,
     ) -> Result<T, Fault> {
         thread_local! {
             /// Reused from picture to picture, so that a worker allocates nothing once it has seen its largest one.
             static SCRATCH: RefCell<Scratch> = RefCell::default();
         }
         SCRATCH.with_borrow_mut(|Scratch { decoded, image }| {
-            clock.enter(Stage::Decode);
+            context.enter(Stage::Decode);
             let known = self.cache.as_ref().and_then(|cache| cache.header(request.index));
             let header = known.map_or_else(|| decode::header(bytes), Ok)?;
             let need = self.need(request, header);
@@ -119,33 +119,34 @@ impl ImagePath {
             }
             let done = match (&self.cache, need.view) {
                 (Some(cache), Some(view)) => {
-                    self.through_cache(cache, view, &need, header, request, bytes, clock, image)
+                    self.through_cache(cache, view, &need, header, request, bytes, context, image)
                 }
                 _ => false,
             };
             if !done {
-                clock.reserve(working_bytes(header, need.part.shrunk(need.shrink)).saturating_add(bytes.len() as u64));
+                context
+                    .reserve(working_bytes(header, need.part.shrunk(need.shrink)).saturating_add(bytes.len() as u64));
                 match need.view {
                     Some(view) => {
-                        let mut reserve = |more: u64| clock.reserve(bytes.len() as u64 + more);
+                        let mut reserve = |more: u64| context.reserve(bytes.len() as u64 + more);
                         let (part, shrink) = (need.part, need.shrink);
                         decode::decode_rgb_part_within(bytes, &self.limits, part, shrink, decoded, &mut reserve)?;
-                        clock.count_bytes(decoded.pixels.len());
-                        clock.enter(Stage::Augment);
+                        context.count_bytes(decoded.pixels.len());
+                        context.enter(Stage::Augment);
                         let seen = need.part.shrunk(need.shrink);
                         view.render(decoded, (seen.left_px, seen.top_px), need.shrink, image);
                     }
                     None => {
-                        let mut reserve = |more: u64| clock.reserve(bytes.len() as u64 + more);
+                        let mut reserve = |more: u64| context.reserve(bytes.len() as u64 + more);
                         decode::decode_rgb_within(bytes, &self.limits, image, &mut reserve)?;
                         make_room(&self.ops, 0, Some([image.height_px, image.width_px]), image)?;
-                        clock.count_bytes(image.pixels.len());
-                        clock.enter(Stage::Augment);
+                        context.count_bytes(image.pixels.len());
+                        context.enter(Stage::Augment);
                     }
                 }
             }
             let mirrored = self.augment(usize::from(need.view.is_some()), image, request);
-            let result = then(Augmented { image, mirrored }, clock);
+            let result = then(Augmented { image, mirrored }, context);
             for scratch in [decoded, image] {
                 if scratch.pixels.capacity() > MAX_KEPT_BYTES {
                     *scratch = RgbImage::default();
@@ -181,7 +182,7 @@ impl ImagePath {
         header: Header,
         request: &Request,
         bytes: &[u8],
-        clock: &mut Clock,
+        context: &mut SampleContext,
         image: &mut RgbImage,
     ) -> bool {
         let shrink = need.shrink;
@@ -196,22 +197,22 @@ impl ImagePath {
                 if !cache.reserve(place) {
                     return false;
                 }
-                clock.reserve(working_bytes(header, place).saturating_add(bytes.len() as u64));
+                context.reserve(working_bytes(header, place).saturating_add(bytes.len() as u64));
                 let mut picture = RgbImage::default();
                 let limits = &self.limits;
-                let mut reserve = |more: u64| clock.reserve(bytes.len() as u64 + more);
+                let mut reserve = |more: u64| context.reserve(bytes.len() as u64 + more);
                 if decode::decode_rgb_part_within(bytes, limits, part, shrink, &mut picture, &mut reserve).is_err() {
                     cache.give_back(place);
                     return false;
                 }
-                clock.count_bytes(picture.pixels.len());
+                context.count_bytes(picture.pixels.len());
                 picture.pixels.shrink_to_fit();
                 let kept = decode::Kept { shrink, place, image: picture.into() };
                 cache.keep(request.index, header, kept.clone());
                 kept
             }
         };
-        clock.enter(Stage::Augment);
+        context.enter(Stage::Augment);
         view.render(&kept.image, (kept.place.left_px, kept.place.top_px), shrink, image);
         true
     }

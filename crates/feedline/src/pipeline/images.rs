@@ -1,13 +1,13 @@
 //! Images: labelled picture files as batches of `image` and `label`. Composes the stages read, decode and augment for
 //! whoever declares a list of files and a list of steps; owns nothing of their insides.
 
-use super::fused_decode::{Augmented, DecodeMode, ImagePath};
+use super::fused_decode::{Augmented, DecodeMode, FusedDecode};
 use crate::augment::ImageOp;
 use crate::augment::normalize::Normalize;
 use crate::decode::{DecodedCache, Limits, RgbImage};
 use crate::error::{Error, Result, Stage, StepError};
-use crate::meter::Clock;
-use crate::pipeline::{Pipeline, Raw, read_stored};
+use crate::meter::SampleContext;
+use crate::pipeline::{Pipeline, Raw, read_samples};
 use crate::plan::{Plan, Request};
 use crate::read::{ImageList, read_sample};
 use crate::sample::{DType, FieldSpec, Slot};
@@ -18,7 +18,7 @@ use std::sync::Arc;
 ///
 /// It must be a pure function of what it is given, or what is delivered is no longer a function of (seed, epoch,
 /// position): randomness comes from [`Request::rng`] with the `stream` it is handed.
-pub trait OwnStep: Debug + Send + Sync {
+pub trait CustomTransform: Debug + Send + Sync {
     /// Changes a picture (H, W, 3); its size may become another.
     ///
     /// # Errors
@@ -38,16 +38,16 @@ pub enum Step {
     /// An operation of Feedline's.
     Op(ImageOp),
     /// One of the caller's own, called `name` in errors and as part of the key of its random stream.
-    Own { name: String, step: Arc<dyn OwnStep> },
+    Custom { name: String, step: Arc<dyn CustomTransform> },
 }
 
 /// How pictures become numbers.
 #[derive(Debug, Clone)]
-pub enum Numbers {
+pub enum PixelOutput {
     /// u8 (3, H, W), as they are.
     Bytes,
     /// f32 (3, H, W), normalised; then the steps that follow, each with its name.
-    Floats { normalize: Normalize, after: Vec<(String, Arc<dyn OwnStep>)> },
+    Floats { normalize: Normalize, after: Vec<(String, Arc<dyn CustomTransform>)> },
 }
 
 /// What is declared of a data set of pictures.
@@ -58,7 +58,7 @@ pub struct ImagesOptions {
     /// Height and width of every finished picture.
     pub size_px: [u32; 2],
     /// What is delivered of them.
-    pub numbers: Numbers,
+    pub numbers: PixelOutput,
     /// What is too large to decode.
     pub limits: Limits,
     /// How much of a picture is decoded.
@@ -71,11 +71,11 @@ pub struct ImagesOptions {
 #[derive(Debug)]
 pub struct Images {
     list: ImageList,
-    path: ImagePath,
+    path: FusedDecode,
     /// The steps from the first one of the caller's own on, with their places in the whole list.
     rest: Vec<(usize, Step)>,
     size_px: [u32; 2],
-    numbers: Numbers,
+    numbers: PixelOutput,
     fields: Vec<FieldSpec>,
     fingerprint: u64,
 }
@@ -92,11 +92,11 @@ impl Images {
                 op.validate()?;
             }
         }
-        let own = steps.iter().position(|step| matches!(step, Step::Own { .. })).unwrap_or(steps.len());
+        let own = steps.iter().position(|step| matches!(step, Step::Custom { .. })).unwrap_or(steps.len());
         let rest = steps.drain(own..).zip(own..).map(|(step, place)| (place, step)).collect();
         let ops = steps.into_iter().filter_map(|step| if let Step::Op(op) = step { Some(op) } else { None }).collect();
-        let path = ImagePath::new(ops, limits, decode);
-        let dtype = if matches!(numbers, Numbers::Bytes) { DType::U8 } else { DType::F32 };
+        let path = FusedDecode::new(ops, limits, decode);
+        let dtype = if matches!(numbers, PixelOutput::Bytes) { DType::U8 } else { DType::F32 };
         let [height_px, width_px] = size_px.map(|px| px as usize);
         Ok(Images {
             fingerprint: list.fingerprint(),
@@ -136,35 +136,35 @@ impl Images {
     /// # Errors
     /// [`Error::Sample`] for a file that cannot be read or decoded, [`Error::Step`] for a step that failed.
     pub fn picture(&self, request: &Request) -> Result<RgbImage> {
-        let (mut raw, mut clock) = (Raw::new(), Clock::default());
-        self.read(request, &mut raw, &mut clock)?;
-        self.augmented(request, &raw[0], &mut clock, |picture, _| Ok(picture.to_image()))
+        let (mut raw, mut context) = (Raw::new(), SampleContext::default());
+        self.read(request, &mut raw, &mut context)?;
+        self.augmented(request, &raw[0], &mut context, |picture, _| Ok(picture.to_image()))
     }
 
     fn augmented<T>(
         &self,
         request: &Request,
         bytes: &[u8],
-        clock: &mut Clock,
-        then: impl FnOnce(Augmented<'_>, &mut Clock) -> Result<T>,
+        context: &mut SampleContext,
+        then: impl FnOnce(Augmented<'_>, &mut SampleContext) -> Result<T>,
     ) -> Result<T> {
-        let done = self.path.run(request, bytes, clock, |picture, clock| {
+        let done = self.path.run(request, bytes, context, |picture, context| {
             if self.rest.is_empty() {
                 self.check_size(picture.image, request)?;
-                return then(picture, clock);
+                return then(picture, context);
             }
             let mut image = picture.to_image();
             let mut scratch = RgbImage::default();
             for (place, step) in &self.rest {
                 match step {
                     Step::Op(op) => op.apply(&mut image, &mut scratch, &mut request.rng(&op.stream(*place))),
-                    Step::Own { name, step } => step
+                    Step::Custom { name, step } => step
                         .picture(&mut image, request, &stream(*place, name))
                         .map_err(|source| self.failed(name, request, source))?,
                 }
             }
             self.check_size(&image, request)?;
-            then(Augmented { image: &image, mirrored: false }, clock)
+            then(Augmented { image: &image, mirrored: false }, context)
         });
         done.map_err(|fault| fault.at(Stage::Decode, request.index, self.location(request.index)))?
     }
@@ -235,7 +235,7 @@ impl Pipeline for Images {
         }
     }
 
-    fn read(&self, request: &Request, raw: &mut Raw, clock: &mut Clock) -> Result<()> {
+    fn read(&self, request: &Request, raw: &mut Raw, context: &mut SampleContext) -> Result<()> {
         raw.resize_with(1, Vec::new);
         if self.path.is_cached(request) {
             raw[0].clear();
@@ -245,8 +245,8 @@ impl Pipeline for Images {
         if let Some(stored) = stored {
             stored.reached(request.epoch, request.position);
         }
-        read_sample(stored, request.index, path, clock.stop_signal(), &mut raw[0])?;
-        clock.count_bytes(raw[0].len());
+        read_sample(stored, request.index, path, context.stop_signal(), &mut raw[0])?;
+        context.count_bytes(raw[0].len());
         Ok(())
     }
 
@@ -254,7 +254,7 @@ impl Pipeline for Images {
         self.list.stored.as_ref().is_some_and(|stored| stored.is_near(one, next))
     }
 
-    fn read_many(&self, requests: &[Request], raws: &mut [Raw], clock: &mut Clock) -> Vec<Result<()>> {
+    fn read_many(&self, requests: &[Request], raws: &mut [Raw], context: &mut SampleContext) -> Vec<Result<()>> {
         match &self.list.stored {
             Some(stored) => {
                 // Of pictures that are kept nothing is read; the others still are one request.
@@ -267,33 +267,33 @@ impl Pipeline for Images {
                     raw.resize_with(1, Vec::new);
                     raw[0].clear();
                 }
-                for (at, result) in places.iter().zip(read_stored(stored, &wanted, &mut read, clock)) {
+                for (at, result) in places.iter().zip(read_samples(stored, &wanted, &mut read, context)) {
                     results[*at] = result;
                 }
                 places.iter().zip(read).for_each(|(at, read)| raws[*at] = read);
                 results
             }
-            None => requests.iter().zip(raws).map(|(request, raw)| self.read(request, raw, clock)).collect(),
+            None => requests.iter().zip(raws).map(|(request, raw)| self.read(request, raw, context)).collect(),
         }
     }
 
-    fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, clock: &mut Clock) -> Result<()> {
+    fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, context: &mut SampleContext) -> Result<()> {
         slot.dense::<i64>("label")[0] = i64::from(self.label(request.index));
-        self.augmented(request, &raw[0], clock, |picture, clock| {
+        self.augmented(request, &raw[0], context, |picture, context| {
             match &self.numbers {
-                Numbers::Bytes => {
+                PixelOutput::Bytes => {
                     let out = slot.dense::<u8>("image");
                     write_chw(picture.image, picture.mirrored, out);
-                    clock.count_bytes(out.len());
+                    context.count_bytes(out.len());
                 }
-                Numbers::Floats { normalize, after } => {
+                PixelOutput::Floats { normalize, after } => {
                     let out = slot.dense::<f32>("image");
                     normalize.write_chw(picture.image, picture.mirrored, out);
                     for (at, (name, step)) in after.iter().enumerate() {
                         step.values(out, self.size_px, request, &stream(at, &format!("values.{name}")))
                             .map_err(|source| self.failed(name, request, source))?;
                     }
-                    clock.count_bytes(size_of_val(out));
+                    context.count_bytes(size_of_val(out));
                 }
             }
             Ok(())

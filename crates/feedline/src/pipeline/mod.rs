@@ -5,14 +5,14 @@ mod fused_decode;
 mod images;
 
 pub use crate::error::{Interrupted, NotOfTheSample, StepError};
-pub use fused_decode::{Augmented, DecodeMode, ImagePath};
-pub use images::{Images, ImagesOptions, Numbers, OwnStep, Step};
+pub use fused_decode::{Augmented, DecodeMode, FusedDecode};
+pub use images::{CustomTransform, Images, ImagesOptions, PixelOutput, Step};
 
 use crate::error::{Result, Stage};
 use crate::event::{Event, Sink};
-use crate::meter::Clock;
+use crate::meter::SampleContext;
 use crate::plan::{Plan, Request};
-use crate::read::{ReadError, Stored};
+use crate::read::{ReadError, SampleReader};
 use crate::sample::{Array, Collate, FieldSpec, Sample, Slot};
 use std::collections::HashSet;
 
@@ -53,14 +53,14 @@ pub trait Pipeline: Send + Sync {
     ///
     /// # Errors
     /// What the storage reports.
-    fn read(&self, request: &Request, raw: &mut Raw, clock: &mut Clock) -> Result<()>;
+    fn read(&self, request: &Request, raw: &mut Raw, context: &mut SampleContext) -> Result<()>;
 
-    /// Decodes, augments and writes the sample into `slot`. Tells `clock` which stage it is in. Randomness comes from
+    /// Decodes, augments and writes the sample into `slot`. Tells `context` which stage it is in. Randomness comes from
     /// [`Request::rng`] only.
     ///
     /// # Errors
     /// [`crate::Error::Sample`] for bytes that cannot be used.
-    fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, clock: &mut Clock) -> Result<()>;
+    fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, context: &mut SampleContext) -> Result<()>;
 
     /// How many calls of `read` should be under way at once, ahead of need, by threads that only read: enough to hide
     /// the time that a network takes to answer. With 0 each sample is read by the worker that makes it.
@@ -75,8 +75,8 @@ pub trait Pipeline: Send + Sync {
     }
 
     /// Reads several samples, each as `read` and into its own of `raws`; gives as many results.
-    fn read_many(&self, requests: &[Request], raws: &mut [Raw], clock: &mut Clock) -> Vec<Result<()>> {
-        requests.iter().zip(raws).map(|(request, raw)| self.read(request, raw, clock)).collect()
+    fn read_many(&self, requests: &[Request], raws: &mut [Raw], context: &mut SampleContext) -> Vec<Result<()>> {
+        requests.iter().zip(raws).map(|(request, raw)| self.read(request, raw, context)).collect()
     }
 
     /// About how many bytes `read` will give, for the memory budget of reading ahead.
@@ -109,7 +109,12 @@ pub fn tell<'p>(data: impl IntoIterator<Item = &'p dyn Pipeline>, sink: &dyn Sin
 }
 
 /// [`Pipeline::read_many`] for samples that are one file of `stored` each.
-pub fn read_stored(stored: &Stored, requests: &[Request], raws: &mut [Raw], clock: &mut Clock) -> Vec<Result<()>> {
+pub fn read_samples(
+    stored: &SampleReader,
+    requests: &[Request],
+    raws: &mut [Raw],
+    context: &mut SampleContext,
+) -> Vec<Result<()>> {
     if let Some(last) = requests.last() {
         stored.reached(last.epoch, last.position);
     }
@@ -119,9 +124,9 @@ pub fn read_stored(stored: &Stored, requests: &[Request], raws: &mut [Raw], cloc
         std::mem::take(&mut raw[0])
     };
     let mut parts: Vec<Vec<u8>> = raws.iter_mut().map(take).collect();
-    let results = stored.read_many(&samples, clock.stop_signal(), &mut parts);
+    let results = stored.read_many(&samples, context.stop_signal(), &mut parts);
     for (raw, part) in raws.iter_mut().zip(parts) {
-        clock.count_bytes(part.len());
+        context.count_bytes(part.len());
         raw[0] = part;
     }
     results.into_iter().map(|result| result.map_err(ReadError::into_error)).collect()
@@ -131,11 +136,11 @@ pub fn read_stored(stored: &Stored, requests: &[Request], raws: &mut [Raw], cloc
 ///
 /// # Errors
 /// What the pipeline reports.
-pub fn make_sample(pipeline: &dyn Pipeline, request: &Request, clock: &mut Clock) -> Result<Sample> {
+pub fn make_sample(pipeline: &dyn Pipeline, request: &Request, context: &mut SampleContext) -> Result<Sample> {
     let specs = pipeline.fields();
     let mut raw = Raw::new();
-    clock.enter(Stage::Read);
-    pipeline.read(request, &mut raw, clock)?;
+    context.enter(Stage::Read);
+    pipeline.read(request, &mut raw, context)?;
     let is_stacked = |spec: &&FieldSpec| spec.collate == Collate::Stack;
     let mut stacked = Vec::with_capacity(specs.len());
     for spec in specs.iter().filter(is_stacked) {
@@ -143,7 +148,7 @@ pub fn make_sample(pipeline: &dyn Pipeline, request: &Request, clock: &mut Clock
         stacked.push(array.map_err(|error| error.needed_for(|| format!("field {:?} of one sample", spec.name)))?);
     }
     let mut slot = Slot::new(specs, stacked.iter_mut().map(Array::as_bytes_mut));
-    pipeline.make(request, &raw, &mut slot, clock)?;
+    pipeline.make(request, &raw, &mut slot, context)?;
     let mut owned = slot.into_owned().into_iter();
     let mut stacked = stacked.into_iter();
     let fields = specs

@@ -64,7 +64,7 @@ pub enum Tail {
 
 /// How positions get their samples. Positions are counted over the whole run here, epochs laid end to end.
 #[derive(Debug, Clone, PartialEq)]
-enum Draws {
+enum Sampling {
     /// One permutation of `merged` times the data set after the other.
     Passes { merged: u64 },
     /// With replacement.
@@ -84,7 +84,7 @@ pub struct Plan {
     seed: u64,
     permutation: Permutation,
     tail: Tail,
-    draws: Draws,
+    sampling: Sampling,
     /// Positions of an epoch, if not all the draws have in one round.
     epoch_length: Option<u64>,
     buckets: Option<Buckets>,
@@ -159,7 +159,7 @@ impl Plan {
             seed: 0,
             permutation: Permutation::None,
             tail: Tail::Pad,
-            draws: Draws::Passes { merged: 1 },
+            sampling: Sampling::Passes { merged: 1 },
             epoch_length: None,
             buckets: None,
         })
@@ -206,15 +206,15 @@ impl Plan {
 
     /// Positions of an epoch, padding not included; the number of samples, unless epochs are merged or their length set.
     pub fn epoch_len(&self) -> u64 {
-        self.epoch_length.unwrap_or(match self.draws {
-            Draws::Passes { merged } => self.len * merged,
+        self.epoch_length.unwrap_or(match self.sampling {
+            Sampling::Passes { merged } => self.len * merged,
             _ => self.len,
         })
     }
 
     /// Whether epochs differ in their order.
     pub fn is_shuffled(&self) -> bool {
-        let in_order = self.permutation == Permutation::None && matches!(self.draws, Draws::Passes { .. });
+        let in_order = self.permutation == Permutation::None && matches!(self.sampling, Sampling::Passes { .. });
         !in_order || !self.epoch_len().is_multiple_of(self.len) || self.buckets.is_some()
     }
 
@@ -241,11 +241,11 @@ impl Plan {
     /// the tail, but not the number of ranks.
     pub fn fingerprint(&self) -> u64 {
         let mut words = vec![self.len, self.seed, self.permutation as u64, self.tail as u64];
-        match &self.draws {
-            Draws::Passes { merged: 1 } => {}
-            Draws::Passes { merged } => words.extend([1, *merged]),
-            Draws::Weighted(table) => words.extend([2, table.hash]),
-            Draws::Mixed(mixture) => words.extend([3, mixture.hash()]),
+        match &self.sampling {
+            Sampling::Passes { merged: 1 } => {}
+            Sampling::Passes { merged } => words.extend([1, *merged]),
+            Sampling::Weighted(table) => words.extend([2, table.hash]),
+            Sampling::Mixed(mixture) => words.extend([3, mixture.hash()]),
         }
         let plain = Plan { epoch_length: None, ..self.clone() };
         if self.epoch_len() != plain.epoch_len() {

@@ -3,16 +3,16 @@
 use super::buckets::Buckets;
 use super::mixed::{MixOrigin, Mixture};
 use super::weighted::AliasTable;
-use super::{Draws, MAX_LEN, Permutation, Plan};
+use super::{MAX_LEN, Permutation, Plan, Sampling};
 use crate::error::{Error, Result};
 use std::sync::Arc;
 
 impl Plan {
     pub(super) fn checked(self) -> Result<Plan> {
-        let longest = match &self.draws {
-            Draws::Passes { merged } => self.len * merged,
-            Draws::Weighted(_) => 0,
-            Draws::Mixed(mixture) => mixture.sizes().iter().copied().max().unwrap_or(0),
+        let longest = match &self.sampling {
+            Sampling::Passes { merged } => self.len * merged,
+            Sampling::Weighted(_) => 0,
+            Sampling::Mixed(mixture) => mixture.sizes().iter().copied().max().unwrap_or(0),
         };
         if self.permutation == Permutation::Torch && longest >= 1 << 31 {
             return Err(Error::config(
@@ -54,7 +54,7 @@ impl Plan {
                 "Merge at least 1, at most 2^62 samples",
             ));
         }
-        self.drawing(Draws::Passes { merged: epochs })?.checked()
+        self.drawing(Sampling::Passes { merged: epochs })?.checked()
     }
 
     /// With samples drawn by weight, with replacement; the permutation has no part in it. 12 bytes of memory per sample,
@@ -71,7 +71,7 @@ impl Plan {
             ));
         }
         let table = Arc::new(AliasTable::new(weights)?);
-        self.drawing(Draws::Weighted(table))
+        self.drawing(Sampling::Weighted(table))
     }
 
     /// With the data set as a mixture of sources, which follow each other in it and are given as (samples, weight). In
@@ -93,17 +93,17 @@ impl Plan {
             ));
         }
         let mixture = Arc::new(Mixture::new(sources)?);
-        self.drawing(Draws::Mixed(mixture))?.checked()
+        self.drawing(Sampling::Mixed(mixture))?.checked()
     }
 
-    fn drawing(mut self, draws: Draws) -> Result<Plan> {
-        if self.draws != (Draws::Passes { merged: 1 }) {
+    fn drawing(mut self, sampling: Sampling) -> Result<Plan> {
+        if self.sampling != (Sampling::Passes { merged: 1 }) {
             return Err(Error::config(
                 "a plan with two of: merged epochs, weights, a mixture",
                 "Choose one of them; a mixture has weights for its sources",
             ));
         }
-        self.draws = draws;
+        self.sampling = sampling;
         Ok(self)
     }
 
@@ -126,16 +126,16 @@ impl Plan {
 
     /// The weights of a mixture and where they came into force; `None` for other plans.
     pub fn mix(&self) -> Option<&MixOrigin> {
-        match &self.draws {
-            Draws::Mixed(mixture) => Some(mixture.now()),
+        match &self.sampling {
+            Sampling::Mixed(mixture) => Some(mixture.now()),
             _ => None,
         }
     }
 
     /// A mixture's plan with what `mix` says in place of its weights and origin.
     pub(super) fn with_mix(mut self, mix: &MixOrigin) -> Result<Plan> {
-        if let Draws::Mixed(mixture) = &self.draws {
-            self.draws = Draws::Mixed(Arc::new(Mixture::clone(mixture).beginning(mix.clone())?));
+        if let Sampling::Mixed(mixture) = &self.sampling {
+            self.sampling = Sampling::Mixed(Arc::new(Mixture::clone(mixture).beginning(mix.clone())?));
         }
         Ok(self)
     }
@@ -143,9 +143,9 @@ impl Plan {
     /// This plan as it goes on from a place that `before` got to: a mixture with the same weights keeps its origin, one
     /// with other weights begins there.
     pub(super) fn after(self, before: Plan, epoch: u64, position: u64) -> Result<Plan> {
-        let (Draws::Mixed(old), Draws::Mixed(new)) = (&before.draws, &self.draws) else { return Ok(self) };
+        let (Sampling::Mixed(old), Sampling::Mixed(new)) = (&before.sampling, &self.sampling) else { return Ok(self) };
         if new.mixes_as(old) {
-            return Ok(Plan { draws: before.draws.clone(), ..self });
+            return Ok(Plan { sampling: before.sampling.clone(), ..self });
         }
         let origin = before.place_in_run(epoch, position.min(before.epoch_len()));
         if origin < old.now().origin {
@@ -173,7 +173,7 @@ impl Plan {
 
     /// Which permutation a position of an epoch lies in, and where in it.
     pub(super) fn pass_at(&self, epoch: u64, position: u64) -> (u64, u64) {
-        let Draws::Passes { merged } = self.draws else { return (epoch, position) };
+        let Sampling::Passes { merged } = self.sampling else { return (epoch, position) };
         let (length, period) = (self.epoch_len(), self.len * merged);
         if length == period && position < length {
             return (epoch, position);

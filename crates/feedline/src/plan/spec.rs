@@ -1,13 +1,13 @@
 //! A plan in a few words of JSON, for a ledger: from them it can be made again without the data set.
 
-use super::{Draws, MixOrigin, Permutation, Plan, Tail};
+use super::{MixOrigin, Permutation, Plan, Sampling, Tail};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// What a plan without weights for each sample is made of.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Described {
+struct PlanSpec {
     len: u64,
     num_replicas: u64,
     seed: u64,
@@ -37,9 +37,9 @@ impl Plan {
     /// # Errors
     /// A plan with a weight or a length for each sample: that is data, not a description.
     pub fn describe(&self) -> Result<serde_json::Value> {
-        let (merged_epochs, mixture) = match &self.draws {
-            Draws::Passes { merged } if self.buckets.is_none() => (*merged, None),
-            Draws::Mixed(mixture) if self.buckets.is_none() => {
+        let (merged_epochs, mixture) = match &self.sampling {
+            Sampling::Passes { merged } if self.buckets.is_none() => (*merged, None),
+            Sampling::Mixed(mixture) if self.buckets.is_none() => {
                 (1, Some((mixture.sizes().to_vec(), mixture.now().clone())))
             }
             _ => {
@@ -50,7 +50,7 @@ impl Plan {
             }
         };
         let &Plan { len, num_replicas, seed, permutation, tail, epoch_length, .. } = self;
-        let described = Described { len, num_replicas, seed, permutation, tail, merged_epochs, epoch_length, mixture };
+        let described = PlanSpec { len, num_replicas, seed, permutation, tail, merged_epochs, epoch_length, mixture };
         serde_json::to_value(described)
             .map_err(|e| Error::config(format!("the plan is not JSON: {e}"), "Please report this"))
     }
@@ -60,7 +60,7 @@ impl Plan {
     /// # Errors
     /// A value that describes none.
     pub fn from_description(value: &serde_json::Value) -> Result<Plan> {
-        let described = Described::deserialize(value).map_err(|e| {
+        let described = PlanSpec::deserialize(value).map_err(|e| {
             Error::config(format!("no plan is described: {e}"), "Use the version of feedline that wrote it")
         })?;
         let mut plan = Plan::unshuffled(described.len, described.num_replicas)?

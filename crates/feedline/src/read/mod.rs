@@ -16,8 +16,8 @@ pub use file::{read_exactly, read_file_into, read_start};
 pub(crate) use list::fingerprint;
 pub use list::pack;
 pub use list::{
-    FileEntry, FileList, Folder, ImageEntry, ImageList, Piece, Pieces, RowFile, Stored, open_file, read_classes,
-    read_sample, rows_fingerprint,
+    FileEntry, FileList, FileSlice, FileSlices, Folder, ImageEntry, ImageList, RowFile, SampleReader, open_file,
+    read_classes, read_sample, rows_fingerprint,
 };
 pub use location::{check_url, holds_archives, is_in_archive, local_archives};
 pub use remarks::Remarks;
@@ -26,7 +26,7 @@ pub use source::Cloud;
 pub(crate) use source::TOGETHER_BYTES_MAX;
 pub use source::conformance;
 pub use source::{
-    Cache, CacheCounts, CacheMode, Coalesce, Credentials, Fault, Get, Limit, Listing, LocalFiles, Object, Outlook,
-    ReadError, Retry, Source, SourceCache, Storage, Timeout,
+    Cache, CacheCounts, CacheMode, Coalesce, Credentials, Limit, Listing, LocalFiles, NextUse, Object, RangeRequest,
+    ReadError, ReadErrorKind, Retry, Source, SourceCache, Storage, Timeout,
 };
 pub use text::{read_text, text_in, text_of, without_bom};

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 ///
 /// # Errors
 /// On every rank alike: the first rank that differs from rank 0, in which fact, and both values.
-pub fn agree(group: &dyn Group, facts: &[(&str, String)]) -> Result<()> {
+pub fn check_consistent(group: &dyn Group, facts: &[(&str, String)]) -> Result<()> {
     // Lengths first, so that no value can be taken for the next name.
     let bytes: Vec<u8> = facts
         .iter()
@@ -105,7 +105,7 @@ mod tests {
                     .map(|(group, seed)| {
                         let facts = [("data", "d".into()), ("seed", seed.to_string())];
                         scope.spawn(move || {
-                            let result = agree(&group, &facts);
+                            let result = check_consistent(&group, &facts);
                             group.barrier().unwrap();
                             result.err().map(|error| error.to_string())
                         })

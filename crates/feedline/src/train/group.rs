@@ -42,9 +42,9 @@ pub trait Group: Send + Sync {
 
 /// The group of one process.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Alone;
+pub struct SingleRank;
 
-impl Group for Alone {
+impl Group for SingleRank {
     fn rank(&self) -> u64 {
         0
     }

@@ -17,7 +17,7 @@ pub mod schedule;
 pub mod tensorboard;
 pub mod threads;
 
-pub use fit::{FitOptions, Outcome, Phase, Splits, Together, fit};
+pub use fit::{FitContext, FitData, FitOptions, Outcome, Phase, fit};
 
 use crate::error::Result;
 use crate::sample::{Array, Batch};

@@ -3,12 +3,12 @@
 use super::proxy::{Fate, Line, Proxy};
 use super::server::{ADDRESS, KEY_ID, SECRET, Server, server};
 use super::{child, objects, read_all, succeeded};
-use feedline::deliver::{Clock, Loader, LoaderOptions, OnBadSample};
-use feedline::pipeline::{Pipeline, Raw, read_stored};
+use feedline::deliver::{Loader, LoaderOptions, OnBadSample, SampleContext};
+use feedline::pipeline::{Pipeline, Raw, read_samples};
 use feedline::plan::{Plan, Request};
 use feedline::read::conformance::check;
 use feedline::read::pack::PackOptions;
-use feedline::read::{Fault, Folder, Get, ImageList, Stop, Storage, read_sample};
+use feedline::read::{Folder, ImageList, RangeRequest, ReadErrorKind, Stop, Storage, read_sample};
 use feedline::{DType, Error, FieldSpec, Result, Slot, Stage};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
@@ -154,40 +154,48 @@ fn staying_faults() {
     let object = source.head("deep/er/03.jpg", &stop).unwrap();
     let get = || {
         let range = 0..object.size_bytes;
-        let want = Get { key: &object.key, range, version: &object.version, until: None, stop: &stop };
+        let want = RangeRequest { key: &object.key, range, version: &object.version, until: None, stop: &stop };
         source.get(&want, &mut Vec::new()).unwrap_err()
     };
     for (fate, fault, words) in [
-        (Fate::SlowDown(0), Fault::Busy, ["503 SlowDown", "tries in", "storage.retry_s is 1"]),
-        (Fate::SlowDown(9), Fault::Busy, ["503 SlowDown", "1 try in", "storage.retry_s is 1"]),
-        (Fate::Cut, Fault::Broken, ["connection failed", "tries in", "retry_s"]),
-        (Fate::Short, Fault::Broken, ["3995 bytes instead of 7991", "tries in", "retry_s"]),
-        (Fate::Long, Fault::Broken, ["7992 bytes instead of 7991", "tries in", "retry_s"]),
-        (Fate::Stall, Fault::TimedOut, ["no whole answer", "within 0.3 s (storage.timeout_s)", "tries in"]),
-        (Fate::Reset, Fault::Broken, ["connection failed", "tries in", "retry_s"]),
+        (Fate::SlowDown(0), ReadErrorKind::Busy, ["503 SlowDown", "tries in", "storage.retry_s is 1"]),
+        (Fate::SlowDown(9), ReadErrorKind::Busy, ["503 SlowDown", "1 try in", "storage.retry_s is 1"]),
+        (Fate::Cut, ReadErrorKind::Broken, ["connection failed", "tries in", "retry_s"]),
+        (Fate::Short, ReadErrorKind::Broken, ["3995 bytes instead of 7991", "tries in", "retry_s"]),
+        (Fate::Long, ReadErrorKind::Broken, ["7992 bytes instead of 7991", "tries in", "retry_s"]),
+        (Fate::Stall, ReadErrorKind::TimedOut, ["no whole answer", "within 0.3 s (storage.timeout_s)", "tries in"]),
+        (Fate::Reset, ReadErrorKind::Broken, ["connection failed", "tries in", "retry_s"]),
         // No wait that anybody can name overflows.
         (
             Fate::RetryAfter("18446744073709551615"),
-            Fault::Busy,
+            ReadErrorKind::Busy,
             ["429", "left alone for 18446744073709551615 s", "1 try"],
         ),
         (
             Fate::RetryAfter("18446744073709551616"),
-            Fault::Busy,
+            ReadErrorKind::Busy,
             ["429", "left alone for 18446744073709551615 s", "1 try"],
         ),
-        (Fate::RetryAfter("Fri, 31 Dec 9999 23:59:59 GMT"), Fault::Busy, ["429", "asks to be left alone", "1 try"]),
-        (Fate::RetryAfter("Wed, 21 Oct 2015 07:28:00 GMT"), Fault::Busy, ["429", "tries in", "storage.retry_s is 1"]),
-        (Fate::Denied, Fault::Denied, ["403 AccessDenied", "AWS_SESSION_TOKEN", "credentials"]),
-        (Fate::Status("501 Not Implemented"), Fault::Other, ["501", "to a request with GET", "server"]),
-        (Fate::Status("416 Range Not Satisfiable"), Fault::Changed, ["416", "fewer bytes", "feedline index"]),
-        (Fate::Expired, Fault::Denied, ["400 ExpiredToken", "AWS_SESSION_TOKEN", "credentials"]),
-        (Fate::Changed, Fault::Changed, ["not the one that was listed", "feedline index", "new run"]),
+        (
+            Fate::RetryAfter("Fri, 31 Dec 9999 23:59:59 GMT"),
+            ReadErrorKind::Busy,
+            ["429", "asks to be left alone", "1 try"],
+        ),
+        (
+            Fate::RetryAfter("Wed, 21 Oct 2015 07:28:00 GMT"),
+            ReadErrorKind::Busy,
+            ["429", "tries in", "storage.retry_s is 1"],
+        ),
+        (Fate::Denied, ReadErrorKind::Denied, ["403 AccessDenied", "AWS_SESSION_TOKEN", "credentials"]),
+        (Fate::Status("501 Not Implemented"), ReadErrorKind::Other, ["501", "to a request with GET", "server"]),
+        (Fate::Status("416 Range Not Satisfiable"), ReadErrorKind::Changed, ["416", "fewer bytes", "feedline index"]),
+        (Fate::Expired, ReadErrorKind::Denied, ["400 ExpiredToken", "AWS_SESSION_TOKEN", "credentials"]),
+        (Fate::Changed, ReadErrorKind::Changed, ["not the one that was listed", "feedline index", "new run"]),
     ] {
         proxy.set(move |_| fate);
         let error = get();
         assert_eq!(
-            (error.fault, error.location.as_str()),
+            (error.kind, error.location.as_str()),
             (fault, "s3://bench/stay/deep/er/03.jpg"),
             "{fate:?}: {error}"
         );
@@ -196,18 +204,18 @@ fn staying_faults() {
     proxy.set(|_| Fate::Fine);
     // The real server's own words for the rest: content that changed, a key that is gone, credentials that are wrong.
     server.put("stay/deep/er/03.jpg", vec![0; object.size_bytes as usize]);
-    assert_eq!(get().fault, Fault::Changed);
+    assert_eq!(get().kind, ReadErrorKind::Changed);
     server.delete("stay/deep/er/03.jpg");
-    assert_eq!(get().fault, Fault::Missing);
+    assert_eq!(get().kind, ReadErrorKind::Missing);
     let begun = Instant::now();
     let anonymous = Storage { anonymous: true, ..storage.clone() }.open("s3://bench/stay").unwrap();
     let error = anonymous.head("a", &stop).unwrap_err();
-    assert_eq!(error.fault, Fault::Denied, "{error}");
+    assert_eq!(error.kind, ReadErrorKind::Denied, "{error}");
     assert!(begun.elapsed() < Duration::from_secs(1), "what will not pass is not tried again");
     // Nobody listens there.
     let nobody = Storage { endpoint: "http://127.0.0.1:1".into(), ..storage.clone() }.open("s3://bench/stay").unwrap();
     let error = nobody.head("a", &stop).unwrap_err();
-    assert!(error.fault == Fault::Broken && error.problem.contains("refused"), "{error:?}");
+    assert!(error.kind == ReadErrorKind::Broken && error.problem.contains("refused"), "{error:?}");
     // A line that is slow is not one that stops.
     proxy.set_line(Line { latency: Duration::from_millis(50), bytes_per_second: 1_000_000 });
     assert_eq!(source.head("a", &stop).unwrap().size_bytes, 1);
@@ -242,7 +250,7 @@ impl Pipeline for Files {
     fn location(&self, index: u64) -> String {
         self.list.entries[index as usize].path.display().to_string()
     }
-    fn read(&self, request: &Request, raw: &mut Raw, clock: &mut Clock) -> Result<()> {
+    fn read(&self, request: &Request, raw: &mut Raw, clock: &mut SampleContext) -> Result<()> {
         raw.resize_with(1, Vec::new);
         let path = &self.list.entries[request.index as usize].path;
         if let Some(stored) = &self.list.stored {
@@ -252,7 +260,7 @@ impl Pipeline for Files {
         clock.count_bytes(raw[0].len());
         Ok(())
     }
-    fn make(&self, _: &Request, raw: &Raw, slot: &mut Slot<'_>, clock: &mut Clock) -> Result<()> {
+    fn make(&self, _: &Request, raw: &Raw, slot: &mut Slot<'_>, clock: &mut SampleContext) -> Result<()> {
         clock.enter(Stage::Decode);
         slot.dense::<u8>("bytes").copy_from_slice(&raw[0][..8]);
         slot.dense::<i64>("len")[0] = raw[0].len() as i64;
@@ -267,8 +275,8 @@ impl Pipeline for Files {
     fn is_near(&self, one: u64, next: u64) -> bool {
         self.list.stored.as_ref().is_some_and(|stored| stored.is_near(one, next))
     }
-    fn read_many(&self, requests: &[Request], raws: &mut [Raw], clock: &mut Clock) -> Vec<Result<()>> {
-        read_stored(self.list.stored.as_ref().unwrap(), requests, raws, clock)
+    fn read_many(&self, requests: &[Request], raws: &mut [Raw], clock: &mut SampleContext) -> Vec<Result<()>> {
+        read_samples(self.list.stored.as_ref().unwrap(), requests, raws, clock)
     }
     fn follow(&self, plan: &Plan) -> Result<()> {
         self.list.stored.as_ref().map_or(Ok(()), |stored| stored.follow(plan))
@@ -461,7 +469,7 @@ fn odd_keys_are_read_or_left_out_by_name() {
                 continue; // the server of this test does not understand how they are written in a request
             }
             let (key, version, range) = (&*object.key, &*object.version, 0..whole.len() as u64);
-            source.get(&Get { key, range, version, until: None, stop: &stop }, &mut bytes).unwrap();
+            source.get(&RangeRequest { key, range, version, until: None, stop: &stop }, &mut bytes).unwrap();
             assert_eq!(bytes, whole.as_bytes());
         }
     }
@@ -487,7 +495,7 @@ fn odd_keys_are_read_or_left_out_by_name() {
     // What cannot be asked for is refused at once, not after `retry_s`.
     let begun = Instant::now();
     let error = source.head("train/a/tab\t.jpg", &Stop::default()).unwrap_err();
-    assert!(error.fault == Fault::Other && error.problem.contains("control character"), "{error}");
+    assert!(error.kind == ReadErrorKind::Other && error.problem.contains("control character"), "{error}");
     assert!(begun.elapsed() < Duration::from_secs(10));
 }
 

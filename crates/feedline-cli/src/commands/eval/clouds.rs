@@ -5,7 +5,7 @@ use crate::Done;
 use feedline::event::Warnings;
 use feedline::pipeline::{Pipeline, tell};
 use feedline::train::checkpoint::load_model;
-use feedline::train::group::Alone;
+use feedline::train::group::SingleRank;
 use feedline::{Error, Result};
 use feedline_recipes::lidar::config::Config;
 use feedline_recipes::lidar::splits::{Split, open_split};
@@ -43,7 +43,7 @@ pub fn run(args: Args, checkpoint: &Path, run: &Path) -> Result<Done> {
     task.load_model(&load_model(checkpoint)?)?;
     let bar = super::bar(val.len(), "frames");
     let evaluation =
-        evaluate(&mut task, &val, &config, &Alone, Arc::new(Warnings), &mut |frames| bar.inc(frames as u64))?;
+        evaluate(&mut task, &val, &config, &SingleRank, Arc::new(Warnings), &mut |frames| bar.inc(frames as u64))?;
     bar.finish_and_clear();
 
     let (report, frames) = (&evaluation.report, &evaluation.frames);

@@ -5,7 +5,7 @@ use crate::Done;
 use feedline::event::Warnings;
 use feedline::pipeline::{Pipeline, tell};
 use feedline::train::checkpoint::load_model;
-use feedline::train::group::Alone;
+use feedline::train::group::SingleRank;
 use feedline::{Error, Result};
 use feedline_recipes::scene_completion::SceneTask;
 use feedline_recipes::scene_completion::config::Config;
@@ -31,7 +31,7 @@ pub fn run(args: Args, checkpoint: &Path, run: &Path) -> Result<Done> {
     let mut task = SceneTask::new(task_options(&config))?;
     task.load_model(&load_model(checkpoint)?)?;
     let bar = super::bar(val.len(), "scenes");
-    let scores = evaluate(&mut task, &val, &config, &Alone, Arc::new(Warnings), &mut |batch| {
+    let scores = evaluate(&mut task, &val, &config, &SingleRank, Arc::new(Warnings), &mut |batch| {
         bar.inc(batch.valid as u64);
         Ok(())
     })?;

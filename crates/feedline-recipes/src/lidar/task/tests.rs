@@ -4,7 +4,7 @@ use super::*;
 use crate::classification::DeviceKind;
 use crate::lidar::config::{AnchorConfig, BlockConfig};
 use feedline::plan::rng::SampleRng;
-use feedline::train::group::Alone;
+use feedline::train::group::SingleRank;
 use feedline::train::threads::ThreadGroup;
 use feedline::{Array, BatchField};
 
@@ -159,7 +159,7 @@ fn losses_fall_and_the_objects_are_found() {
     let (batch, mut losses) = (batch_of(0..4), Vec::new());
     for step in 0..120 {
         task.set_momentum(0.9);
-        let tally = task.train_step(&batch, if step < 90 { 1e-2 } else { 2e-3 }, &Alone).unwrap();
+        let tally = task.train_step(&batch, if step < 90 { 1e-2 } else { 2e-3 }, &SingleRank).unwrap();
         assert_eq!(tally.samples, 4);
         losses.push(tally.loss());
     }
@@ -177,7 +177,7 @@ fn two_tasks_take_the_same_steps_and_one_goes_on_from_a_saved_state() {
     let (mut one, mut other) = (task(|_| ()), task(|_| ()));
     let step = |task: &mut LidarTask, number: u64| {
         task.set_momentum(0.95 - 0.01 * number as f64);
-        task.train_step(&batch_of(number..number + 2), 3e-3, &Alone).unwrap()
+        task.train_step(&batch_of(number..number + 2), 3e-3, &SingleRank).unwrap()
     };
     for number in 0..3 {
         assert_eq!(step(&mut one, number), step(&mut other, number));
@@ -196,7 +196,7 @@ fn two_tasks_take_the_same_steps_and_one_goes_on_from_a_saved_state() {
 #[test]
 fn a_batch_over_two_or_three_ranks_is_the_batch_on_one() {
     let mut alone = task(|_| ());
-    let tally = alone.train_step(&batch_of(0..4), 1e-3, &Alone).unwrap();
+    let tally = alone.train_step(&batch_of(0..4), 1e-3, &SingleRank).unwrap();
     for (ranks, shares) in [(2, vec![0..2, 2..4]), (3, vec![0..3, 3..4, 4..4])] {
         std::thread::scope(|scope| {
             for (group, share) in ThreadGroup::new(ranks).into_iter().zip(shares) {
@@ -223,7 +223,7 @@ fn long_gradients_are_cut_and_the_decay_reaches_everything() {
     let batch = batch_of(0..2);
     let gradient = |clip: f64| {
         let mut task = task(|options| options.grad_norm_clip = clip);
-        task.train_step(&batch, 1e-3, &Alone).unwrap();
+        task.train_step(&batch, 1e-3, &SingleRank).unwrap();
         task.gradient
     };
     let norm = |of: &[f32]| of.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
@@ -234,7 +234,7 @@ fn long_gradients_are_cut_and_the_decay_reaches_everything() {
     let (lr, decay) = (1e-2, 0.5);
     let after = |weight_decay: f64| {
         let mut task = task(|options| options.weight_decay = weight_decay);
-        task.train_step(&batch, lr, &Alone).unwrap();
+        task.train_step(&batch, lr, &SingleRank).unwrap();
         task.model.store.parameters
     };
     let begun = task(|_| ()).model.store.parameters;
@@ -254,7 +254,7 @@ fn frames_without_points_have_numbers_and_a_loss() {
         *values = Array::zeros(values.dtype(), [vec![0], row].concat());
         *offsets = Array::from_slice(vec![3], &[0_i64; 3]);
     }
-    let tally = task.train_step(&batch, 1e-3, &Alone).unwrap();
+    let tally = task.train_step(&batch, 1e-3, &SingleRank).unwrap();
     assert!(tally.loss() > 0.0 && tally.samples == 2);
     assert_eq!(task.predictions(&batch).unwrap().len(), 2);
 }
@@ -266,7 +266,7 @@ fn batches_that_do_not_fit_are_refused_and_nothing_is_changed() {
     let mut refused = |change: &dyn Fn(&mut Batch), words: &[&str]| {
         let mut batch = batch_of(0..2);
         change(&mut batch);
-        let error = task.train_step(&batch, 1e-3, &Alone).unwrap_err().to_string();
+        let error = task.train_step(&batch, 1e-3, &SingleRank).unwrap_err().to_string();
         assert!(words.iter().all(|word| error.contains(word)), "{error}");
         assert_eq!(task.model.store.parameters, begun);
     };

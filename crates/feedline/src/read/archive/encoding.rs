@@ -5,7 +5,7 @@ use super::parquet_value::ParquetValue;
 
 /// How a file stands in an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Packing {
+pub enum Encoding {
     /// As it is.
     Plain,
     /// Behind a header of its own, perhaps compressed, with a checksum.
@@ -15,41 +15,41 @@ pub enum Packing {
     Parquet(ParquetValue),
 }
 
-impl Packing {
+impl Encoding {
     /// Size of the file that takes `stored_bytes` in the archive.
     pub(in crate::read) fn size_bytes(self, stored_bytes: u64) -> u64 {
         match self {
-            Packing::Plain => stored_bytes,
-            Packing::Zip(packed) => packed.size_bytes,
+            Encoding::Plain => stored_bytes,
+            Encoding::Zip(packed) => packed.size_bytes,
             #[cfg(feature = "parquet")]
-            Packing::Parquet(packed) => packed.size_bytes(),
+            Encoding::Parquet(packed) => packed.size_bytes(),
         }
     }
 
     pub(super) fn to_text(self) -> String {
         match self {
-            Packing::Plain => "-".to_owned(),
-            Packing::Zip(packed) => packed.to_text(),
+            Encoding::Plain => "-".to_owned(),
+            Encoding::Zip(packed) => packed.to_text(),
             #[cfg(feature = "parquet")]
-            Packing::Parquet(packed) => packed.to_text(),
+            Encoding::Parquet(packed) => packed.to_text(),
         }
     }
 
-    pub(super) fn parse(text: &str) -> Option<Packing> {
+    pub(super) fn parse(text: &str) -> Option<Encoding> {
         if text == "-" {
-            return Some(Packing::Plain);
+            return Some(Encoding::Plain);
         }
-        let packing = ZipEntry::parse(text).map(Packing::Zip);
+        let encoding = ZipEntry::parse(text).map(Encoding::Zip);
         #[cfg(feature = "parquet")]
-        let packing = packing.or_else(|| ParquetValue::parse(text).map(Packing::Parquet));
-        packing
+        let encoding = encoding.or_else(|| ParquetValue::parse(text).map(Encoding::Parquet));
+        encoding
     }
 
     /// Whether it is the names of the classes that an archive brings, which is no sample and no member in its own right.
     pub(in crate::read) fn is_class_names(self) -> bool {
         match self {
             #[cfg(feature = "parquet")]
-            Packing::Parquet(ParquetValue::Names { .. }) => true,
+            Encoding::Parquet(ParquetValue::Names { .. }) => true,
             _ => false,
         }
     }

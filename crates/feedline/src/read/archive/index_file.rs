@@ -3,7 +3,7 @@
 use super::{index, tar, zip};
 use crate::error::{Error, Result};
 use crate::hash::{hash_name, hash_words};
-use crate::read::archive::encoding::Packing;
+use crate::read::archive::encoding::Encoding;
 use crate::read::archive::member::Member;
 use crate::read::archive::{Index, REMEDY, finder};
 use crate::read::file::write_whole;
@@ -12,7 +12,7 @@ use crate::read::names::{Format, INCOMPLETE, INDEX_EXTENSION, SPLITS, format};
 use crate::read::remarks::Remarks;
 use crate::read::source::local::LocalFiles;
 use crate::read::source::settings::Storage;
-use crate::read::source::{Get, Object, ReadError, Source};
+use crate::read::source::{Object, RangeRequest, ReadError, Source};
 use crate::read::text::text_in;
 use crate::stop::Stop;
 use std::fs;
@@ -30,10 +30,10 @@ const END: &str = "end\n";
 /// An index as text: of which size its archive is; then what was remarked, and of each member start, bytes, packing, label
 /// (or `-`) and name.
 pub fn to_text(index: &Index, archive_bytes: u64) -> String {
-    let line = |Member { name, start, stored_bytes, packing, class }: &Member| {
-        let packing = packing.to_text();
+    let line = |Member { name, start, stored_bytes, encoding, class }: &Member| {
+        let encoding = encoding.to_text();
         let class = class.map_or("-".to_owned(), |class| class.to_string());
-        format!("{start}\t{stored_bytes}\t{packing}\t{class}\t{name}\n")
+        format!("{start}\t{stored_bytes}\t{encoding}\t{class}\t{name}\n")
     };
     let Index { members, remarks } = index;
     let lines: String = members.iter().map(line).collect();
@@ -76,19 +76,19 @@ fn parse(text: &str, key: &str, archive_bytes: u64) -> Parsed {
 fn parse_member(line: &str, archive_bytes: u64) -> Option<Member> {
     let mut parts = line.splitn(5, '\t');
     let (start, stored_bytes) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-    let packing = Packing::parse(parts.next()?)?;
+    let encoding = Encoding::parse(parts.next()?)?;
     let class = match parts.next()? {
         "-" => None,
         class => Some(class.parse().ok()?),
     };
     let end: u64 = u64::checked_add(start, stored_bytes)?;
-    if let Packing::Zip(packed) = packing
+    if let Encoding::Zip(packed) = encoding
         && packed.packed_bytes.checked_add(zip::HEADER_BYTES).is_none_or(|least| least > stored_bytes)
     {
         return None;
     }
     let name = parts.next().filter(|name| !name.contains('\0'))?;
-    (end <= archive_bytes).then_some(Member { name: name.into(), start, stored_bytes, packing, class })
+    (end <= archive_bytes).then_some(Member { name: name.into(), start, stored_bytes, encoding, class })
 }
 
 /// That none of the folders in which archives are looked for, or in which these lie, is a pack that was not finished.
@@ -205,7 +205,7 @@ fn of(source: &dyn Source, archive: &Object, objects: &[Object], storage: &Stora
     {
         let (mut text, stop) = (Vec::new(), Stop::default());
         let Object { key, size_bytes, version, .. } = &objects[at];
-        let want = Get { key, range: 0..*size_bytes, version, until: None, stop: &stop };
+        let want = RangeRequest { key, range: 0..*size_bytes, version, until: None, stop: &stop };
         source.get(&want, &mut text).map_err(ReadError::into_error)?;
         match text_in(text).map_or(Parsed::Damaged, |text| parse(&text, &archive.key, archive.size_bytes)) {
             Parsed::Index(index) => return Ok(index),

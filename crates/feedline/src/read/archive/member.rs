@@ -1,8 +1,8 @@
 //! The files in an archive, and the archive as a file that is read in large pieces: what each format's index is made of.
 //! Owns what no member may be.
 
-use crate::read::archive::encoding::Packing;
-use crate::read::source::{Get, Object, ReadError, Source};
+use crate::read::archive::encoding::Encoding;
+use crate::read::source::{Object, RangeRequest, ReadError, Source};
 use crate::stop::Stop;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Component, Path};
@@ -17,7 +17,7 @@ pub struct Member {
     /// How many bytes there are to read.
     pub stored_bytes: u64,
     /// How the file comes out of them.
-    pub packing: Packing,
+    pub encoding: Encoding,
     /// Its label, if the archive says so.
     pub class: Option<u32>,
 }
@@ -25,7 +25,7 @@ pub struct Member {
 impl Member {
     /// Size of the file.
     pub fn size_bytes(&self) -> u64 {
-        self.packing.size_bytes(self.stored_bytes)
+        self.encoding.size_bytes(self.stored_bytes)
     }
 }
 
@@ -35,16 +35,16 @@ pub(in crate::read) enum Problem {
     /// It could not be read.
     Read(ReadError),
     /// It is not as it should be.
-    Wrong(String),
+    Format(String),
 }
 
 /// What is wrong with an archive.
 #[derive(Debug)]
-pub(in crate::read) struct Wrong(pub(in crate::read) String);
+pub(in crate::read) struct FormatError(pub(in crate::read) String);
 
-impl From<Wrong> for Problem {
-    fn from(Wrong(problem): Wrong) -> Problem {
-        Problem::Wrong(problem)
+impl From<FormatError> for Problem {
+    fn from(FormatError(problem): FormatError) -> Problem {
+        Problem::Format(problem)
     }
 }
 
@@ -55,11 +55,11 @@ impl From<ReadError> for Problem {
 }
 
 impl Problem {
-    /// What reading through [`Windows`] failed with, by way of a library; `words` say what else it can be.
+    /// What reading through [`ArchiveReader`] failed with, by way of a library; `words` say what else it can be.
     pub(in crate::read) fn of(error: io::Error, words: impl FnOnce(io::Error) -> String) -> Problem {
         match error.downcast::<ReadError>() {
             Ok(error) => Problem::Read(error),
-            Err(error) => Problem::Wrong(words(error)),
+            Err(error) => Problem::Format(words(error)),
         }
     }
 }
@@ -73,17 +73,17 @@ pub(in crate::read) fn is_of_macos(name: &[u8]) -> bool {
 }
 
 /// The name of a member with its needless parts left out, if it stays within its folder.
-pub(in crate::read) fn clean_name(name: &[u8]) -> Result<String, Wrong> {
+pub(in crate::read) fn clean_name(name: &[u8]) -> Result<String, FormatError> {
     let Ok(name) = std::str::from_utf8(name) else {
-        return Err(Wrong(format!("the name of the member {} is not UTF-8", String::from_utf8_lossy(name))));
+        return Err(FormatError(format!("the name of the member {} is not UTF-8", String::from_utf8_lossy(name))));
     };
     if name.contains('\0') {
-        return Err(Wrong(format!(
+        return Err(FormatError(format!(
             "the name of the member {name:?} has a NUL byte in it, which no file's name can have"
         )));
     }
     if name.contains('\\') {
-        return Err(Wrong(format!("the name of the member {name:?} has a backslash in it instead of a `/`")));
+        return Err(FormatError(format!("the name of the member {name:?} has a backslash in it instead of a `/`")));
     }
     let parts: Option<Vec<&str>> = Path::new(name)
         .components()
@@ -92,7 +92,7 @@ pub(in crate::read) fn clean_name(name: &[u8]) -> Result<String, Wrong> {
         .collect();
     match parts.filter(|parts| !parts.is_empty() && !name.contains(['\n', '\t', '\r'])) {
         Some(parts) => Ok(parts.join("/")),
-        None => Err(Wrong(format!("the name of the member {name:?} leads out of its folder, or is none"))),
+        None => Err(FormatError(format!("the name of the member {name:?} leads out of its folder, or is none"))),
     }
 }
 
@@ -101,7 +101,7 @@ const WINDOW_BYTES: u64 = 8 << 20;
 
 /// An archive as a file that is read in large pieces.
 #[derive(Debug)]
-pub(in crate::read) struct Windows<'a> {
+pub(in crate::read) struct ArchiveReader<'a> {
     source: &'a dyn Source,
     object: &'a Object,
     at: u64,
@@ -109,9 +109,9 @@ pub(in crate::read) struct Windows<'a> {
     window_start: u64,
 }
 
-impl<'a> Windows<'a> {
-    pub(super) fn new(source: &'a dyn Source, object: &'a Object) -> Windows<'a> {
-        Windows { source, object, at: 0, window: Vec::new(), window_start: 0 }
+impl<'a> ArchiveReader<'a> {
+    pub(super) fn new(source: &'a dyn Source, object: &'a Object) -> ArchiveReader<'a> {
+        ArchiveReader { source, object, at: 0, window: Vec::new(), window_start: 0 }
     }
 
     /// Name of the archive, without its folder.
@@ -134,14 +134,14 @@ impl<'a> Windows<'a> {
             let stop = Stop::default();
             let Object { key, version, .. } = self.object;
             let range = start..size.min(start + WINDOW_BYTES);
-            self.source.get(&Get { key, range, version, until: None, stop: &stop }, &mut self.window)?;
+            self.source.get(&RangeRequest { key, range, version, until: None, stop: &stop }, &mut self.window)?;
             self.window_start = start;
         }
         Ok(self.window.get(at.saturating_sub(self.window_start) as usize..).unwrap_or_default())
     }
 }
 
-impl Read for Windows<'_> {
+impl Read for ArchiveReader<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let rest = self.from(self.at, false).map_err(io::Error::other)?;
         let count = rest.len().min(into.len());
@@ -151,7 +151,7 @@ impl Read for Windows<'_> {
     }
 }
 
-impl Seek for Windows<'_> {
+impl Seek for ArchiveReader<'_> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         let at = match to {
             SeekFrom::Start(at) => Some(at),

@@ -17,7 +17,7 @@ pub(in crate::read) mod parquet_value;
 mod tar;
 pub(in crate::read) mod zip;
 
-pub use encoding::{Packing, ZipEntry};
+pub use encoding::{Encoding, ZipEntry};
 pub use index_file::{index_beside, indexes, to_text};
 pub use member::Member;
 #[cfg(feature = "parquet")]
@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 use crate::read::names::{Format, SPLITS, format, is_archive, is_parquet, is_picture};
 use crate::read::remarks::Remarks;
 use crate::read::source::{Object, Source};
-use member::{Problem, Windows};
+use member::{ArchiveReader, Problem};
 use std::collections::HashSet;
 use std::path::Path;
 
@@ -40,17 +40,17 @@ pub struct Index {
     pub remarks: Remarks,
 }
 
-impl Packing {
+impl Encoding {
     /// From what was read to the file.
     ///
     /// # Errors
     /// What is wrong with it, in words.
     pub(in crate::read) fn unpack(self, bytes: &mut Vec<u8>) -> Result<(), String> {
         match self {
-            Packing::Plain => Ok(()),
-            Packing::Zip(packed) => zip::unpack(packed, bytes),
+            Encoding::Plain => Ok(()),
+            Encoding::Zip(packed) => zip::unpack(packed, bytes),
             #[cfg(feature = "parquet")]
-            Packing::Parquet(packed) => parquet::unpack(packed, bytes),
+            Encoding::Parquet(packed) => parquet::unpack(packed, bytes),
         }
     }
 }
@@ -93,7 +93,7 @@ pub fn index(source: &dyn Source, object: &Object) -> Result<Index> {
 
 /// As [`index`], whatever the object is called.
 pub(in crate::read) fn index_as(source: &dyn Source, object: &Object, format: Format) -> Result<Index> {
-    let (reader, mut remarks) = (Windows::new(source, object), Remarks::default());
+    let (reader, mut remarks) = (ArchiveReader::new(source, object), Remarks::default());
     let mut members = match format {
         Format::Tar => tar::index(reader, &mut remarks),
         Format::Zip => zip::index(reader),
@@ -111,7 +111,7 @@ pub(in crate::read) fn index_as(source: &dyn Source, object: &Object, format: Fo
     }
     .map_err(|problem| match problem {
         Problem::Read(error) => error.into_error(),
-        Problem::Wrong(problem) => wrong(source, object, problem),
+        Problem::Format(problem) => wrong(source, object, problem),
     })?;
     if members.is_empty() {
         return Err(wrong(source, object, "there is no file in it".into()));

@@ -1,8 +1,8 @@
 //! What is in a tar archive. Owns which entries are files, and the grouping of WebDataset; the headers are read by the
 //! crate `tar`.
 
-use crate::read::archive::encoding::Packing;
-use crate::read::archive::member::{Member, Problem, Windows, Wrong, clean_name, is_of_macos};
+use crate::read::archive::encoding::Encoding;
+use crate::read::archive::member::{ArchiveReader, FormatError, Member, Problem, clean_name, is_of_macos};
 use crate::read::names::is_picture;
 use crate::read::remarks::Remarks;
 use crate::read::source::ReadError;
@@ -31,9 +31,9 @@ pub(in crate::read) fn may_be_sparse(name: &str) -> bool {
 
 /// The files in the archive, in its order. Labels in members of their own (`key.cls`) are those of the pictures with
 /// the same key.
-pub(in crate::read) fn index(windows: Windows<'_>, remarks: &mut Remarks) -> Result<Vec<Member>, Problem> {
-    let name_of_archive = windows.name();
-    let mut archive = tar::Archive::new(windows);
+pub(in crate::read) fn index(reader: ArchiveReader<'_>, remarks: &mut Remarks) -> Result<Vec<Member>, Problem> {
+    let name_of_archive = reader.name();
+    let mut archive = tar::Archive::new(reader);
     let mut members: Vec<Member> = Vec::new();
     let mut labels: HashMap<String, u32> = HashMap::new();
     let mut end = 0;
@@ -52,7 +52,7 @@ pub(in crate::read) fn index(windows: Windows<'_>, remarks: &mut Remarks) -> Res
             // Records for all members that follow have no name.
             let name = if name.is_empty() { String::from_utf8_lossy(&path).into_owned() } else { name };
             let problem = format!("the member {name} is a sparse file; write the archive without --sparse");
-            return Err(Wrong(problem).into());
+            return Err(FormatError(problem).into());
         }
         let kind = match entry.header().entry_type() {
             EntryType::Directory => continue,
@@ -62,9 +62,10 @@ pub(in crate::read) fn index(windows: Windows<'_>, remarks: &mut Remarks) -> Res
                 let mut keys = records.into_iter().flatten().flatten().map(|record| record.key_bytes());
                 if let Some(key) = keys.find(|key| decides(key)) {
                     let key = String::from_utf8_lossy(key);
-                    return Err(
-                        Wrong(format!("it gives all members that follow one {key}, which is not understood")).into()
-                    );
+                    return Err(FormatError(format!(
+                        "it gives all members that follow one {key}, which is not understood"
+                    ))
+                    .into());
                 }
                 continue;
             }
@@ -77,7 +78,7 @@ pub(in crate::read) fn index(windows: Windows<'_>, remarks: &mut Remarks) -> Res
             continue;
         }
         if let Some(kind) = kind {
-            return Err(Wrong(format!("the member {} is {kind}", String::from_utf8_lossy(&path))).into());
+            return Err(FormatError(format!("the member {} is {kind}", String::from_utf8_lossy(&path))).into());
         }
         let name = clean_name(&path)?;
         if let Some(key) = labelled_key(&name) {
@@ -89,14 +90,16 @@ pub(in crate::read) fn index(windows: Windows<'_>, remarks: &mut Remarks) -> Res
                 _ => without_bom(&text).trim().parse().ok(),
             };
             let Some(label) = label else {
-                return Err(Wrong(format!("the member {name} is no label: a whole number from 0 on, as text")).into());
+                return Err(
+                    FormatError(format!("the member {name} is no label: a whole number from 0 on, as text")).into()
+                );
             };
             if labels.insert(key.to_owned(), label).is_some() {
-                return Err(Wrong(format!("the sample {key} has two labels, the second is {name}")).into());
+                return Err(FormatError(format!("the sample {key} has two labels, the second is {name}")).into());
             }
         }
         let (start, stored_bytes) = (entry.raw_file_position(), entry.size());
-        members.push(Member { name, start, stored_bytes, packing: Packing::Plain, class: None });
+        members.push(Member { name, start, stored_bytes, encoding: Encoding::Plain, class: None });
     }
     remark_end(archive.into_inner(), end, remarks)?;
     if !labels.is_empty() {
@@ -122,23 +125,23 @@ fn sparse(entry: &mut tar::Entry<'_, impl Read>) -> io::Result<Option<String>> {
 }
 
 /// Looks behind the last member, which ends at `end`: there are two blocks of zeros, and nothing but zeros behind them.
-fn remark_end(mut windows: Windows<'_>, end: u64, remarks: &mut Remarks) -> Result<(), ReadError> {
-    let size_bytes = windows.size_bytes();
+fn remark_end(mut reader: ArchiveReader<'_>, end: u64, remarks: &mut Remarks) -> Result<(), ReadError> {
+    let size_bytes = reader.size_bytes();
     let mut at = end;
     while at < size_bytes {
-        let rest = windows.from(at, false)?;
+        let rest = reader.from(at, false)?;
         if let Some(place) = rest.iter().position(|byte| *byte != 0) {
             let place = at + place as u64;
             remarks.note(
                 "archives that go on behind their end mark, which is not read (were several joined into one?)",
-                format!("{} at byte {place}", windows.name()),
+                format!("{} at byte {place}", reader.name()),
             );
             break;
         }
         at += rest.len().max(1) as u64;
     }
     if size_bytes < end.saturating_add(2 * BLOCK_BYTES) {
-        remarks.note("archives without an end mark, as those are that were cut", windows.name());
+        remarks.note("archives without an end mark, as those are that were cut", reader.name());
     }
     Ok(())
 }
@@ -149,7 +152,7 @@ fn label(
     mut labels: HashMap<String, u32>,
     archive: &str,
     remarks: &mut Remarks,
-) -> Result<(), Wrong> {
+) -> Result<(), FormatError> {
     let mut last = None;
     members.sort_by(|a, b| a.name.cmp(&b.name));
     for member in &mut *members {
@@ -163,14 +166,16 @@ fn label(
         match labels.remove(key) {
             Some(class) => member.class = Some(class),
             None if last.as_deref() == Some(key) => {
-                return Err(Wrong(format!("the sample {key} has two pictures, the second is {}", member.name)));
+                return Err(FormatError(format!("the sample {key} has two pictures, the second is {}", member.name)));
             }
-            None => return Err(Wrong(format!("the picture {} has no label: there is no {key}.cls", member.name))),
+            None => {
+                return Err(FormatError(format!("the picture {} has no label: there is no {key}.cls", member.name)));
+            }
         }
         last = Some(key.to_owned());
     }
     match labels.keys().min() {
-        Some(key) => Err(Wrong(format!("the label {key}.cls has no picture (.jpg, .jpeg, .png)"))),
+        Some(key) => Err(FormatError(format!("the label {key}.cls has no picture (.jpg, .jpeg, .png)"))),
         None => {
             members.retain(|member| member.class.is_some());
             Ok(())

@@ -4,8 +4,8 @@
 //! Where the bytes of a member begin is said by a header right before them, which is read together with them: to look
 //! at a million headers first would be a million requests.
 
-use crate::read::archive::encoding::{Packing, ZipEntry};
-use crate::read::archive::member::{Member, Problem, Windows, Wrong, clean_name, is_of_macos};
+use crate::read::archive::encoding::{Encoding, ZipEntry};
+use crate::read::archive::member::{ArchiveReader, FormatError, Member, Problem, clean_name, is_of_macos};
 use crate::read::source::ReadError;
 use rawzip::{CompressionMethod, ReaderAt, ZipArchive};
 use std::cell::RefCell;
@@ -22,12 +22,12 @@ const EXTRA_BYTES_MAX: u64 = 65_535;
 const KEPT_BYTES_MAX: usize = 32 << 20;
 
 /// An archive that is read from its end.
-struct FromEnd<'a>(RefCell<(Windows<'a>, Option<ReadError>)>);
+struct FromEnd<'a>(RefCell<(ArchiveReader<'a>, Option<ReadError>)>);
 
 impl ReaderAt for FromEnd<'_> {
     fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
-        let (windows, failure) = &mut *self.0.borrow_mut();
-        match windows.from(offset, true) {
+        let (reader, failure) = &mut *self.0.borrow_mut();
+        match reader.from(offset, true) {
             Ok(rest) => {
                 let count = rest.len().min(into.len());
                 into[..count].copy_from_slice(&rest[..count]);
@@ -42,13 +42,13 @@ impl ReaderAt for FromEnd<'_> {
 }
 
 /// The files in the archive.
-pub(in crate::read) fn index(windows: Windows<'_>) -> Result<Vec<Member>, Problem> {
-    let size = windows.size_bytes();
-    let reader = FromEnd(RefCell::new((windows, None)));
+pub(in crate::read) fn index(reader: ArchiveReader<'_>) -> Result<Vec<Member>, Problem> {
+    let size = reader.size_bytes();
+    let reader = FromEnd(RefCell::new((reader, None)));
     let mut buffer = vec![0; rawzip::RECOMMENDED_BUFFER_SIZE];
     let failed = |e: rawzip::Error| match reader.0.borrow_mut().1.take() {
         Some(error) => Problem::Read(error),
-        None => Problem::Wrong(format!("it is no zip archive, damaged or cut: {e}")),
+        None => Problem::Format(format!("it is no zip archive, damaged or cut: {e}")),
     };
     let located = ZipArchive::with_max_search_space(1 << 20).locate_in_reader(&reader, &mut buffer, size);
     let archive = located.map_err(|(_, e)| failed(e))?;
@@ -62,35 +62,35 @@ pub(in crate::read) fn index(windows: Windows<'_>) -> Result<Vec<Member>, Proble
         }
         let name = clean_name(path)?;
         if entry.mode().is_symlink() {
-            return Err(Wrong(format!("the member {name} is a link")).into());
+            return Err(FormatError(format!("the member {name} is a link")).into());
         }
         if entry.flags().is_encrypted() {
-            return Err(Wrong(format!("the member {name} is encrypted")).into());
+            return Err(FormatError(format!("the member {name} is encrypted")).into());
         }
         let is_deflated = match entry.compression_method() {
             CompressionMethod::STORE => false,
             CompressionMethod::DEFLATE => true,
             other => {
                 let problem = format!("the member {name} is compressed by {other:?}; only Deflate is understood");
-                return Err(Wrong(problem).into());
+                return Err(FormatError(problem).into());
             }
         };
         let (packed_bytes, size_bytes) = (entry.compressed_size_hint(), entry.uncompressed_size_hint());
         let packed = ZipEntry { packed_bytes, size_bytes, crc32: entry.crc32(), is_deflated };
-        packed.check(&name).map_err(Wrong)?;
+        packed.check(&name).map_err(FormatError)?;
         let start = entry.local_header_offset();
         let stored_bytes = (HEADER_BYTES + path.len() as u64 + EXTRA_BYTES_MAX).saturating_add(packed_bytes);
-        members.push(Member { name, start, stored_bytes, packing: Packing::Zip(packed), class: None });
+        members.push(Member { name, start, stored_bytes, encoding: Encoding::Zip(packed), class: None });
     }
     // A member ends where the next one or the directory begins. Overlapping ones would make much of little.
     members.sort_by_key(|member| member.start);
     let mut end = archive.directory_offset();
     for member in members.iter_mut().rev() {
-        let Packing::Zip(packed) = member.packing else { continue };
+        let Encoding::Zip(packed) = member.encoding else { continue };
         let room = end.saturating_sub(member.start);
         if packed.packed_bytes.checked_add(HEADER_BYTES).is_none_or(|least| least > room) {
             let problem = format!("the member {} overlaps what follows it, or claims too many bytes", member.name);
-            return Err(Wrong(problem).into());
+            return Err(FormatError(problem).into());
         }
         member.stored_bytes = member.stored_bytes.min(room);
         end = member.start;

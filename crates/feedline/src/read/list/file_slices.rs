@@ -3,7 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::read::list::files::FileList;
-use crate::read::list::sample_reader::{Piece, Stored};
+use crate::read::list::sample_reader::{FileSlice, SampleReader};
 use crate::read::source::ReadError;
 use crate::stop::Stop;
 use std::fs::File;
@@ -12,20 +12,20 @@ use std::path::{Path, PathBuf};
 
 /// Pieces of files by number.
 #[derive(Debug)]
-pub struct Pieces {
+pub struct FileSlices {
     paths: Vec<PathBuf>,
-    pieces: Vec<Piece>,
+    pieces: Vec<FileSlice>,
     /// What reads them, if the files are not of this machine; a sample is a piece.
-    stored: Option<Stored>,
+    stored: Option<SampleReader>,
 }
 
-impl Pieces {
+impl FileSlices {
     /// The pieces of some of `files`.
     ///
     /// # Errors
     /// What `outside` gives for the first piece that is not within its file; files in archives that are compressed there.
-    pub fn new(files: &FileList, pieces: Vec<Piece>, outside: impl Fn(usize) -> Error) -> Result<Pieces> {
-        let within = |piece: &Piece| {
+    pub fn new(files: &FileList, pieces: Vec<FileSlice>, outside: impl Fn(usize) -> Error) -> Result<FileSlices> {
+        let within = |piece: &FileSlice| {
             let file = files.entries.get(piece.file);
             let end = piece.start.checked_add(piece.size_bytes);
             file.is_some_and(|file| end.is_some_and(|end| end <= file.size_bytes))
@@ -35,7 +35,7 @@ impl Pieces {
         }
         let stored = files.stored.as_ref().map(|stored| stored.pieces(&pieces)).transpose();
         let stored = stored.map_err(ReadError::into_error)?;
-        Ok(Pieces { paths: files.entries.iter().map(|file| file.path.clone()).collect(), pieces, stored })
+        Ok(FileSlices { paths: files.entries.iter().map(|file| file.path.clone()).collect(), pieces, stored })
     }
 
     /// The size of a piece.
@@ -62,7 +62,7 @@ impl Pieces {
         }
         let mut open: Option<(usize, File)> = None;
         for (&at, bytes) in which.iter().zip(into) {
-            let Piece { file, start, size_bytes } = self.pieces[at];
+            let FileSlice { file, start, size_bytes } = self.pieces[at];
             let mut read = || -> std::io::Result<()> {
                 let mut handle = match open.take() {
                     Some((number, handle)) if number == file => handle,
@@ -93,7 +93,7 @@ mod tests {
         std::fs::write(&paths[1], b"abc").unwrap();
         let missing = |_| Error::config("missing", "");
         let outside = |at| Error::config(format!("piece {at}"), "");
-        let piece = |file, start, size_bytes| Piece { file, start, size_bytes };
+        let piece = |file, start, size_bytes| FileSlice { file, start, size_bytes };
         // In the folder, and the same through the contract of places that are not this machine's.
         for files in [
             FileList::of_paths(paths.clone(), &Storage::default(), missing).unwrap(),
@@ -105,13 +105,13 @@ mod tests {
             .unwrap(),
         ] {
             let all = vec![piece(0, 2, 3), piece(1, 0, 3), piece(0, 9, 1), piece(1, 3, 0)];
-            let pieces = Pieces::new(&files, all, outside).unwrap();
+            let pieces = FileSlices::new(&files, all, outside).unwrap();
             let mut into = vec![Vec::new(); 4];
             pieces.read_many(&[2, 0, 1, 3], &Stop::default(), &mut into).unwrap();
             assert_eq!(into, [&b"9"[..], b"234", b"abc", b""]);
             assert_eq!((pieces.size_bytes(0), pieces.path(1).ends_with("b")), (3, true));
             for bad in [piece(0, 9, 2), piece(2, 0, 1), piece(1, u64::MAX, 2)] {
-                let error = Pieces::new(&files, vec![piece(0, 0, 1), bad], outside).unwrap_err().to_string();
+                let error = FileSlices::new(&files, vec![piece(0, 0, 1), bad], outside).unwrap_err().to_string();
                 assert!(error.contains("piece 1"), "{error}");
             }
         }

@@ -6,7 +6,7 @@ use crate::hash::{hash_name, hash_words};
 use crate::read::file::{no_file, read_start};
 use crate::read::list::folder::Folder;
 use crate::read::list::folder::names::Kind;
-use crate::read::list::sample_reader::{Stored, read_sample};
+use crate::read::list::sample_reader::{SampleReader, read_sample};
 use crate::read::location::{holds_archives, is_in_archive};
 use crate::read::source::ReadError;
 use crate::read::source::settings::Storage;
@@ -33,7 +33,7 @@ pub struct FileList {
     /// The files in their fixed order.
     pub entries: Vec<FileEntry>,
     /// What reads them, if they are not files of this machine.
-    pub stored: Option<Stored>,
+    pub stored: Option<SampleReader>,
     /// What a person should know of what was found beside the files, in words: what was left out.
     pub warnings: Vec<String>,
 }
@@ -144,7 +144,7 @@ impl FileList {
     }
 
     fn sized(mut self) -> Result<FileList> {
-        self.warnings.extend(self.stored.as_ref().and_then(Stored::remark));
+        self.warnings.extend(self.stored.as_ref().and_then(SampleReader::remark));
         for (at, entry) in (0u64..).zip(&mut self.entries) {
             entry.size_bytes = match &self.stored {
                 Some(stored) => stored.size_bytes(at),

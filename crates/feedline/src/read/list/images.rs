@@ -8,7 +8,7 @@ use crate::read::file::no_file;
 use crate::read::list::folder::Folder;
 use crate::read::list::folder::names::Kind;
 use crate::read::list::open_file::read_whole;
-use crate::read::list::sample_reader::Stored;
+use crate::read::list::sample_reader::SampleReader;
 use crate::read::location::compressed;
 use crate::read::names::{CLASSES_FILE, SPLITS, is_compressed, is_picture, looks_like_picture};
 use crate::read::remarks::Remarks;
@@ -38,7 +38,7 @@ pub struct ImageList {
     /// Class names; a label is a place in this list.
     pub classes: Vec<String>,
     /// What reads the images, if they are not files of this machine.
-    pub stored: Option<Stored>,
+    pub stored: Option<SampleReader>,
     /// What a person should know of what was found beside the images, in words: what was left out.
     pub warnings: Vec<String>,
 }
@@ -205,7 +205,7 @@ impl ImageList {
                 "Correct the list; or list the bucket anew: feedline index --refresh URL",
             )
         })?;
-        self.warnings.extend(self.stored.as_ref().and_then(Stored::remark));
+        self.warnings.extend(self.stored.as_ref().and_then(SampleReader::remark));
         Ok(self)
     }
 

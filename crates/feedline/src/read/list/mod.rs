@@ -10,11 +10,11 @@ pub mod pack;
 mod rows;
 pub(in crate::read) mod sample_reader;
 
-pub use file_slices::Pieces;
+pub use file_slices::FileSlices;
 pub use files::{FileEntry, FileList};
 pub use folder::Folder;
 pub(crate) use images::fingerprint;
 pub use images::{ImageEntry, ImageList, read_classes};
 pub use open_file::open_file;
 pub use rows::{RowFile, rows_fingerprint};
-pub use sample_reader::{Piece, Stored, read_sample};
+pub use sample_reader::{FileSlice, SampleReader, read_sample};

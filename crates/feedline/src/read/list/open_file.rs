@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::read::list::folder::Folder;
 use crate::read::list::folder::names::Kind;
-use crate::read::list::sample_reader::Stored;
+use crate::read::list::sample_reader::SampleReader;
 use crate::read::location::archives_named;
 use crate::read::source::ReadError;
 use crate::read::source::settings::Storage;
@@ -32,7 +32,7 @@ pub(in crate::read) fn read_whole(path: &Path, storage: &Storage) -> Result<Vec<
 ///
 /// # Errors
 /// A URL that cannot be opened; a file that is not there; an archive that is named alone and holds several.
-pub fn open_file(path: &Path, storage: &Storage) -> Result<Option<(PathBuf, Stored)>> {
+pub fn open_file(path: &Path, storage: &Storage) -> Result<Option<(PathBuf, SampleReader)>> {
     let mut path = storage.resolve(path);
     if let Some(inside) = archives_named(&path).map(|named| named.inside.to_owned()) {
         let mut folder = Folder::open(&path, storage)?;

@@ -3,7 +3,7 @@
 //! [`crate::read::archive`]'s.
 
 use crate::error::{Error, Result};
-use crate::read::archive::encoding::Packing;
+use crate::read::archive::encoding::Encoding;
 use crate::read::archive::member::Member;
 use crate::read::archive::{index_as, to_text};
 use crate::read::file::write_whole;
@@ -13,7 +13,7 @@ use crate::read::names::{CLASSES_FILE, Format, INCOMPLETE, INDEX_EXTENSION, SPLI
 use crate::read::source::listing::Listing;
 use crate::read::source::local::LocalFiles;
 use crate::read::source::settings::Storage;
-use crate::read::source::{Get, Object, ReadError, Source};
+use crate::read::source::{Object, RangeRequest, ReadError, Source};
 use crate::stop::Stop;
 use crate::url::is_url;
 use std::collections::BTreeSet;
@@ -110,7 +110,9 @@ pub fn pack(dir: &Path, storage: &Storage, out: &Path, options: PackOptions<'_>)
     let read = |number: u64, bytes: &mut Vec<u8>| {
         let object = &listed[number as usize];
         let (key, version, range) = (&*object.key, &*object.version, 0..object.size_bytes);
-        source.get(&Get { key, range, version, until: None, stop: &stop }, bytes).map_err(ReadError::into_error)
+        source
+            .get(&RangeRequest { key, range, version, until: None, stop: &stop }, bytes)
+            .map_err(ReadError::into_error)
     };
     pack_inputs(&dir, &inputs, &read, None, out, options)
 }
@@ -311,11 +313,11 @@ fn write(shard: &Shard<'_>, read: Read<'_>, progress: &dyn Fn()) -> Result<()> {
         return Err(differs("does not hold as many files as were packed"));
     }
     for (member, expect) in members.iter().zip(sums) {
-        let Member { name, start, stored_bytes, packing, class } = member;
+        let Member { name, start, stored_bytes, encoding, class } = member;
         let range = *start..start + stored_bytes;
-        let want = Get { key: &key, range, version: &object.version, until: None, stop: &stop };
+        let want = RangeRequest { key: &key, range, version: &object.version, until: None, stop: &stop };
         source.get(&want, &mut bytes).map_err(ReadError::into_error)?;
-        if (name, *stored_bytes, crc32c::crc32c(&bytes), *class) != expect || *packing != Packing::Plain {
+        if (name, *stored_bytes, crc32c::crc32c(&bytes), *class) != expect || *encoding != Encoding::Plain {
             return Err(differs(&format!("{name} does not read back as it was")));
         }
     }

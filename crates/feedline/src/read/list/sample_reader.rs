@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::plan::Plan;
-use crate::read::archive::encoding::Packing;
+use crate::read::archive::encoding::Encoding;
 #[cfg(feature = "parquet")]
 use crate::read::archive::parquet;
 #[cfg(feature = "parquet")]
@@ -11,7 +11,7 @@ use crate::read::archive::zip;
 use crate::read::file::read_file_into;
 use crate::read::names::is_openable;
 use crate::read::source::next_use::Order;
-use crate::read::source::{CacheCounts, Fault, Get, Object, ReadError, Source, coalesce, local};
+use crate::read::source::{CacheCounts, Object, RangeRequest, ReadError, ReadErrorKind, Source, coalesce, local};
 use crate::stop::Stop;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// A part of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Piece {
+pub struct FileSlice {
     /// The number of the file in its list.
     pub file: usize,
     /// Where it begins.
@@ -35,12 +35,12 @@ pub(in crate::read) struct Extent {
     pub(in crate::read) object: u32,
     pub(in crate::read) start: u64,
     pub(in crate::read) stored_bytes: u64,
-    pub(in crate::read) packing: Packing,
+    pub(in crate::read) encoding: Encoding,
 }
 
 /// Files by the number of their sample, or rows of one file, and what reads them.
 #[derive(Debug, Clone)]
-pub struct Stored {
+pub struct SampleReader {
     source: Arc<dyn Source>,
     objects: Arc<[Object]>,
     extents: Extents,
@@ -75,16 +75,16 @@ impl Extents {
     }
 }
 
-impl PartialEq for Stored {
-    fn eq(&self, other: &Stored) -> bool {
+impl PartialEq for SampleReader {
+    fn eq(&self, other: &SampleReader) -> bool {
         (&self.objects, &self.extents) == (&other.objects, &other.extents)
             && self.source.location("") == other.source.location("")
     }
 }
 
-impl Eq for Stored {}
+impl Eq for SampleReader {}
 
-impl Stored {
+impl SampleReader {
     /// Requests that may be under way at once.
     pub fn requests_in_flight(&self) -> usize {
         self.requests_in_flight
@@ -92,8 +92,8 @@ impl Stored {
 
     /// Size of a sample's file.
     pub fn size_bytes(&self, sample: u64) -> u64 {
-        let Extent { stored_bytes, packing, .. } = self.extents.get(sample);
-        packing.size_bytes(stored_bytes)
+        let Extent { stored_bytes, encoding, .. } = self.extents.get(sample);
+        encoding.size_bytes(stored_bytes)
     }
 
     /// The archive that holds a sample's file, if one does.
@@ -113,26 +113,26 @@ impl Stored {
             let location = self.source.location(key);
             let wanted = parquet::Wanted { location: &location, version, start: range.start };
             let read = |page: &mut Vec<u8>| {
-                self.source.get(&Get { key, range: range.clone(), version, until: None, stop }, page)
+                self.source.get(&RangeRequest { key, range: range.clone(), version, until: None, stop }, page)
             };
             let picked = parquet::read_value(packed, &wanted, bytes, read)?;
-            return picked.map_err(|problem| ReadError::new(Fault::Damaged, location, problem));
+            return picked.map_err(|problem| ReadError::new(ReadErrorKind::Damaged, location, problem));
         }
-        self.source.get(&Get { key, range, version, until: None, stop }, bytes)?;
+        self.source.get(&RangeRequest { key, range, version, until: None, stop }, bytes)?;
         self.unpack(sample, key, bytes)
     }
 
     /// How a sample that shares a compressed page with others comes out of it.
     #[cfg(feature = "parquet")]
     fn in_page(&self, sample: u64) -> Option<ParquetValue> {
-        match self.extents.get(sample).packing {
-            packing if packing.is_class_names() => None,
-            Packing::Parquet(packed) => Some(packed),
+        match self.extents.get(sample).encoding {
+            encoding if encoding.is_class_names() => None,
+            Encoding::Parquet(packed) => Some(packed),
             _ => None,
         }
     }
 
-    /// Whether two samples' files lie so close together that [`Stored::read_many`] reads both in one request.
+    /// Whether two samples' files lie so close together that [`SampleReader::read_many`] reads both in one request.
     pub fn is_near(&self, one: u64, next: u64) -> bool {
         let ((one, one_range), (next, next_range)) = (self.place(one), self.place(next));
         std::ptr::eq(one, next) && coalesce::is_near(&one_range, &next_range)
@@ -147,16 +147,16 @@ impl Stored {
             let mut failed: Option<ReadError> = None;
             let read = |(sample, into): (&u64, &mut Vec<u8>)| {
                 let result = failed.clone().map_or_else(|| self.read_into(*sample, stop, into), Err);
-                failed = result.as_ref().err().filter(|error| error.fault.is_passing()).cloned();
+                failed = result.as_ref().err().filter(|error| error.kind.is_passing()).cloned();
                 result
             };
             return samples.iter().zip(into).map(read).collect();
         }
         let want = |sample: &u64| {
             let (Object { key, version, .. }, range) = self.place(*sample);
-            Get { key, range, version, until: None, stop }
+            RangeRequest { key, range, version, until: None, stop }
         };
-        let wants: Vec<Get<'_>> = samples.iter().map(want).collect();
+        let wants: Vec<RangeRequest<'_>> = samples.iter().map(want).collect();
         let mut results = self.source.get_many(&wants, into);
         for (((result, bytes), want), sample) in results.iter_mut().zip(into).zip(&wants).zip(samples) {
             if result.is_ok() {
@@ -167,8 +167,8 @@ impl Stored {
     }
 
     fn unpack(&self, sample: u64, key: &str, bytes: &mut Vec<u8>) -> Result<(), ReadError> {
-        let unpacked = self.extents.get(sample).packing.unpack(bytes);
-        unpacked.map_err(|problem| ReadError::new(Fault::Damaged, self.source.location(key), problem))
+        let unpacked = self.extents.get(sample).encoding.unpack(bytes);
+        unpacked.map_err(|problem| ReadError::new(ReadErrorKind::Damaged, self.source.location(key), problem))
     }
 
     /// The first bytes of a sample's file, at most `most_bytes`: for headers that say how to read the rest.
@@ -184,7 +184,7 @@ impl Stored {
         };
         let (Object { key, version, .. }, _) = self.place(sample);
         let range = start..start + stored_bytes.min(most_bytes as u64);
-        self.source.get(&Get { key, range, version, until: None, stop: &stop }, bytes)
+        self.source.get(&RangeRequest { key, range, version, until: None, stop: &stop }, bytes)
     }
 
     /// Files by their extents in `objects`.
@@ -193,18 +193,18 @@ impl Stored {
         objects: Arc<[Object]>,
         extents: Vec<Extent>,
         requests_in_flight: usize,
-    ) -> Stored {
+    ) -> SampleReader {
         let extents = Extents::Listed(extents.into());
-        Stored { source, objects, extents, requests_in_flight, outlook: Arc::default() }
+        SampleReader { source, objects, extents, requests_in_flight, outlook: Arc::default() }
     }
 
     /// Whether a sample's file is compressed, so that no part of it can be read alone.
     pub fn is_compressed(&self, sample: u64) -> bool {
-        match self.extents.get(sample).packing {
-            Packing::Plain => false,
-            Packing::Zip(packed) => packed.is_deflated,
+        match self.extents.get(sample).encoding {
+            Encoding::Plain => false,
+            Encoding::Zip(packed) => packed.is_deflated,
             #[cfg(feature = "parquet")]
-            Packing::Parquet(_) => true,
+            Encoding::Parquet(_) => true,
         }
     }
 
@@ -213,19 +213,19 @@ impl Stored {
     ///
     /// # Errors
     /// As [`Source::get`].
-    pub fn rows(&self, offset_bytes: u64, row_bytes: u64, rows: u64) -> Result<Stored, ReadError> {
+    pub fn rows(&self, offset_bytes: u64, row_bytes: u64, rows: u64) -> Result<SampleReader, ReadError> {
         let Some(file) = self.in_place(0)? else {
             return Err(self.compressed(0));
         };
         let first = Extent { start: file.start + offset_bytes, stored_bytes: row_bytes, ..file };
-        Ok(Stored { extents: Extents::Rows { first, rows }, outlook: Arc::default(), ..self.clone() })
+        Ok(SampleReader { extents: Extents::Rows { first, rows }, outlook: Arc::default(), ..self.clone() })
     }
 
     /// Parts of the files, a sample each.
     ///
     /// # Errors
-    /// As [`Stored::rows`].
-    pub(in crate::read) fn pieces(&self, pieces: &[Piece]) -> Result<Stored, ReadError> {
+    /// As [`SampleReader::rows`].
+    pub(in crate::read) fn pieces(&self, pieces: &[FileSlice]) -> Result<SampleReader, ReadError> {
         let mut places: HashMap<usize, Extent> = HashMap::new();
         let mut extents = Vec::with_capacity(pieces.len());
         for piece in pieces {
@@ -238,12 +238,12 @@ impl Stored {
             };
             extents.push(Extent { start: file.start + piece.start, stored_bytes: piece.size_bytes, ..file });
         }
-        Ok(Stored { extents: Extents::Listed(extents.into()), outlook: Arc::default(), ..self.clone() })
+        Ok(SampleReader { extents: Extents::Listed(extents.into()), outlook: Arc::default(), ..self.clone() })
     }
 
     fn compressed(&self, file: u64) -> ReadError {
         let location = self.source.location(&self.place(file).0.key);
-        ReadError::new(Fault::Other, location, "it is compressed, so no part of it can be read alone")
+        ReadError::new(ReadErrorKind::Other, location, "it is compressed, so no part of it can be read alone")
     }
 
     /// The whole of the first file, in pieces that are read at once.
@@ -265,7 +265,7 @@ impl Stored {
                 let next = pieces.lock().unwrap_or_else(PoisonError::into_inner).next();
                 let Some((start, piece)) = next else { return Ok(()) };
                 let range = start..start + piece.len() as u64;
-                self.source.get(&Get { key, range, version, until: None, stop: &stop }, &mut bytes)?;
+                self.source.get(&RangeRequest { key, range, version, until: None, stop: &stop }, &mut bytes)?;
                 piece.copy_from_slice(&bytes);
             }
         };
@@ -276,9 +276,9 @@ impl Stored {
             };
             threads.into_iter().try_for_each(join)
         })?;
-        if let Packing::Zip(packed) = self.extents.get(0).packing {
+        if let Encoding::Zip(packed) = self.extents.get(0).encoding {
             let checked = zip::check_sum(packed, &whole);
-            checked.map_err(|problem| ReadError::new(Fault::Damaged, self.source.location(key), problem))?;
+            checked.map_err(|problem| ReadError::new(ReadErrorKind::Damaged, self.source.location(key), problem))?;
         }
         Ok(whole)
     }
@@ -286,11 +286,11 @@ impl Stored {
     /// Where the file itself stands, without what comes before it in an archive; `None` if it is compressed.
     fn in_place(&self, sample: u64) -> Result<Option<Extent>, ReadError> {
         let extent = self.extents.get(sample);
-        let packed = match extent.packing {
-            Packing::Plain => return Ok(Some(extent)),
-            Packing::Zip(packed) => packed,
+        let packed = match extent.encoding {
+            Encoding::Plain => return Ok(Some(extent)),
+            Encoding::Zip(packed) => packed,
             #[cfg(feature = "parquet")]
-            Packing::Parquet(_) => return Ok(None),
+            Encoding::Parquet(_) => return Ok(None),
         };
         if packed.is_deflated {
             return Ok(None);
@@ -298,17 +298,17 @@ impl Stored {
         let (Object { key, version, .. }, range) = self.place(sample);
         let (stop, mut header) = (Stop::default(), Vec::new());
         let range = range.start..range.end.min(range.start + zip::HEADER_BYTES);
-        self.source.get(&Get { key, range, version, until: None, stop: &stop }, &mut header)?;
+        self.source.get(&RangeRequest { key, range, version, until: None, stop: &stop }, &mut header)?;
         let start = zip::data_start(&header)
             .filter(|start| {
                 (*start as u64).checked_add(packed.packed_bytes).is_some_and(|end| end <= extent.stored_bytes)
             })
             .ok_or_else(|| {
                 let problem = "the header of a member of the zip archive is damaged";
-                ReadError::new(Fault::Damaged, self.source.location(key), problem)
+                ReadError::new(ReadErrorKind::Damaged, self.source.location(key), problem)
             })?;
         let (start, stored_bytes) = (extent.start + start as u64, packed.packed_bytes);
-        Ok(Some(Extent { start, stored_bytes, packing: Packing::Plain, ..extent }))
+        Ok(Some(Extent { start, stored_bytes, encoding: Encoding::Plain, ..extent }))
     }
 
     fn place(&self, sample: u64) -> (&Object, Range<u64>) {
@@ -324,10 +324,10 @@ impl Stored {
         self.follow_parts(plan, 1)
     }
 
-    /// As [`Stored::follow`], where a sample of the plan is so many files, one behind the other.
+    /// As [`SampleReader::follow`], where a sample of the plan is so many files, one behind the other.
     ///
     /// # Errors
-    /// As [`Stored::follow`].
+    /// As [`SampleReader::follow`].
     pub fn follow_parts(&self, plan: &Plan, parts: u64) -> Result<()> {
         let Some(cache) = self.source.cache().filter(|_| self.extents.len() <= MOST_FOLLOWED) else { return Ok(()) };
         let order = Arc::new(Order::new(plan.clone()));
@@ -371,7 +371,13 @@ const PIECES_AT_ONCE: usize = 8;
 ///
 /// # Errors
 /// [`Error::Io`] with the file's name or URL.
-pub fn read_sample(stored: Option<&Stored>, sample: u64, path: &Path, stop: &Stop, bytes: &mut Vec<u8>) -> Result<()> {
+pub fn read_sample(
+    stored: Option<&SampleReader>,
+    sample: u64,
+    path: &Path,
+    stop: &Stop,
+    bytes: &mut Vec<u8>,
+) -> Result<()> {
     match stored {
         None => local::tried(stop, || read_file_into(path, bytes)).map_err(|e| Error::io("read", path, e)),
         Some(stored) => stored.read_into(sample, stop, bytes).map_err(ReadError::into_error),

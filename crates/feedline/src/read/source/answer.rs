@@ -2,7 +2,7 @@
 //! often they are asked for; and that keys which `object_store` has no name for stand in a listing as they are. Owns the words for all of these; nothing of an answer's body gets into them but the name of
 //! the failure, since the rest may hold keys.
 
-use crate::read::source::Fault;
+use crate::read::source::ReadErrorKind;
 use crate::url::without_secrets;
 use object_store::client::{HttpError, HttpErrorKind, HttpRequest, HttpResponse};
 use object_store::path::Path;
@@ -99,7 +99,7 @@ impl Seen {
     }
 
     /// Which kind of failure it was, and what is said of it.
-    pub(in crate::read) fn meaning(&self, error: &object_store::Error) -> (Fault, String) {
+    pub(in crate::read) fn meaning(&self, error: &object_store::Error) -> (ReadErrorKind, String) {
         use object_store::Error as E;
         let answer = match (self.status, self.code.as_str()) {
             (status, "") => format!("the server answered {status}"),
@@ -108,71 +108,78 @@ impl Seen {
         let chain = || std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |e| e.source());
         let deepest = || without_secrets(&chain().last().map(ToString::to_string).unwrap_or_default());
         if let Some(refused) = self.refused {
-            return (Fault::Other, refused.into());
+            return (ReadErrorKind::Other, refused.into());
         }
         match (self.keeper, self.status) {
             (None, _) | (_, 429 | 500..=599) | (Some(Keeper::Server), 0) => {}
-            (_, 0) => return (Fault::Denied, format!("no credentials were found; {CREDENTIALS}")),
-            _ => return (Fault::Denied, format!("asked for credentials, {answer}; {CREDENTIALS}")),
+            (_, 0) => return (ReadErrorKind::Denied, format!("no credentials were found; {CREDENTIALS}")),
+            _ => return (ReadErrorKind::Denied, format!("asked for credentials, {answer}; {CREDENTIALS}")),
         }
         match (self.status, self.method.as_str()) {
-            (404, _) if self.code == "NoSuchBucket" => {
-                (Fault::Other, format!("{answer}: there is no such bucket; check its name, and storage.endpoint"))
+            (404, _) if self.code == "NoSuchBucket" => (
+                ReadErrorKind::Other,
+                format!("{answer}: there is no such bucket; check its name, and storage.endpoint"),
+            ),
+            (404, _) => (ReadErrorKind::Missing, format!("{answer}: there is no such object")),
+            (304 | 412, _) => (ReadErrorKind::Changed, CHANGED.into()),
+            (416, _) => {
+                (ReadErrorKind::Changed, format!("it has fewer bytes than were asked for ({answer}): {CHANGED}"))
             }
-            (404, _) => (Fault::Missing, format!("{answer}: there is no such object")),
-            (304 | 412, _) => (Fault::Changed, CHANGED.into()),
-            (416, _) => (Fault::Changed, format!("it has fewer bytes than were asked for ({answer}): {CHANGED}")),
-            (401 | 403, _) => (Fault::Denied, format!("{answer}; {CREDENTIALS}")),
+            (401 | 403, _) => (ReadErrorKind::Denied, format!("{answer}; {CREDENTIALS}")),
             // What AWS calls a token that has run out is a 400.
             (400, _) if self.code.contains("Token") || self.code.contains("Credential") => {
-                (Fault::Denied, format!("{answer}; {CREDENTIALS}"))
+                (ReadErrorKind::Denied, format!("{answer}; {CREDENTIALS}"))
             }
-            (405 | 501, "PROPFIND") => {
-                (Fault::Other, format!("{answer}; a web server lists nothing: name the files in a list, or archives"))
-            }
+            (405 | 501, "PROPFIND") => (
+                ReadErrorKind::Other,
+                format!("{answer}; a web server lists nothing: name the files in a list, or archives"),
+            ),
             (405 | 501, "HEAD") => (
-                Fault::Other,
+                ReadErrorKind::Other,
                 format!(
                     "{answer} to a request with HEAD, which is how the size of a file is asked for; use a server that \
                      knows it, or download the files"
                 ),
             ),
-            (405 | 501, method) => {
-                (Fault::Other, format!("{answer} to a request with {method}; is it a server of files or of a bucket?"))
-            }
-            (300..=399, _) => {
-                (Fault::Other, format!("{answer}; is storage.region that of the bucket, and storage.endpoint right?"))
-            }
-            (429 | 503, _) => (Fault::Busy, answer),
-            (505 | 506 | 508 | 510 | 511, _) => (Fault::Other, answer),
-            (408 | 500..=599, _) => (Fault::Broken, answer),
-            (400..=499, _) => (Fault::Other, answer),
+            (405 | 501, method) => (
+                ReadErrorKind::Other,
+                format!("{answer} to a request with {method}; is it a server of files or of a bucket?"),
+            ),
+            (300..=399, _) => (
+                ReadErrorKind::Other,
+                format!("{answer}; is storage.region that of the bucket, and storage.endpoint right?"),
+            ),
+            (429 | 503, _) => (ReadErrorKind::Busy, answer),
+            (505 | 506 | 508 | 510 | 511, _) => (ReadErrorKind::Other, answer),
+            (408 | 500..=599, _) => (ReadErrorKind::Broken, answer),
+            (400..=499, _) => (ReadErrorKind::Other, answer),
             // No answer at all, one that broke off, or one that is not understood.
             _ => match error {
-                E::NotFound { .. } => (Fault::Missing, "there is no such object".into()),
-                E::Precondition { .. } | E::NotModified { .. } => (Fault::Changed, CHANGED.into()),
-                E::PermissionDenied { .. } | E::Unauthenticated { .. } => (Fault::Denied, CREDENTIALS.into()),
-                E::InvalidPath { source } => {
-                    (Fault::Other, format!("there is a name in it that no request can name: {source}; give it another"))
-                }
+                E::NotFound { .. } => (ReadErrorKind::Missing, "there is no such object".into()),
+                E::Precondition { .. } | E::NotModified { .. } => (ReadErrorKind::Changed, CHANGED.into()),
+                E::PermissionDenied { .. } | E::Unauthenticated { .. } => (ReadErrorKind::Denied, CREDENTIALS.into()),
+                E::InvalidPath { source } => (
+                    ReadErrorKind::Other,
+                    format!("there is a name in it that no request can name: {source}; give it another"),
+                ),
                 _ if chain().any(|e| e.is::<tokio::time::error::Elapsed>()) => {
-                    (Fault::TimedOut, "no further page of the listing came (storage.timeout_s)".into())
+                    (ReadErrorKind::TimedOut, "no further page of the listing came (storage.timeout_s)".into())
                 }
                 _ => match chain().find_map(|e| e.downcast_ref::<Refused>()) {
-                    Some(Refused(problem)) => (Fault::Other, problem.clone()),
+                    Some(Refused(problem)) => (ReadErrorKind::Other, problem.clone()),
                     // A part of an answer that passes for the whole of it.
                     None if ["end of input", "Eof", "EOF"].iter().any(|words| deepest().contains(words)) => {
-                        (Fault::Broken, format!("the answer breaks off: {}", deepest()))
+                        (ReadErrorKind::Broken, format!("the answer breaks off: {}", deepest()))
                     }
                     None if !chain().any(|e| e.is::<HttpError>()) => (
-                        Fault::Other,
+                        ReadErrorKind::Other,
                         format!("the answer is not understood: {}; check storage.endpoint and the URL", deepest()),
                     ),
                     None if deepest().contains("certificate") => (
-                        Fault::Other,
+                        ReadErrorKind::Other,
                         format!("the server is not trusted: {}; check the URL and the certificates here", deepest()),
                     ),
-                    None => (Fault::Broken, format!("the connection failed: {}", deepest())),
+                    None => (ReadErrorKind::Broken, format!("the connection failed: {}", deepest())),
                 },
             },
         }
@@ -519,25 +526,30 @@ mod tests {
             let error = object_store::Error::NotFound { path: "x".into(), source: "x".into() };
             seen.meaning(&error)
         };
-        for (method, status, fault, words) in [
-            ("GET", 404, Fault::Missing, "no such object"),
-            ("HEAD", 405, Fault::Other, "HEAD"),
-            ("HEAD", 501, Fault::Other, "HEAD"),
-            ("PROPFIND", 501, Fault::Other, "name the files in a list"),
-            ("GET", 405, Fault::Other, "GET"),
-            ("GET", 505, Fault::Other, "505"),
-            ("GET", 500, Fault::Broken, "500"),
-            ("GET", 503, Fault::Busy, "503"),
-            ("GET", 403, Fault::Denied, "credentials"),
-            ("GET", 301, Fault::Other, "storage.region"),
-            ("GET", 416, Fault::Changed, "fewer bytes"),
+        for (method, status, kind, words) in [
+            ("GET", 404, ReadErrorKind::Missing, "no such object"),
+            ("HEAD", 405, ReadErrorKind::Other, "HEAD"),
+            ("HEAD", 501, ReadErrorKind::Other, "HEAD"),
+            ("PROPFIND", 501, ReadErrorKind::Other, "name the files in a list"),
+            ("GET", 405, ReadErrorKind::Other, "GET"),
+            ("GET", 505, ReadErrorKind::Other, "505"),
+            ("GET", 500, ReadErrorKind::Broken, "500"),
+            ("GET", 503, ReadErrorKind::Busy, "503"),
+            ("GET", 403, ReadErrorKind::Denied, "credentials"),
+            ("GET", 301, ReadErrorKind::Other, "storage.region"),
+            ("GET", 416, ReadErrorKind::Changed, "fewer bytes"),
         ] {
             let (found, problem) = failure(method, status, None);
-            assert!(found == fault && problem.contains(words), "{method} {status}: {found:?} {problem}");
+            assert!(found == kind && problem.contains(words), "{method} {status}: {found:?} {problem}");
         }
         // Whoever has no credentials to give has not said that an object is missing.
-        for (status, fault) in [(404, Fault::Denied), (0, Fault::Denied), (400, Fault::Denied), (503, Fault::Busy)] {
-            assert_eq!(failure("GET", status, keeper("169.254.169.254")).0, fault, "{status}");
+        for (status, kind) in [
+            (404, ReadErrorKind::Denied),
+            (0, ReadErrorKind::Denied),
+            (400, ReadErrorKind::Denied),
+            (503, ReadErrorKind::Busy),
+        ] {
+            assert_eq!(failure("GET", status, keeper("169.254.169.254")).0, kind, "{status}");
         }
         assert_eq!(keeper("bucket.s3.amazonaws.com"), None);
         assert_eq!(keeper("sts.eu-west-1.amazonaws.com"), Some(Keeper::Server));

@@ -9,7 +9,7 @@
 use crate::error::{Error, Result};
 use crate::hash::{hash_name, hash_words};
 use crate::read::source::cache_folder::{CacheFolder, CacheMode};
-use crate::read::source::{CacheCounts, Fault, Get, Object, Outlook, ReadError, Source, SourceCache};
+use crate::read::source::{CacheCounts, NextUse, Object, RangeRequest, ReadError, ReadErrorKind, Source, SourceCache};
 use crate::stop::Stop;
 use std::cmp::Ordering as Order;
 use std::collections::{BinaryHeap, HashMap};
@@ -48,7 +48,7 @@ pub struct Cache {
 struct User {
     /// Samples and the sizes of their entries, by name.
     samples: HashMap<Name, (u64, u64)>,
-    outlook: Weak<dyn Outlook>,
+    outlook: Weak<dyn NextUse>,
 }
 
 impl std::fmt::Debug for User {
@@ -127,7 +127,7 @@ impl Cache {
     }
 
     /// The entry, if it is there and whole.
-    fn read(&self, name: Name, identity: &str, want: &Get<'_>, into: &mut Vec<u8>) -> bool {
+    fn read(&self, name: Name, identity: &str, want: &RangeRequest<'_>, into: &mut Vec<u8>) -> bool {
         let name = text_of(name);
         let Ok((mut file, metadata)) = self.folder.entry(&name) else { return false };
         let len_bytes = want.len_bytes() as usize;
@@ -152,7 +152,7 @@ impl Cache {
     }
 
     /// Reads what is asked for, if it is there.
-    fn hit(&self, want: &Get<'_>, into: &mut Vec<u8>) -> bool {
+    fn hit(&self, want: &RangeRequest<'_>, into: &mut Vec<u8>) -> bool {
         if want.version.is_empty() {
             return false; // nothing would tell an old entry from a new one
         }
@@ -168,7 +168,7 @@ impl Cache {
     }
 
     /// Keeps what was read instead.
-    fn missed(&self, want: &Get<'_>, bytes: &[u8]) {
+    fn missed(&self, want: &RangeRequest<'_>, bytes: &[u8]) {
         if want.version.is_empty() {
             return;
         }
@@ -384,7 +384,7 @@ impl SourceCache for Cache {
     fn follow(
         &self,
         samples: &mut dyn Iterator<Item = (u64, (&Object, Range<u64>))>,
-        next_use: Weak<dyn Outlook>,
+        next_use: Weak<dyn NextUse>,
     ) -> Result<()> {
         let mut entries = HashMap::new();
         for (sample, (Object { key, version, .. }, range)) in samples {
@@ -425,7 +425,7 @@ impl Source for Cache {
         self.inner.location(key)
     }
 
-    fn get(&self, want: &Get<'_>, into: &mut Vec<u8>) -> Result<(), ReadError> {
+    fn get(&self, want: &RangeRequest<'_>, into: &mut Vec<u8>) -> Result<(), ReadError> {
         if self.hit(want, into) {
             return Ok(());
         }
@@ -434,13 +434,15 @@ impl Source for Cache {
         Ok(())
     }
 
-    fn get_many(&self, wants: &[Get<'_>], into: &mut [Vec<u8>]) -> Vec<Result<(), ReadError>> {
+    fn get_many(&self, wants: &[RangeRequest<'_>], into: &mut [Vec<u8>]) -> Vec<Result<(), ReadError>> {
         let is_hit: Vec<bool> = wants.iter().zip(&mut *into).map(|(want, into)| self.hit(want, into)).collect();
         let first = is_hit.iter().position(|is_hit| !is_hit).unwrap_or(wants.len());
         let end = is_hit.iter().rposition(|is_hit| !is_hit).map_or(first, |last| last + 1);
         // What is there already between two that are not is read with them: else neighbours would be neighbours no more.
         let mut read = self.inner.get_many(&wants[first..end], &mut into[first..end]);
-        read.resize_with(end - first, || Err(ReadError::new(Fault::Other, self.location(""), "there was no answer")));
+        read.resize_with(end - first, || {
+            Err(ReadError::new(ReadErrorKind::Other, self.location(""), "there was no answer"))
+        });
         for at in (first..end).filter(|at| !is_hit[*at] && read[at - first].is_ok()) {
             self.missed(&wants[at], &into[at]);
         }
@@ -476,7 +478,7 @@ mod tests {
         let objects = files.list("", &Stop::default()).unwrap();
         let read = |cache: &Cache, count: usize| {
             for Object { key, version, size_bytes, .. } in &objects[..count] {
-                let want = Get { key, range: 0..*size_bytes, version, until: None, stop: &Stop::default() };
+                let want = RangeRequest { key, range: 0..*size_bytes, version, until: None, stop: &Stop::default() };
                 cache.get(&want, &mut Vec::new()).unwrap();
             }
         };

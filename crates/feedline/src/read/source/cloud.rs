@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::read::location::{check_url, unreadable};
 use crate::read::source::answer::{CHANGED, CHANGED_AT, LISTED_MAX, Listed, Seen};
 use crate::read::source::settings::{Credentials, Storage};
-use crate::read::source::{Fault, Get, Object, ReadError, Source};
+use crate::read::source::{Object, RangeRequest, ReadError, ReadErrorKind, Source};
 use crate::read::text::without_bom;
 use crate::stop::{PATIENCE, Stop};
 use crate::url::without_secrets;
@@ -126,7 +126,7 @@ impl Cloud {
 
     /// The name of an object for `object_store`; of the folder itself, if `key` is empty.
     fn path(&self, key: &str) -> Result<Path, ReadError> {
-        let wrong = |problem: String| ReadError::new(Fault::Other, self.location(key), problem);
+        let wrong = |problem: String| ReadError::new(ReadErrorKind::Other, self.location(key), problem);
         let whole = if key.is_empty() { self.folder.trim_end_matches('/') } else { &format!("{}{key}", self.folder) };
         if let Some(why) = unreadable(whole).filter(|_| !whole.is_empty()) {
             return Err(wrong(format!("{why}, which no request can name; give the object another name")));
@@ -170,11 +170,11 @@ impl Cloud {
                     return Err(self.failure(key, &error, &seen));
                 }
                 Err(RecvTimeoutError::Disconnected) => {
-                    break ReadError::new(Fault::Broken, self.location(key), "the request was lost");
+                    break ReadError::new(ReadErrorKind::Broken, self.location(key), "the request was lost");
                 }
                 Err(RecvTimeoutError::Timeout) if stop.is_stopped() => break ReadError::stopped(self.location(key)),
                 Err(RecvTimeoutError::Timeout) if until.is_some_and(|until| Instant::now() >= until) => {
-                    break ReadError::new(Fault::TimedOut, self.location(key), "there was no whole answer");
+                    break ReadError::new(ReadErrorKind::TimedOut, self.location(key), "there was no whole answer");
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -184,8 +184,8 @@ impl Cloud {
     }
 
     fn failure(&self, key: &str, error: &object_store::Error, seen: &Seen) -> ReadError {
-        let (fault, problem) = seen.meaning(error);
-        ReadError { retry_after: seen.retry_after, ..ReadError::new(fault, self.location(key), problem) }
+        let (kind, problem) = seen.meaning(error);
+        ReadError { retry_after: seen.retry_after, ..ReadError::new(kind, self.location(key), problem) }
     }
 }
 
@@ -194,7 +194,7 @@ impl Source for Cloud {
         format!("{}{key}", self.base)
     }
 
-    fn get(&self, want: &Get<'_>, into: &mut Vec<u8>) -> Result<(), ReadError> {
+    fn get(&self, want: &RangeRequest<'_>, into: &mut Vec<u8>) -> Result<(), ReadError> {
         into.clear();
         if want.stop.is_stopped() {
             return Err(ReadError::stopped(self.location(want.key)));
@@ -228,15 +228,15 @@ impl Source for Cloud {
             Ok((meta, bytes))
         })?;
         if !want.version.is_empty() && !answer::is_same_version(&version(&meta), want.version) {
-            return Err(ReadError::new(Fault::Changed, self.location(want.key), CHANGED));
+            return Err(ReadError::new(ReadErrorKind::Changed, self.location(want.key), CHANGED));
         }
         if meta.size < want.range.end {
             let problem = format!("the object has {} bytes, fewer than when it was listed", meta.size);
-            return Err(ReadError::new(Fault::Changed, self.location(want.key), problem));
+            return Err(ReadError::new(ReadErrorKind::Changed, self.location(want.key), problem));
         }
         if bytes.len() as u64 != len_bytes {
             let problem = format!("the answer has {} bytes instead of {len_bytes}", bytes.len());
-            return Err(ReadError::new(Fault::Broken, self.location(want.key), problem));
+            return Err(ReadError::new(ReadErrorKind::Broken, self.location(want.key), problem));
         }
         *into = bytes;
         Ok(())
@@ -450,7 +450,7 @@ mod tests {
         }
         for key in ["a/", "a/../b", "./b", "a\tb"] {
             let error = bucket.path(key).unwrap_err();
-            assert!(error.fault == Fault::Other && error.problem.contains("no request can name"), "{error}");
+            assert!(error.kind == ReadErrorKind::Other && error.problem.contains("no request can name"), "{error}");
         }
         let root = Cloud::open("s3://bucket", &Storage::default()).unwrap();
         assert_eq!((root.path("").unwrap().as_ref(), root.path("a").unwrap().as_ref()), ("", "a"));

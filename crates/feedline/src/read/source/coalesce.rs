@@ -1,7 +1,7 @@
 //! Ranges of an object that lie close together, read in one request. Owns what is close; a reader that knows what it needs
 //! next asks for it together ([`Source::get_many`]).
 
-use crate::read::source::{Fault, Get, Object, ReadError, Source};
+use crate::read::source::{Object, RangeRequest, ReadError, ReadErrorKind, Source};
 use crate::stop::Stop;
 use std::ops::Range;
 use std::sync::Arc;
@@ -35,9 +35,9 @@ impl Coalesce {
     }
 
     /// Reads `wants`, which are of one object and all in `range` of it, in one request.
-    fn together(&self, range: Range<u64>, wants: &[Get<'_>], into: &mut [Vec<u8>]) -> Result<(), ReadError> {
+    fn together(&self, range: Range<u64>, wants: &[RangeRequest<'_>], into: &mut [Vec<u8>]) -> Result<(), ReadError> {
         let (start, mut bytes) = (range.start, Vec::new());
-        self.inner.get(&Get { range, ..wants[0].clone() }, &mut bytes)?;
+        self.inner.get(&RangeRequest { range, ..wants[0].clone() }, &mut bytes)?;
         for (want, into) in wants.iter().zip(into) {
             let start = (want.range.start - start) as usize;
             into.clear();
@@ -48,9 +48,9 @@ impl Coalesce {
 }
 
 /// How many of `wants`, from the first on, one request is for, and what it reads.
-fn joint(wants: &[Get<'_>]) -> (usize, Range<u64>) {
+fn joint(wants: &[RangeRequest<'_>]) -> (usize, Range<u64>) {
     let mut whole = wants[0].range.clone();
-    let is_next = |[one, next]: &&[Get<'_>; 2]| {
+    let is_next = |[one, next]: &&[RangeRequest<'_>; 2]| {
         let end = whole.end.max(next.range.end);
         let is_joint = (one.key, one.version) == (next.key, next.version)
             && is_near(&(one.range.start..whole.end), &next.range)
@@ -69,11 +69,11 @@ impl Source for Coalesce {
         self.inner.location(key)
     }
 
-    fn get(&self, want: &Get<'_>, into: &mut Vec<u8>) -> Result<(), ReadError> {
+    fn get(&self, want: &RangeRequest<'_>, into: &mut Vec<u8>) -> Result<(), ReadError> {
         self.inner.get(want, into)
     }
 
-    fn get_many(&self, wants: &[Get<'_>], into: &mut [Vec<u8>]) -> Vec<Result<(), ReadError>> {
+    fn get_many(&self, wants: &[RangeRequest<'_>], into: &mut [Vec<u8>]) -> Vec<Result<(), ReadError>> {
         let mut results = Vec::with_capacity(wants.len());
         while results.len() < wants.len() {
             let begin = results.len();
@@ -87,7 +87,11 @@ impl Source for Coalesce {
                         continue;
                     }
                     // One range may be wrong: each for itself, so that it is the only one.
-                    Err(error) if matches!(error.fault, Fault::Changed | Fault::Damaged | Fault::Other) => {}
+                    Err(error)
+                        if matches!(
+                            error.kind,
+                            ReadErrorKind::Changed | ReadErrorKind::Damaged | ReadErrorKind::Other
+                        ) => {}
                     Err(error) => failed = Some(error),
                 }
             }
@@ -98,7 +102,7 @@ impl Source for Coalesce {
                     None => self.inner.get(&wants[at], &mut into[at]),
                 };
                 if let Err(error) = &result
-                    && !matches!(error.fault, Fault::Changed | Fault::Damaged | Fault::Other)
+                    && !matches!(error.kind, ReadErrorKind::Changed | ReadErrorKind::Damaged | ReadErrorKind::Other)
                 {
                     failed = Some(error.clone());
                 }
@@ -131,7 +135,7 @@ mod tests {
         fn location(&self, key: &str) -> String {
             self.0.location(key)
         }
-        fn get(&self, want: &Get<'_>, into: &mut Vec<u8>) -> Result<(), ReadError> {
+        fn get(&self, want: &RangeRequest<'_>, into: &mut Vec<u8>) -> Result<(), ReadError> {
             self.1.lock().unwrap().push((want.range.start, want.range.end));
             self.0.get(want, into)
         }
@@ -151,15 +155,15 @@ mod tests {
         fn location(&self, key: &str) -> String {
             key.into()
         }
-        fn get(&self, want: &Get<'_>, _: &mut Vec<u8>) -> Result<(), ReadError> {
+        fn get(&self, want: &RangeRequest<'_>, _: &mut Vec<u8>) -> Result<(), ReadError> {
             *self.0.lock().unwrap() += 1;
-            Err(ReadError::new(Fault::Broken, want.key.into(), "the connection failed"))
+            Err(ReadError::new(ReadErrorKind::Broken, want.key.into(), "the connection failed"))
         }
         fn list(&self, _: &str, _: &Stop) -> Result<Vec<Object>, ReadError> {
             Ok(Vec::new())
         }
         fn head(&self, key: &str, _: &Stop) -> Result<Object, ReadError> {
-            Err(ReadError::new(Fault::Missing, key.into(), "there is none"))
+            Err(ReadError::new(ReadErrorKind::Missing, key.into(), "there is none"))
         }
     }
 
@@ -173,9 +177,9 @@ mod tests {
         let noting = Arc::new(Noting(LocalFiles::new(dir.path()), Mutex::default()));
         let (source, stop) = (Coalesce::new(Arc::clone(&noting) as Arc<dyn Source>), Stop::default());
         let asked = |ranges: &[(&str, Range<u64>)], version: &str| {
-            let wants: Vec<Get<'_>> = ranges
+            let wants: Vec<RangeRequest<'_>> = ranges
                 .iter()
-                .map(|(key, range)| Get { key, range: range.clone(), version, until: None, stop: &stop })
+                .map(|(key, range)| RangeRequest { key, range: range.clone(), version, until: None, stop: &stop })
                 .collect();
             let mut into = vec![vec![1; 3]; wants.len()];
             let results = source.get_many(&wants, &mut into);
@@ -214,22 +218,31 @@ mod tests {
         }
         // A missing object is asked for once; a range that cannot be read spoils no other.
         let (results, found) = asked(&[("none", 0..10), ("none", 10..20)], "");
-        assert!(results.iter().all(|result| result.as_ref().is_err_and(|e| e.fault == Fault::Missing)), "{results:?}");
+        assert!(
+            results.iter().all(|result| result.as_ref().is_err_and(|e| e.kind == ReadErrorKind::Missing)),
+            "{results:?}"
+        );
         assert_eq!(found.len(), 1);
         let (results, found) = asked(&[("a", 8_999_000..9_000_000), ("a", 9_000_000..9_000_001)], "");
         assert!(results[0].is_ok() && results[1].is_err(), "{results:?}");
         assert_eq!(found.len(), 3);
         let (results, _) = asked(&[("a", 0..10), ("a", 10..20)], "another");
-        assert!(results.iter().all(|result| result.as_ref().is_err_and(|e| e.fault == Fault::Changed)), "{results:?}");
+        assert!(
+            results.iter().all(|result| result.as_ref().is_err_and(|e| e.kind == ReadErrorKind::Changed)),
+            "{results:?}"
+        );
         // What passes and was waited for is waited for once, whatever is asked for together.
         let broken = Arc::new(Broken(Mutex::default()));
         let source = Coalesce::new(Arc::clone(&broken) as Arc<dyn Source>);
-        let want = Get { key: "a", range: 0..10, version: "", until: None, stop: &stop };
+        let want = RangeRequest { key: "a", range: 0..10, version: "", until: None, stop: &stop };
         let results = source.get_many(&vec![want; 64], &mut vec![Vec::new(); 64]);
         assert!(results.len() == 64 && results.iter().all(Result::is_err) && *broken.0.lock().unwrap() == 1);
         stop.stop();
         let (results, found) = asked(&[("a", 0..10), ("a", 10..20)], "");
-        assert!(results.iter().all(|result| result.as_ref().is_err_and(|e| e.fault == Fault::Stopped)), "{results:?}");
+        assert!(
+            results.iter().all(|result| result.as_ref().is_err_and(|e| e.kind == ReadErrorKind::Stopped)),
+            "{results:?}"
+        );
         assert_eq!(found.len(), 1);
     }
 }

@@ -1,7 +1,7 @@
 //! What every [`Source`] has to do, as a suite to call from a test: `conformance::check(&source, &objects)`. The backends
 //! and wrappers of this crate pass it; one of your own should.
 
-use crate::read::source::{Fault, Get, Source};
+use crate::read::source::{RangeRequest, ReadErrorKind, Source};
 use crate::stop::Stop;
 use std::time::{Duration, Instant};
 
@@ -44,7 +44,8 @@ pub fn check(source: &dyn Source, objects: &[(String, Vec<u8>)]) -> Result<(), S
         for (object, (key, content)) in listed.iter().zip(&expect) {
             let len = content.len() as u64;
             for range in [0..len, 0..len.min(1), len / 3..len, len / 2..len / 2, len.saturating_sub(1)..len] {
-                let want = Get { key, range: range.clone(), version: &object.version, until: None, stop: &stop };
+                let want =
+                    RangeRequest { key, range: range.clone(), version: &object.version, until: None, stop: &stop };
                 source.get(&want, &mut bytes).map_err(|e| format!("get {range:?} of {key}: {e}"))?;
                 if bytes != content[range.start as usize..range.end as usize] {
                     return Err(format!("get {range:?} of {key} gave {} other bytes", bytes.len()));
@@ -58,13 +59,16 @@ pub fn check(source: &dyn Source, objects: &[(String, Vec<u8>)]) -> Result<(), S
     for (object, (_, content)) in listed.iter().zip(&expect) {
         let len = content.len() as u64;
         for range in [0..len / 2, len / 2..len, len / 3..len, 0..len / 2] {
-            wants.push((Get { key: &object.key, range, version: &object.version, until: None, stop: &stop }, content));
+            wants.push((
+                RangeRequest { key: &object.key, range, version: &object.version, until: None, stop: &stop },
+                content,
+            ));
         }
     }
     for missing in [None, Some("there/is none")] {
-        let mut gets: Vec<Get<'_>> = wants.iter().map(|(get, _)| get.clone()).collect();
+        let mut gets: Vec<RangeRequest<'_>> = wants.iter().map(|(get, _)| get.clone()).collect();
         if let Some(key) = missing {
-            gets[1] = Get { key, version: "", range: 0..1, ..gets[1].clone() };
+            gets[1] = RangeRequest { key, version: "", range: 0..1, ..gets[1].clone() };
         }
         let mut many = vec![vec![7; 10]; gets.len()];
         let results = source.get_many(&gets, &mut many);
@@ -72,7 +76,7 @@ pub fn check(source: &dyn Source, objects: &[(String, Vec<u8>)]) -> Result<(), S
         for (at, (result, bytes)) in results.iter().zip(&many).enumerate() {
             let (get, content) = &wants[at];
             let is_right = match (missing, at, result) {
-                (Some(_), 1, Err(error)) => error.fault == Fault::Missing,
+                (Some(_), 1, Err(error)) => error.kind == ReadErrorKind::Missing,
                 (Some(_), 1, Ok(())) => false,
                 (_, _, Ok(())) => *bytes == content[get.range.start as usize..get.range.end as usize],
                 (_, _, Err(_)) => false,
@@ -86,14 +90,14 @@ pub fn check(source: &dyn Source, objects: &[(String, Vec<u8>)]) -> Result<(), S
     // What cannot be read is an error of the right kind that names it.
     let (object, (key, content)) = (&listed[0], expect[0]);
     let len = content.len() as u64;
-    let want = |key, range, version| Get { key, range, version, until: None, stop: &stop };
-    fails(source, &want("there/is none", 0..1, ""), &[Fault::Missing])?;
-    fails(source, &want(key, 0..len, "another version"), &[Fault::Changed])?;
-    let beyond = [Fault::Changed, Fault::Broken, Fault::Other];
+    let want = |key, range, version| RangeRequest { key, range, version, until: None, stop: &stop };
+    fails(source, &want("there/is none", 0..1, ""), &[ReadErrorKind::Missing])?;
+    fails(source, &want(key, 0..len, "another version"), &[ReadErrorKind::Changed])?;
+    let beyond = [ReadErrorKind::Changed, ReadErrorKind::Broken, ReadErrorKind::Other];
     fails(source, &want(key, 0..len + 10, &object.version), &beyond)?;
     fails(source, &want(key, len + 5..len + 10, &object.version), &beyond)?;
     match source.head("there/is none", &stop) {
-        Err(error) if error.fault == Fault::Missing => {}
+        Err(error) if error.kind == ReadErrorKind::Missing => {}
         other => return Err(format!("head of a missing object gave {other:?}")),
     }
 
@@ -102,12 +106,12 @@ pub fn check(source: &dyn Source, objects: &[(String, Vec<u8>)]) -> Result<(), S
     off.stop();
     let begun = Instant::now();
     let outcome =
-        source.get(&Get { key, range: 0..len, version: &object.version, until: None, stop: &off }, &mut bytes);
+        source.get(&RangeRequest { key, range: 0..len, version: &object.version, until: None, stop: &off }, &mut bytes);
     if begun.elapsed() > Duration::from_secs(1) {
         return Err(format!("a read that was called off took {:?}", begun.elapsed()));
     }
     if let Err(error) = outcome
-        && error.fault != Fault::Stopped
+        && error.kind != ReadErrorKind::Stopped
     {
         return Err(format!("a read that was called off gave {error:?}"));
     }
@@ -123,7 +127,7 @@ pub fn check(source: &dyn Source, objects: &[(String, Vec<u8>)]) -> Result<(), S
                     (0..listed.len()).map(at).find(|&at| {
                         let (key, content) = expect[at];
                         let range = 0..content.len() as u64;
-                        let want = Get { key, range, version: &listed[at].version, until: None, stop };
+                        let want = RangeRequest { key, range, version: &listed[at].version, until: None, stop };
                         source.get(&want, &mut bytes).is_err() || bytes != *content
                     })
                 })
@@ -141,10 +145,10 @@ fn same<T: PartialEq + std::fmt::Debug>(what: &str, found: &T, expect: &T) -> Re
     if found == expect { Ok(()) } else { Err(format!("{what}: {found:?} instead of {expect:?}")) }
 }
 
-fn fails(source: &dyn Source, want: &Get<'_>, faults: &[Fault]) -> Result<(), String> {
+fn fails(source: &dyn Source, want: &RangeRequest<'_>, faults: &[ReadErrorKind]) -> Result<(), String> {
     match source.get(want, &mut Vec::new()) {
         Ok(()) => Err(format!("get {:?} of {}, version {:?}, is no error", want.range, want.key, want.version)),
-        Err(error) if !faults.contains(&error.fault) => {
+        Err(error) if !faults.contains(&error.kind) => {
             Err(format!("get {:?} of {}, version {:?}, is {error:?}", want.range, want.key, want.version))
         }
         Err(error) if error.location != source.location(want.key) => Err(format!("{error:?} does not name the object")),

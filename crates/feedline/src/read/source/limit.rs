@@ -1,6 +1,6 @@
 //! At most so many requests under way. Owns the permits; who waits does so before the time of a request begins.
 
-use crate::read::source::{Get, Object, ReadError, Source};
+use crate::read::source::{Object, RangeRequest, ReadError, Source};
 use crate::stop::{PATIENCE, Stop};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
@@ -46,7 +46,7 @@ impl Source for Limit {
         self.inner.location(key)
     }
 
-    fn get(&self, want: &Get<'_>, into: &mut Vec<u8>) -> Result<(), ReadError> {
+    fn get(&self, want: &RangeRequest<'_>, into: &mut Vec<u8>) -> Result<(), ReadError> {
         let _permit = self.permit(want.key, want.stop)?;
         self.inner.get(want, into)
     }

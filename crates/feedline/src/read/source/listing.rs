@@ -181,7 +181,7 @@ fn parse(text: &str, location: &str) -> Option<Vec<Object>> {
 mod tests {
     use super::super::local::LocalFiles;
     use super::*;
-    use crate::read::source::Get;
+    use crate::read::source::RangeRequest;
 
     /// A folder that passes for a bucket.
     #[derive(Debug)]
@@ -191,7 +191,7 @@ mod tests {
         fn location(&self, key: &str) -> String {
             format!("s3://bucket/{key}")
         }
-        fn get(&self, want: &Get<'_>, into: &mut Vec<u8>) -> Result<(), ReadError> {
+        fn get(&self, want: &RangeRequest<'_>, into: &mut Vec<u8>) -> Result<(), ReadError> {
             self.0.get(want, into)
         }
         fn list(&self, prefix: &str, stop: &Stop) -> Result<Vec<Object>, ReadError> {

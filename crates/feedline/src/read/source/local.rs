@@ -3,7 +3,7 @@
 
 use crate::read::file::{open_at_once, regular, unusual};
 use crate::read::names::{is_data, is_openable};
-use crate::read::source::{Fault, Get, Object, ReadError, Source};
+use crate::read::source::{Object, RangeRequest, ReadError, ReadErrorKind, Source};
 use crate::stop::Stop;
 use std::fs::{self, Metadata};
 use std::io::ErrorKind;
@@ -24,13 +24,13 @@ impl LocalFiles {
     }
 
     fn failed(&self, key: &str, error: &std::io::Error) -> ReadError {
-        let fault = match error.kind() {
-            ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory => Fault::Missing,
-            ErrorKind::PermissionDenied => Fault::Denied,
-            _ if is_passing(error) => Fault::Broken,
-            _ => Fault::Other,
+        let kind = match error.kind() {
+            ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory => ReadErrorKind::Missing,
+            ErrorKind::PermissionDenied => ReadErrorKind::Denied,
+            _ if is_passing(error) => ReadErrorKind::Broken,
+            _ => ReadErrorKind::Other,
         };
-        ReadError::new(fault, self.location(key), error.to_string())
+        ReadError::new(kind, self.location(key), error.to_string())
     }
 
     /// Adds what is below `folder`, whose key is `key`.
@@ -39,7 +39,7 @@ impl LocalFiles {
             let entry = entry.map_err(|e| self.failed(key, &e))?;
             let Some(name) = entry.file_name().to_str().map(str::to_owned) else {
                 let problem = format!("the name {} in it is not UTF-8", entry.file_name().display());
-                return Err(ReadError::new(Fault::Other, self.location(key), problem));
+                return Err(ReadError::new(ReadErrorKind::Other, self.location(key), problem));
             };
             let key = if key.is_empty() { name } else { format!("{key}/{name}") };
             if !key.starts_with(prefix) && !prefix.starts_with(&format!("{key}/")) {
@@ -116,7 +116,7 @@ impl Source for LocalFiles {
         format!("file://{}/{key}", self.root.display().to_string().trim_end_matches('/'))
     }
 
-    fn get(&self, want: &Get<'_>, into: &mut Vec<u8>) -> Result<(), ReadError> {
+    fn get(&self, want: &RangeRequest<'_>, into: &mut Vec<u8>) -> Result<(), ReadError> {
         if want.stop.is_stopped() {
             return Err(ReadError::stopped(self.location(want.key)));
         }
@@ -126,7 +126,7 @@ impl Source for LocalFiles {
         let (now, end) = (version(&metadata), want.range.end);
         if !want.version.is_empty() && now != want.version || metadata.len() < end {
             let problem = format!("the file was changed since it was listed: it has {} bytes now", metadata.len());
-            return Err(ReadError::new(Fault::Changed, self.location(want.key), problem));
+            return Err(ReadError::new(ReadErrorKind::Changed, self.location(want.key), problem));
         }
         let len_bytes = want.len_bytes() as usize;
         into.reserve_exact(len_bytes.saturating_sub(into.len()));
@@ -137,7 +137,7 @@ impl Source for LocalFiles {
     fn list(&self, prefix: &str, _: &Stop) -> Result<Vec<Object>, ReadError> {
         let mut objects = Vec::new();
         match self.walk(&self.root, "", prefix, &mut objects) {
-            Err(error) if error.fault == Fault::Missing && !self.root.exists() => {}
+            Err(error) if error.kind == ReadErrorKind::Missing && !self.root.exists() => {}
             other => other?,
         }
         objects.sort_by(|a, b| a.key.cmp(&b.key));
@@ -147,11 +147,11 @@ impl Source for LocalFiles {
     fn head(&self, key: &str, _: &Stop) -> Result<Object, ReadError> {
         let metadata = fs::metadata(self.root.join(key)).map_err(|e| self.failed(key, &e))?;
         if metadata.is_dir() {
-            return Err(ReadError::new(Fault::Missing, self.location(key), "it is a folder"));
+            return Err(ReadError::new(ReadErrorKind::Missing, self.location(key), "it is a folder"));
         }
         if let Some(kind) = unusual(metadata.file_type()) {
             let problem = format!("it is a {kind}, and no regular file");
-            return Err(ReadError::new(Fault::Other, self.location(key), problem));
+            return Err(ReadError::new(ReadErrorKind::Other, self.location(key), problem));
         }
         Ok(object(key.into(), &metadata))
     }

@@ -58,7 +58,7 @@ pub struct Object {
 
 /// What to read, and how long that may take.
 #[derive(Debug, Clone)]
-pub struct Get<'a> {
+pub struct RangeRequest<'a> {
     /// The object.
     pub key: &'a str,
     /// Which of its bytes.
@@ -71,7 +71,7 @@ pub struct Get<'a> {
     pub stop: &'a Stop,
 }
 
-impl Get<'_> {
+impl RangeRequest<'_> {
     /// Number of bytes asked for.
     pub fn len_bytes(&self) -> u64 {
         self.range.end.saturating_sub(self.range.start)
@@ -88,25 +88,25 @@ pub trait Source: Debug + Send + Sync {
     /// holds exactly the range of exactly the version, or the result is an error and what it holds is unspecified.
     ///
     /// # Errors
-    /// As [`Fault`] tells.
-    fn get(&self, want: &Get<'_>, into: &mut Vec<u8>) -> Result<(), ReadError>;
+    /// As [`ReadErrorKind`] tells.
+    fn get(&self, want: &RangeRequest<'_>, into: &mut Vec<u8>) -> Result<(), ReadError>;
 
     /// Several reads, each as [`Source::get`] and into its own of `into`: what is needed soon, in that order. Gives as many
     /// results. [`Coalesce`] makes one `get` of neighbours, and a wrapper around it has to pass them on together.
-    fn get_many(&self, wants: &[Get<'_>], into: &mut [Vec<u8>]) -> Vec<Result<(), ReadError>> {
+    fn get_many(&self, wants: &[RangeRequest<'_>], into: &mut [Vec<u8>]) -> Vec<Result<(), ReadError>> {
         wants.iter().zip(into).map(|(want, into)| self.get(want, into)).collect()
     }
 
     /// The objects whose keys begin with `prefix`, in the bytewise order of their keys. None is no error.
     ///
     /// # Errors
-    /// As [`Fault`] tells.
+    /// As [`ReadErrorKind`] tells.
     fn list(&self, prefix: &str, stop: &Stop) -> Result<Vec<Object>, ReadError>;
 
     /// What is known of one object.
     ///
     /// # Errors
-    /// As [`Fault`] tells.
+    /// As [`ReadErrorKind`] tells.
     fn head(&self, key: &str, stop: &Stop) -> Result<Object, ReadError>;
 
     /// The cache among the wrappers of this source, if there is one.
@@ -116,7 +116,7 @@ pub trait Source: Debug + Send + Sync {
 }
 
 /// Tells when the samples of a data set are needed next, in epochs since the run began: 3.25 is a quarter into epoch 3.
-pub trait Outlook: Send + Sync {
+pub trait NextUse: Send + Sync {
     /// When the sample is needed next, after any use that has begun.
     fn next_use(&self, sample: u64) -> f64;
 }
@@ -131,7 +131,7 @@ pub trait SourceCache: Send + Sync {
     fn follow(
         &self,
         samples: &mut dyn Iterator<Item = (u64, (&Object, Range<u64>))>,
-        next_use: Weak<dyn Outlook>,
+        next_use: Weak<dyn NextUse>,
     ) -> crate::error::Result<()>;
 
     /// What a person should know of it, in words.
@@ -160,7 +160,7 @@ pub struct CacheCounts {
 
 /// What kind of failure it was: decides whether another try makes sense.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub enum ReadErrorKind {
     /// There is no such object.
     Missing,
     /// It was read, and its bytes cannot be used.
@@ -181,10 +181,10 @@ pub enum Fault {
     Other,
 }
 
-impl Fault {
+impl ReadErrorKind {
     /// Whether another try may well succeed.
     pub fn is_passing(self) -> bool {
-        matches!(self, Fault::Busy | Fault::Broken | Fault::TimedOut)
+        matches!(self, ReadErrorKind::Busy | ReadErrorKind::Broken | ReadErrorKind::TimedOut)
     }
 }
 
@@ -193,7 +193,7 @@ impl Fault {
 #[error("{problem}")]
 pub struct ReadError {
     /// The kind.
-    pub fault: Fault,
+    pub kind: ReadErrorKind,
     /// Which object, as [`Source::location`] gives it.
     pub location: String,
     /// What happened, and what may be done about it.
@@ -204,23 +204,23 @@ pub struct ReadError {
 
 impl ReadError {
     /// A failure of `location`.
-    pub fn new(fault: Fault, location: String, problem: impl Into<String>) -> ReadError {
+    pub fn new(kind: ReadErrorKind, location: String, problem: impl Into<String>) -> ReadError {
         let (location, problem) = (without_query(&location), without_secrets(&problem.into()));
-        ReadError { fault, location, problem, retry_after: None }
+        ReadError { kind, location, problem, retry_after: None }
     }
 
     /// What a reader finds that was called off.
     pub fn stopped(location: String) -> ReadError {
-        ReadError::new(Fault::Stopped, location, "it was called off")
+        ReadError::new(ReadErrorKind::Stopped, location, "it was called off")
     }
 
     /// As an error of this crate, "failed to read LOCATION: ...".
     pub fn into_error(self) -> Error {
-        let kind = match self.fault {
-            Fault::Missing => std::io::ErrorKind::NotFound,
-            Fault::Damaged => std::io::ErrorKind::InvalidData,
-            Fault::Denied => std::io::ErrorKind::PermissionDenied,
-            Fault::TimedOut => std::io::ErrorKind::TimedOut,
+        let kind = match self.kind {
+            ReadErrorKind::Missing => std::io::ErrorKind::NotFound,
+            ReadErrorKind::Damaged => std::io::ErrorKind::InvalidData,
+            ReadErrorKind::Denied => std::io::ErrorKind::PermissionDenied,
+            ReadErrorKind::TimedOut => std::io::ErrorKind::TimedOut,
             _ => std::io::ErrorKind::Other,
         };
         let path = PathBuf::from(self.location.clone());

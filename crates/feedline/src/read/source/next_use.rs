@@ -1,7 +1,7 @@
 //! The order of a run as a cache wants to know it: when each sample is needed next.
 
 use crate::plan::Plan;
-use crate::read::source::Outlook;
+use crate::read::source::NextUse;
 use std::sync::{Mutex, PoisonError};
 
 /// Samples above which no place is remembered: eight bytes for each.
@@ -55,7 +55,7 @@ impl Order {
     }
 }
 
-impl Outlook for Order {
+impl NextUse for Order {
     fn next_use(&self, sample: u64) -> f64 {
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         let (epoch, len) = (now.epoch, self.plan.epoch_len().max(1) as f64);

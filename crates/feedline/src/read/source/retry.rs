@@ -1,7 +1,7 @@
 //! Another try after a failure that may pass. Owns the waiting: exponential, with jitter, never shorter than the place
 //! asks for, and bounded in total.
 
-use crate::read::source::{Fault, Get, Object, ReadError, Source};
+use crate::read::source::{Object, RangeRequest, ReadError, ReadErrorKind, Source};
 use crate::stop::Stop;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
@@ -30,7 +30,7 @@ impl Retry {
         let begun = Instant::now();
         for tries in 1u32.. {
             let mut error = match attempt() {
-                Err(error) if error.fault.is_passing() => error,
+                Err(error) if error.kind.is_passing() => error,
                 other => return other,
             };
             // Whatever a server asks for: it may be a year, or more than there are seconds.
@@ -51,7 +51,7 @@ impl Retry {
                 return Err(error);
             }
             if !stop.sleep(wait) {
-                return Err(ReadError { fault: Fault::Stopped, ..error });
+                return Err(ReadError { kind: ReadErrorKind::Stopped, ..error });
             }
         }
         unreachable!("the loop ends by returning")
@@ -71,7 +71,7 @@ impl Source for Retry {
         self.inner.location(key)
     }
 
-    fn get(&self, want: &Get<'_>, into: &mut Vec<u8>) -> Result<(), ReadError> {
+    fn get(&self, want: &RangeRequest<'_>, into: &mut Vec<u8>) -> Result<(), ReadError> {
         self.tried(want.stop, || self.inner.get(want, into))
     }
 

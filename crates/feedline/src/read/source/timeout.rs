@@ -1,6 +1,6 @@
 //! A time after which a request counts as lost. Owns the reckoning; the backend gives up when it is told.
 
-use crate::read::source::{Fault, Get, Object, ReadError, Source};
+use crate::read::source::{Object, RangeRequest, ReadError, ReadErrorKind, Source};
 use crate::stop::Stop;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,15 +27,15 @@ impl Source for Timeout {
         self.inner.location(key)
     }
 
-    fn get(&self, want: &Get<'_>, into: &mut Vec<u8>) -> Result<(), ReadError> {
+    fn get(&self, want: &RangeRequest<'_>, into: &mut Vec<u8>) -> Result<(), ReadError> {
         let time = self.time.saturating_mul(u32::try_from(1 + want.len_bytes() / BYTES).unwrap_or(u32::MAX));
         let until = Instant::now().checked_add(time);
         let until = match (until, want.until) {
             (Some(own), Some(given)) => Some(own.min(given)),
             (own, given) => own.or(given),
         };
-        self.inner.get(&Get { until, ..want.clone() }, into).map_err(|error| match error.fault {
-            Fault::TimedOut => ReadError {
+        self.inner.get(&RangeRequest { until, ..want.clone() }, into).map_err(|error| match error.kind {
+            ReadErrorKind::TimedOut => ReadError {
                 problem: format!("{} within {:.1} s (storage.timeout_s)", error.problem, time.as_secs_f64()),
                 ..error
             },

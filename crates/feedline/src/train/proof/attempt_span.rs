@@ -17,7 +17,7 @@ const PORTION: u64 = 1 << 16;
 const FEW: u64 = 1 << 20;
 
 /// One attempt, up to where the next one went on.
-pub(super) struct Stretch<'a> {
+pub(super) struct AttemptSpan<'a> {
     pub(super) attempt: &'a Attempt,
     pub(super) plan: Plan,
     pub(super) from: Place,
@@ -27,13 +27,13 @@ pub(super) struct Stretch<'a> {
     pub(super) void_entries: usize,
 }
 
-impl<'a> Stretch<'a> {
+impl<'a> AttemptSpan<'a> {
     pub(super) fn new(
         attempt: &'a Attempt,
         all: &'a [Entry],
         to: Place,
         problems: &mut Problems,
-    ) -> Result<Stretch<'a>> {
+    ) -> Result<AttemptSpan<'a>> {
         let mut epochs = all.iter().map(|entry| entry.epoch).chain([attempt.epoch, to.0]);
         if let Some(epoch) = epochs.find(|epoch| *epoch > MAX_EPOCH) {
             return Err(Error::config(format!("it tells of epoch {epoch}, which no run reaches"), "It is damaged"));
@@ -72,7 +72,7 @@ impl<'a> Stretch<'a> {
                 ));
             }
         }
-        Ok(Stretch { attempt, plan, from, to: to.max(from), entries, void_entries })
+        Ok(AttemptSpan { attempt, plan, from, to: to.max(from), entries, void_entries })
     }
 
     /// The part of `epoch` that it was to deliver: from a position, up to another or to the epoch's end.

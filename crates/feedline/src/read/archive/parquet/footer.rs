@@ -3,9 +3,9 @@
 //!
 //! Whatever the bytes are, memory and time stay within a few times their number.
 
-use crate::read::archive::member::Wrong;
+use crate::read::archive::member::FormatError;
 
-type Result<T> = std::result::Result<T, Wrong>;
+type Result<T> = std::result::Result<T, FormatError>;
 
 /// Nothing is nested more deeply.
 const DEPTH_MAX: usize = 64;
@@ -24,7 +24,7 @@ const MAP: u8 = 11;
 const STRUCT: u8 = 12;
 
 fn wrong<T>(what: &str) -> Result<T> {
-    Err(Wrong(what.into()))
+    Err(FormatError(what.into()))
 }
 
 /// A whole number in as few bytes as it needs, seven bits each, and where the rest begins.

@@ -6,8 +6,8 @@
 //! unpacks to. Where that is, is found out by reading and unpacking the whole file once, so a later read needs no more
 //! than the page, and no more of the format than its compression.
 
-use crate::read::archive::encoding::Packing;
-use crate::read::archive::member::{Member, Problem, Windows, Wrong};
+use crate::read::archive::encoding::Encoding;
+use crate::read::archive::member::{ArchiveReader, FormatError, Member, Problem};
 use crate::read::archive::parquet_value::ParquetValue;
 use crate::read::names::CLASSES_FILE;
 use crate::read::source::ReadError;
@@ -37,10 +37,10 @@ const FOOTER_BYTES_MAX: u64 = 32 << 20;
 
 /// The pictures in the file, named by their rows, with their labels, and the names of the classes, if it has them; or the
 /// values of the only column, named by their rows and by what they are.
-pub(in crate::read) fn index(mut windows: Windows<'_>) -> Result<Vec<Member>> {
-    let size_bytes = windows.size_bytes();
-    let (footer_start, bytes) = read_footer(&mut windows)?;
-    let damaged = |Wrong(problem)| Wrong(format!("it is no Parquet file, or damaged: {problem}"));
+pub(in crate::read) fn index(mut reader: ArchiveReader<'_>) -> Result<Vec<Member>> {
+    let size_bytes = reader.size_bytes();
+    let (footer_start, bytes) = read_footer(&mut reader)?;
+    let damaged = |FormatError(problem)| FormatError(format!("it is no Parquet file, or damaged: {problem}"));
     let footer = Footer::parse(&bytes).map_err(damaged)?;
     let features = footer.described.map_or(Ok(BTreeMap::new()), |(_, json)| features(json))?;
     let columns = Columns::choose(&footer.leaves, &features)?;
@@ -54,7 +54,7 @@ pub(in crate::read) fn index(mut windows: Windows<'_>) -> Result<Vec<Member>> {
         return wrong("it is damaged or cut: its columns claim more bytes than it has");
     }
     let budget_bytes = size_bytes.saturating_mul(BYTES_PER_BYTE_MAX).saturating_add(BYTES_IN_ANY_CASE);
-    let mut pages = Pages::new(windows, budget_bytes);
+    let mut pages = Pages::new(reader, budget_bytes);
     let mut members = Vec::new();
     let (mut places, mut labels): (Vec<Place>, Vec<i64>) = (Vec::new(), Vec::new());
     for group in &footer.groups {
@@ -82,7 +82,7 @@ pub(in crate::read) fn index(mut windows: Windows<'_>) -> Result<Vec<Member>> {
             read_labels(&mut pages)?;
             read_pictures(&mut pages)?;
         }
-        for (at, Place { start, stored_bytes, packing, extension }) in places.drain(..).enumerate() {
+        for (at, Place { start, stored_bytes, encoding, extension }) in places.drain(..).enumerate() {
             let row = members.len();
             let (name, class) = match labels.get(at).map(|label| (label, u32::try_from(*label))) {
                 None => (format!("{row:07}.{extension}"), None),
@@ -91,7 +91,7 @@ pub(in crate::read) fn index(mut windows: Windows<'_>) -> Result<Vec<Member>> {
                     return wrong(format!("row {row}: its label {label} is negative or too large; -1 stands for none"));
                 }
             };
-            members.push(Member { name, start, stored_bytes, packing, class });
+            members.push(Member { name, start, stored_bytes, encoding, class });
         }
     }
     if let (Some((at, json)), Some(feature)) = (footer.described, columns.named) {
@@ -100,7 +100,7 @@ pub(in crate::read) fn index(mut windows: Windows<'_>) -> Result<Vec<Member>> {
             name: CLASSES_FILE.into(),
             start: footer_start + at as u64,
             stored_bytes: json.len() as u64,
-            packing: Packing::Parquet(ParquetValue::Names { feature, size_bytes, crc32 }),
+            encoding: Encoding::Parquet(ParquetValue::Names { feature, size_bytes, crc32 }),
             class: None,
         });
     }
@@ -108,14 +108,14 @@ pub(in crate::read) fn index(mut windows: Windows<'_>) -> Result<Vec<Member>> {
 }
 
 /// Where the footer begins, and all of it.
-fn read_footer(windows: &mut Windows<'_>) -> Result<(u64, Vec<u8>)> {
-    let Some(end) = windows.size_bytes().checked_sub(8).filter(|end| *end >= MAGIC.len() as u64) else {
+fn read_footer(reader: &mut ArchiveReader<'_>) -> Result<(u64, Vec<u8>)> {
+    let Some(end) = reader.size_bytes().checked_sub(8).filter(|end| *end >= MAGIC.len() as u64) else {
         return wrong("it is no Parquet file: it is too short");
     };
     // What is read for the last bytes holds most footers, too.
-    windows.from(end, true)?;
+    reader.from(end, true)?;
     let mut tail = [0; 8];
-    read_into(windows, end, &mut tail)?;
+    read_into(reader, end, &mut tail)?;
     let [bytes @ .., b'P', b'A', b'R', b'1'] = tail else {
         return wrong(match &tail[4..] {
             b"PARE" => "it is encrypted",
@@ -128,15 +128,15 @@ fn read_footer(windows: &mut Windows<'_>) -> Result<(u64, Vec<u8>)> {
         return wrong(format!("it is damaged: its footer claims {bytes} bytes"));
     };
     let mut footer = vec![0; bytes as usize];
-    windows.from(start, true)?;
-    read_into(windows, start, &mut footer)?;
+    reader.from(start, true)?;
+    read_into(reader, start, &mut footer)?;
     Ok((start, footer))
 }
 
 /// A column as `datasets` describes it, of which the class names count.
 type Features = BTreeMap<String, serde_json::Value>;
 
-fn features(json: &[u8]) -> Result<Features, Wrong> {
+fn features(json: &[u8]) -> Result<Features, FormatError> {
     #[derive(Deserialize)]
     struct Described {
         info: Option<Info>,
@@ -145,8 +145,9 @@ fn features(json: &[u8]) -> Result<Features, Wrong> {
     struct Info {
         features: Option<Features>,
     }
-    let described: Described = serde_json::from_slice(json)
-        .map_err(|e| Wrong(format!("it is damaged: its description under the key `huggingface` is wrong: {e}")))?;
+    let described: Described = serde_json::from_slice(json).map_err(|e| {
+        FormatError(format!("it is damaged: its description under the key `huggingface` is wrong: {e}"))
+    })?;
     Ok(described.info.and_then(|info| info.features).unwrap_or_default())
 }
 
@@ -157,13 +158,13 @@ fn class_names(feature: &serde_json::Value) -> Option<Vec<&str>> {
 }
 
 /// A line for each class.
-fn names(json: &[u8], feature: u32) -> Result<String, Wrong> {
+fn names(json: &[u8], feature: u32) -> Result<String, FormatError> {
     let features = features(json)?;
     let names = features.values().nth(feature as usize).and_then(class_names).unwrap_or_default();
     match names.iter().position(|name| name.trim().is_empty() || name.contains(['\n', '\r', '\0'])) {
-        Some(class) => {
-            Err(Wrong(format!("the name of its class {class} is blank, of several lines, or has a NUL byte in it")))
-        }
+        Some(class) => Err(FormatError(format!(
+            "the name of its class {class} is blank, of several lines, or has a NUL byte in it"
+        ))),
         None => Ok(names.iter().flat_map(|name| [name, "\n"]).collect()),
     }
 }
@@ -182,7 +183,7 @@ impl Columns {
         std::iter::once(self.picture).chain(self.label)
     }
 
-    fn choose(leaves: &[Leaf<'_>], features: &Features) -> Result<Columns, Wrong> {
+    fn choose(leaves: &[Leaf<'_>], features: &Features) -> Result<Columns, FormatError> {
         let of = |is: &dyn Fn(&Leaf<'_>) -> bool| -> Vec<usize> {
             leaves.iter().enumerate().filter(|(_, leaf)| !leaf.is_repeated && is(leaf)).map(|(at, _)| at).collect()
         };
@@ -236,7 +237,7 @@ impl Columns {
                     None => format!("{}: {}", leaf.name, kind(leaf)),
                 };
                 let found: Vec<String> = leaves.iter().take(20).map(name).collect();
-                Err(Wrong(format!(
+                Err(FormatError(format!(
                     "its columns are {}; one of bytes (`image` with `bytes` in it, or of several the one called {}) must \
                      hold the picture, and one of whole numbers (of several the one called {}) its label",
                     found.join(", "),
@@ -253,7 +254,7 @@ impl Columns {
 struct Place {
     start: u64,
     stored_bytes: u64,
-    packing: Packing,
+    encoding: Encoding,
     extension: &'static str,
 }
 
@@ -261,7 +262,7 @@ struct Place {
 const BEGINNINGS: [(&[u8], &str); 3] = [(b"\x93NUMPY", "npy"), (b"\x89PNG", "png"), (b"\xff\xd8\xff", "jpg")];
 
 impl Place {
-    fn decode(encoding: u64, section: &Section<'_>, count: usize, into: &mut Vec<Place>) -> Result<bool, Wrong> {
+    fn decode(encoding: u64, section: &Section<'_>, count: usize, into: &mut Vec<Place>) -> Result<bool, FormatError> {
         if encoding != values::PLAIN {
             return Ok(false);
         }
@@ -270,7 +271,7 @@ impl Place {
             let length = bytes.get(at..).and_then(|rest| rest.first_chunk()).map(|size| u32::from_le_bytes(*size));
             let end = length.and_then(|length| (at + 4).checked_add(length as usize));
             let (Some(size_bytes), Some(end)) = (length, end.filter(|end| *end <= bytes.len())) else {
-                return Err(Wrong("a page in it ends within a picture".into()));
+                return Err(FormatError("a page in it ends within a picture".into()));
             };
             let begin = section.at + at as u32 + 4;
             let is_begun = |(beginning, _): &&(&[u8], &str)| bytes[at + 4..end].starts_with(beginning);
@@ -279,13 +280,13 @@ impl Place {
                 None => Place {
                     start: section.start + u64::from(begin),
                     stored_bytes: size_bytes.into(),
-                    packing: Packing::Plain,
+                    encoding: Encoding::Plain,
                     extension,
                 },
                 Some(codec) => {
                     let packed = ParquetValue::Value { codec, page_bytes: section.page_bytes, at: begin, size_bytes };
                     let Section { start, stored_bytes, .. } = *section;
-                    Place { start, stored_bytes, packing: Packing::Parquet(packed), extension }
+                    Place { start, stored_bytes, encoding: Encoding::Parquet(packed), extension }
                 }
             });
             at = end;
@@ -304,7 +305,7 @@ pub(in crate::read) fn unpack(packed: ParquetValue, bytes: &mut Vec<u8>) -> Resu
             if crc32fast::hash(bytes) != crc32 {
                 return Err("the names of the classes are not the ones that were indexed: it is damaged".into());
             }
-            *bytes = names(bytes, feature).map_err(|Wrong(problem)| problem)?.into_bytes();
+            *bytes = names(bytes, feature).map_err(|FormatError(problem)| problem)?.into_bytes();
             Ok(())
         }
         ParquetValue::Value { codec, page_bytes, .. } => {

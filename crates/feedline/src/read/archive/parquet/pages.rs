@@ -2,7 +2,7 @@
 //! their values are used for is [`super`]'s.
 
 use super::{footer, values};
-use crate::read::archive::member::{Problem, Windows, Wrong};
+use crate::read::archive::member::{ArchiveReader, FormatError, Problem};
 use crate::read::archive::parquet::footer::{Chunk, Leaf, PageHeader};
 use crate::read::archive::parquet_value::{CODECS, Codec, PAGE_BYTES_MAX};
 use std::io::{Read, Seek, SeekFrom};
@@ -18,7 +18,7 @@ pub(super) const BYTES_PER_BYTE_MAX: u64 = 1032;
 pub(super) const BYTES_IN_ANY_CASE: u64 = 16 << 20;
 
 pub(super) fn wrong<T>(what: impl Into<String>) -> Result<T> {
-    Err(Wrong(what.into()).into())
+    Err(FormatError(what.into()).into())
 }
 
 /// Values in a page, unpacked.
@@ -36,7 +36,7 @@ pub(super) struct Section<'a> {
 /// The pages of a file.
 #[derive(Debug)]
 pub(super) struct Pages<'a> {
-    windows: Windows<'a>,
+    reader: ArchiveReader<'a>,
     /// What they may still unpack to.
     budget_bytes: u64,
     stored: Vec<u8>,
@@ -44,8 +44,8 @@ pub(super) struct Pages<'a> {
 }
 
 impl<'a> Pages<'a> {
-    pub(super) fn new(windows: Windows<'a>, budget_bytes: u64) -> Pages<'a> {
-        Pages { windows, budget_bytes, stored: Vec::new(), unpacked: Vec::new() }
+    pub(super) fn new(reader: ArchiveReader<'a>, budget_bytes: u64) -> Pages<'a> {
+        Pages { reader, budget_bytes, stored: Vec::new(), unpacked: Vec::new() }
     }
 
     /// One value of a column for each of `rows` rows. `decode` reads so many values of an encoding, or says that it does
@@ -57,7 +57,7 @@ impl<'a> Pages<'a> {
         first_row: u64,
         rows: usize,
         into: &mut Vec<T>,
-        decode: impl Fn(u64, &Section<'_>, usize, &mut Vec<T>) -> Result<bool, Wrong>,
+        decode: impl Fn(u64, &Section<'_>, usize, &mut Vec<T>) -> Result<bool, FormatError>,
     ) -> Result<()> {
         let codec = match chunk.codec {
             0 => None,
@@ -75,17 +75,18 @@ impl<'a> Pages<'a> {
         if chunk.is_elsewhere {
             return wrong("its columns are in other files");
         }
-        let damaged =
-            |Wrong(problem): Wrong| Wrong(format!("it is damaged: {what}s of the rows from {first_row} on: {problem}"));
+        let damaged = |FormatError(problem): FormatError| {
+            FormatError(format!("it is damaged: {what}s of the rows from {first_row} on: {problem}"))
+        };
         let mut dictionary: Vec<T> = Vec::new();
         let (mut at, end) = (chunk.start, chunk.start + chunk.stored_bytes);
         while into.len() < rows {
             if at >= end {
                 let problem = format!("there are {} for {rows} rows", into.len());
-                return Err(damaged(Wrong(problem)).into());
+                return Err(damaged(FormatError(problem)).into());
             }
             let header = self.header(at, end).map_err(|problem| match problem {
-                Problem::Wrong(problem) => damaged(Wrong(problem)).into(),
+                Problem::Format(problem) => damaged(FormatError(problem)).into(),
                 read => read,
             })?;
             at += header.bytes as u64;
@@ -95,12 +96,12 @@ impl<'a> Pages<'a> {
                 continue;
             }
             let room =
-                if header.kind == footer::DICTIONARY { self.windows.size_bytes() as usize } else { rows - into.len() };
+                if header.kind == footer::DICTIONARY { self.reader.size_bytes() as usize } else { rows - into.len() };
             if count > room {
-                return Err(damaged(Wrong("a page holds more values than there are rows".into())).into());
+                return Err(damaged(FormatError("a page holds more values than there are rows".into())).into());
             }
             let levels_bytes = self.page(&header, at, end, codec, leaf.present).map_err(|problem| match problem {
-                Problem::Wrong(problem) => damaged(Wrong(problem)).into(),
+                Problem::Format(problem) => damaged(FormatError(problem)).into(),
                 read => read,
             })?;
             let is_v2 = header.kind == footer::DATA_V2;
@@ -116,7 +117,7 @@ impl<'a> Pages<'a> {
                 let check = |level: u32| {
                     is_missing = level != leaf.present;
                     row += 1;
-                    if is_missing { Err(Wrong(String::new())) } else { Ok(()) }
+                    if is_missing { Err(FormatError(String::new())) } else { Ok(()) }
                 };
                 let checked = values::runs(levels.unwrap_or_default(), width, count, check);
                 if is_missing {
@@ -145,7 +146,7 @@ impl<'a> Pages<'a> {
                             into.push(*value);
                             Ok(())
                         }
-                        None => Err(Wrong(format!("its dictionary has no value {number}"))),
+                        None => Err(FormatError(format!("its dictionary has no value {number}"))),
                     };
                     values::runs(indices, u32::from(*width), count, push).map(|()| true)
                 }
@@ -169,7 +170,7 @@ impl<'a> Pages<'a> {
         let mut most_bytes = 4 << 10;
         loop {
             self.stored.resize((end - at).min(most_bytes) as usize, 0);
-            read_into(&mut self.windows, at, &mut self.stored)?;
+            read_into(&mut self.reader, at, &mut self.stored)?;
             match PageHeader::parse(&self.stored) {
                 Ok(header) => return Ok(header),
                 Err(problem) if end - at <= most_bytes || most_bytes >= HEADER_BYTES_MAX => return Err(problem.into()),
@@ -193,7 +194,7 @@ impl<'a> Pages<'a> {
             return wrong(format!("a page claims {stored_bytes} bytes, unpacked {unpacked_bytes}"));
         }
         self.stored.resize(stored_bytes as usize, 0);
-        read_into(&mut self.windows, at, &mut self.stored)?;
+        read_into(&mut self.reader, at, &mut self.stored)?;
         if header.crc32.is_some_and(|sum| sum != crc32fast::hash(&self.stored)) {
             return wrong("the checksum of a page is another one");
         }
@@ -209,7 +210,7 @@ impl<'a> Pages<'a> {
                 };
                 self.budget_bytes = left;
                 let packed = &self.stored[before as usize..];
-                unpack_page(codec, packed, unpacked_bytes - before, &mut self.unpacked).map_err(Wrong)?;
+                unpack_page(codec, packed, unpacked_bytes - before, &mut self.unpacked).map_err(FormatError)?;
                 &self.unpacked
             }
         };
@@ -227,8 +228,8 @@ impl<'a> Pages<'a> {
     }
 }
 
-pub(super) fn read_into(windows: &mut Windows<'_>, at: u64, into: &mut [u8]) -> Result<()> {
-    let read = windows.seek(SeekFrom::Start(at)).and_then(|_| windows.read_exact(into));
+pub(super) fn read_into(reader: &mut ArchiveReader<'_>, at: u64, into: &mut [u8]) -> Result<()> {
+    let read = reader.seek(SeekFrom::Start(at)).and_then(|_| reader.read_exact(into));
     read.map_err(|e| Problem::of(e, |_| format!("it is cut: it ends before byte {}", at + into.len() as u64)))
 }
 

@@ -1,10 +1,10 @@
 //! Values of a Parquet page, unpacked. Owns the encodings that pictures and labels come in: plain, by dictionary, and
 //! for labels by differences; and the levels that say which values are there.
 
-use crate::read::archive::member::Wrong;
+use crate::read::archive::member::FormatError;
 use crate::read::archive::parquet::footer::{varint, zigzag};
 
-type Result<T> = std::result::Result<T, Wrong>;
+type Result<T> = std::result::Result<T, FormatError>;
 
 /// As `parquet.thrift` numbers them.
 pub(super) const PLAIN: u64 = 0;
@@ -14,7 +14,7 @@ pub(super) const DELTA_BINARY_PACKED: u64 = 5;
 pub(super) const RLE_DICTIONARY: u64 = 8;
 
 fn wrong<T>(what: impl Into<String>) -> Result<T> {
-    Err(Wrong(what.into()))
+    Err(FormatError(what.into()))
 }
 
 /// Number `at` of those that stand in `bytes` with `width` bits each, the lowest bit first.

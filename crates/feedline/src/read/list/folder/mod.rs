@@ -6,9 +6,9 @@ pub(in crate::read) mod names;
 use crate::error::{Error, Result};
 use crate::read::archive;
 use crate::read::archive::Index;
-use crate::read::archive::encoding::Packing;
+use crate::read::archive::encoding::Encoding;
 use crate::read::archive::member::Member;
-use crate::read::list::sample_reader::{Extent, Stored};
+use crate::read::list::sample_reader::{Extent, SampleReader};
 use crate::read::location::{
     Named, archives_named, check_url, compressed, holds_archives, incomplete, is_in_archive, url_of,
 };
@@ -18,7 +18,7 @@ use crate::read::names::{
 use crate::read::remarks::Remarks;
 use crate::read::source::listing::Listing;
 use crate::read::source::settings::Storage;
-use crate::read::source::{Fault, Object, ReadError, Source};
+use crate::read::source::{Object, ReadError, ReadErrorKind, Source};
 use crate::stop::Stop;
 use crate::url::is_url;
 use std::collections::{BTreeSet, HashSet};
@@ -174,7 +174,7 @@ impl Folder {
         let next = AtomicUsize::new(0);
         // Who may not list a bucket is told that he may not see what is not there.
         let ask_for = |key: String| match source.head(&key, &Stop::default()) {
-            Err(error) if matches!(error.fault, Fault::Missing | Fault::Denied) => Ok(None),
+            Err(error) if matches!(error.kind, ReadErrorKind::Missing | ReadErrorKind::Denied) => Ok(None),
             other => other.map(Some).map_err(ReadError::into_error),
         };
         let ask = |key: &String| -> Result<Vec<Object>> {
@@ -235,7 +235,7 @@ impl Folder {
     /// How many files are known below the whole of it, but for the names of classes: 0 for a folder of this machine, which
     /// is looked at when it is needed.
     pub fn files(&self) -> usize {
-        let is_file = |file: &&File| &*file.name != CLASSES_FILE && !file.extent.packing.is_class_names();
+        let is_file = |file: &&File| &*file.name != CLASSES_FILE && !file.extent.encoding.is_class_names();
         self.tree.as_ref().map_or(0, |tree| tree.files.iter().filter(is_file).count())
     }
 
@@ -294,11 +294,19 @@ impl Folder {
     ///
     /// # Errors
     /// The place of the first path that is not there.
-    pub(in crate::read) fn stored<'a>(&self, paths: impl Iterator<Item = &'a Path>) -> Result<Option<Stored>, usize> {
+    pub(in crate::read) fn stored<'a>(
+        &self,
+        paths: impl Iterator<Item = &'a Path>,
+    ) -> Result<Option<SampleReader>, usize> {
         let Some(tree) = &self.tree else { return Ok(None) };
         let find = |(at, path): (usize, &'a Path)| tree.key(path).and_then(|key| tree.find(key)).ok_or(at);
         let extents: Result<Vec<Extent>, usize> = paths.enumerate().map(find).collect();
-        Ok(Some(Stored::new(Arc::clone(&tree.source), Arc::clone(&tree.objects), extents?, tree.requests_in_flight)))
+        Ok(Some(SampleReader::new(
+            Arc::clone(&tree.source),
+            Arc::clone(&tree.objects),
+            extents?,
+            tree.requests_in_flight,
+        )))
     }
 }
 
@@ -324,7 +332,7 @@ impl Tree {
             }
             if !is_archive(&object.key) {
                 let stored_bytes = object.size_bytes;
-                let extent = Extent { object: at, start: 0, stored_bytes, packing: Packing::Plain };
+                let extent = Extent { object: at, start: 0, stored_bytes, encoding: Encoding::Plain };
                 files.push(File { name: object.key.as_str().into(), extent, class: None });
                 continue;
             }
@@ -340,11 +348,11 @@ impl Tree {
                 continue;
             }
             remarks.append(&of_archive, object.key.rfind('/').map_or("", |at| &object.key[..=at]));
-            for Member { name, start, stored_bytes, packing, class } in members {
-                let extent = Extent { object: at, start, stored_bytes, packing };
+            for Member { name, start, stored_bytes, encoding, class } in members {
+                let extent = Extent { object: at, start, stored_bytes, encoding };
                 let name = match class {
                     // For all splits of the folder.
-                    None if packing.is_class_names() => match object.key.rsplit_once('/') {
+                    None if encoding.is_class_names() => match object.key.rsplit_once('/') {
                         Some((folder, _)) => format!("{folder}/{name}"),
                         None => name,
                     },
@@ -358,14 +366,14 @@ impl Tree {
         let object = |file: &File| &objects[file.extent.object as usize];
         // Archives may bring the names of the classes, all the same ones; a file of that name comes first.
         files.dedup_by(|other, one| {
-            let [one_brings, other_brings] = [&*one, &*other].map(|file| file.extent.packing.is_class_names());
+            let [one_brings, other_brings] = [&*one, &*other].map(|file| file.extent.encoding.is_class_names());
             if one.name != other.name || !(one_brings || other_brings) {
                 return false;
             }
             if one_brings && !other_brings {
                 std::mem::swap(one, other);
             }
-            one_brings != other_brings || one.extent.packing == other.extent.packing
+            one_brings != other_brings || one.extent.encoding == other.extent.encoding
         });
         if let Some([one, other]) = files.array_windows().find(|[one, other]| one.name == other.name) {
             return Err(Error::dataset(
