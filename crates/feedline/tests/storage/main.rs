@@ -6,6 +6,8 @@ mod cache;
 #[cfg(feature = "cloud")]
 mod cloud;
 #[cfg(feature = "cloud")]
+mod keys;
+#[cfg(feature = "cloud")]
 mod odd;
 #[cfg(feature = "parquet")]
 mod parquet;
