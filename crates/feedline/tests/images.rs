@@ -34,7 +34,7 @@ fn list() -> ImageList {
 fn images(steps: Vec<Step>, numbers: PixelOutput) -> Images {
     let options = ImagesOptions {
         steps,
-        size_px: SIZE_PX,
+        size_px: Some(SIZE_PX),
         numbers,
         limits: Limits::default(),
         decode: DecodeMode::Whole,
