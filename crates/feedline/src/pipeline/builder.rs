@@ -44,6 +44,12 @@ impl From<u32> for Size {
     }
 }
 
+impl From<[u32; 2]> for Size {
+    fn from(size_px: [u32; 2]) -> Size {
+        Size::Sides(size_px)
+    }
+}
+
 impl From<(u32, u32)> for Size {
     fn from((height_px, width_px): (u32, u32)) -> Size {
         Size::Sides([height_px, width_px])
