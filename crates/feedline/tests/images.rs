@@ -271,3 +271,32 @@ fn a_word_in_the_wrong_place_is_told_when_the_declaration_ends() {
     let steps = vec![own(false), Step::Op(ImageOp::Resize { size_px: SIZE_PX, filter: Filter::Bilinear })];
     assert_eq!(fields(shifted.decode(DecodeMode::Whole).build().unwrap()), fields(images(steps, PixelOutput::Bytes)));
 }
+
+/// The names of all operations: serde lists them where it meets a name that is none.
+fn operation_names() -> Vec<String> {
+    let error = serde_json::from_str::<ImageOp>(r#"{"op": "none of them"}"#).unwrap_err().to_string();
+    let (_, names) = error.split_once("expected one of ").expect("serde names what it expects");
+    names.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_operation_has_a_method_in_python_and_in_rust_and_a_row_in_the_docs() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let text = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
+    let python = text("crates/feedline-py/python/feedline/source.py");
+    let rust = text("crates/feedline/src/pipeline/builder.rs");
+    let docs = text("docs/python.md");
+    let names = operation_names();
+    assert!(names.len() >= 7 && names.contains(&"random_affine".to_owned()), "{names:?}");
+    for name in names {
+        let declared = format!("{{\"op\": \"{name}\"");
+        let before = python.split_once(&declared).map(|(before, _)| before);
+        let before = before.unwrap_or_else(|| panic!("no method of Images in source.py makes {declared}...}}"));
+        let (_, method) = before.rsplit_once("\n    def ").unwrap();
+        let method = method.split('(').next().unwrap();
+        assert!(rust.contains(&format!("pub fn {method}(")), "builder.rs has no method {method}, for {name}");
+        let is_row =
+            |line: &str| line.starts_with(&format!("| `.{method}(")) && line.contains(&format!("| `{name}` |"));
+        assert!(docs.lines().any(is_row), "docs/python.md has no row for .{method}(), which is `{name}` in settings");
+    }
+}
