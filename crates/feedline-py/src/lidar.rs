@@ -9,7 +9,7 @@ use feedline::pipeline::{Pipeline, make_sample};
 use feedline::plan::Request;
 use feedline::read::Credentials;
 use feedline::{Error, Result};
-use feedline_recipes::lidar::{self, Annos, LidarOptions, metrics, pcdet};
+use feedline_recipes::lidar::{self, Annos, LidarOptions, metrics, openpcdet_yaml};
 use pyo3::prelude::*;
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -52,9 +52,9 @@ impl Clouds {
                 let options = LidarOptions {
                     late_epoch: said.late_epoch,
                     late_disabled: said.late_disabled,
-                    ..pcdet::options(&said.config, &said.class_names)?
+                    ..openpcdet_yaml::options(&said.config, &said.class_names)?
                 };
-                let files = pcdet::files(&said.config, Some(&said.root), said.training)?;
+                let files = openpcdet_yaml::files(&said.config, Some(&said.root), said.training)?;
                 lidar::open(&files, &options, &storage)
             };
         py.detach(open).map(|clouds| Clouds(Arc::new(clouds))).map_err(|e| raise(py, e))
@@ -139,5 +139,5 @@ impl Clouds {
 /// A YAML file of OpenPCDet's, and those that it is based on, as JSON.
 #[pyfunction]
 pub fn read_yaml(py: Python<'_>, path: PathBuf) -> PyResult<String> {
-    py.detach(|| pcdet::read_yaml(&path)).map(|read| read.to_string()).map_err(|e| raise(py, e))
+    py.detach(|| openpcdet_yaml::read_yaml(&path)).map(|read| read.to_string()).map_err(|e| raise(py, e))
 }

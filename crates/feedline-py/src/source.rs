@@ -2,7 +2,7 @@
 
 use crate::errors::raise;
 use crate::memory::Memory;
-use crate::steps::{Mapped, PixelOutput, PyStep};
+use crate::steps::{Mapped, Numbers, PyStep};
 use feedline::augment::ImageOp;
 use feedline::augment::normalize::Normalize;
 use feedline::decode::{DecodedCache, Limits};
@@ -167,7 +167,7 @@ impl Source {
     /// Items of a Python dataset: sample i is what `function` returns for i.
     #[staticmethod]
     fn items(py: Python<'_>, len: u64, fingerprint: u64, function: Py<PyAny>, name: String) -> PyResult<Source> {
-        let numbers = Arc::new(PixelOutput::new(len, fingerprint));
+        let numbers = Arc::new(Numbers::new(len, fingerprint));
         let mapped = Mapped::new(py, numbers, PyStep::new(function, false), name)?;
         Ok(Source { pipeline: Arc::new(mapped), list: None })
     }

@@ -13,7 +13,7 @@ use feedline::{DType, Error, FieldSpec, Result, Slot, Stage};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// What a file of rows may take in memory under [`open`]: half a GiB.
+/// Most memory that a file of rows may take under [`open`]: half a GiB.
 const HELD_BYTES_MAX: u64 = 512 << 20;
 
 /// Enough of a PNG to see its size in pixels.
@@ -151,7 +151,7 @@ fn open_stored(path: &Path, stored: &SampleReader, shape: Option<&[usize]>, held
     Ok(ArrayData::new(source, dtype, shape, fingerprint))
 }
 
-/// How a file is divided into rows.
+/// The division of a file into rows.
 struct Rows {
     dtype: DType,
     shape: Vec<usize>,
@@ -282,7 +282,7 @@ impl ArrayData {
         ArrayData { source, fields: vec![FieldSpec::stack("array", dtype, shape)], fingerprint }
     }
 
-    /// What reads the samples, where they are not files of this machine.
+    /// The reader of the samples, where they are not files of this machine.
     fn stored(&self) -> Option<&SampleReader> {
         match &self.source {
             Source::Rows(_) | Source::Held { .. } => None,
@@ -317,7 +317,9 @@ impl Pipeline for ArrayData {
     fn location(&self, index: u64) -> String {
         match &self.source {
             Source::Rows(file) => format!("row {index} of {}", file.path().display()),
-            Source::Held { path, .. } | Source::Stored { path, .. } => format!("row {index} of {}", path.display()),
+            Source::Held { path, .. } | Source::Stored { path, .. } => {
+                format!("row {index} of {}", path.display())
+            }
             Source::Files { list, .. } | Source::Depth { list, .. } => {
                 list.entries[index as usize].path.display().to_string()
             }

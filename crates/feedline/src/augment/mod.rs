@@ -5,10 +5,10 @@
 //! size from 1 x 1 px.
 
 pub mod affine;
-pub mod autoaugment;
+mod autoaugment;
 pub mod boxes;
 pub mod color;
-pub mod crop;
+mod crop;
 pub mod normalize;
 pub mod points;
 pub mod resize;

@@ -8,7 +8,7 @@
 mod batches;
 pub mod bench;
 mod builder;
-pub mod ledger;
+pub(crate) mod ledger;
 mod make;
 mod pool;
 mod prefetch;
@@ -240,7 +240,7 @@ impl Loader {
     ///
     /// # Errors
     /// If that makes too many of them.
-    pub fn add_bad_samples(&mut self, count: u64) -> Result<()> {
+    pub(crate) fn add_bad_samples(&mut self, count: u64) -> Result<()> {
         self.bad_samples += count;
         if count > 0 && self.bad_samples > self.options.max_bad_samples {
             return Err(Error::TooManyBadSamples {
@@ -270,7 +270,7 @@ impl Loader {
 
     /// What was delivered since the last call, if [`LoaderOptions::ledger`] was set: one entry for each epoch touched, in
     /// order. What was not taken when a cursor is loaded or an epoch set is lost, like the work done with it.
-    pub fn take_ledger(&mut self) -> Vec<Entry> {
+    pub(crate) fn take_ledger(&mut self) -> Vec<Entry> {
         self.ledger.as_mut().map(Ledger::take).unwrap_or_default()
     }
 

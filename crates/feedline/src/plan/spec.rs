@@ -59,7 +59,7 @@ impl Plan {
     ///
     /// # Errors
     /// A value that describes none.
-    pub fn from_description(value: &serde_json::Value) -> Result<Plan> {
+    pub(crate) fn from_description(value: &serde_json::Value) -> Result<Plan> {
         let described = PlanSpec::deserialize(value).map_err(|e| {
             Error::config(format!("no plan is described: {e}"), "Use the version of feedline that wrote it")
         })?;

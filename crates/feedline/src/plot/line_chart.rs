@@ -4,7 +4,7 @@ use super::{CHAR_WIDTH_PX, Canvas, FAINT_INK, GRID, INK, LINE_HEIGHT_PX, Rgb, WH
 
 /// One curve.
 #[derive(Debug, Clone)]
-pub struct Series<'a> {
+pub(crate) struct Series<'a> {
     /// Its name in the legend.
     pub name: &'a str,
     /// Its colour.
@@ -22,7 +22,7 @@ const RIGHT_PX: i32 = 28;
 const BOTTOM_PX: i32 = 62;
 
 /// A line chart of 900 x 540 px with grid, round tick values and a legend. A chart without points has empty axes.
-pub fn line_chart(title: &str, x_label: &str, y_label: &str, series: &[Series<'_>]) -> Canvas {
+pub(crate) fn line_chart(title: &str, x_label: &str, y_label: &str, series: &[Series<'_>]) -> Canvas {
     let mut canvas = Canvas::new(WIDTH_PX as u32, HEIGHT_PX as u32, WHITE);
     let points = || series.iter().flat_map(|series| series.points).filter(|(x, y)| x.is_finite() && y.is_finite());
     let mut x_ticks = Ticks::over(points().map(|point| point.0), 10.0, 0.0);

@@ -7,7 +7,7 @@ mod line_chart;
 
 pub use contact_sheet::{contact_sheet, contact_sheet_within};
 pub use heat_map::heat_map;
-pub use line_chart::{Series, line_chart};
+pub(crate) use line_chart::{Series, line_chart};
 
 use crate::decode::RgbImage;
 use crate::error::{Error, Result};
@@ -123,7 +123,7 @@ impl Canvas {
     }
 
     /// One line of text that reads upwards; (x, y) is the top left corner of the column it fills.
-    pub fn text_upwards(&mut self, x: i32, y: i32, text: &str, colour: Rgb) {
+    pub(crate) fn text_upwards(&mut self, x: i32, y: i32, text: &str, colour: Rgb) {
         let bottom = y + text_width_px(text) - 1;
         for (at, letter) in (0..).zip(text.chars()) {
             self.letter(x, bottom - at * CHAR_WIDTH_PX, letter, colour, |dx, dy| (dy, -dx));
@@ -160,7 +160,7 @@ impl Canvas {
 
     /// Draws `image` scaled to the given size: every pixel repeated when it grows, the mean of the pixels it covers
     /// when it shrinks.
-    pub fn blit(&mut self, image: &RgbImage, x: i32, y: i32, width_px: u32, height_px: u32) {
+    pub(crate) fn blit(&mut self, image: &RgbImage, x: i32, y: i32, width_px: u32, height_px: u32) {
         // The source pixels from..to of each target pixel, at least one.
         let span = |at: u32, target: u32, source: u32| {
             let scaled = |at: u32| (u64::from(at) * u64::from(source) / u64::from(target)) as usize;

@@ -29,4 +29,4 @@ pub use source::{
     Cache, CacheCounts, CacheMode, Coalesce, Credentials, Limit, Listing, LocalFiles, NextUse, Object, RangeRequest,
     ReadError, ReadErrorKind, Retry, Source, SourceCache, Storage, Timeout,
 };
-pub use text::{read_text, text_in, text_of, without_bom};
+pub use text::{read_text, text_in, text_of};

@@ -5,10 +5,10 @@ use std::ffi::OsStr;
 use std::path::Path;
 
 /// Ends the name of an index that lies beside its archive: `000.tar.index`.
-pub const INDEX_EXTENSION: &str = ".index";
+pub(crate) const INDEX_EXTENSION: &str = ".index";
 
 /// Lies in each folder of a pack until all of it is written. A folder that has it, or a copy of one, is no data set.
-pub const INCOMPLETE: &str = "pack.incomplete";
+pub(crate) const INCOMPLETE: &str = "pack.incomplete";
 
 /// The folders of a data set that may hold its splits.
 pub(in crate::read) const SPLITS: [&str; 4] = ["train", "test", "val", "valid"];

@@ -28,7 +28,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 /// Name of the file in the run folder.
-pub const LEDGER: &str = "ledger.jsonl";
+pub(crate) const LEDGER: &str = "ledger.jsonl";
 
 /// The beginning of an attempt: a start or a resume. Its line begins with its number.
 #[derive(Debug, Clone, Serialize, Deserialize)]

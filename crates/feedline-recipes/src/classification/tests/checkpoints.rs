@@ -2,7 +2,7 @@
 
 use crate::classification::config::Config;
 use crate::classification::demo::{DemoOptions, write_demo_data};
-use crate::classification::train::Classification;
+use crate::classification::recipe::Classification;
 use crate::run::Run;
 use crate::settings::{CONFIG, Said, Settings};
 use feedline::event::{Event, Sink, Warnings};

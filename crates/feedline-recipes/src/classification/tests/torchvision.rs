@@ -1,7 +1,7 @@
 //! The networks give torchvision's numbers. The golden files are made by testdata/torchvision/make.py.
 
 use super::{batch_of, formula, formula_f32, golden, numbers, options};
-use crate::classification::weights::load_into;
+use crate::classification::network::weights::load_into;
 use crate::classification::{Backbone, ClassificationTask};
 use feedline::Batch;
 use feedline::train::group::SingleRank;

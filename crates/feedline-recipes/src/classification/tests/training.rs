@@ -2,6 +2,7 @@
 
 use super::{batch_of, options, toy_batch};
 use crate::classification::{Backbone, ClassificationTask, OptimizerKind, Precision, TaskOptions};
+use crate::recipe::load_weights;
 use feedline::train::group::{Group, SingleRank};
 use feedline::train::threads::ThreadGroup;
 use feedline::train::{Task, TaskState, Tensors};
@@ -206,7 +207,7 @@ fn evaluation_changes_nothing_and_agrees_with_the_logits() {
     assert!((tally.loss_sum - loss).abs() < 1e-9 && tally.metric_sums == [right]);
     // The same model in a fresh task, without optimiser state.
     let mut other = super::training::task(|o| o.seed = 4);
-    other.load_model(&before.model).unwrap();
+    load_weights(&mut other, before.model.clone()).unwrap();
     assert_eq!(other.logits(&batch).unwrap(), logits);
 }
 

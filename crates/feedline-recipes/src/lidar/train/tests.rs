@@ -2,12 +2,15 @@
 
 use super::*;
 use crate::lidar::config::Said;
+use crate::lidar::data::splits;
 use crate::lidar::demo::{DemoOptions, write_demo_data};
+use crate::recipe::load_weights;
 use feedline::event::{Event, Warnings};
 use feedline::train::Task;
-use feedline::train::group::SingleRank;
+use feedline::train::group::{Group, SingleRank};
 use feedline::train::proof::verify;
 use feedline::train::threads::ThreadGroup;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -84,8 +87,8 @@ fn a_run_leaves_its_files_its_figures_and_its_rates() {
 
     // Evaluated by itself, it has the figures of the run, whatever the batch size.
     let again = config(&data, &["train.batch_size=3"]);
-    let val = open_split(&again, Split::Val).unwrap();
-    let alone = evaluate(run.task_mut(), &val, &again, &SingleRank, Arc::new(Warnings), &mut |_| ()).unwrap();
+    let val = splits::open_split(&again, Split::Val).unwrap();
+    let alone = evaluate::evaluate(run.task_mut(), &val, &again, &SingleRank, Arc::new(Warnings), &mut |_| ()).unwrap();
     let strict: Vec<ClassFigures> = alone.report.strict().cloned().collect();
     assert_eq!(strict, summary.classes);
     assert_eq!(alone.frames.keys().copied().collect::<Vec<u64>>(), [0, 1, 2]);
@@ -97,8 +100,9 @@ fn a_run_leaves_its_files_its_figures_and_its_rates() {
                 let (alone, val, again, task) = (&alone, val.clone(), &again, run.task().state().unwrap());
                 scope.spawn(move || {
                     let mut theirs = LidarTask::new(task_options(again, &val).unwrap()).unwrap();
-                    theirs.load_model(&task.model).unwrap();
-                    let found = evaluate(&mut theirs, &val, again, &group, Arc::new(Warnings), &mut |_| ()).unwrap();
+                    load_weights(&mut theirs, task.model.clone()).unwrap();
+                    let found =
+                        evaluate::evaluate(&mut theirs, &val, again, &group, Arc::new(Warnings), &mut |_| ()).unwrap();
                     assert_eq!(found.report, alone.report);
                     let frames = if group.rank() == 0 { &alone.frames } else { &BTreeMap::new() };
                     assert_eq!(&found.frames, frames);
@@ -115,9 +119,9 @@ fn a_frame_that_cannot_be_read_counts_in_no_figure() {
     streets(&data);
     let found = |more: &[&str]| {
         let config = config(&data, more);
-        let val = open_split(&config, Split::Val).unwrap();
+        let val = splits::open_split(&config, Split::Val).unwrap();
         let mut task = LidarTask::new(task_options(&config, &val).unwrap()).unwrap();
-        evaluate(&mut task, &val, &config, &SingleRank, Arc::new(Warnings), &mut |_| ())
+        evaluate::evaluate(&mut task, &val, &config, &SingleRank, Arc::new(Warnings), &mut |_| ())
     };
     let whole = found(&[]).unwrap();
     let broken = data.join("training/velodyne/000007.bin");

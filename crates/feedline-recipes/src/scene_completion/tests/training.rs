@@ -1,6 +1,7 @@
 //! What a step promises: the right gradient, repeatable, resumable, the same on any number of ranks, unharmed by bad
 //! input.
 
+use crate::recipe::load_weights;
 use crate::scene_completion::{DeviceKind, OptimizerKind, SceneTask, TaskOptions};
 use feedline::plan::rng::SampleRng;
 use feedline::train::group::{Group, SingleRank};
@@ -138,7 +139,7 @@ fn steps_go_down_the_slope_of_the_loss() {
         let values = model.get_mut(name).unwrap().as_mut_slice::<f32>();
         values.iter_mut().enumerate().for_each(|(at, value)| *value += by(at));
         let mut task = task(plain);
-        task.load_model(&model).unwrap();
+        load_weights(&mut task, model).unwrap();
         task.eval_step(&batch).unwrap().loss()
     };
     for (name, values) in &state.model {

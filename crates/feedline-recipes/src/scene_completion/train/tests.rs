@@ -1,10 +1,11 @@
 //! Runs of the recipe on tiny drawn rooms: their files, their rates, going on.
 
 use super::*;
+use crate::recipe::Recipe;
 use crate::scene_completion::config::Said;
 use crate::scene_completion::demo::{DemoOptions, write_demo_data};
 use feedline::event::{Event, Warnings};
-use feedline::train::group::SingleRank;
+use feedline::train::group::{Group, SingleRank};
 use feedline::train::proof::verify;
 use feedline::train::threads::ThreadGroup;
 use std::path::Path;
@@ -79,8 +80,9 @@ fn a_run_leaves_its_files_and_its_figures() {
     assert!(verify(&out).unwrap().proved);
     // Evaluated by itself, it has the scores of the run, whatever the batch size.
     let again = config(&data, &["train.batch_size=3"]);
-    let val = open_voxels(&again, Split::Val).unwrap();
-    let scores = evaluate(run.task_mut(), &val, &again, &SingleRank, Arc::new(Warnings), &mut |_| Ok(())).unwrap();
+    let val = SceneCompletion::open(&again, Split::Val).unwrap();
+    let scores =
+        evaluate::evaluate(run.task_mut(), &val, &again, &SingleRank, Arc::new(Warnings), &mut |_| Ok(())).unwrap();
     assert_eq!((scores.ssc_miou(), scores.sc_iou()), (summary.val_ssc_miou, summary.val_sc_iou));
 }
 

@@ -5,7 +5,7 @@ use super::parquet_value::ParquetValue;
 
 /// How a file stands in an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Encoding {
+pub(crate) enum Encoding {
     /// As it is.
     Plain,
     /// Behind a header of its own, perhaps compressed, with a checksum.
@@ -63,7 +63,7 @@ const UNPACKED_BYTES_MAX: u64 = 1 << 30;
 
 /// How a member is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ZipEntry {
+pub(crate) struct ZipEntry {
     /// Bytes behind the header.
     pub packed_bytes: u64,
     /// Size of the file.

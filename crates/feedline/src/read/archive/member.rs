@@ -17,7 +17,7 @@ pub struct Member {
     /// How many bytes there are to read.
     pub stored_bytes: u64,
     /// How the file comes out of them.
-    pub encoding: Encoding,
+    pub(crate) encoding: Encoding,
     /// Its label, if the archive says so.
     pub class: Option<u32>,
 }

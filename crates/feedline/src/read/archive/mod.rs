@@ -17,16 +17,14 @@ pub(in crate::read) mod parquet_value;
 mod tar;
 pub(in crate::read) mod zip;
 
-pub use encoding::{Encoding, ZipEntry};
 pub use index_file::{index_beside, indexes, to_text};
 pub use member::Member;
-#[cfg(feature = "parquet")]
-pub use parquet_value::{Codec as ParquetCodec, ParquetValue};
 
 use crate::error::{Error, Result};
 use crate::read::names::{Format, SPLITS, format, is_archive, is_parquet, is_picture};
 use crate::read::remarks::Remarks;
 use crate::read::source::{Object, Source};
+use encoding::Encoding;
 use member::{ArchiveReader, Problem};
 use std::collections::HashSet;
 use std::path::Path;

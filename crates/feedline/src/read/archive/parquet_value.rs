@@ -5,7 +5,7 @@ pub(super) const PAGE_BYTES_MAX: u32 = 1 << 30;
 
 /// How pages are compressed, as `parquet.thrift` numbers it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Codec {
+pub(crate) enum Codec {
     Snappy = 1,
     Gzip = 2,
     Zstd = 6,
@@ -17,7 +17,7 @@ pub(super) const CODECS: [(Codec, &str); 4] =
 
 /// How a file comes out of a part of a Parquet file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ParquetValue {
+pub(crate) enum ParquetValue {
     /// A range of what a page unpacks to.
     Value { codec: Codec, page_bytes: u32, at: u32, size_bytes: u32 },
     /// The names of the classes, a line each, out of the description in JSON that has this checksum; `feature` is the

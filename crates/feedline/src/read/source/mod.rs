@@ -183,7 +183,7 @@ pub enum ReadErrorKind {
 
 impl ReadErrorKind {
     /// Whether another try may well succeed.
-    pub fn is_passing(self) -> bool {
+    pub(crate) fn is_passing(self) -> bool {
         matches!(self, ReadErrorKind::Busy | ReadErrorKind::Broken | ReadErrorKind::TimedOut)
     }
 }
