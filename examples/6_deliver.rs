@@ -2,11 +2,10 @@
 //!
 //!     cargo run --release -p feedline-recipes --example 6_deliver
 
-use feedline::deliver::{Loader, LoaderOptions, SampleContext};
+use feedline::deliver::SampleContext;
 use feedline::pipeline::{Pipeline, Raw};
-use feedline::plan::{Plan, Request};
-use feedline::{DType, FieldSpec, Result, Slot};
-use std::sync::Arc;
+use feedline::plan::Request;
+use feedline::{DType, FieldSpec, Loader, Result, Slot};
 
 /// The squares of 0..20, with noise that belongs to (seed, epoch, sample).
 struct Squares([FieldSpec; 1]);
@@ -25,8 +24,8 @@ impl Pipeline for Squares {
 }
 
 fn loader(num_workers: usize) -> Result<Loader> {
-    let options = LoaderOptions { batch_size: 4, num_workers, ..LoaderOptions::default() };
-    Loader::new(Arc::new(Squares([FieldSpec::stack("square", DType::F32, [])])), Plan::new(20, 1)?, options)
+    let squares = Squares([FieldSpec::stack("square", DType::F32, [])]);
+    Loader::over(squares).batch_size(4).shuffle(true).num_workers(num_workers).build()
 }
 
 fn main() -> Result<()> {

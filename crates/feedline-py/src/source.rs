@@ -3,13 +3,13 @@
 use crate::errors::raise;
 use crate::memory::Memory;
 use crate::steps::{Mapped, Numbers, PyStep};
+use feedline::augment::ImageOp;
 use feedline::augment::normalize::Normalize;
-use feedline::augment::{ImageOp, output_size_px};
 use feedline::decode::{DecodedCache, Limits};
 use feedline::deliver::SampleContext;
 use feedline::pipeline::{DecodeMode, Images, ImagesOptions, Pipeline, Step, make_sample};
 use feedline::plan::Plan;
-use feedline::read::{Credentials, Folder, ImageEntry, ImageList, Storage, is_in_archive, is_url, read_classes};
+use feedline::read::{Credentials, ImageEntry, ImageList, Storage, read_classes};
 use feedline::{Error, Result};
 use feedline_recipes::scene_completion;
 use pyo3::prelude::*;
@@ -86,15 +86,6 @@ impl Source {
         let make = || -> Result<Source> {
             let list = image_list(files, classes, &parse_storage(storage)?)?;
             let steps = steps.into_iter().map(Declared::step).collect::<Result<Vec<_>>>()?;
-            let ops: Vec<ImageOp> =
-                steps.iter().filter_map(|step| if let Step::Op(op) = step { Some(op.clone()) } else { None }).collect();
-            let Some(size_px) = size_px.or_else(|| output_size_px(&ops)) else {
-                return Err(Error::config(
-                    "the pictures are of any size, so they cannot be put into one batch",
-                    "Add .random_resized_crop(224), .resize((224, 224)) or .resize(256).center_crop(224), or name the size \
-                     that your own step gives: .map(step, size=224)",
-                ));
-            };
             let numbers = match floats {
                 None => feedline::pipeline::PixelOutput::Bytes,
                 Some((mean, std, after)) => feedline::pipeline::PixelOutput::Floats {
@@ -249,23 +240,7 @@ fn image_list(files: Files, classes: Option<Vec<String>>, storage: &Storage) -> 
             classes,
             storage,
         ),
-        // A list in a bucket has a name that ends in .txt; all else there is a folder.
-        Files::Path(path)
-            if path.is_dir()
-                || is_in_archive(&path)
-                || is_url(&path) && path.extension().is_none_or(|end| end != "txt") =>
-        {
-            ImageList::from_folder(Folder::open(&path, storage)?, "given", classes)
-        }
-        Files::Path(path) => {
-            let Some(classes) = classes else {
-                return Err(Error::config(
-                    format!("the classes of the list {} are not named", path.display()),
-                    "Give classes=[...], in the order of the labels",
-                ));
-            };
-            ImageList::from_list(&path, "given", &classes, storage)
-        }
+        Files::Path(path) => ImageList::open(&path, "given", classes, storage),
     }
 }
 

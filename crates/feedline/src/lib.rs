@@ -4,6 +4,27 @@
 //! **A batch is a pure function of (data set, seed, epoch, position).** The number of workers, thread timing, restarts
 //! and, seen globally, the number of ranks change nothing that is delivered.
 //!
+//! ```
+//! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/images");
+//! # let mut samples = 0;
+//! // One folder in `folder` for each class; it may as well be an archive or a URL.
+//! let pictures = feedline::images(folder)?.random_resized_crop(224).hflip().normalize();
+//! let mut loader = feedline::Loader::over(pictures).batch_size(64).shuffle(true).seed(7).build()?;
+//! for _epoch in 0..2 {
+//!     for batch in loader.iter() {
+//!         let batch = batch?;
+//!         let pixels: &[f32] = batch.stacked("image")?.as_slice(); // of shape (64, 3, 224, 224)
+//!         let labels: &[i64] = batch.stacked("label")?.as_slice(); // places in the sorted names of the classes
+//! #       assert_eq!(pixels.len(), labels.len() * 3 * 224 * 224);
+//! #       samples += labels.len() as u64;
+//!     }
+//! }
+//! // Where it stands, as a few hundred bytes of JSON: `load_state_dict` goes on from there.
+//! let cursor = loader.state_dict();
+//! # assert_eq!((cursor.epoch, samples), (2, 2 * loader.plan().len()));
+//! # Ok::<(), feedline::Error>(())
+//! ```
+//!
 //! A sample travels through seven stages, which are the modules of this crate in that order: [`plan`] says which sample
 //! stands where; [`read`] gets its bytes; [`decode`] makes pixels of them; [`augment`] changes them with a random stream
 //! that belongs to the sample; [`collate`] makes one batch of many samples; [`deliver`] hands batches over in order;
@@ -52,5 +73,7 @@ pub mod sample;
 mod stop;
 mod url;
 
+pub use deliver::Loader;
 pub use error::{Error, Result, Stage};
+pub use pipeline::images;
 pub use sample::{Array, Batch, BatchField, Collate, DType, Element, FieldSpec, Sample, Slot};

@@ -1,15 +1,17 @@
-//! Pipelines of pictures against the plain code: decode the file, apply one step after the other, write the numbers.
+//! Pipelines of pictures against the plain code: decode the file, apply one step after the other, write the numbers; and
+//! what is declared in a chain of calls against the same parts put together by hand.
 
 use feedline::augment::normalize::Normalize;
 use feedline::augment::{Augmentation, Filter, ImageOp, apply_all};
 use feedline::decode::{Fault, Limits, RgbImage, decode_rgb};
-use feedline::deliver::SampleContext;
+use feedline::deliver::{Loader, LoaderOptions, SampleContext};
 use feedline::pipeline::{
-    CustomTransform, DecodeMode, Images, ImagesOptions, PixelOutput, Step, StepError, make_sample,
+    CustomTransform, DecodeMode, Images, ImagesBuilder, ImagesOptions, Pipeline, PixelOutput, Step, StepError,
+    make_sample,
 };
-use feedline::plan::Request;
+use feedline::plan::{Plan, Request, Tail};
 use feedline::read::{ImageEntry, ImageList, Storage};
-use feedline::{Array, Error, Result};
+use feedline::{Array, Batch, Error, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -34,7 +36,7 @@ fn list() -> ImageList {
 fn images(steps: Vec<Step>, numbers: PixelOutput) -> Images {
     let options = ImagesOptions {
         steps,
-        size_px: SIZE_PX,
+        size_px: Some(SIZE_PX),
         numbers,
         limits: Limits::default(),
         decode: DecodeMode::Whole,
@@ -161,4 +163,140 @@ fn a_step_that_fails_or_ends_in_another_size_is_named() {
     let steps = vec![Step::Op(ImageOp::Resize { size_px: [8, 9], filter: Filter::Bilinear })];
     let error = sample(&images(steps, PixelOutput::Bytes), &request(0, 0)).unwrap_err().to_string();
     assert!(error.contains("8 x 9 px"), "{error}");
+}
+
+/// Batches of three epochs.
+fn batches(loader: &mut Loader) -> Vec<Batch> {
+    (0..3).flat_map(|_| loader.iter().collect::<Result<Vec<_>>>().unwrap()).collect()
+}
+
+#[test]
+fn a_declared_loader_delivers_the_bytes_of_one_put_together_from_its_parts() {
+    let steps = vec![
+        ImageOp::RandomResizedCrop {
+            size_px: [40, 56],
+            scale: [0.08, 1.0],
+            ratio: [3.0 / 4.0, 4.0 / 3.0],
+            filter: Filter::Bilinear,
+        },
+        ImageOp::HorizontalFlip { p: 0.5 },
+        ImageOp::AutoaugmentImagenet,
+        ImageOp::ColorJitter { brightness: 0.2, contrast: 0.1, saturation: 0.3 },
+        ImageOp::RandomAffine { degrees: 10.0, translate: 0.1 },
+    ];
+    let by_hand = |num_workers: usize, drop_last: bool| {
+        let options = ImagesOptions {
+            steps: steps.iter().cloned().map(Step::Op).collect(),
+            size_px: Some([40, 56]),
+            numbers: PixelOutput::Floats { normalize: Normalize::default(), after: vec![] },
+            limits: Limits::default(),
+            decode: DecodeMode::Fused,
+            cache: None,
+        };
+        let images = Arc::new(Images::new(list(), options).unwrap());
+        let tail = if drop_last { Tail::Drop } else { Tail::Pad };
+        let plan = Plan::new(images.len(), 2).unwrap().with_seed(7).with_tail(tail);
+        let options = LoaderOptions { batch_size: 4, rank: 1, num_workers, drop_last, ..LoaderOptions::default() };
+        Loader::new(images, plan, options).unwrap()
+    };
+    let declared = |num_workers: usize, drop_last: bool| {
+        let pictures = ImagesBuilder::new(list()).random_resized_crop((40, 56)).hflip().autoaugment();
+        let pictures = pictures.color_jitter(0.2, 0.1, 0.3).random_affine(10.0, 0.1).normalize();
+        let loader = Loader::over(pictures).batch_size(4).shuffle(true).seed(7).rank(1, 2);
+        loader.num_workers(num_workers).drop_last(drop_last).build().unwrap()
+    };
+    for drop_last in [false, true] {
+        let expect = batches(&mut by_hand(0, drop_last));
+        assert!(expect.len() > 10);
+        for num_workers in [0, 1, 3] {
+            let mut loader = declared(num_workers, drop_last);
+            assert_eq!(batches(&mut loader), expect, "{num_workers} workers");
+            assert_eq!(loader.state_dict().epoch, 3);
+
+            let mut stopped = declared(num_workers, drop_last);
+            stopped.set_epoch(1);
+            let before: Vec<Batch> = stopped.iter().take(2).map(Result::unwrap).collect();
+            let mut resumed = declared(3 - num_workers, drop_last);
+            resumed.load_state_dict(&stopped.state_dict()).unwrap();
+            let mut after = by_hand(0, drop_last);
+            after.load_state_dict(&stopped.state_dict()).unwrap();
+            let rest: Vec<Batch> = resumed.iter().map(Result::unwrap).collect();
+            assert!(rest.iter().eq(after.iter().map(Result::unwrap).collect::<Vec<_>>().iter()));
+            let whole: Vec<Batch> = before.into_iter().chain(rest).collect();
+            assert!(whole.iter().eq(expect.iter().filter(|batch| batch.epoch == 1)));
+        }
+    }
+}
+
+#[test]
+fn pictures_are_found_in_a_folder_an_archive_and_at_a_url() {
+    let testdata = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata").canonicalize().unwrap();
+    let labels = |location: &str| {
+        let pictures = feedline::images(location).unwrap().resize(20).center_crop(16);
+        let mut loader = Loader::over(pictures).num_workers(0).build().unwrap();
+        let labels = loader.iter().map(|batch| batch.unwrap().stacked("label").unwrap().as_slice::<i64>()[0]);
+        labels.collect::<Vec<i64>>()
+    };
+    let zip = labels(testdata.join("shards/zip/all.zip").to_str().unwrap());
+    assert_eq!(zip, [0, 0, 0, 1, 1, 2, 2, 2]);
+    assert_eq!(labels(testdata.join("shards/webdataset").to_str().unwrap()).len(), 8);
+    assert_eq!(labels(&format!("file://{}/shards/zip/all.zip", testdata.display())), zip);
+    let error = feedline::images(testdata.join("nothing")).unwrap_err().to_string();
+    assert!(error.contains("nothing"), "{error}");
+    let error = feedline::images(testdata.join("seeds/list.txt")).unwrap_err().to_string();
+    assert!(error.contains("the classes of the list"), "{error}");
+}
+
+#[test]
+fn a_word_in_the_wrong_place_is_told_when_the_declaration_ends() {
+    let declared = || ImagesBuilder::new(list());
+    for (pictures, part) in [
+        (declared(), "the pictures are of any size"),
+        (declared().hflip().normalize(), "the pictures are of any size"),
+        (declared().resize(20).normalize(), "Add .center_crop(n)"),
+        (declared().resize(20).hflip().center_crop(8), "Add .center_crop(n)"),
+        (declared().center_crop(20), "center_crop has to follow resize(n)"),
+        (declared().normalize().resize((20, 30)), "resize comes after normalize()"),
+        (declared().resize([20, 30]).normalize().normalize(), "normalize() stands twice"),
+        (declared().random_resized_crop(0), "size_px of random_resized_crop"),
+        (declared().resize((20, 30)).random_affine(200.0, 0.0), "degrees of random_affine"),
+    ] {
+        let error = pictures.build().unwrap_err().to_string();
+        assert!(error.contains(part), "{error:?} is without {part:?}");
+    }
+    assert!(Loader::over(declared()).build().err().unwrap().to_string().contains("the pictures are of any size"));
+    // A step of one's own decides the size, and takes its place among the others.
+    let shifted = declared().map("shift", Shift { fails: false }).resize([40, 56]);
+    let fields = |images: Images| sample(&images, &request(1, 0)).unwrap();
+    let steps = vec![own(false), Step::Op(ImageOp::Resize { size_px: SIZE_PX, filter: Filter::Bilinear })];
+    assert_eq!(fields(shifted.decode(DecodeMode::Whole).build().unwrap()), fields(images(steps, PixelOutput::Bytes)));
+}
+
+/// The names of all operations: serde lists them where it meets a name that is none.
+fn operation_names() -> Vec<String> {
+    let error = serde_json::from_str::<ImageOp>(r#"{"op": "none of them"}"#).unwrap_err().to_string();
+    let (_, names) = error.split_once("expected one of ").expect("serde names what it expects");
+    names.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_operation_has_a_method_in_python_and_in_rust_and_a_row_in_the_docs() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let text = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
+    let python = text("crates/feedline-py/python/feedline/source.py");
+    let rust = text("crates/feedline/src/pipeline/builder.rs");
+    let docs = text("docs/python.md");
+    let names = operation_names();
+    assert!(names.len() >= 7 && names.contains(&"random_affine".to_owned()), "{names:?}");
+    for name in names {
+        let declared = format!("{{\"op\": \"{name}\"");
+        let before = python.split_once(&declared).map(|(before, _)| before);
+        let before = before.unwrap_or_else(|| panic!("no method of Images in source.py makes {declared}...}}"));
+        let (_, method) = before.rsplit_once("\n    def ").unwrap();
+        let method = method.split('(').next().unwrap();
+        assert!(rust.contains(&format!("pub fn {method}(")), "builder.rs has no method {method}, for {name}");
+        let is_row =
+            |line: &str| line.starts_with(&format!("| `.{method}(")) && line.contains(&format!("| `{name}` |"));
+        assert!(docs.lines().any(is_row), "docs/python.md has no row for .{method}(), which is `{name}` in settings");
+    }
 }

@@ -168,7 +168,48 @@ impl ImageOp {
                 let whole = CropBox { left_px: 0, top_px: 0, width_px, height_px };
                 Some(View::cut(whole, size_px, filter, picture))
             }
-            _ => None,
+            ImageOp::HorizontalFlip { .. }
+            | ImageOp::AutoaugmentImagenet
+            | ImageOp::ColorJitter { .. }
+            | ImageOp::RandomAffine { .. } => None,
+        }
+    }
+
+    /// Whether [`ImageOp::view`] is another part of the same picture in each epoch, so that a cache must keep the whole of it.
+    pub(crate) fn has_random_view(&self) -> bool {
+        match self {
+            ImageOp::RandomResizedCrop { .. } => true,
+            ImageOp::ResizeCenterCrop { .. }
+            | ImageOp::Resize { .. }
+            | ImageOp::HorizontalFlip { .. }
+            | ImageOp::AutoaugmentImagenet
+            | ImageOp::ColorJitter { .. }
+            | ImageOp::RandomAffine { .. } => false,
+        }
+    }
+
+    /// The size (height, width) that every image has after the operation, if it fixes one; else images keep theirs.
+    fn output_size_px(&self) -> Option<[u32; 2]> {
+        match *self {
+            ImageOp::RandomResizedCrop { size_px, .. }
+            | ImageOp::ResizeCenterCrop { size_px, .. }
+            | ImageOp::Resize { size_px, .. } => Some(size_px),
+            ImageOp::HorizontalFlip { .. }
+            | ImageOp::AutoaugmentImagenet
+            | ImageOp::ColorJitter { .. }
+            | ImageOp::RandomAffine { .. } => None,
+        }
+    }
+
+    /// Whether [`ImageOp::apply`] needs a second image to work in.
+    fn uses_scratch(&self) -> bool {
+        match self {
+            ImageOp::HorizontalFlip { .. } | ImageOp::ColorJitter { .. } => false,
+            ImageOp::RandomResizedCrop { .. }
+            | ImageOp::ResizeCenterCrop { .. }
+            | ImageOp::Resize { .. }
+            | ImageOp::AutoaugmentImagenet
+            | ImageOp::RandomAffine { .. } => true,
         }
     }
 
@@ -252,7 +293,7 @@ pub(crate) fn make_room(
     size_px: Option<[u32; 2]>,
     image: &mut RgbImage,
 ) -> Result<(), Fault> {
-    let sizes = (0..ops.len()).filter_map(|at| output_size_px(&ops[at..=at])).chain(size_px);
+    let sizes = ops.iter().filter_map(ImageOp::output_size_px).chain(size_px);
     let Some([height, width]) = sizes.max_by_key(|[height, width]| u64::from(*height) * u64::from(*width)) else {
         return Ok(());
     };
@@ -264,31 +305,28 @@ pub(crate) fn make_room(
             .map_err(|_| no_memory(&format!("an augmented picture of {width} x {height} px"), bytes))
     };
     fits(&mut image.pixels)?;
-    let in_place = |op: &ImageOp| matches!(op, ImageOp::HorizontalFlip { .. } | ImageOp::ColorJitter { .. });
-    if ops.iter().skip(done).all(in_place) {
-        return Ok(());
+    if ops.iter().skip(done).any(ImageOp::uses_scratch) {
+        SCRATCH.with_borrow_mut(|scratch| fits(&mut scratch.pixels))?;
     }
-    SCRATCH.with_borrow_mut(|scratch| fits(&mut scratch.pixels))
+    Ok(())
 }
 
 /// The size (height, width) every image has after `ops`, if one of them fixes it.
 pub fn output_size_px(ops: &[ImageOp]) -> Option<[u32; 2]> {
-    ops.iter().rev().find_map(|op| match *op {
-        ImageOp::RandomResizedCrop { size_px, .. }
-        | ImageOp::ResizeCenterCrop { size_px, .. }
-        | ImageOp::Resize { size_px, .. } => Some(size_px),
-        _ => None,
-    })
+    ops.iter().rev().find_map(ImageOp::output_size_px)
 }
 
-/// Ready-made lists of operations.
+/// Ready-made lists of operations. A list never changes, so that a run goes on as it began: another one is another variant,
+/// with its version in its name (`light-2`). The names of today are those of the first versions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Augmentation {
     /// Mild, and right for digits, cells, photos and drawn shapes alike: nothing is mirrored or recoloured.
     #[default]
+    #[serde(alias = "light-1")]
     Light,
     /// Strong, for photos: random resized crop of 8 to 100 % of the area, flip, AutoAugment.
+    #[serde(alias = "upstream-1")]
     Upstream,
     /// Training sees what evaluation sees.
     None,
@@ -462,6 +500,34 @@ mod tests {
                 assert!((got - expected).abs() < 3.0, "{degrees} degrees, byte {at}: {got}, not {expected}");
             }
         }
+    }
+
+    /// The lists are written out: a changed one fails here, and has to become another preset.
+    #[test]
+    fn the_operations_of_a_preset_never_change() {
+        let crop = |scale: &str, ratio: &str| {
+            format!(
+                r#"{{"op":"random_resized_crop","size_px":[32,32],"scale":{scale},"ratio":{ratio},"filter":"bilinear"}}"#
+            )
+        };
+        let light = r#"{"op":"random_affine","degrees":10.0,"translate":0.0},
+            {"op":"color_jitter","brightness":0.1,"contrast":0.1,"saturation":0.0}"#;
+        let upstream = r#"{"op":"horizontal_flip","p":0.5},{"op":"autoaugment_imagenet"}"#;
+        let eval = r#"[{"op":"resize_center_crop","shorter_px":32,"size_px":[32,32],"filter":"bilinear"}]"#.to_owned();
+        for (names, json) in [
+            (vec!["light", "light-1"], format!("[{},{light}]", crop("[0.7,1.0]", "[0.9,1.1]"))),
+            (
+                vec!["upstream", "upstream-1"],
+                format!("[{},{upstream}]", crop("[0.08,1.0]", "[0.75,1.3333333333333333]")),
+            ),
+            (vec!["none"], eval.clone()),
+        ] {
+            for name in names {
+                let preset: Augmentation = toml::Value::from(name).try_into().unwrap();
+                assert_eq!(preset.train_ops(32), serde_json::from_str::<Vec<ImageOp>>(&json).unwrap(), "{name}");
+            }
+        }
+        assert_eq!(Augmentation::eval_ops(32), serde_json::from_str::<Vec<ImageOp>>(&eval).unwrap());
     }
 
     #[test]

@@ -7,12 +7,14 @@
 
 mod batches;
 pub mod bench;
+mod builder;
 pub(crate) mod ledger;
 mod make;
 mod pool;
 mod prefetch;
 
 pub use crate::meter::{SampleContext, Span, StageCount, StatsSnapshot};
+pub use builder::LoaderBuilder;
 pub use make::OnBadSample;
 
 use crate::collate::{collate, of_batch};

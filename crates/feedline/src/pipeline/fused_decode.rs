@@ -191,7 +191,7 @@ impl FusedDecode {
             None => {
                 let Header { width_px, height_px, .. } = header;
                 // A part that is drawn anew each epoch is in the whole picture; one that stays the same is enough.
-                let random = matches!(self.ops.first(), Some(ImageOp::RandomResizedCrop { .. }));
+                let random = self.ops.first().is_some_and(ImageOp::has_random_view);
                 let part = if random { CropBox { left_px: 0, top_px: 0, width_px, height_px } } else { need.part };
                 let place = part.shrunk(shrink);
                 if !cache.reserve(place) {

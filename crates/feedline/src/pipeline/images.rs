@@ -2,8 +2,8 @@
 //! whoever declares a list of files and a list of steps; owns nothing of their insides.
 
 use super::fused_decode::{Augmented, DecodeMode, FusedDecode};
-use crate::augment::ImageOp;
 use crate::augment::normalize::Normalize;
+use crate::augment::{ImageOp, output_size_px};
 use crate::decode::{DecodedCache, Limits, RgbImage};
 use crate::error::{Error, Result, Stage, StepError};
 use crate::meter::SampleContext;
@@ -42,21 +42,22 @@ pub enum Step {
 }
 
 /// How pictures become numbers.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub enum PixelOutput {
     /// u8 (3, H, W), as they are.
+    #[default]
     Bytes,
     /// f32 (3, H, W), normalised; then the steps that follow, each with its name.
     Floats { normalize: Normalize, after: Vec<(String, Arc<dyn CustomTransform>)> },
 }
 
 /// What is declared of a data set of pictures.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct ImagesOptions {
     /// In order; they must end in pictures of `size_px`.
     pub steps: Vec<Step>,
-    /// Height and width of every finished picture.
-    pub size_px: [u32; 2],
+    /// Height and width of every finished picture; `None` is the size that the operations fix.
+    pub size_px: Option<[u32; 2]>,
     /// What is delivered of them.
     pub numbers: PixelOutput,
     /// What is too large to decode.
@@ -84,17 +85,22 @@ impl Images {
     /// The pictures of `list` through the steps of `options`.
     ///
     /// # Errors
-    /// An operation whose numbers are out of range.
+    /// An operation whose numbers are out of range; no operation that fixes a size, where `size_px` is `None`.
     pub fn new(list: ImageList, options: ImagesOptions) -> Result<Images> {
         let ImagesOptions { mut steps, size_px, numbers, limits, decode, cache } = options;
-        for step in &steps {
-            if let Step::Op(op) = step {
-                op.validate()?;
-            }
-        }
+        let ops: Vec<ImageOp> =
+            steps.iter().filter_map(|step| if let Step::Op(op) = step { Some(op.clone()) } else { None }).collect();
+        ops.iter().try_for_each(ImageOp::validate)?;
+        let Some(size_px) = size_px.or_else(|| output_size_px(&ops)) else {
+            return Err(Error::config(
+                "the pictures are of any size, so they cannot be put into one batch",
+                "Add .random_resized_crop(224), .resize((224, 224)) or .resize(256).center_crop(224), or name the size \
+                 that your own step gives: .map(step, size=224)",
+            ));
+        };
         let own = steps.iter().position(|step| matches!(step, Step::Custom { .. })).unwrap_or(steps.len());
         let rest = steps.drain(own..).zip(own..).map(|(step, place)| (place, step)).collect();
-        let ops = steps.into_iter().filter_map(|step| if let Step::Op(op) = step { Some(op) } else { None }).collect();
+        let ops = ops.into_iter().take(own).collect();
         let path = FusedDecode::new(ops, limits, decode);
         let dtype = if matches!(numbers, PixelOutput::Bytes) { DType::U8 } else { DType::F32 };
         let [height_px, width_px] = size_px.map(|px| px as usize);

@@ -1,10 +1,12 @@
 //! The pipeline: what a recipe declares so that the engine can make its samples. Owns the contract and the two ways to
 //! keep it (the naive one here, the parallel one in deliver/); knows no recipe.
 
+mod builder;
 mod fused_decode;
 mod images;
 
 pub use crate::error::{Interrupted, NotOfTheSample, StepError};
+pub use builder::{ImagesBuilder, IntoPipeline, Size, images};
 pub use fused_decode::{Augmented, DecodeMode, FusedDecode};
 pub use images::{CustomTransform, Images, ImagesOptions, PixelOutput, Step};
 

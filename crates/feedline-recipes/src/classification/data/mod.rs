@@ -24,7 +24,7 @@ pub fn images(list: ImageList, ops: Vec<ImageOp>, config: &Config, cache: Option
         list,
         ImagesOptions {
             steps: ops.into_iter().map(Step::Op).collect(),
-            size_px: [config.input_px(); 2],
+            size_px: Some([config.input_px(); 2]),
             numbers: PixelOutput::Floats { normalize, after: Vec::new() },
             limits: Limits { max_pixels: config.data.loader.max_pixels },
             decode: config.data.decode,

@@ -9,7 +9,7 @@ use crate::read::list::folder::Folder;
 use crate::read::list::folder::names::Kind;
 use crate::read::list::open_file::read_whole;
 use crate::read::list::sample_reader::SampleReader;
-use crate::read::location::compressed;
+use crate::read::location::{compressed, is_in_archive};
 use crate::read::names::{CLASSES_FILE, SPLITS, is_compressed, is_picture, looks_like_picture};
 use crate::read::remarks::Remarks;
 use crate::read::source::settings::Storage;
@@ -51,6 +51,25 @@ const REMEDY: &str = "Images are *.jpg, *.jpeg and *.png directly in the folder 
 const MOST_CLASSES: u32 = 1 << 20;
 
 impl ImageList {
+    /// The labelled images at `path`: of a folder, an archive, a pattern of archives or a URL of any of these as by
+    /// [`ImageList::from_folder`], of any other file, and of a URL that ends in `.txt`, as by [`ImageList::from_list`].
+    ///
+    /// # Errors
+    /// As these two; a list without `classes`.
+    pub fn open(path: &Path, split: &str, classes: Option<Vec<String>>, storage: &Storage) -> Result<ImageList> {
+        let is_folder = path.is_dir() || is_in_archive(path) || classes.is_none() && !path.exists() && !is_url(path);
+        if is_folder || is_url(path) && path.extension().is_none_or(|end| end != "txt") {
+            return ImageList::from_folder(Folder::open(path, storage)?, split, classes);
+        }
+        let Some(classes) = classes else {
+            return Err(Error::config(
+                format!("the classes of the list {} are not named", path.display()),
+                "Give classes=[...], in the order of the labels",
+            ));
+        };
+        ImageList::from_list(path, split, &classes, storage)
+    }
+
     /// The images of `dir/train/<class>/*.{jpg,jpeg,png}` (any case). The classes are the folders in bytewise order,
     /// and so are the files of each class, so the list does not depend on the file system. Hidden files and folders
     /// are skipped, symlinks followed.
