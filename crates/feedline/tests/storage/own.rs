@@ -124,7 +124,7 @@ fn loader(list: ImageList, num_workers: usize) -> Loader {
     let resize = ImageOp::Resize { size_px: [24, 32], filter: Filter::Bilinear };
     let options = ImagesOptions {
         steps: vec![Step::Op(resize), Step::Op(ImageOp::HorizontalFlip { p: 0.5 })],
-        size_px: [24, 32],
+        size_px: Some([24, 32]),
         numbers: PixelOutput::Bytes,
         limits: Limits::default(),
         decode: DecodeMode::Fused,
