@@ -2,7 +2,9 @@
 
 use super::{Bench, Verdict};
 use feedline::read::archive::{Index, Member, index, indexes, to_text};
-use feedline::read::{ReadErrorKind, FileList, Folder, RangeRequest, ImageList, Object, ReadError, Source, Stop, Storage};
+use feedline::read::{
+    FileList, Folder, ImageList, Object, RangeRequest, ReadError, ReadErrorKind, Source, Stop, Storage,
+};
 use std::collections::BTreeMap;
 
 pub const TAR: &[&[u8]] = &[
@@ -103,7 +105,8 @@ impl Source for Held {
     fn get(&self, want: &RangeRequest<'_>, into: &mut Vec<u8>) -> Result<(), ReadError> {
         let bytes =
             self.0.get(want.key).and_then(|bytes| bytes.get(want.range.start as usize..want.range.end as usize));
-        let bytes = bytes.ok_or_else(|| ReadError::new(ReadErrorKind::Missing, self.location(want.key), "no such bytes"))?;
+        let bytes =
+            bytes.ok_or_else(|| ReadError::new(ReadErrorKind::Missing, self.location(want.key), "no such bytes"))?;
         into.clear();
         into.extend_from_slice(bytes);
         Ok(())
