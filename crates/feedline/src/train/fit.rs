@@ -97,50 +97,8 @@ pub fn fit(
     progress: &mut Progress,
 ) -> Result<Outcome> {
     let &FitContext { group, sink, .. } = context;
-    let ranks = group.world_size();
-    if splits.plan.num_replicas() != ranks {
-        return Err(Error::config(
-            format!("the plan is made for {} ranks, the group has {ranks}", splits.plan.num_replicas()),
-            "Make the plan for the group",
-        ));
-    }
-    if ranks > 1 && splits.plan.tail() == Tail::Exact {
-        return Err(Error::config(
-            "a training plan with the tail `exact`, by which ranks take different numbers of steps",
-            "Use the tail `drop` or `pad`",
-        ));
-    }
-    let shares: Vec<u64> = options
-        .phases
-        .iter()
-        .map(|phase| split_batch(phase.batch_size, ranks, options.batch_split))
-        .collect::<Result<_>>()?;
-    check_consistent(
-        group,
-        &[
-            ("the training data (files, labels or classes)", format!("{:016x}", splits.train.fingerprint())),
-            ("the validation data", format!("{:016x}", splits.val.fingerprint())),
-            ("the seed", splits.plan.seed().to_string()),
-            ("the plan", format!("{:016x}", splits.plan.fingerprint())),
-            ("the epochs and batch sizes", format!("{} {shares:?}", options.epochs)),
-            ("where the run stands", format!("epoch {} step {}", progress.epoch, progress.step)),
-        ],
-    )?;
+    let shares = shares_of_rank(splits, options, group, progress)?;
     task.broadcast(group)?;
-    let loader = |pipeline: &Arc<dyn Pipeline>, plan: Plan, split: &str, batch_size, end_epoch, drop_last| {
-        let end_epoch = Some(end_epoch);
-        let options = LoaderOptions {
-            split: split.into(),
-            rank: group.rank(),
-            ledger: context.ledger.is_some() && split == "train",
-            batch_size,
-            drop_last,
-            end_epoch,
-            sink: sink.clone(),
-            ..splits.loader.clone()
-        };
-        Loader::new(Arc::clone(pipeline), plan, options)
-    };
     let val_plan = Plan::unshuffled(splits.val.len(), splits.plan.num_replicas())?.with_tail(Tail::Exact);
     let mut last_save = Instant::now();
 
@@ -150,8 +108,7 @@ pub fn fit(
             continue;
         }
         task.set_frozen(phase.frozen);
-        let mut train = loader(&splits.train, splits.plan.clone(), "train", share, options.epochs, true)?;
-        let mut val = loader(&splits.val, val_plan.clone(), "validation", share, 1, false)?;
+        let (mut train, mut val) = context.loaders(splits, &val_plan, share, options.epochs)?;
         match &progress.cursor {
             Some(cursor) => train.load_state_dict(cursor)?,
             None => train.set_epoch(progress.epoch),
@@ -164,7 +121,7 @@ pub fn fit(
             // Of the steps before, where the epoch's training is done: the loader stands at the next epoch then.
             let last_lr = progress.lr.filter(|_| progress.trained);
             let mut lr = last_lr.unwrap_or_else(|| (phase.lr)(progress.epoch, train.position()));
-            let (step, frozen, batch_size) = (progress.step, phase.frozen, share * ranks);
+            let (step, frozen, batch_size) = (progress.step, phase.frozen, share * group.world_size());
             sink.emit(&Event::EpochStart { epoch, epochs, steps, step, frozen, batch_size, lr })?;
 
             let before = train.stats();
@@ -255,7 +212,65 @@ pub fn fit(
     Ok(Outcome::Finished)
 }
 
+/// Checks that the plan is made for the group and that all ranks mean the same run. Gives this rank's share of the batch
+/// of each phase.
+fn shares_of_rank(splits: &FitData, options: &FitOptions, group: &dyn Group, progress: &Progress) -> Result<Vec<u64>> {
+    let ranks = group.world_size();
+    if splits.plan.num_replicas() != ranks {
+        return Err(Error::config(
+            format!("the plan is made for {} ranks, the group has {ranks}", splits.plan.num_replicas()),
+            "Make the plan for the group",
+        ));
+    }
+    if ranks > 1 && splits.plan.tail() == Tail::Exact {
+        return Err(Error::config(
+            "a training plan with the tail `exact`, by which ranks take different numbers of steps",
+            "Use the tail `drop` or `pad`",
+        ));
+    }
+    let shares: Vec<u64> = options
+        .phases
+        .iter()
+        .map(|phase| split_batch(phase.batch_size, ranks, options.batch_split))
+        .collect::<Result<_>>()?;
+    check_consistent(
+        group,
+        &[
+            ("the training data (files, labels or classes)", format!("{:016x}", splits.train.fingerprint())),
+            ("the validation data", format!("{:016x}", splits.val.fingerprint())),
+            ("the seed", splits.plan.seed().to_string()),
+            ("the plan", format!("{:016x}", splits.plan.fingerprint())),
+            ("the epochs and batch sizes", format!("{} {shares:?}", options.epochs)),
+            ("where the run stands", format!("epoch {} step {}", progress.epoch, progress.step)),
+        ],
+    )?;
+    Ok(shares)
+}
+
 impl FitContext<'_> {
+    /// The loaders of both splits, for this rank's `share` of a batch.
+    fn loaders(&self, splits: &FitData, val_plan: &Plan, share: u64, epochs: u64) -> Result<(Loader, Loader)> {
+        let both = LoaderOptions {
+            rank: self.group.rank(),
+            batch_size: share,
+            sink: self.sink.clone(),
+            ..splits.loader.clone()
+        };
+        let train = LoaderOptions {
+            split: "train".into(),
+            ledger: self.ledger.is_some(),
+            drop_last: true,
+            end_epoch: Some(epochs),
+            ..both.clone()
+        };
+        let val =
+            LoaderOptions { split: "validation".into(), ledger: false, drop_last: false, end_epoch: Some(1), ..both };
+        Ok((
+            Loader::new(Arc::clone(&splits.train), splits.plan.clone(), train)?,
+            Loader::new(Arc::clone(&splits.val), val_plan.clone(), val)?,
+        ))
+    }
+
     /// Whether any rank says yes, to each of some questions.
     fn decide<const N: usize>(&self, answers: [bool; N]) -> Result<[bool; N]> {
         let mut votes = answers.map(|yes| f64::from(u8::from(yes)));
