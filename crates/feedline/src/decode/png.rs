@@ -70,8 +70,9 @@ fn explain(error: DecodingError, bytes: &[u8], rows: Option<(usize, usize)>) -> 
     }
 }
 
-pub(super) fn dimensions(bytes: &[u8]) -> Result<(u32, u32), Fault> {
-    if let Some(header) = png_whole::header(bytes) {
+/// `header`: what [`png_whole::header`] gives of these bytes, here and below.
+pub(super) fn dimensions(bytes: &[u8], header: Option<png_whole::Header>) -> Result<(u32, u32), Fault> {
+    if let Some(header) = header {
         return Ok((header.width_px, header.height_px));
     }
     let mut decoder = open(bytes);
@@ -79,8 +80,13 @@ pub(super) fn dimensions(bytes: &[u8]) -> Result<(u32, u32), Fault> {
     Ok((info.width, info.height))
 }
 
-pub(super) fn decode_rgb(bytes: &[u8], limits: &Limits, into: &mut RgbImage) -> Result<(), Fault> {
-    if let Some(header) = png_whole::header(bytes) {
+pub(super) fn decode_rgb(
+    bytes: &[u8],
+    header: Option<png_whole::Header>,
+    limits: &Limits,
+    into: &mut RgbImage,
+) -> Result<(), Fault> {
+    if let Some(header) = header {
         check_size(header.width_px, header.height_px, limits)?;
         if decode_whole(bytes, header, into).is_some() {
             return Ok(());
@@ -376,7 +382,10 @@ mod tests {
                     assert_eq!(quick.is_some(), is_ordinary, "{color:?} {depth:?} {filter:?}");
                     let careful = careful(&bytes).unwrap();
                     assert!(quick.is_none_or(|quick| quick == careful), "{color:?} {depth:?} {filter:?}");
-                    assert_eq!(dimensions(&bytes), Ok((careful.width_px, careful.height_px)));
+                    assert_eq!(
+                        dimensions(&bytes, png_whole::header(&bytes)),
+                        Ok((careful.width_px, careful.height_px))
+                    );
                     if (color, depth) == (Grayscale, Sixteen) {
                         let [quick, slow] = depths(&bytes).unwrap();
                         assert_eq!(quick, slow);
@@ -529,11 +538,12 @@ mod tests {
         };
         for color in [ColorType::Grayscale, ColorType::Rgb, ColorType::Indexed] {
             let bytes = picture(color, BitDepth::Eight, Filter::Sub, 1 << 15, &mut rng);
-            let problem = depth(&bytes, dimensions(&bytes).unwrap()).unwrap_err().to_string();
+            let problem =
+                depth(&bytes, dimensions(&bytes, png_whole::header(&bytes)).unwrap()).unwrap_err().to_string();
             assert!(problem.contains("not grey of 16"), "{problem}");
         }
         let bytes = picture(ColorType::Grayscale, BitDepth::Sixteen, Filter::Sub, 1 << 15, &mut rng);
-        let (width, height) = dimensions(&bytes).unwrap();
+        let (width, height) = dimensions(&bytes, png_whole::header(&bytes)).unwrap();
         assert_eq!(depth(&bytes, (width, height)), Ok(()));
         let problem = depth(&bytes, (width + 1, height)).unwrap_err().to_string();
         assert!(problem.contains(&format!("{width} x {height} px instead of {} x {height}", width + 1)), "{problem}");

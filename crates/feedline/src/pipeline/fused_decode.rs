@@ -3,12 +3,12 @@
 //! memory; knows neither files nor what the pixels are for.
 
 use crate::augment::{ImageOp, View, apply_from, flip, make_room};
-use crate::decode::{self, CropBox, DecodedCache, Fault, Header, Limits, RgbImage};
+use crate::decode::{self, CropBox, DecodedCache, Encoded, Fault, Header, Limits, RgbImage};
 use crate::error::Stage;
 use crate::meter::SampleContext;
 use crate::plan::Request;
 use serde::{Deserialize, Serialize};
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 
 /// How much of a picture is decoded when its first operation resizes a part of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -71,6 +71,27 @@ struct Need {
     part: CropBox,
 }
 
+/// The file of a picture, whose head is looked at once, and not before it is needed: the picture may be in the cache.
+struct EncodedLazily<'a> {
+    bytes: &'a [u8],
+    encoded: OnceCell<Encoded<'a>>,
+}
+
+impl<'a> EncodedLazily<'a> {
+    fn get(&self) -> Result<&Encoded<'a>, Fault> {
+        if let Some(encoded) = self.encoded.get() {
+            return Ok(encoded);
+        }
+        let encoded = Encoded::new(self.bytes)?;
+        Ok(self.encoded.get_or_init(|| encoded))
+    }
+
+    /// Its size.
+    fn len_bytes(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+}
+
 impl FusedDecode {
     /// The operations `ops` on pictures within `limits`.
     pub fn new(ops: Vec<ImageOp>, limits: Limits, mode: DecodeMode) -> FusedDecode {
@@ -112,33 +133,32 @@ impl FusedDecode {
         SCRATCH.with_borrow_mut(|Scratch { decoded, image }| {
             context.enter(Stage::Decode);
             let known = self.cache.as_ref().and_then(|cache| cache.header(request.index));
-            let header = known.map_or_else(|| decode::header(bytes), Ok)?;
+            let file = EncodedLazily { bytes, encoded: OnceCell::new() };
+            let header = known.map_or_else(|| file.get()?.header(), Ok)?;
             let need = self.need(request, header);
             if need.view.is_some() {
                 make_room(&self.ops, 1, None, image)?;
             }
             let done = match (&self.cache, need.view) {
                 (Some(cache), Some(view)) => {
-                    self.through_cache(cache, view, &need, header, request, bytes, context, image)
+                    self.through_cache(cache, view, &need, header, request, &file, context, image)
                 }
                 _ => false,
             };
             if !done {
-                context
-                    .reserve(working_bytes(header, need.part.shrunk(need.shrink)).saturating_add(bytes.len() as u64));
+                context.reserve(working_bytes(header, need.part.shrunk(need.shrink)).saturating_add(file.len_bytes()));
                 match need.view {
                     Some(view) => {
-                        let mut reserve = |more: u64| context.reserve(bytes.len() as u64 + more);
-                        let (part, shrink) = (need.part, need.shrink);
-                        decode::decode_rgb_part_within(bytes, &self.limits, part, shrink, decoded, &mut reserve)?;
+                        let mut reserve = |more: u64| context.reserve(file.len_bytes() + more);
+                        file.get()?.decode_rgb_part(&self.limits, need.part, need.shrink, decoded, &mut reserve)?;
                         context.count_bytes(decoded.pixels.len());
                         context.enter(Stage::Augment);
                         let seen = need.part.shrunk(need.shrink);
                         view.render(decoded, (seen.left_px, seen.top_px), need.shrink, image);
                     }
                     None => {
-                        let mut reserve = |more: u64| context.reserve(bytes.len() as u64 + more);
-                        decode::decode_rgb_within(bytes, &self.limits, image, &mut reserve)?;
+                        let mut reserve = |more: u64| context.reserve(file.len_bytes() + more);
+                        file.get()?.decode_rgb(&self.limits, image, &mut reserve)?;
                         make_room(&self.ops, 0, Some([image.height_px, image.width_px]), image)?;
                         context.count_bytes(image.pixels.len());
                         context.enter(Stage::Augment);
@@ -181,7 +201,7 @@ impl FusedDecode {
         need: &Need,
         header: Header,
         request: &Request,
-        bytes: &[u8],
+        file: &EncodedLazily<'_>,
         context: &mut SampleContext,
         image: &mut RgbImage,
     ) -> bool {
@@ -197,11 +217,13 @@ impl FusedDecode {
                 if !cache.reserve(place) {
                     return false;
                 }
-                context.reserve(working_bytes(header, place).saturating_add(bytes.len() as u64));
+                context.reserve(working_bytes(header, place).saturating_add(file.len_bytes()));
                 let mut picture = RgbImage::default();
-                let limits = &self.limits;
-                let mut reserve = |more: u64| context.reserve(bytes.len() as u64 + more);
-                if decode::decode_rgb_part_within(bytes, limits, part, shrink, &mut picture, &mut reserve).is_err() {
+                let mut reserve = |more: u64| context.reserve(file.len_bytes() + more);
+                let decoded = file
+                    .get()
+                    .and_then(|file| file.decode_rgb_part(&self.limits, part, shrink, &mut picture, &mut reserve));
+                if decoded.is_err() {
                     cache.give_back(place);
                     return false;
                 }

@@ -4,7 +4,7 @@
 
 /// How the colour components relate to the pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sampling {
+pub(in crate::decode) enum Sampling {
     /// One component.
     Grey,
     /// Three of the picture's size (4:4:4).
@@ -28,7 +28,7 @@ impl Sampling {
 
 /// What a component of the scan uses. The Huffman tables are the segment's bytes: 16 counts, then the symbols.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Component<'a> {
+pub(in crate::decode) struct Component<'a> {
     /// Quantisation steps in zigzag order.
     pub quant: &'a [u8; 64],
     pub dc: &'a [u8],
@@ -37,7 +37,7 @@ pub(super) struct Component<'a> {
 
 /// A picture that the fast decoder can decode.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Frame<'a> {
+pub(in crate::decode) struct Frame<'a> {
     pub width_px: usize,
     pub height_px: usize,
     pub sampling: Sampling,
@@ -61,7 +61,7 @@ struct Size {
 }
 
 /// Reads everything up to the first scan.
-pub(super) fn parse(bytes: &[u8]) -> Option<Frame<'_>> {
+pub(in crate::decode) fn parse(bytes: &[u8]) -> Option<Frame<'_>> {
     let mut rest = bytes.strip_prefix(&[0xFF, 0xD8])?;
     let mut quants: [Option<&[u8; 64]>; 4] = [None; 4];
     let mut huffs: [[Option<&[u8]>; 4]; 2] = [[None; 4]; 2];

@@ -22,18 +22,16 @@ mod tests;
 
 use super::fault::Fault;
 use super::image::{CropBox, Header, Limits, RgbImage, allocate, check_size};
-use header::Frame;
+pub(super) use header::Frame;
+pub(super) use header::parse as frame;
 #[cfg(target_arch = "x86_64")]
 use simd::Avx2;
 use simd::Portable;
 use strips::Scratch;
 
-pub(super) fn dimensions(bytes: &[u8]) -> Result<(u32, u32), Fault> {
-    header(bytes).map(|header| (header.width_px, header.height_px))
-}
-
-pub(super) fn header(bytes: &[u8]) -> Result<Header, Fault> {
-    if let Some(frame) = header::parse(bytes) {
+/// `frame`: what [`frame`] gives of these bytes, here and below.
+pub(super) fn header(bytes: &[u8], frame: Option<&Frame<'_>>) -> Result<Header, Fault> {
+    if let Some(frame) = frame {
         return Ok(Header { width_px: frame.width_px as u32, height_px: frame.height_px as u32, max_shrink: 8 });
     }
     let (width_px, height_px) = general::dimensions(bytes)?;
@@ -42,50 +40,48 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header, Fault> {
 
 pub(super) fn decode_rgb(
     bytes: &[u8],
+    frame: Option<&Frame<'_>>,
     limits: &Limits,
     into: &mut RgbImage,
     reserve: &mut dyn FnMut(u64),
 ) -> Result<(), Fault> {
-    match own(bytes, limits, None, 1, false, into) {
+    match frame.and_then(|frame| own(frame, limits, None, 1, false, into)) {
         Some(()) => Ok(()),
         None => general::decode_rgb(bytes, limits, 1, into, reserve),
     }
 }
 
-/// The whole picture at 1/`shrink`, by the general decoder; at full size if the fast decoder does not know its kind.
-/// Tells at which of them.
+/// The whole picture at 1/`shrink`, which is 1 where the fast decoder does not know its kind, by the general decoder.
 pub(super) fn decode_generally(
     bytes: &[u8],
     limits: &Limits,
     shrink: u32,
     into: &mut RgbImage,
     reserve: &mut dyn FnMut(u64),
-) -> Result<u32, Fault> {
-    let shrink = if header::parse(bytes).is_some() { shrink } else { 1 };
-    general::decode_rgb(bytes, limits, shrink, into, reserve).map(|()| shrink)
+) -> Result<(), Fault> {
+    general::decode_rgb(bytes, limits, shrink, into, reserve)
 }
 
 /// The part of the picture, if the fast decoder can do it. `into` holds anything if not.
 pub(super) fn decode_part(
-    bytes: &[u8],
+    frame: &Frame<'_>,
     limits: &Limits,
     part: CropBox,
     shrink: u32,
     into: &mut RgbImage,
 ) -> Option<()> {
-    own(bytes, limits, Some(part), shrink, false, into)
+    own(frame, limits, Some(part), shrink, false, into)
 }
 
 /// `part`: in pixels of the whole picture; `None`: all of it. `portable`: without code for this processor.
 fn own(
-    bytes: &[u8],
+    frame: &Frame<'_>,
     limits: &Limits,
     part: Option<CropBox>,
     shrink: u32,
     portable: bool,
     into: &mut RgbImage,
 ) -> Option<()> {
-    let frame = header::parse(bytes)?;
     let (width_px, height_px) = (frame.width_px as u32, frame.height_px as u32);
     check_size(width_px, height_px, limits).ok()?;
     let part = part.unwrap_or(CropBox { left_px: 0, top_px: 0, width_px, height_px });
@@ -99,7 +95,7 @@ fn own(
         return None;
     }
     allocate(into, part.width_px, part.height_px, 3).ok()?;
-    decode(&frame, part, shrink.ilog2() as usize, portable, into)
+    decode(frame, part, shrink.ilog2() as usize, portable, into)
 }
 
 /// [`strips::decode`] with the best code for this processor, or with the portable one.

@@ -1,11 +1,23 @@
 //! The fast decoder against the general one, pixel for pixel: sizes, samplings, qualities, parts, scales, damage.
 
-use super::{general, own, survey};
+use super::{frame, general, survey};
 use crate::decode::{CropBox, Limits, RgbImage, decode_rgb, decode_rgb_part, header};
 use crate::plan::rng::SampleRng;
 use libjpeg_turbo_rs::{
     Decoder, Encoder, PixelFormat, ScalingFactor, Subsampling, read_coefficients, write_coefficients_progressive,
 };
+
+/// The fast decoder, if it knows the kind of picture.
+fn own(
+    bytes: &[u8],
+    limits: &Limits,
+    part: Option<CropBox>,
+    shrink: u32,
+    portable: bool,
+    into: &mut RgbImage,
+) -> Option<()> {
+    super::own(&frame(bytes)?, limits, part, shrink, portable, into)
+}
 
 /// Grain on slopes and edges; `grain` 0 to 255.
 fn scene(width: usize, height: usize, grain: u64, rng: &mut SampleRng) -> Vec<u8> {
