@@ -5,8 +5,8 @@
 use feedline::Error;
 use feedline::augment::{Augmentation, Filter, ImageOp, apply_all};
 use feedline::decode::{Limits, RgbImage, decode_rgb};
-use feedline::picture::{contact_sheet, encode_png};
 use feedline::plan::Plan;
+use feedline::plot::{contact_sheet, encode_png};
 use feedline_recipes::classification::demo::{DemoOptions, write_demo_data};
 use std::path::{Path, PathBuf};
 

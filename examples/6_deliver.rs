@@ -2,7 +2,7 @@
 //!
 //!     cargo run --release -p feedline-recipes --example 6_deliver
 
-use feedline::deliver::{Clock, Loader, LoaderOptions};
+use feedline::deliver::{Loader, LoaderOptions, SampleContext};
 use feedline::pipeline::{Pipeline, Raw};
 use feedline::plan::{Plan, Request};
 use feedline::{DType, FieldSpec, Result, Slot};
@@ -24,10 +24,10 @@ impl Pipeline for Squares {
     fn location(&self, index: u64) -> String {
         format!("number {index}")
     }
-    fn read(&self, _: &Request, _: &mut Raw, _: &mut Clock) -> Result<()> {
+    fn read(&self, _: &Request, _: &mut Raw, _: &mut SampleContext) -> Result<()> {
         Ok(()) // nothing to read: the numbers are made up
     }
-    fn make(&self, request: &Request, _: &Raw, slot: &mut Slot<'_>, _: &mut Clock) -> Result<()> {
+    fn make(&self, request: &Request, _: &Raw, slot: &mut Slot<'_>, _: &mut SampleContext) -> Result<()> {
         slot.dense::<f32>("square")[0] = (request.index.pow(2) as f64 + request.rng("noise").uniform(0.0, 0.5)) as f32;
         Ok(())
     }

@@ -4,7 +4,7 @@
 
 use feedline::Result;
 use feedline::event::{Event, Sink};
-use feedline::train::group::Alone;
+use feedline::train::group::SingleRank;
 use feedline_recipes::classification::config::Said;
 use feedline_recipes::classification::demo::{DemoOptions, write_demo_data};
 use feedline_recipes::classification::train::Run;
@@ -45,12 +45,12 @@ fn main() -> Result<()> {
 
     // Stopped as by a signal, half an epoch in.
     let printer = Arc::new(Printer::default());
-    let mut run = Run::create(config, &dir, Arc::new(Alone))?;
+    let mut run = Run::create(config, &dir, Arc::new(SingleRank))?;
     run.train(printer.clone(), &|| printer.0.load(Ordering::Relaxed) >= 30)?;
     println!("stopped after {} steps; going on from the checkpoint", run.progress().step);
     drop(run); // one run at a time may hold its folder
     // What follows is bit for bit what would have followed without the stop.
-    if let Some(summary) = Run::resume(&dir, Ok, false, Arc::new(Alone))?.train(printer, &|| false)? {
+    if let Some(summary) = Run::resume(&dir, Ok, false, Arc::new(SingleRank))?.train(printer, &|| false)? {
         println!("best val accuracy {:.1} %; run folder {}", 100.0 * summary.best_val_accuracy, dir.display());
     }
     Ok(())

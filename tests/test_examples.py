@@ -1,4 +1,4 @@
-"""The examples of the README's tour, run as a reader runs them: each ends well and shows what it promises."""
+"""The examples of docs/rust.md, run as a reader runs them: each ends well and shows what it promises."""
 
 import os
 import subprocess

@@ -10,7 +10,8 @@ mod commands;
 #[cfg(feature = "train")]
 mod progress;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+pub use commands::recipes::Recipes;
 use feedline::Error;
 use std::ffi::OsString;
 
@@ -58,7 +59,7 @@ enum Command {
     DemoData(commands::demo_data::Args),
 }
 
-/// How a command ended well.
+/// The good ends of a command.
 enum Done {
     Ok,
     /// By a signal, after saving a checkpoint.
@@ -73,7 +74,12 @@ enum Done {
 
 /// Runs the command line `words`, of which the first is the program's own name, and returns its exit code.
 pub fn run(words: impl IntoIterator<Item = OsString>) -> u8 {
-    let command = match Cli::try_parse_from(words) {
+    run_with(words, &Recipes::every())
+}
+
+/// As [`run`], for a program with recipes of its own.
+pub fn run_with(words: impl IntoIterator<Item = OsString>, recipes: &Recipes) -> u8 {
+    let command = match parse(words, recipes) {
         Ok(cli) => cli.command,
         Err(answer) => {
             // Help is an answer, too. Nothing is left to do where it cannot be written.
@@ -83,19 +89,19 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> u8 {
     };
     let done = match command {
         #[cfg(feature = "train")]
-        Command::Train(args) => commands::train::run(args),
+        Command::Train(args) => commands::train::run(args, recipes),
         #[cfg(feature = "train")]
         Command::Launch(args) => commands::launch::run(args),
         #[cfg(feature = "train")]
-        Command::Eval(args) => commands::eval::run(args),
-        Command::Bench(args) => commands::bench::run(args),
-        Command::Show(args) => commands::show::run(args),
+        Command::Eval(args) => commands::eval::run(args, recipes),
+        Command::Bench(args) => commands::bench::run(args, recipes),
+        Command::Show(args) => commands::show::run(args, recipes),
         Command::Plan(args) => commands::plan::run(args),
         Command::Verify(args) => commands::verify::run(args),
-        Command::Index(args) => commands::index::run(args),
-        Command::Pack(args) => commands::pack::run(args),
+        Command::Index(args) => commands::index::run(args, recipes),
+        Command::Pack(args) => commands::pack::run(args, recipes),
         Command::Lidar(args) => commands::lidar::run(args),
-        Command::DemoData(args) => commands::demo_data::run(args),
+        Command::DemoData(args) => commands::demo_data::run(args, recipes),
     };
     match done {
         Ok(Done::Ok) => 0,
@@ -109,6 +115,19 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> u8 {
             exit_code(&error)
         }
     }
+}
+
+/// Reads the command line; the values of `recipe` are the names of `recipes`.
+fn parse(words: impl IntoIterator<Item = OsString>, recipes: &Recipes) -> Result<Cli, clap::Error> {
+    let mut command = Cli::command();
+    let names: Vec<String> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+    for name in names {
+        command = command.mut_subcommand(name, |command| {
+            let takes_recipe = command.get_arguments().any(|arg| arg.get_id() == "recipe");
+            if takes_recipe { command.mut_arg("recipe", |arg| arg.value_parser(recipes.values())) } else { command }
+        });
+    }
+    Cli::from_arg_matches(&command.try_get_matches_from(words)?)
 }
 
 /// The exit code that an error ends the process with.

@@ -174,7 +174,7 @@ fn signals_save_a_checkpoint_and_say_how_to_go_on() {
 }
 
 #[test]
-fn a_finished_run_leaves_what_the_readme_says() {
+fn a_finished_run_leaves_the_files_that_the_docs_name() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("run");
     expect(&run(&short(data(), &out)), 0, &["epoch   3", "everything is in"]);

@@ -1,11 +1,11 @@
 //! `feedline verify` on ledgers that the library wrote, whole and spoilt.
 
-use feedline::deliver::{Clock, Loader, LoaderOptions, OnBadSample};
+use feedline::deliver::{Loader, LoaderOptions, OnBadSample, SampleContext};
 use feedline::pipeline::{Pipeline, Raw};
 use feedline::plan::{Plan, Request, Tail};
 use feedline::train::TaskState;
 use feedline::train::checkpoint::{Checkpoints, Progress};
-use feedline::train::group::Alone;
+use feedline::train::group::SingleRank;
 use feedline::train::proof::LedgerFile;
 use feedline::{DType, Error, FieldSpec, Result, Slot};
 use std::fs;
@@ -28,14 +28,14 @@ impl Pipeline for Numbered {
     fn location(&self, index: u64) -> String {
         index.to_string()
     }
-    fn read(&self, request: &Request, raw: &mut Raw, _: &mut Clock) -> Result<()> {
+    fn read(&self, request: &Request, raw: &mut Raw, _: &mut SampleContext) -> Result<()> {
         if self.1 == Some(request.index) {
             return Err(Error::io("read", "x", std::io::Error::from(std::io::ErrorKind::NotFound)));
         }
         raw.clear();
         Ok(())
     }
-    fn make(&self, request: &Request, _: &Raw, slot: &mut Slot<'_>, _: &mut Clock) -> Result<()> {
+    fn make(&self, request: &Request, _: &Raw, slot: &mut Slot<'_>, _: &mut SampleContext) -> Result<()> {
         slot.dense::<i64>("label")[0] = request.index as i64;
         Ok(())
     }
@@ -57,11 +57,11 @@ fn run(dir: &Path, batch_size: u64, batches: usize, bad: Option<u64>) {
         ..LoaderOptions::default()
     };
     let mut loader = Loader::new(Arc::new(data), plan(), options).unwrap();
-    let mut ledger = LedgerFile::begin(dir, &Alone, &plan(), 1, None).unwrap();
+    let mut ledger = LedgerFile::begin(dir, &SingleRank, &plan(), 1, None).unwrap();
     let mut done = 0;
     while done < batches {
         done += usize::from(loader.next_batch().unwrap().is_some());
-        ledger.append(&Alone, &mut loader).unwrap();
+        ledger.append(&SingleRank, &mut loader).unwrap();
         let progress = Progress { step: done as u64, cursor: Some(loader.state_dict()), ..Progress::default() };
         Checkpoints::new(dir.join("checkpoints")).save(&progress, &TaskState::default(), false).unwrap();
     }

@@ -1,7 +1,7 @@
 //! Errors of the library as exceptions of `feedline.errors`. Owns which becomes which, and the facts it carries.
 
 use feedline::Error;
-use feedline::images::{Interrupted, NotOfTheSample};
+use feedline::pipeline::{Interrupted, NotOfTheSample};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 

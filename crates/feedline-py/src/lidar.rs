@@ -4,12 +4,12 @@
 use crate::array::Array;
 use crate::errors::raise;
 use crate::source::{Source, parse_storage};
-use feedline::deliver::Clock;
+use feedline::deliver::SampleContext;
 use feedline::pipeline::{Pipeline, make_sample};
 use feedline::plan::Request;
 use feedline::read::Credentials;
 use feedline::{Error, Result};
-use feedline_recipes::lidar::{self, Annos, LidarOptions, metrics, pcdet};
+use feedline_recipes::lidar::{self, Annos, LidarOptions, metrics, openpcdet_yaml};
 use pyo3::prelude::*;
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -52,9 +52,9 @@ impl Clouds {
                 let options = LidarOptions {
                     late_epoch: said.late_epoch,
                     late_disabled: said.late_disabled,
-                    ..pcdet::options(&said.config, &said.class_names)?
+                    ..openpcdet_yaml::options(&said.config, &said.class_names)?
                 };
-                let files = pcdet::files(&said.config, Some(&said.root), said.training)?;
+                let files = openpcdet_yaml::files(&said.config, Some(&said.root), said.training)?;
                 lidar::open(&files, &options, &storage)
             };
         py.detach(open).map(|clouds| Clouds(Arc::new(clouds))).map_err(|e| raise(py, e))
@@ -106,7 +106,8 @@ impl Clouds {
     /// The fields of one sample as it is in an epoch.
     fn sample(&self, py: Python<'_>, index: u64, epoch: u64, seed: u64) -> PyResult<Vec<(String, Array)>> {
         let request = Request { seed, epoch, pass: epoch, position: index, index, padded: false };
-        let sample = py.detach(|| make_sample(&*self.0, &request, &mut Clock::default())).map_err(|e| raise(py, e))?;
+        let sample =
+            py.detach(|| make_sample(&*self.0, &request, &mut SampleContext::default())).map_err(|e| raise(py, e))?;
         let names = self.0.fields().iter().map(|spec| spec.name.clone());
         Ok(names.zip(sample.fields.into_iter().map(Array::new)).collect())
     }
@@ -138,5 +139,5 @@ impl Clouds {
 /// A YAML file of OpenPCDet's, and those that it is based on, as JSON.
 #[pyfunction]
 pub fn read_yaml(py: Python<'_>, path: PathBuf) -> PyResult<String> {
-    py.detach(|| pcdet::read_yaml(&path)).map(|read| read.to_string()).map_err(|e| raise(py, e))
+    py.detach(|| openpcdet_yaml::read_yaml(&path)).map(|read| read.to_string()).map_err(|e| raise(py, e))
 }

@@ -1,7 +1,7 @@
 //! Samples that are rows of arrays in Python's memory (NumPy arrays, memory maps). Reads them from any thread without
 //! the interpreter; keeps them alive, and owns nothing of what they hold.
 
-use feedline::deliver::Clock;
+use feedline::deliver::SampleContext;
 use feedline::pipeline::{Pipeline, Raw};
 use feedline::plan::Request;
 use feedline::{DType, Error, FieldSpec, Result, Slot};
@@ -91,11 +91,11 @@ impl Pipeline for Memory {
         format!("row {index}")
     }
 
-    fn read(&self, _: &Request, _: &mut Raw, _: &mut Clock) -> Result<()> {
+    fn read(&self, _: &Request, _: &mut Raw, _: &mut SampleContext) -> Result<()> {
         Ok(())
     }
 
-    fn make(&self, request: &Request, _: &Raw, slot: &mut Slot<'_>, clock: &mut Clock) -> Result<()> {
+    fn make(&self, request: &Request, _: &Raw, slot: &mut Slot<'_>, clock: &mut SampleContext) -> Result<()> {
         for (column, field) in self.columns.iter().zip(&self.fields) {
             let into = slot.dense_bytes(&field.name);
             assert!(request.index < self.len && into.len() == column.row_bytes);

@@ -6,10 +6,8 @@ use crate::steps::{Mapped, Numbers, PyStep};
 use feedline::augment::normalize::Normalize;
 use feedline::augment::{ImageOp, output_size_px};
 use feedline::decode::{DecodedCache, Limits};
-use feedline::deliver::Clock;
-use feedline::fused::DecodeMode;
-use feedline::images::{Images, ImagesOptions, Step};
-use feedline::pipeline::{Pipeline, make_sample};
+use feedline::deliver::SampleContext;
+use feedline::pipeline::{DecodeMode, Images, ImagesOptions, Pipeline, Step, make_sample};
 use feedline::plan::Plan;
 use feedline::read::{Credentials, Folder, ImageEntry, ImageList, Storage, is_in_archive, is_url, read_classes};
 use feedline::{Error, Result};
@@ -49,7 +47,7 @@ impl Declared {
                 Ok(Step::Op(op))
             }
             Declared::Own(name, function, with_rng) => {
-                Ok(Step::Own { name, step: Arc::new(PyStep::new(function, with_rng)) })
+                Ok(Step::Custom { name, step: Arc::new(PyStep::new(function, with_rng)) })
             }
         }
     }
@@ -98,13 +96,13 @@ impl Source {
                 ));
             };
             let numbers = match floats {
-                None => feedline::images::Numbers::Bytes,
-                Some((mean, std, after)) => feedline::images::Numbers::Floats {
+                None => feedline::pipeline::PixelOutput::Bytes,
+                Some((mean, std, after)) => feedline::pipeline::PixelOutput::Floats {
                     normalize: Normalize::new(mean, std),
                     after: after
                         .into_iter()
                         .map(|declared| match declared.step()? {
-                            Step::Own { name, step } => Ok((name, step)),
+                            Step::Custom { name, step } => Ok((name, step)),
                             Step::Op(op) => Err(Error::config(
                                 format!("{} comes after normalize()", op.name()),
                                 "Steps on pictures come before normalize()",
@@ -193,7 +191,7 @@ impl Source {
     fn try_first(&self, py: Python<'_>) -> bool {
         py.detach(|| {
             let first = Plan::unshuffled(self.pipeline.len().max(1), 1).map(|plan| plan.epoch(0).at(0));
-            first.and_then(|first| make_sample(&*self.pipeline, &first, &mut Clock::default())).is_ok()
+            first.and_then(|first| make_sample(&*self.pipeline, &first, &mut SampleContext::default())).is_ok()
         })
     }
 

@@ -4,9 +4,8 @@
 use crate::array::Array;
 use crate::memory::dtype_of;
 use feedline::decode::RgbImage;
-use feedline::deliver::Clock;
-use feedline::images::{Interrupted, NotOfTheSample, OwnStep, StepError};
-use feedline::pipeline::{Pipeline, Raw, make_sample};
+use feedline::deliver::SampleContext;
+use feedline::pipeline::{CustomTransform, Interrupted, NotOfTheSample, Pipeline, Raw, StepError, make_sample};
 use feedline::plan::rng::SampleRng;
 use feedline::plan::{Plan, Request};
 use feedline::{DType, Error, FieldSpec, Result, Slot, Stage};
@@ -255,7 +254,7 @@ impl PyStep {
     }
 }
 
-impl OwnStep for PyStep {
+impl CustomTransform for PyStep {
     fn picture(&self, image: &mut RgbImage, request: &Request, stream: &str) -> Result<(), StepError> {
         let shape = [image.height_px as usize, image.width_px as usize, 3];
         let array = feedline::Array::try_from_slice(shape, &image.pixels).map_err(no_memory)?;
@@ -328,7 +327,7 @@ impl Mapped {
     pub fn new(py: Python<'_>, inner: Arc<dyn Pipeline>, step: PyStep, name: String) -> PyResult<Mapped> {
         let first = Plan::unshuffled(inner.len().max(1), 1).map_err(|e| crate::errors::raise(py, e))?.epoch(0).at(0);
         let mut mapped = Mapped { inner, step, name, fields: Vec::new() };
-        let sample = py.detach(|| make_sample(&*mapped.inner, &first, &mut Clock::default()));
+        let sample = py.detach(|| make_sample(&*mapped.inner, &first, &mut SampleContext::default()));
         let sample = sample.map_err(|e| crate::errors::raise(py, e))?;
         let made = with_python(|py| mapped.call(py, sample.fields, &first))
             .map_err(|error| crate::errors::raise(py, mapped.failed(&first, error)))?;
@@ -387,11 +386,11 @@ impl Pipeline for Mapped {
         self.inner.warnings()
     }
 
-    fn read(&self, _: &Request, _: &mut Raw, _: &mut Clock) -> Result<()> {
+    fn read(&self, _: &Request, _: &mut Raw, _: &mut SampleContext) -> Result<()> {
         Ok(())
     }
 
-    fn make(&self, request: &Request, _: &Raw, slot: &mut Slot<'_>, clock: &mut Clock) -> Result<()> {
+    fn make(&self, request: &Request, _: &Raw, slot: &mut Slot<'_>, clock: &mut SampleContext) -> Result<()> {
         let sample = make_sample(&*self.inner, request, clock)?;
         clock.enter(Stage::Augment);
         let made = with_python(|py| {
@@ -450,11 +449,11 @@ impl Pipeline for Numbers {
         format!("item {index}")
     }
 
-    fn read(&self, _: &Request, _: &mut Raw, _: &mut Clock) -> Result<()> {
+    fn read(&self, _: &Request, _: &mut Raw, _: &mut SampleContext) -> Result<()> {
         Ok(())
     }
 
-    fn make(&self, request: &Request, _: &Raw, slot: &mut Slot<'_>, _: &mut Clock) -> Result<()> {
+    fn make(&self, request: &Request, _: &Raw, slot: &mut Slot<'_>, _: &mut SampleContext) -> Result<()> {
         slot.dense::<i64>("index")[0] = request.index as i64;
         Ok(())
     }

@@ -7,7 +7,7 @@
 //! and counted. At most N crops of each class and split are written, the first ones.
 
 use feedline::decode::RgbImage;
-use feedline::picture::encode_png;
+use feedline::plot::encode_png;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs;

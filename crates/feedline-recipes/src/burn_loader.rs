@@ -32,7 +32,7 @@ pub struct BurnLoader<O> {
 
 struct Passes {
     loader: Loader,
-    /// How many were begun; an iterator of an earlier one is over.
+    /// Number of passes begun; an iterator of an earlier one is over.
     begun: u64,
 }
 

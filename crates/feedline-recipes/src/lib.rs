@@ -9,20 +9,13 @@ pub mod burn_loader;
 
 pub mod classification;
 
-mod demo_folder;
-
-mod device;
+pub mod every;
 
 pub mod lidar;
 
-#[cfg(feature = "burn")]
-mod loss_scale;
+pub mod network;
 
-#[cfg(feature = "burn")]
-mod optimizer;
-
-#[cfg(feature = "burn")]
-mod parameters;
+pub mod recipe;
 
 pub mod run;
 

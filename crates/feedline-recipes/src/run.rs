@@ -1,20 +1,19 @@
 //! A training run of any recipe: from settings to a run folder. Puts task, data, phases and loop together; owns no step of
 //! any of them, and knows no recipe and no tensor framework.
 
+use crate::recipe::{Finished, RunFigures, Setup, Trainable};
 use crate::settings::{CONFIG, Settings};
 use feedline::deliver::{Loader, LoaderOptions};
-use feedline::event::{EpochRecord, Event, Fan, Sink, Warnings};
+use feedline::event::{EpochRecord, Event, MultiSink, Sink, Warnings};
 use feedline::pipeline::{Pipeline, tell};
-use feedline::plan::{Plan, Tail};
-use feedline::train::agree::{agree, split_batch};
 use feedline::train::checkpoint::{self, Checkpoints, Found, Progress};
+use feedline::train::consistency::{check_consistent, split_batch};
 use feedline::train::group::Group;
 use feedline::train::lock::FolderLock;
 use feedline::train::proof::LedgerFile;
 use feedline::train::run::{CHECKPOINTS, RunFolder};
-use feedline::train::{FitOptions, Outcome, Splits, Tally, Task, Together, fit};
-use feedline::{Batch, Error, Result};
-use serde::Serialize;
+use feedline::train::{FitContext, FitData, Outcome, Tally, Task, fit};
+use feedline::{Error, Result};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -23,82 +22,9 @@ use std::sync::Arc;
 /// The file of a run folder with a line for each training sample, in order: its name, and perhaps a tab and its class.
 pub const SAMPLES: &str = "samples.txt";
 
-/// What a family of work is made of: what is the recipe's own in a run.
-pub trait Recipe: Sized {
-    /// Its settings.
-    type Config: Settings;
-    /// A split of its data.
-    type Data: Pipeline + 'static;
-    /// Model, loss and optimiser.
-    type Task: Task;
-    /// The figures of a finished run, as `summary.json` holds them.
-    type Summary: Serialize;
-
-    /// The training and the validation split.
-    ///
-    /// # Errors
-    /// What the data has wrong.
-    fn open(config: &Self::Config) -> Result<SplitsOf<Self>>;
-
-    /// Order of the training split over `ranks`.
-    ///
-    /// # Errors
-    /// No samples, or no ranks.
-    fn plan(config: &Self::Config, train: &Self::Data, ranks: u64) -> Result<Plan> {
-        Ok(Plan::new(train.len(), ranks)?.with_seed(config.seed()).with_tail(Tail::Drop))
-    }
-
-    /// The task at its first step, for this data.
-    ///
-    /// # Errors
-    /// A value out of range, or a device that is not to be had.
-    fn task(config: &Self::Config, train: &Self::Data) -> Result<Self::Task>;
-
-    /// Brings weights from elsewhere into a task at its first step, and tells of it.
-    ///
-    /// # Errors
-    /// Weights that cannot be read or do not fit.
-    fn import(_config: &Self::Config, _task: &mut Self::Task) -> Result<Option<String>> {
-        Ok(None)
-    }
-
-    /// Phases and learning rates of a run whose epochs have `epoch_len` samples.
-    ///
-    /// # Errors
-    /// A schedule that is not possible.
-    fn fit_options(config: &Self::Config, epoch_len: u64) -> Result<FitOptions>;
-
-    /// What [`SAMPLES`] says of the training split: a line for each sample.
-    fn sample_list(train: &Self::Data) -> String;
-
-    /// Files of the recipe's own in a new run folder: name and text, a name a line. They say what the network's outputs
-    /// mean, so a run does not go on with others.
-    fn files(_config: &Self::Config, _train: &Self::Data) -> Vec<(&'static str, String)> {
-        Vec::new()
-    }
-
-    /// What a person should be told before a new run begins.
-    fn advice(_config: &Self::Config, _train: &Self::Data) -> Option<String> {
-        None
-    }
-
-    /// The figures of a finished run; all ranks work them out together. `sink` hears warnings.
-    ///
-    /// # Errors
-    /// What the data or the model report.
-    fn summary(run: &mut Run<Self>, sink: Arc<dyn Sink>) -> Result<Self::Summary>;
-}
-
-/// The training and the validation split of a recipe's data.
-pub type SplitsOf<R> = (Arc<<R as Recipe>::Data>, Arc<<R as Recipe>::Data>);
-
 /// A run that is ready to train, as one rank sees it.
-pub struct Run<R: Recipe> {
-    config: R::Config,
-    task: R::Task,
-    train: Arc<R::Data>,
-    val: Arc<R::Data>,
-    group: Arc<dyn Group>,
+pub struct Run<R: Trainable> {
+    setup: Setup<R>,
     dir: PathBuf,
     /// On rank 0: the others write nothing.
     folder: Option<Arc<RunFolder>>,
@@ -106,25 +32,7 @@ pub struct Run<R: Recipe> {
     notes: Vec<String>,
 }
 
-/// Figures that every finished run has.
-#[derive(Debug, Clone, Serialize)]
-pub struct RunFigures {
-    /// Of the last epoch.
-    pub train_loss: f64,
-    /// Of the last epoch.
-    pub val_loss: f64,
-    pub epochs: u64,
-    /// Training time without evaluation.
-    pub train_seconds: f64,
-    /// Samples per second, a mean over the run.
-    pub images_per_second: f64,
-    /// Share of the training time spent waiting for data.
-    pub data_wait_share: f64,
-    /// Samples that were replaced because they could not be used.
-    pub bad_samples: u64,
-}
-
-impl<R: Recipe> Run<R> {
+impl<R: Trainable> Run<R> {
     /// A new run of all ranks in `dir`, which must be empty or not exist on rank 0, or hold a start in which nothing was
     /// trained: that is moved aside. Nothing is written before data, model and weights are known to be good.
     ///
@@ -132,7 +40,7 @@ impl<R: Recipe> Run<R> {
     /// Whatever is wrong with the settings, the data, the weights or the folder.
     pub fn create(config: R::Config, dir: &Path, group: Arc<dyn Group>) -> Result<Run<R>> {
         let config = config.absolute()?;
-        let (train, val) = R::open(&config)?;
+        let (train, val) = R::open_splits(&config)?;
         let mut task = R::task(&config, &train)?;
         let mut notes: Vec<String> = R::import(&config, &mut task)?.into_iter().collect();
         let samples = R::plan(&config, &train, 1)?.epoch_len();
@@ -159,7 +67,7 @@ impl<R: Recipe> Run<R> {
         };
         notes.extend(R::advice(&config, &train));
         let (dir, progress) = (dir.to_path_buf(), Progress::default());
-        Ok(Run { config, task, train, val, group, dir, folder, progress, notes })
+        Ok(Run { setup: Setup { config, task, train, val, group }, dir, folder, progress, notes })
     }
 
     /// The run in `dir`, from its newest complete checkpoint, or from its beginning if it never had one; only rank 0 needs to see the
@@ -195,7 +103,7 @@ impl<R: Recipe> Run<R> {
         }
         group.broadcast(&mut text)?;
         let config = R::Config::from_toml(&String::from_utf8_lossy(&text))?;
-        let (train, val) = R::open(&config)?;
+        let (train, val) = R::open_splits(&config)?;
         let mut task = R::task(&config, &train)?;
         let mut notes = Vec::new();
         let (from, loaded) = match newest {
@@ -281,15 +189,21 @@ impl<R: Recipe> Run<R> {
             let name = from.as_deref().and_then(Path::file_name);
             name.map_or(place.clone(), |name| format!("{place}, from {}", Path::new(CHECKPOINTS).join(name).display()))
         });
-        Ok(Run { config, task, train, val, group, dir: dir.to_path_buf(), folder, progress, notes })
+        let setup = Setup { config, task, train, val, group };
+        Ok(Run { setup, dir: dir.to_path_buf(), folder, progress, notes })
+    }
+
+    /// The settings, the task, the data and the ranks.
+    pub fn setup(&self) -> &Setup<R> {
+        &self.setup
     }
 
     /// The settings.
     pub fn config(&self) -> &R::Config {
-        &self.config
+        &self.setup.config
     }
 
-    /// What a person should be told before the run begins.
+    /// Notes for a person before the run begins.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
@@ -299,27 +213,22 @@ impl<R: Recipe> Run<R> {
         &self.dir
     }
 
-    /// The ranks that train it.
-    pub fn group(&self) -> &Arc<dyn Group> {
-        &self.group
-    }
-
     /// Model, loss and optimiser.
     pub fn task(&self) -> &R::Task {
-        &self.task
+        &self.setup.task
     }
 
     /// The task, for whoever evaluates it.
     pub fn task_mut(&mut self) -> &mut R::Task {
-        &mut self.task
+        &mut self.setup.task
     }
 
     /// The training and the validation split.
     pub fn data(&self) -> (&Arc<R::Data>, &Arc<R::Data>) {
-        (&self.train, &self.val)
+        (&self.setup.train, &self.setup.val)
     }
 
-    /// Where the run stands.
+    /// The run's progress: epoch, step, history.
     pub fn progress(&self) -> &Progress {
         &self.progress
     }
@@ -328,33 +237,40 @@ impl<R: Recipe> Run<R> {
     /// and there is no summary. `sink` hears this rank's events.
     ///
     /// # Errors
-    /// What the data, the model or the disk report.
+    /// Errors of the data, the model or the disk.
     pub fn train(&mut self, sink: Arc<dyn Sink>, stop: &dyn Fn() -> bool) -> Result<Option<R::Summary>> {
-        let facts = self.config.facts()?;
+        let facts = self.setup.config.facts()?;
         let facts: Vec<(&str, String)> = facts.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
-        agree(&*self.group, &facts)?;
+        check_consistent(&*self.setup.group, &facts)?;
         let sink = match &self.folder {
-            Some(folder) => Arc::new(Fan(vec![folder.clone(), sink])) as Arc<dyn Sink>,
+            Some(folder) => Arc::new(MultiSink(vec![folder.clone(), sink])) as Arc<dyn Sink>,
             None => Arc::new(Warnings),
         };
         if self.folder.is_some() {
-            tell([&*self.train as &dyn Pipeline, &*self.val], &*sink)?;
+            tell([&*self.setup.train as &dyn Pipeline, &*self.setup.val], &*sink)?;
         }
-        let plan = R::plan(&self.config, &self.train, self.group.world_size())?;
-        let options = R::fit_options(&self.config, plan.epoch_len())?;
-        let loader = self.config.loader().options(sink.clone());
-        let splits = Splits { train: self.train.clone(), val: self.val.clone(), loader, plan };
-        let settings = self.config.to_toml()?;
+        let plan = R::plan(&self.setup.config, &self.setup.train, self.setup.group.world_size())?;
+        let options = R::fit_options(&self.setup.config, plan.epoch_len())?;
+        let loader = self.setup.config.loader().options(sink.clone());
+        let splits = FitData { train: self.setup.train.clone(), val: self.setup.val.clone(), loader, plan };
+        let settings = self.setup.config.to_toml()?;
         let checkpoints = self.folder.as_ref().map(|folder| folder.checkpoints().with_settings(settings));
         let cursor = self.progress.cursor.as_ref();
-        let ledger =
-            RefCell::new(LedgerFile::begin(&self.dir, &*self.group, &splits.plan, splits.train.fingerprint(), cursor)?);
+        let ledger = RefCell::new(LedgerFile::begin(
+            &self.dir,
+            &*self.setup.group,
+            &splits.plan,
+            splits.train.fingerprint(),
+            cursor,
+        )?);
         let ledger = Some(&ledger);
-        let together = Together { group: &*self.group, ledger, checkpoints: checkpoints.as_ref(), sink: &sink, stop };
-        if fit(&mut self.task, &splits, &options, &together, &mut self.progress)? == Outcome::Interrupted {
+        let together =
+            FitContext { group: &*self.setup.group, ledger, checkpoints: checkpoints.as_ref(), sink: &sink, stop };
+        if fit(&mut self.setup.task, &splits, &options, &together, &mut self.progress)? == Outcome::Interrupted {
             return Ok(None);
         }
-        let summary = R::summary(self, sink)?;
+        let finished = self.finished();
+        let summary = R::summary(&mut self.setup, finished, sink)?;
         if let Some(folder) = &self.folder {
             let json = serde_json::to_string_pretty(&summary)
                 .map_err(|e| Error::train(format!("the summary is not JSON: {e}"), "Please report this"))?;
@@ -363,8 +279,8 @@ impl<R: Recipe> Run<R> {
         Ok(Some(summary))
     }
 
-    /// The figures that every run has, from its history.
-    pub fn figures(&self) -> RunFigures {
+    /// Sums up the history of a run that is done.
+    fn finished(&self) -> Finished {
         let history = &self.progress.history;
         let none = EpochRecord { train_loss: f64::NAN, val_loss: f64::NAN, ..EpochRecord::default() };
         let last = history.last().unwrap_or(&none);
@@ -372,46 +288,21 @@ impl<R: Recipe> Run<R> {
         let share = |part: fn(&EpochRecord) -> f64| {
             history.iter().map(|record| part(record) * record.train_seconds).sum::<f64>() / train_seconds.max(1e-9)
         };
-        RunFigures {
-            train_loss: last.train_loss,
-            val_loss: last.val_loss,
-            epochs: last.epoch,
-            train_seconds,
-            images_per_second: share(|record| record.images_per_second),
-            data_wait_share: share(|record| record.data_wait_share),
-            bad_samples: self.progress.cursor.as_ref().map_or(0, |cursor| cursor.bad_samples),
+        let first = |record: &EpochRecord| record.val_metrics.first().copied().unwrap_or(f64::NAN);
+        Finished {
+            figures: RunFigures {
+                train_loss: last.train_loss,
+                val_loss: last.val_loss,
+                epochs: last.epoch,
+                train_seconds,
+                images_per_second: share(|record| record.images_per_second),
+                data_wait_share: share(|record| record.data_wait_share),
+                bad_samples: self.progress.cursor.as_ref().map_or(0, |cursor| cursor.bad_samples),
+            },
+            best_metric: R::BEST.of(history.iter().map(first)),
+            last_metric: first(last),
         }
     }
-
-    /// The best and the last value on the validation split of the metric that the task names first; the more, the better.
-    pub fn first_metric(&self) -> (f64, f64) {
-        let first = |record: &EpochRecord| record.val_metrics.first().copied().unwrap_or(f64::NAN);
-        let history = &self.progress.history;
-        (history.iter().map(first).fold(f64::NAN, f64::max), history.last().map_or(f64::NAN, first))
-    }
-}
-
-/// Every sample of `data` once over all ranks, in order: `on_batch` sees the batches of this rank. The batch size is that of
-/// the settings, over all ranks.
-///
-/// # Errors
-/// What the data reports, and `on_batch`.
-pub fn each_once<P: Pipeline + 'static>(
-    data: &Arc<P>,
-    config: &impl Settings,
-    group: &dyn Group,
-    sink: Arc<dyn Sink>,
-    mut on_batch: impl FnMut(&Batch) -> Result<()>,
-) -> Result<()> {
-    let plan = Plan::unshuffled(data.len(), group.world_size())?.with_tail(Tail::Exact);
-    let options = LoaderOptions {
-        rank: group.rank(),
-        batch_size: config.batch_size().div_ceil(group.world_size()),
-        end_epoch: Some(1),
-        ..config.loader().options(sink)
-    };
-    let mut loader = Loader::new(data.clone(), plan, options)?;
-    loader.iter().try_for_each(|batch| on_batch(&batch?))
 }
 
 /// That the recipe's own files in the run folder are those that the data gives now. `is_same` says that the checkpoint knows

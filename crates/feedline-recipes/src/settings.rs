@@ -23,6 +23,9 @@ const END: &str = "# The settings are complete.";
 
 /// The key that names the recipe, outside the sections. Older files lack it and mean [`FIRST`].
 const RECIPE: &str = "recipe";
+
+/// The section that says how data in a bucket is read.
+const STORAGE: &str = "storage";
 const FIRST: &str = "classification";
 
 /// The settings of a recipe's run, complete.
@@ -40,7 +43,11 @@ pub trait Settings: Clone + Serialize + DeserializeOwned {
     /// Keys of section `data` that say where the data is; all empty is no data.
     const PLACES: &'static [&'static str];
 
-    /// That every value is in its range and none contradicts another.
+    /// Those of [`Settings::PLACES`] that name other data altogether when an evaluation names one: then all that the run says
+    /// of its own data is forgotten.
+    const OTHER_DATA: &'static [&'static str] = &["dir"];
+
+    /// Checks that every value is in its range and none contradicts another.
     ///
     /// # Errors
     /// The first key that is wrong.
@@ -61,7 +68,7 @@ pub trait Settings: Clone + Serialize + DeserializeOwned {
     /// Global batch size of the run's end.
     fn batch_size(&self) -> u64;
 
-    /// How samples are loaded.
+    /// The settings by which samples are loaded.
     fn loader(&self) -> &LoaderSettings;
 
     /// Settings from a file, as a run folder holds it.
@@ -151,7 +158,7 @@ pub trait Settings: Clone + Serialize + DeserializeOwned {
         Ok(keys)
     }
 
-    /// That a run which was started with `self` may go on with `now`.
+    /// Checks that a run which was started with `self` may go on with `now`.
     ///
     /// # Errors
     /// The first key that differs and may not.
@@ -164,7 +171,7 @@ pub trait Settings: Clone + Serialize + DeserializeOwned {
         ))
     }
 
-    /// That these settings of the run in `dir` are those by which its `checkpoint` was made, whose text is `made_with`.
+    /// Checks that these settings of the run in `dir` are those by which its `checkpoint` was made, whose text is `made_with`.
     ///
     /// # Errors
     /// The first key that differs and may not, so [`CONFIG`] is cut or was changed.
@@ -239,16 +246,16 @@ impl LoaderSettings {
     }
 
     /// Range checks, for [`in_range`].
-    pub(crate) fn checks(&self) -> [(bool, &'static str, &'static str); 1] {
+    pub fn checks(&self) -> [(bool, &'static str, &'static str); 1] {
         [(self.num_workers <= 1024, "data.num_workers", "at most 1024")]
     }
 }
 
-/// That every check is good: whether it is, the key, and what it must be.
+/// Checks ranges; each check is whether the value is good, its key, and the range.
 ///
 /// # Errors
 /// The first that is not.
-pub(crate) fn in_range<'c>(checks: impl IntoIterator<Item = (bool, &'c str, &'c str)>) -> Result<()> {
+pub fn in_range<'c>(checks: impl IntoIterator<Item = (bool, &'c str, &'c str)>) -> Result<()> {
     match checks.into_iter().find(|(good, ..)| !good) {
         None => Ok(()),
         Some((_, key, range)) => Err(Error::config(format!("{key} is out of range"), format!("It must be {range}"))),
@@ -301,7 +308,7 @@ fn config_of_run(dir: &Path) -> Result<String> {
     Ok(text)
 }
 
-/// What was said so far: the defaults, overlaid key by key.
+/// Settings that are not yet complete: the defaults, overlaid key by key.
 #[derive(Debug, Clone)]
 pub struct Said<C> {
     table: Table,
@@ -309,15 +316,21 @@ pub struct Said<C> {
 }
 
 impl<C: Settings> Said<C> {
-    /// The embedded defaults.
+    /// The embedded defaults. Section `storage`, which is the same for all, need not stand in them.
     pub fn defaults() -> Said<C> {
-        match C::DEFAULT_TOML.parse() {
-            Ok(table) => Said { table, means: PhantomData },
+        let mut table: Table = match C::DEFAULT_TOML.parse() {
+            Ok(table) => table,
             Err(e) => unreachable!("the embedded defaults are valid TOML, a test says so: {e}"),
+        };
+        if !table.contains_key(STORAGE)
+            && let Ok(storage) = Value::try_from(Storage::default())
+        {
+            table.insert(STORAGE.into(), storage);
         }
+        Said { table, means: PhantomData }
     }
 
-    /// Whether there is a key, e.g. `train.epochs`.
+    /// True if there is a key, e.g. `train.epochs`.
     pub fn has(&self, key: &str) -> bool {
         let mut names = key.split('.');
         let first = names.next().and_then(|name| self.table.get(name));
@@ -416,7 +429,7 @@ impl<C: Settings> Said<C> {
         self.set(key.trim(), parsed.unwrap_or_else(|| Value::String(value.to_string())))
     }
 
-    /// Whether it is said where the data is.
+    /// True if the settings name data.
     pub fn names_data(&self) -> bool {
         let data = self.table.get("data").and_then(Value::as_table);
         C::PLACES.iter().any(|key| {
@@ -424,12 +437,12 @@ impl<C: Settings> Said<C> {
         })
     }
 
-    /// What it means for storage alone.
+    /// Gives section `storage`, checked.
     ///
     /// # Errors
     /// As [`Said::resolve`].
     pub fn storage(self) -> Result<Storage> {
-        let section = self.table.get("storage").cloned().unwrap_or_else(|| Value::Table(Table::new()));
+        let section = self.table.get(STORAGE).cloned().unwrap_or_else(|| Value::Table(Table::new()));
         let storage: Storage = section
             .try_into()
             .map_err(|e: toml::de::Error| Error::config(e.to_string().trim().to_string(), reference::<C>()))?;
@@ -437,7 +450,7 @@ impl<C: Settings> Said<C> {
         Ok(storage)
     }
 
-    /// What it means.
+    /// Gives the settings, complete and checked.
     ///
     /// # Errors
     /// A value of another type or out of range, settings that contradict each other, or no data at all.
@@ -452,7 +465,7 @@ impl<C: Settings> Said<C> {
     }
 }
 
-/// Where every key stands.
+/// Names the reference of every key.
 fn reference<C: Settings>() -> String {
     let recipe = if C::RECIPE == FIRST { String::new() } else { format!(" --recipe {}", C::RECIPE) };
     format!("See the reference: feedline train{recipe} --print-config")

@@ -9,8 +9,8 @@
 
 use feedline::augment::{Filter, ImageOp};
 use feedline::decode::{Limits, header};
-use feedline::deliver::Clock;
-use feedline::fused::{DecodeMode, ImagePath};
+use feedline::deliver::SampleContext;
+use feedline::pipeline::{DecodeMode, FusedDecode};
 use feedline::plan::Request;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -65,8 +65,8 @@ fn run(folders: Vec<PathBuf>) -> Result<(), String> {
         let request = Request { seed: 0, epoch: 0, pass: 0, position: 0, index, padded: false };
         for op in ops.as_flattened() {
             let picture = |mode| {
-                let path = ImagePath::new(vec![op.clone()], Limits::default(), mode);
-                path.run(&request, &bytes, &mut Clock::default(), |picture, _| picture.to_image())
+                let path = FusedDecode::new(vec![op.clone()], Limits::default(), mode);
+                path.run(&request, &bytes, &mut SampleContext::default(), |picture, _| picture.to_image())
             };
             let (Ok(header), Ok(fused), Ok(whole)) =
                 (header(&bytes), picture(DecodeMode::Fused), picture(DecodeMode::Whole))

@@ -3,8 +3,7 @@
 //! A message says what failed, where (file, key, index), which limit was broken and what to do about it. The functions that
 //! make an error leave out what is secret in a URL.
 
-use crate::images::{Interrupted, NotOfTheSample};
-use crate::read::{without_query, without_secrets};
+use crate::url::{without_query, without_secrets};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -183,6 +182,21 @@ impl Error {
         Error::Train { problem: problem.into(), remedy: remedy.into() }
     }
 }
+
+/// What a step of the caller's own may fail with.
+pub type StepError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What a step fails with that was stopped (by Ctrl-C, say) and finds nothing wrong with the sample, which is then not
+/// replaced by another.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct Interrupted(pub StepError);
+
+/// What a step fails with for a reason that is not the sample's own, such as a network, a disk or memory: the sample is
+/// then not replaced by another.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct NotOfTheSample(pub StepError);
 
 /// A path as it may be shown: URLs of it hold no secret.
 fn shown(path: PathBuf) -> PathBuf {

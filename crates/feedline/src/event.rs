@@ -1,7 +1,7 @@
 //! What leaves the engine: one enum, consumed by the progress bar, the JSON lines, TensorBoard and callers alike.
 
-use crate::deliver::StatsSnapshot;
 use crate::error::Result;
+use crate::meter::StatsSnapshot;
 use crate::sample::Replaced;
 use serde::Serialize;
 use std::sync::Arc;
@@ -94,9 +94,9 @@ impl Sink for Warnings {
 }
 
 /// Passes every event to several, in order.
-pub struct Fan(pub Vec<Arc<dyn Sink>>);
+pub struct MultiSink(pub Vec<Arc<dyn Sink>>);
 
-impl Sink for Fan {
+impl Sink for MultiSink {
     fn emit(&self, event: &Event) -> Result<()> {
         self.0.iter().try_for_each(|sink| sink.emit(event))
     }

@@ -44,11 +44,13 @@ pub mod train;
 
 pub mod error;
 pub mod event;
-pub mod fused;
-pub mod images;
-pub mod picture;
+mod hash;
+mod meter;
 pub mod pipeline;
+pub mod plot;
 pub mod sample;
+mod stop;
+mod url;
 
 pub use error::{Error, Result, Stage};
 pub use sample::{Array, Batch, BatchField, Collate, DType, Element, FieldSpec, Sample, Slot};

@@ -2,8 +2,8 @@
 
 use feedline::augment::{Augmentation, Filter, ImageOp, apply_all};
 use feedline::decode::{DecodedCache, Limits, RgbImage, decode_rgb, header};
-use feedline::deliver::Clock;
-use feedline::fused::{DecodeMode, ImagePath};
+use feedline::deliver::SampleContext;
+use feedline::pipeline::{DecodeMode, FusedDecode};
 use feedline::plan::rng::SampleRng;
 use feedline::plan::{Plan, Request};
 use libjpeg_turbo_rs::{Encoder, PixelFormat, Subsampling};
@@ -84,8 +84,8 @@ fn plain(ops: &[ImageOp], bytes: &[u8], request: &Request) -> RgbImage {
     image
 }
 
-fn run(path: &ImagePath, bytes: &[u8], request: &Request) -> RgbImage {
-    path.run(request, bytes, &mut Clock::default(), |picture, _| picture.to_image()).unwrap()
+fn run(path: &FusedDecode, bytes: &[u8], request: &Request) -> RgbImage {
+    path.run(request, bytes, &mut SampleContext::default(), |picture, _| picture.to_image()).unwrap()
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn decoding_only_the_part_that_is_needed_changes_no_pixel() {
     let pictures = pictures();
     for ops in lists() {
         for mode in [DecodeMode::Region, DecodeMode::Whole] {
-            let path = ImagePath::new(ops.clone(), Limits::default(), mode);
+            let path = FusedDecode::new(ops.clone(), Limits::default(), mode);
             for (index, bytes) in (0..).zip(&pictures) {
                 for epoch in 0..6 {
                     let request = request(index, epoch);
@@ -110,11 +110,11 @@ fn a_cache_of_any_size_changes_no_pixel_and_stays_within_its_budget() {
     let pictures = pictures();
     for mode in [DecodeMode::Fused, DecodeMode::Region, DecodeMode::Whole] {
         for ops in [lists().swap_remove(0), lists().swap_remove(3)] {
-            let uncached = ImagePath::new(ops.clone(), Limits::default(), mode);
+            let uncached = FusedDecode::new(ops.clone(), Limits::default(), mode);
             for budget_bytes in [0, 60_000, 1 << 30] {
                 let cache = DecodedCache::new(budget_bytes);
                 let sibling = cache.sibling();
-                let path = ImagePath::new(ops.clone(), Limits::default(), mode).with_cache(cache);
+                let path = FusedDecode::new(ops.clone(), Limits::default(), mode).with_cache(cache);
                 for epoch in 0..5 {
                     for (index, bytes) in (0..).zip(&pictures) {
                         let request = request(index, epoch);
@@ -146,7 +146,7 @@ fn a_shrunk_picture_differs_little_and_one_that_cannot_be_shrunk_not_at_all() {
         let bytes = jpeg(width, height, 90, Subsampling::S420, seed);
         for ops in [Augmentation::Upstream.train_ops(side), Augmentation::eval_ops(side)] {
             let ops = &ops[..1];
-            let fused = ImagePath::new(ops.to_vec(), Limits::default(), DecodeMode::Fused);
+            let fused = FusedDecode::new(ops.to_vec(), Limits::default(), DecodeMode::Fused);
             for epoch in 0..8 {
                 let request = request(3, epoch);
                 let (got, expect) = (run(&fused, &bytes, &request), plain(ops, &bytes, &request));
@@ -172,7 +172,7 @@ fn a_shrunk_picture_differs_little_and_one_that_cannot_be_shrunk_not_at_all() {
 fn crops_drawn_from_the_header_follow_the_plan() {
     // The same sample in the same epoch looks the same on whichever rank and position it falls.
     let bytes = jpeg(500, 375, 90, Subsampling::S420, 1);
-    let path = ImagePath::new(lists().swap_remove(0), Limits::default(), DecodeMode::Fused);
+    let path = FusedDecode::new(lists().swap_remove(0), Limits::default(), DecodeMode::Fused);
     let of = |ranks: u64| {
         let plan = Plan::new(30, ranks).unwrap();
         let order = plan.epoch(2);
@@ -200,13 +200,13 @@ fn a_cache_does_not_change_what_becomes_of_damaged_pictures() {
     let mut noticed = [0, 0];
     for mode in [DecodeMode::Fused, DecodeMode::Region] {
         let ops = lists().swap_remove(0);
-        let plain = ImagePath::new(ops.clone(), Limits::default(), mode);
-        let cached = ImagePath::new(ops, Limits::default(), mode).with_cache(DecodedCache::new(1 << 30));
+        let plain = FusedDecode::new(ops.clone(), Limits::default(), mode);
+        let cached = FusedDecode::new(ops, Limits::default(), mode).with_cache(DecodedCache::new(1 << 30));
         for epoch in 0..8 {
             for (index, bytes) in (0..).zip(&pictures) {
                 let request = request(index, epoch);
-                let of = |path: &ImagePath| {
-                    path.run(&request, bytes, &mut Clock::default(), |picture, _| picture.to_image())
+                let of = |path: &FusedDecode| {
+                    path.run(&request, bytes, &mut SampleContext::default(), |picture, _| picture.to_image())
                 };
                 let (expect, got) = (of(&plain), of(&cached));
                 noticed[usize::from(expect.is_ok())] += 1;

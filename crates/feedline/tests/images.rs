@@ -3,10 +3,10 @@
 use feedline::augment::normalize::Normalize;
 use feedline::augment::{Augmentation, Filter, ImageOp, apply_all};
 use feedline::decode::{Fault, Limits, RgbImage, decode_rgb};
-use feedline::deliver::Clock;
-use feedline::fused::DecodeMode;
-use feedline::images::{Images, ImagesOptions, Numbers, OwnStep, Step, StepError};
-use feedline::pipeline::make_sample;
+use feedline::deliver::SampleContext;
+use feedline::pipeline::{
+    CustomTransform, DecodeMode, Images, ImagesOptions, PixelOutput, Step, StepError, make_sample,
+};
 use feedline::plan::Request;
 use feedline::read::{ImageEntry, ImageList, Storage};
 use feedline::{Array, Error, Result};
@@ -31,7 +31,7 @@ fn list() -> ImageList {
     ImageList::from_entries(entries, "test", None, &Storage::default()).unwrap()
 }
 
-fn images(steps: Vec<Step>, numbers: Numbers) -> Images {
+fn images(steps: Vec<Step>, numbers: PixelOutput) -> Images {
     let options = ImagesOptions {
         steps,
         size_px: SIZE_PX,
@@ -48,7 +48,7 @@ fn request(index: u64, epoch: u64) -> Request {
 }
 
 fn sample(images: &Images, request: &Request) -> Result<Vec<Array>> {
-    make_sample(images, request, &mut Clock::default()).map(|sample| sample.fields)
+    make_sample(images, request, &mut SampleContext::default()).map(|sample| sample.fields)
 }
 
 fn ops() -> Vec<ImageOp> {
@@ -70,7 +70,7 @@ struct Shift {
     fails: bool,
 }
 
-impl OwnStep for Shift {
+impl CustomTransform for Shift {
     fn picture(&self, image: &mut RgbImage, request: &Request, stream: &str) -> Result<(), StepError> {
         if self.fails && request.index == 3 {
             return Err("three is no good".into());
@@ -89,15 +89,15 @@ impl OwnStep for Shift {
 }
 
 fn own(fails: bool) -> Step {
-    Step::Own { name: "shift".into(), step: Arc::new(Shift { fails }) }
+    Step::Custom { name: "shift".into(), step: Arc::new(Shift { fails }) }
 }
 
 #[test]
 fn pictures_become_numbers_as_the_plain_code_makes_them() {
     let normalize = Normalize::default;
     let steps = || ops().into_iter().map(Step::Op).collect::<Vec<_>>();
-    let bytes = images(steps(), Numbers::Bytes);
-    let floats = images(steps(), Numbers::Floats { normalize: normalize(), after: vec![] });
+    let bytes = images(steps(), PixelOutput::Bytes);
+    let floats = images(steps(), PixelOutput::Floats { normalize: normalize(), after: vec![] });
     for index in 0..list().entries.len() as u64 {
         let request = request(index, 2);
         let image = plain(&request);
@@ -116,7 +116,7 @@ fn a_step_of_ones_own_has_its_place_and_its_own_randomness() {
     // The places of those after it move by one.
     let mut steps = ops().into_iter().map(Step::Op).collect::<Vec<_>>();
     steps.insert(2, own(false));
-    let with_own = images(steps, Numbers::Bytes);
+    let with_own = images(steps, PixelOutput::Bytes);
     for (index, epoch) in [(0, 0), (1, 0), (1, 5)] {
         let request = request(index, epoch);
         let mut image = decoded(&list().entries[index as usize].path).unwrap();
@@ -133,10 +133,10 @@ fn a_step_of_ones_own_has_its_place_and_its_own_randomness() {
         assert_eq!(fields[0], Array::from_slice([3, 40, 56], &planes.collect::<Vec<u8>>()));
     }
     let steps = || ops().into_iter().map(Step::Op).collect::<Vec<_>>();
-    let after = vec![("shift".to_owned(), Arc::new(Shift { fails: false }) as Arc<dyn OwnStep>)];
+    let after = vec![("shift".to_owned(), Arc::new(Shift { fails: false }) as Arc<dyn CustomTransform>)];
     let (plain, shifted) = (
-        images(steps(), Numbers::Floats { normalize: Normalize::default(), after: vec![] }),
-        images(steps(), Numbers::Floats { normalize: Normalize::default(), after }),
+        images(steps(), PixelOutput::Floats { normalize: Normalize::default(), after: vec![] }),
+        images(steps(), PixelOutput::Floats { normalize: Normalize::default(), after }),
     );
     let request = request(1, 0);
     let by = request.rng("augment.0.values.shift").unit() as f32;
@@ -149,16 +149,16 @@ fn a_step_of_ones_own_has_its_place_and_its_own_randomness() {
 fn a_step_that_fails_or_ends_in_another_size_is_named() {
     let mut steps = ops().into_iter().map(Step::Op).collect::<Vec<_>>();
     steps.push(own(true));
-    let failing = images(steps.clone(), Numbers::Bytes);
+    let failing = images(steps.clone(), PixelOutput::Bytes);
     assert!(sample(&failing, &request(2, 0)).is_ok());
     let error = sample(&failing, &request(3, 0)).unwrap_err();
     assert!(matches!(&error, Error::Step { name, index: 3, .. } if name == "shift"), "{error:?}");
     assert!(error.to_string().contains("step shift failed on sample 3 (") && error.to_string().ends_with("no good"));
 
     steps.push(Step::Op(ImageOp::Resize { size_px: [8, 9], filter: Filter::Bilinear }));
-    let error = sample(&images(steps, Numbers::Bytes), &request(0, 0)).unwrap_err().to_string();
+    let error = sample(&images(steps, PixelOutput::Bytes), &request(0, 0)).unwrap_err().to_string();
     assert!(error.contains("8 x 9 px") && error.contains("40 x 56 are declared"), "{error}");
     let steps = vec![Step::Op(ImageOp::Resize { size_px: [8, 9], filter: Filter::Bilinear })];
-    let error = sample(&images(steps, Numbers::Bytes), &request(0, 0)).unwrap_err().to_string();
+    let error = sample(&images(steps, PixelOutput::Bytes), &request(0, 0)).unwrap_err().to_string();
     assert!(error.contains("8 x 9 px"), "{error}");
 }

@@ -2,7 +2,7 @@
 
 use super::{Bench, Verdict};
 use feedline::read::archive::{Index, Member, index, indexes, to_text};
-use feedline::read::{Fault, FileList, Folder, Get, ImageList, Object, ReadError, Source, Stop, Storage};
+use feedline::read::{ReadErrorKind, FileList, Folder, RangeRequest, ImageList, Object, ReadError, Source, Stop, Storage};
 use std::collections::BTreeMap;
 
 pub const TAR: &[&[u8]] = &[
@@ -100,10 +100,10 @@ impl Source for Held {
         format!("held://{key}")
     }
 
-    fn get(&self, want: &Get<'_>, into: &mut Vec<u8>) -> Result<(), ReadError> {
+    fn get(&self, want: &RangeRequest<'_>, into: &mut Vec<u8>) -> Result<(), ReadError> {
         let bytes =
             self.0.get(want.key).and_then(|bytes| bytes.get(want.range.start as usize..want.range.end as usize));
-        let bytes = bytes.ok_or_else(|| ReadError::new(Fault::Missing, self.location(want.key), "no such bytes"))?;
+        let bytes = bytes.ok_or_else(|| ReadError::new(ReadErrorKind::Missing, self.location(want.key), "no such bytes"))?;
         into.clear();
         into.extend_from_slice(bytes);
         Ok(())
@@ -116,7 +116,7 @@ impl Source for Held {
     fn head(&self, key: &str, _: &Stop) -> Result<Object, ReadError> {
         match self.0.contains_key(key) {
             true => Ok(self.object(key)),
-            false => Err(ReadError::new(Fault::Missing, self.location(key), "no such object")),
+            false => Err(ReadError::new(ReadErrorKind::Missing, self.location(key), "no such object")),
         }
     }
 }

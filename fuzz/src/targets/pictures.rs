@@ -8,8 +8,8 @@ use feedline::decode::{
     CropBox, DecodedCache, Fault, Limits, RgbImage, decode_depth_u16, decode_labels_u8, decode_rgb, decode_rgb_part,
     dimensions, header,
 };
-use feedline::deliver::Clock;
-use feedline::fused::{DecodeMode, ImagePath};
+use feedline::deliver::SampleContext;
+use feedline::pipeline::{DecodeMode, FusedDecode};
 use feedline::plan::Plan;
 
 /// Keeps a size field that was changed from costing seconds.
@@ -193,14 +193,14 @@ fn ways_differ(bytes: &[u8], draw: &mut Draw) -> Option<String> {
     let centre = ImageOp::ResizeCenterCrop { shorter_px: 24, size_px: [24, 16], filter: Filter::default() };
     let ops = if draw.one_in(3) { vec![centre] } else { vec![crop, ImageOp::HorizontalFlip { p: 0.5 }] };
     let plan = Plan::unshuffled(1, 1).ok()?;
-    let mut clock = Clock::default();
-    let mut made = |path: &ImagePath, epoch: u64| {
+    let mut clock = SampleContext::default();
+    let mut made = |path: &FusedDecode, epoch: u64| {
         path.run(&plan.epoch(epoch).at(0), bytes, &mut clock, |image, _| image.to_image())
     };
     let mut by_mode = Vec::new();
     for mode in [DecodeMode::Fused, DecodeMode::Region, DecodeMode::Whole] {
-        let plain = ImagePath::new(ops.clone(), LIMITS, mode);
-        let kept = ImagePath::new(ops.clone(), LIMITS, mode).with_cache(DecodedCache::new(64 << 20));
+        let plain = FusedDecode::new(ops.clone(), LIMITS, mode);
+        let kept = FusedDecode::new(ops.clone(), LIMITS, mode).with_cache(DecodedCache::new(64 << 20));
         let mut pictures = Vec::new();
         for epoch in 0..2 {
             let (one, other) = (made(&plain, epoch), made(&kept, epoch));

@@ -2,21 +2,17 @@
 
 use super::DataArgs;
 use super::demo_data::or_demo;
-use super::recipe::Recipe;
+use super::recipes::Recipes;
 use crate::Done;
-use clap::{Args as ClapArgs, ValueEnum};
-use feedline::augment::{Augmentation, Filter, ImageOp};
+use clap::Args as ClapArgs;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use feedline::deliver::bench::{measure, save_chrome_trace};
 use feedline::deliver::{Loader, LoaderOptions};
 use feedline::event::Warnings;
-use feedline::pipeline::{Pipeline, tell};
-use feedline::plan::Plan;
-use feedline::read::{holds_archives, is_in_archive, is_url};
+use feedline::pipeline::tell;
 use feedline::{Error, Result};
-use feedline_recipes::classification::config::{Config, Said};
-use feedline_recipes::classification::data;
-use feedline_recipes::settings::{self, Settings};
-use feedline_recipes::{arrays, lidar, scene_completion};
+use feedline_recipes::recipe::{BenchRequest, BenchSetup, Recipe, Work};
+use feedline_recipes::settings::Settings;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -29,7 +25,7 @@ pub struct Args {
     epochs: u64,
     /// One of the works of bench/README.md instead of your own settings [default: a, unless --augment or --config is
     /// given; e for a path that is no image data set]
-    #[arg(long, value_enum, ignore_case = true)]
+    #[arg(long, value_parser = works(), ignore_case = true)]
     work: Option<Work>,
     /// Shape of one sample of raw files, e.g. 120000,4
     #[arg(long, value_name = "N,...", value_delimiter = ',')]
@@ -50,87 +46,34 @@ pub struct Args {
     seconds: f64,
 }
 
-/// The works of the benchmark.
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-enum Work {
-    /// Photographs: random resized crop to 224, flip, normalise, batch 64
-    A,
-    /// The same for large photographs
-    B,
-    /// Evaluation: resize to 256, centre crop 224
-    C,
-    /// Small pictures as they are (28 x 28)
-    D,
-    /// Arrays, no decoding: rows of a .npy file
-    E,
-    /// Arrays: a folder of point clouds (.bin, with --shape)
-    F,
-    /// Arrays: a folder of 16-bit depth pictures (.png)
-    G,
+/// The values of the flag `--work`.
+fn works() -> impl TypedValueParser<Value = Work> {
+    let values = Work::ALL.map(|(_, name, help)| PossibleValue::new(name).help(help));
+    PossibleValuesParser::new(values).try_map(|asked| {
+        let found = Work::ALL.into_iter().find(|(_, name, _)| name.eq_ignore_ascii_case(&asked));
+        found.map(|(work, ..)| work).ok_or("there is no such work")
+    })
 }
 
-pub fn run(args: Args) -> Result<Done> {
+pub fn run(args: Args, recipes: &Recipes) -> Result<Done> {
     #[cfg(feature = "train")]
     if args.all_reduce {
         return super::all_reduce::run(args.seconds);
     }
-    match args.data.recipe()? {
-        Recipe::Classification => pictures_or_arrays(args),
-        recipe if args.work.is_some() || args.shape.is_some() => Err(Error::config(
-            format!("--work and --shape make no sense for the recipe {}", recipe.name()),
-            "Leave them out: samples are loaded as for training",
-        )),
-        Recipe::SceneCompletion => scenes(args),
-        Recipe::Lidar => clouds(args),
-    }
+    (args.data.recipe(recipes)?.bench)(&args)
 }
 
-fn scenes(args: Args) -> Result<Done> {
-    use scene_completion::splits::{self, Split};
-    let said: settings::Said<scene_completion::config::Config> = args.data.said(settings::Said::defaults())?;
-    let config = or_demo(said, Recipe::SceneCompletion)?.resolve()?;
-    let data = splits::open_split(&config, Split::Train)?;
-    let plan = splits::plan(&config, &data, 1)?;
-    report(&args, data, plan, &config)
-}
-
-fn clouds(args: Args) -> Result<Done> {
-    use lidar::splits::{self, Split};
-    let said: settings::Said<lidar::config::Config> = args.data.said(settings::Said::defaults())?;
-    let config = or_demo(said, Recipe::Lidar)?.resolve()?;
-    let data = splits::open_split(&config, Split::Train)?;
-    let plan = splits::plan(&config, &data, 1)?;
-    report(&args, data, plan, &config)
-}
-
-fn pictures_or_arrays(args: Args) -> Result<Done> {
-    let is_arrays = |path: &PathBuf| match path.extension().and_then(|extension| extension.to_str()) {
-        Some("npy" | "npz" | "bin") => true,
-        _ if is_url(path) || is_in_archive(path) || holds_archives(path) => false,
-        _ => path.exists() && !path.join("train").is_dir(),
+/// Measures how fast a recipe's samples are loaded, and reports.
+pub fn run_recipe<R: Recipe>(args: &Args) -> Result<Done> {
+    let asked = BenchRequest {
+        work: args.work,
+        shape: args.shape.as_deref(),
+        data: args.data.data.as_deref(),
+        has_settings: args.data.augment.is_some() || args.data.config.is_some(),
     };
-    let work = match args.work {
-        None if args.data.data.as_ref().is_some_and(is_arrays) => Some(Work::E),
-        None if args.data.augment.is_none() && args.data.config.is_none() => Some(Work::A),
-        work => work,
-    };
-    let mut said = Said::defaults();
-    if let Some(work) = work {
-        said = said.set("model.input_px", if work == Work::D { 28 } else { 224 })?.set("train.batch_size", 64)?;
-    }
-    let config = or_demo(args.data.said(said)?, Recipe::Classification)?.resolve()?;
-    let pipeline = match work {
-        Some(Work::E | Work::F | Work::G) => arrays::open(&config.data.dir, args.shape.as_deref(), &config.storage)?,
-        _ => photos(&config, work)?,
-    };
-    let plan = Plan::new(pipeline.len(), 1)?.with_seed(config.seed);
-    report(&args, pipeline, plan, &config)
-}
-
-/// Measures and tells.
-fn report(args: &Args, pipeline: Arc<dyn Pipeline>, plan: Plan, config: &impl Settings) -> Result<Done> {
+    let BenchSetup { config, data, plan } = R::bench(&asked, &|said| or_demo::<R>(args.data.said(said)?)?.resolve())?;
     let (batch_size, num_workers) = (config.batch_size(), config.loader().num_workers());
-    tell([&*pipeline], &Warnings)?;
+    tell([&*data], &Warnings)?;
     if !args.json {
         feedline::say!("{} samples, batch {batch_size}, {num_workers} workers; epoch 0 warms up", plan.epoch_len());
     }
@@ -142,7 +85,7 @@ fn report(args: &Args, pipeline: Arc<dyn Pipeline>, plan: Plan, config: &impl Se
             trace: args.trace.is_some(),
             ..config.loader().options(Arc::new(Warnings))
         };
-        Loader::new(Arc::clone(&pipeline), plan.clone(), options)
+        Loader::new(Arc::clone(&data), plan.clone(), options)
     };
     let (measured, loader) = measure(make, args.epochs, &mut |epoch, rate| {
         if !args.json {
@@ -164,19 +107,4 @@ fn report(args: &Args, pipeline: Arc<dyn Pipeline>, plan: Plan, config: &impl Se
         ))?;
     }
     Ok(Done::Ok)
-}
-
-fn photos(config: &Config, work: Option<Work>) -> Result<Arc<dyn Pipeline>> {
-    let (px, filter) = (config.input_px(), Filter::Bilinear);
-    let size_px = [px; 2];
-    let ops = match work {
-        None => config.augment.preset.train_ops(px),
-        Some(Work::A | Work::B) => vec![
-            ImageOp::RandomResizedCrop { size_px, scale: [0.08, 1.0], ratio: [3.0 / 4.0, 4.0 / 3.0], filter },
-            ImageOp::HorizontalFlip { p: 0.5 },
-        ],
-        Some(Work::C) => vec![ImageOp::ResizeCenterCrop { shorter_px: px * 8 / 7, size_px, filter }],
-        Some(_) => Augmentation::eval_ops(px),
-    };
-    Ok(Arc::new(data::images(data::train_list(config)?, ops, config, data::cache(config))?))
 }

@@ -1,29 +1,20 @@
 //! `feedline eval`: a checkpoint on a data set.
 
-mod clouds;
-mod scenes;
-
 use super::DataArgs;
-use super::recipe::Recipe;
+use super::recipes::Recipes;
 use crate::Done;
 use clap::Args as ClapArgs;
 use feedline::event::Warnings;
-use feedline::picture::encode_png;
 use feedline::pipeline::{Pipeline, tell};
 use feedline::plan::rng::hash_name;
-use feedline::read::{Storage, is_url, read_classes};
+use feedline::read::is_url;
 use feedline::train::checkpoint::{Checkpoints, best_epoch, load_model, load_settings};
-use feedline::train::group::Alone;
 use feedline::train::run::CHECKPOINTS;
 use feedline::{Error, Result};
-use feedline_recipes::classification::config::Config;
-use feedline_recipes::classification::train::{CLASSES, evaluate, task_options};
-use feedline_recipes::classification::{ClassificationTask, data};
+use feedline_recipes::recipe::{EvalOptions, EvalReport, Trainable, load_weights};
 use feedline_recipes::settings::{CONFIG, Said, Settings};
 use indicatif::{ProgressBar, ProgressStyle};
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 #[derive(ClapArgs)]
 pub struct Args {
@@ -43,77 +34,42 @@ pub struct Args {
     device: Option<String>,
 }
 
-pub fn run(args: Args) -> Result<Done> {
+pub fn run(args: Args, recipes: &Recipes) -> Result<Done> {
     let (checkpoint, run) = locate(&args.checkpoint)?;
-    match Recipe::of_run(&run, args.data.recipe)? {
-        Recipe::Classification => images(args, &checkpoint, &run),
-        Recipe::SceneCompletion => scenes::run(args, &checkpoint, &run),
-        Recipe::Lidar => clouds::run(args, &checkpoint, &run),
-    }
+    let recipe = recipes.of_run(&run, args.data.recipe.as_deref())?;
+    (recipe.training()?.eval)(&args, &checkpoint, &run)
 }
 
-fn images(args: Args, checkpoint: &Path, run: &Path) -> Result<Done> {
-    let mut said = said_of::<Config>(run, checkpoint)?;
-    let trained_on = read_classes(&run.join(CLASSES), &Storage::default())?;
-    let named = [&args.data.data, &args.data.train_list, &args.data.val_list, &args.data.classes];
-    if named.iter().any(|path| path.is_some()) {
+/// Evaluates the `checkpoint` of a run of the recipe.
+pub fn run_recipe<R: Trainable>(args: &Args, checkpoint: &Path, run: &Path) -> Result<Done> {
+    if args.logits.is_some() && !R::HAS_LOGITS {
+        return Err(Error::config(
+            format!("--logits makes no sense for the recipe {}", R::Config::RECIPE),
+            "Leave it out",
+        ));
+    }
+    let mut said = said_of::<R::Config>(run, checkpoint)?;
+    if args.data.names_any(R::Config::OTHER_DATA) {
         said = elsewhere(said)?;
     }
-    let config = settings(&args, said)?;
-    let place = Place::of(&args, run, &config)?;
-    let val = data::open_val(&config, &trained_on)?;
-    tell([&*val as &dyn Pipeline], &Warnings)?;
-    let mut task = ClassificationTask::new(task_options(&config, val.classes().len()))?;
-    task.load_model(&load_model(checkpoint)?)?;
+    let config = settings(args, said)?.absolute()?;
+    let place = Place::of(args, run, &config)?;
+    let data = R::open_evaluated(&config, run)?;
+    tell([&*data as &dyn Pipeline], &Warnings)?;
+    let mut task = R::task(&config, &data)?;
+    load_weights(&mut task, load_model(checkpoint)?)?;
 
-    let bar = bar(val.len(), "images");
-    let classes = val.classes();
-    let mut logits = format!("path,label,{}\n", joined((0..classes.len()).map(|at| format!("logit_{at}"))));
-    let evaluation = evaluate(&mut task, &val, &config, &Alone, Arc::new(Warnings), &mut |batch, rows| {
-        bar.inc(batch.len() as u64);
-        for (index, row) in batch.indices.iter().zip(rows.chunks(classes.len())) {
-            let path = val.location(*index).replace('"', "\"\"");
-            let _ = writeln!(logits, "\"{path}\",{},{}", val.label(*index), joined(row.iter().map(f32::to_string)));
-        }
-        Ok(())
-    })?;
+    let bar = bar(data.len(), R::SAMPLES);
+    let options =
+        EvalOptions { out: &place.dir, logits: args.logits.is_some(), progress: &mut |samples| bar.inc(samples) };
+    let EvalReport { text, figures, files, logits } = R::evaluate(&config, &mut task, &data, options)?;
     bar.finish_and_clear();
     if let Some(file) = &args.logits {
         super::write(file, logits.as_bytes())?;
     }
-
-    let (recall, precision) = (evaluation.recall(), evaluation.precision());
-    let mut text = format!("{} images\ntop-1 {:.4}\n", evaluation.samples, evaluation.top1_accuracy());
-    if classes.len() > 5 {
-        let _ = writeln!(text, "top-5 {:.4}", evaluation.top5_accuracy());
-    }
-    let share = |value: Option<f64>| value.map_or("-".to_string(), |value| format!("{value:.4}"));
-    for (at, name) in classes.iter().enumerate() {
-        let samples: u64 = evaluation.confusion[at].iter().sum();
-        let (recall, precision) = (share(recall[at]), share(precision[at]));
-        let _ = writeln!(text, "{name:<20} {samples:>7} images  recall {recall:<6}  precision {precision:<6}");
-    }
-    let figures = serde_json::json!({
-        "checkpoint": checkpoint.display().to_string(),
-        "data": place.data,
-        "samples": evaluation.samples,
-        "top1": evaluation.top1_accuracy(),
-        "top5": evaluation.top5_accuracy(),
-        "classes": classes.iter().enumerate().map(|(at, name)| serde_json::json!({
-            "name": name, "samples": evaluation.confusion[at].iter().sum::<u64>(),
-            "recall": recall[at], "precision": precision[at],
-        })).collect::<Vec<_>>(),
-    });
-    let picture = encode_png(evaluation.confusion_picture(classes).image())?;
-    place.publish(
-        &[
-            ("confusion_matrix.csv".into(), evaluation.confusion_csv(classes).into_bytes()),
-            ("confusion_matrix.png".into(), picture),
-        ],
-        &figures,
-    )?;
-    let place = place.dir.display();
-    let _ = writeln!(text, "eval.json, confusion_matrix.csv and confusion_matrix.png are in {place}");
+    let checkpoint = ("checkpoint", checkpoint.display().to_string().into());
+    let figures = figures.into_iter().chain([checkpoint, ("data", place.data.as_str().into())]);
+    place.publish(&files, &figures.map(|(name, value)| (name.to_owned(), value)).collect())?;
     super::print(&text)?;
     Ok(Done::Ok)
 }
@@ -194,10 +150,6 @@ fn bar(len: u64, things: &str) -> ProgressBar {
         bar.set_style(style.progress_chars("=> "));
     }
     bar
-}
-
-fn joined(cells: impl Iterator<Item = String>) -> String {
-    cells.collect::<Vec<_>>().join(",")
 }
 
 /// The settings of the run, by which the checkpoint was made.

@@ -1,5 +1,6 @@
 //! `feedline index`: the listing of a bucket and the indexes of archives, which are made once and kept.
 
+use super::recipes::Recipes;
 use crate::Done;
 use clap::Args as ClapArgs;
 use feedline::read::{Folder, Object, Storage, archive, check_url, is_in_archive, is_url, local_archives};
@@ -24,8 +25,8 @@ pub struct Args {
     set: Vec<String>,
 }
 
-pub fn run(args: Args) -> Result<Done> {
-    let storage = super::recipe::storage(args.config.as_deref(), &args.set)?;
+pub fn run(args: Args, recipes: &Recipes) -> Result<Done> {
+    let storage = recipes.storage(args.config.as_deref(), &args.set)?;
     let path = storage.resolve(&args.data);
     let Some(url) = path.to_str().filter(|_| is_url(&path)) else { return beside(&path, &storage) };
     check_url(url)?;

@@ -38,7 +38,7 @@ pub struct Args {
 /// cannot; and those that are no failure.
 const FINAL: [i32; 8] = [0, 2, 3, 4, 6, 7, 130, 143];
 
-/// How long mpirun may outlive the ranks that it started on this machine.
+/// Time for which mpirun may outlive the ranks that it started on this machine.
 const UNREACHABLE: Duration = Duration::from_secs(10);
 
 pub fn run(args: Args) -> Result<Done> {
@@ -193,7 +193,7 @@ fn wait(mut child: Child, signal: &AtomicUsize, grace: Duration) -> Result<i32> 
     }
 }
 
-/// Whether mpirun has processes of this program under it; known on Linux only.
+/// True if mpirun has processes of this program under it; known on Linux only.
 fn has_ranks(mpirun: u32) -> bool {
     let children = std::fs::read_to_string(format!("/proc/{mpirun}/task/{mpirun}/children")).unwrap_or_default();
     let program = std::env::current_exe().ok();

@@ -12,19 +12,17 @@ pub mod launch;
 pub mod lidar;
 pub mod pack;
 pub mod plan;
-pub mod recipe;
+pub mod recipes;
 pub mod show;
 #[cfg(feature = "train")]
 pub mod train;
 pub mod verify;
-#[cfg(feature = "train")]
-mod words;
 
 use clap::Args;
 use feedline::read::{is_in_archive, is_url};
 use feedline::{Error, Result};
 use feedline_recipes::settings::{Said, Settings};
-use recipe::Recipe;
+use recipes::{Entry, Recipes};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -32,8 +30,8 @@ use std::path::{Path, PathBuf};
 #[derive(Args)]
 pub struct DataArgs {
     /// Which kind of data and network [default: classification, or what --config says]
-    #[arg(long, value_enum)]
-    pub recipe: Option<Recipe>,
+    #[arg(long)]
+    pub recipe: Option<String>,
     /// Folder with {train,test}/<class>/*.{jpg,jpeg,png}, or of scenes (train.txt, test.txt, RGB, ...), or of clouds
     /// (ImageSets, training, kitti_infos_train.jsonl, ...), or its URL: s3://BUCKET/FOLDER
     #[arg(long, value_name = "DIR|URL")]
@@ -81,8 +79,26 @@ pub struct DataArgs {
 
 impl DataArgs {
     /// The recipe that is asked for.
-    pub fn recipe(&self) -> Result<Recipe> {
-        Recipe::chosen(self.recipe, self.config.as_deref())
+    pub fn recipe(&self, recipes: &Recipes) -> Result<Entry> {
+        recipes.chosen(self.recipe.as_deref(), self.config.as_deref())
+    }
+
+    /// True if a flag names one of these keys of section `data`.
+    #[cfg(feature = "train")]
+    pub fn names_any(&self, keys: &[&str]) -> bool {
+        self.places()
+            .iter()
+            .any(|(_, key, path)| path.is_some() && key.strip_prefix("data.").is_some_and(|key| keys.contains(&key)))
+    }
+
+    /// The flags that name data, with their keys.
+    fn places(&self) -> [(&'static str, &'static str, &Option<PathBuf>); 4] {
+        [
+            ("--data", "data.dir", &self.data),
+            ("--train-list", "data.train_list", &self.train_list),
+            ("--val-list", "data.val_list", &self.val_list),
+            ("--classes", "data.classes", &self.classes),
+        ]
     }
 
     /// The settings said so far: defaults, the file, these flags.
@@ -91,12 +107,7 @@ impl DataArgs {
             said = said.file(file)?;
         }
         let storage = self.set.iter().try_fold(said.clone(), |said, assignment| said.assign(assignment))?.storage()?;
-        for (flag, key, path) in [
-            ("--data", "data.dir", &self.data),
-            ("--train-list", "data.train_list", &self.train_list),
-            ("--val-list", "data.val_list", &self.val_list),
-            ("--classes", "data.classes", &self.classes),
-        ] {
+        for (flag, key, path) in self.places() {
             if let Some(path) = path {
                 let text = path.to_str().filter(|_| storage.resolve(path) != *path);
                 said = said.flag(flag, key, text.map_or_else(|| text_of(path), |mapped| Ok(mapped.into()))?)?;

@@ -1,5 +1,6 @@
 //! `feedline pack`: a folder or a list of files as tar archives, for object storage and file systems that like large files.
 
+use super::recipes::Recipes;
 use crate::Done;
 use clap::Args as ClapArgs;
 use feedline::read::pack::{PackOptions, Packed, pack, pack_list};
@@ -30,8 +31,8 @@ pub struct Args {
     set: Vec<String>,
 }
 
-pub fn run(args: Args) -> Result<Done> {
-    let storage = super::recipe::storage(None, &args.set)?;
+pub fn run(args: Args, recipes: &Recipes) -> Result<Done> {
+    let storage = recipes.storage(None, &args.set)?;
     let threads = args.num_workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let bar = ProgressBar::new(0);
     if let Ok(style) = ProgressStyle::with_template("packing [{bar:24}] {pos}/{len} files {per_sec} eta {eta}") {

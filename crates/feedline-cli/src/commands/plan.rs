@@ -127,7 +127,7 @@ pub fn run(args: Args) -> Result<Done> {
     Ok(Done::Ok)
 }
 
-/// Whether each epoch has each sample once.
+/// True if each epoch has each sample once.
 fn plain(args: &Args) -> bool {
     args.weights.is_none() && args.mix.is_none() && args.merge_epochs.is_none_or(|epochs| epochs == 1)
 }

@@ -1,7 +1,6 @@
 //! `feedline train`: from flags to a run folder.
 
-use super::recipe::Recipe;
-use super::words::Words;
+use super::recipes::Recipes;
 use super::{DataArgs, demo_data};
 use crate::Done;
 use crate::progress::Progress;
@@ -11,12 +10,9 @@ use feedline::train::group::Group;
 use feedline::train::ranks::join;
 use feedline::train::run::RunFolder;
 use feedline::{Error, Result};
-use feedline_recipes::classification::train::Classification;
-use feedline_recipes::lidar::train::Lidar;
+use feedline_recipes::recipe::Trainable;
 use feedline_recipes::run::Run;
-use feedline_recipes::scene_completion::train::SceneCompletion;
 use feedline_recipes::settings::{Said, Settings};
-use feedline_recipes::{classification, lidar, scene_completion};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -74,13 +70,9 @@ pub struct Args {
     print_config: bool,
 }
 
-pub fn run(args: Args) -> Result<Done> {
+pub fn run(args: Args, recipes: &Recipes) -> Result<Done> {
     if args.print_config {
-        super::print(match args.data.recipe()? {
-            Recipe::Classification => classification::config::DEFAULT_TOML,
-            Recipe::SceneCompletion => scene_completion::config::DEFAULT_TOML,
-            Recipe::Lidar => lidar::config::DEFAULT_TOML,
-        })?;
+        super::print(args.data.recipe(recipes)?.default_toml)?;
         return Ok(Done::Ok);
     }
     let (group, ranks) = join()?;
@@ -89,7 +81,7 @@ pub fn run(args: Args) -> Result<Done> {
         let _ = std::io::stderr().write_all(line.as_bytes());
     }
     // An error of one rank must end the others, which wait for it.
-    train(&args, &group).inspect_err(|error| {
+    train(&args, recipes, &group).inspect_err(|error| {
         if group.world_size() > 1 {
             // In one write, or the lines of ranks that fail together are mixed up.
             let line = format!("error: rank {} of {}: {error}\n", group.rank(), group.world_size());
@@ -99,26 +91,23 @@ pub fn run(args: Args) -> Result<Done> {
     })
 }
 
-fn train(args: &Args, group: &Arc<dyn Group>) -> Result<Done> {
+fn train(args: &Args, recipes: &Recipes, group: &Arc<dyn Group>) -> Result<Done> {
     let resumed = resumed(args, &**group)?;
     let recipe = match &resumed {
         Some(dir) => {
             // Only rank 0 needs to see the folder.
-            let name = if group.rank() == 0 { Recipe::of_run(dir, args.data.recipe)?.name() } else { "" };
-            let mut name = name.as_bytes().to_vec();
+            let own = if group.rank() == 0 { recipes.of_run(dir, args.data.recipe.as_deref())?.name } else { "" };
+            let mut name = own.as_bytes().to_vec();
             group.broadcast(&mut name)?;
-            Recipe::named(&String::from_utf8_lossy(&name))?
+            recipes.named(&String::from_utf8_lossy(&name))?
         }
-        None => args.data.recipe()?,
+        None => args.data.recipe(recipes)?,
     };
-    match recipe {
-        Recipe::Classification => train_as::<Classification>(args, group, recipe, resumed),
-        Recipe::SceneCompletion => train_as::<SceneCompletion>(args, group, recipe, resumed),
-        Recipe::Lidar => train_as::<Lidar>(args, group, recipe, resumed),
-    }
+    (recipe.training()?.train)(args, group, resumed)
 }
 
-fn train_as<R: Words>(args: &Args, group: &Arc<dyn Group>, recipe: Recipe, resumed: Option<PathBuf>) -> Result<Done> {
+/// Trains the recipe, from its settings or from the run that is `resumed`.
+pub fn run_recipe<R: Trainable>(args: &Args, group: &Arc<dyn Group>, resumed: Option<PathBuf>) -> Result<Done> {
     let mut run: Run<R> = match resumed {
         Some(dir) => {
             let change = |config: R::Config| settings(args, Said::defaults().table(config.to_toml()?)?)?.resolve();
@@ -129,18 +118,18 @@ fn train_as<R: Words>(args: &Args, group: &Arc<dyn Group>, recipe: Recipe, resum
             if !said.names_data() {
                 // One rank makes it, the others find it.
                 if group.rank() == 0 {
-                    demo_data::ensure(recipe, None)?;
+                    demo_data::ensure::<R>(None)?;
                 }
                 group.barrier()?;
             }
-            let config = demo_data::or_demo(said, recipe)?.resolve()?;
+            let config = demo_data::or_demo::<R>(said)?.resolve()?;
             let dir = args.out.clone().unwrap_or_else(|| default_folder(config.name()));
             Run::create(config, &dir, Arc::clone(group))?
         }
     };
     if group.rank() == 0 {
         feedline::say!("run folder   {}", run.dir().display());
-        feedline::say!("{}", R::describe(&run).trim_end());
+        feedline::say!("{}", R::describe(run.setup()).trim_end());
         run.notes().iter().for_each(|note| feedline::say!("note         {note}"));
     }
 

@@ -62,7 +62,7 @@ fn words(proof: &Proof) -> String {
     text
 }
 
-/// What there is to say of an epoch, without its number.
+/// Describes an epoch, without its number.
 fn line(epoch: &EpochProof, proof: &Proof) -> String {
     let EpochProof { once, more, never, delivered, samples, .. } = epoch;
     let mut text = String::from(if epoch.complete { ": " } else { ", so far: " });

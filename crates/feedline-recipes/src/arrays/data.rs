@@ -2,18 +2,18 @@
 //! the stages read and decode; owns nothing of their insides.
 
 use feedline::decode::{Fault, NPY_HEADER_BYTES_MAX, NpyHeader, decode_depth_u16, dimensions};
-use feedline::deliver::Clock;
-use feedline::pipeline::{Pipeline, Raw, read_stored};
+use feedline::deliver::SampleContext;
+use feedline::pipeline::{Pipeline, Raw, read_samples};
 use feedline::plan::{Plan, Request};
 use feedline::read::{
-    FileList, Folder, ReadError, RowFile, Storage, Stored, open_file, read_exactly, read_sample, read_start,
+    FileList, Folder, ReadError, RowFile, SampleReader, Storage, open_file, read_exactly, read_sample, read_start,
     rows_fingerprint,
 };
 use feedline::{DType, Error, FieldSpec, Result, Slot, Stage};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// What a file of rows may take in memory under [`open`]: half a GiB.
+/// Most memory that a file of rows may take under [`open`]: half a GiB.
 const HELD_BYTES_MAX: u64 = 512 << 20;
 
 /// Enough of a PNG to see its size in pixels.
@@ -36,7 +36,7 @@ enum Source {
     /// The rows of one file that lies elsewhere, in memory.
     Held { path: PathBuf, bytes: Vec<u8>, offset_bytes: usize, row_bytes: usize },
     /// The rows of one file that lies elsewhere and is too large for that.
-    Stored { path: PathBuf, rows: Stored, count: u64 },
+    Stored { path: PathBuf, rows: SampleReader, count: u64 },
     /// A file each: `head`, which is the same in all of them, and the elements.
     Files { list: FileList, head: Vec<u8> },
     /// A 16-bit grey PNG each.
@@ -111,7 +111,7 @@ fn open_rows(path: &Path, shape: Option<&[usize]>, held_bytes_max: u64) -> Resul
     Ok(ArrayData::new(Source::Rows(file), rows.dtype, rows.shape, fingerprint))
 }
 
-fn open_stored(path: &Path, stored: &Stored, shape: Option<&[usize]>, held_bytes_max: u64) -> Result<ArrayData> {
+fn open_stored(path: &Path, stored: &SampleReader, shape: Option<&[usize]>, held_bytes_max: u64) -> Result<ArrayData> {
     let size_bytes = stored.size_bytes(0);
     let is_held = size_bytes <= held_bytes_max.saturating_add(NPY_HEADER_BYTES_MAX as u64);
     if stored.is_compressed(0) && !is_held {
@@ -151,7 +151,7 @@ fn open_stored(path: &Path, stored: &Stored, shape: Option<&[usize]>, held_bytes
     Ok(ArrayData::new(source, dtype, shape, fingerprint))
 }
 
-/// How a file is divided into rows.
+/// The division of a file into rows.
 struct Rows {
     dtype: DType,
     shape: Vec<usize>,
@@ -282,8 +282,8 @@ impl ArrayData {
         ArrayData { source, fields: vec![FieldSpec::stack("array", dtype, shape)], fingerprint }
     }
 
-    /// What reads the samples, where they are not files of this machine.
-    fn stored(&self) -> Option<&Stored> {
+    /// The reader of the samples, where they are not files of this machine.
+    fn stored(&self) -> Option<&SampleReader> {
         match &self.source {
             Source::Rows(_) | Source::Held { .. } => None,
             Source::Stored { rows, .. } => Some(rows),
@@ -317,7 +317,9 @@ impl Pipeline for ArrayData {
     fn location(&self, index: u64) -> String {
         match &self.source {
             Source::Rows(file) => format!("row {index} of {}", file.path().display()),
-            Source::Held { path, .. } | Source::Stored { path, .. } => format!("row {index} of {}", path.display()),
+            Source::Held { path, .. } | Source::Stored { path, .. } => {
+                format!("row {index} of {}", path.display())
+            }
             Source::Files { list, .. } | Source::Depth { list, .. } => {
                 list.entries[index as usize].path.display().to_string()
             }
@@ -332,7 +334,7 @@ impl Pipeline for ArrayData {
     }
 
     fn read_ahead(&self) -> usize {
-        self.stored().map_or(0, Stored::requests_in_flight)
+        self.stored().map_or(0, SampleReader::requests_in_flight)
     }
 
     fn raw_bytes(&self, index: u64) -> u64 {
@@ -345,7 +347,7 @@ impl Pipeline for ArrayData {
 
     /// Reads what lies elsewhere or has to be decoded. What this machine stores as it is delivered is read by `make`,
     /// straight into the batch.
-    fn read(&self, request: &Request, raw: &mut Raw, clock: &mut Clock) -> Result<()> {
+    fn read(&self, request: &Request, raw: &mut Raw, clock: &mut SampleContext) -> Result<()> {
         let path = match &self.source {
             Source::Depth { list, .. } => &list.entries[request.index as usize].path,
             _ => Path::new(""),
@@ -367,14 +369,14 @@ impl Pipeline for ArrayData {
         self.stored().is_some_and(|stored| stored.is_near(one, next))
     }
 
-    fn read_many(&self, requests: &[Request], raws: &mut [Raw], clock: &mut Clock) -> Vec<Result<()>> {
+    fn read_many(&self, requests: &[Request], raws: &mut [Raw], clock: &mut SampleContext) -> Vec<Result<()>> {
         match self.stored() {
-            Some(stored) => read_stored(stored, requests, raws, clock),
+            Some(stored) => read_samples(stored, requests, raws, clock),
             None => requests.iter().zip(raws).map(|(request, raw)| self.read(request, raw, clock)).collect(),
         }
     }
 
-    fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, clock: &mut Clock) -> Result<()> {
+    fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, clock: &mut SampleContext) -> Result<()> {
         match &self.source {
             Source::Rows(file) => {
                 // The clock still stands at read, where this belongs: for small rows, looking at it costs as much as

@@ -1,5 +1,5 @@
 use super::*;
-use feedline::deliver::{Clock, LoaderOptions};
+use feedline::deliver::{LoaderOptions, SampleContext};
 use feedline::pipeline::{Pipeline, Raw};
 use feedline::plan::{Plan, Request};
 use feedline::{DType, FieldSpec, Slot};
@@ -23,10 +23,10 @@ impl Pipeline for Numbers {
     fn location(&self, index: u64) -> String {
         format!("number {index}")
     }
-    fn read(&self, _: &Request, _: &mut Raw, _: &mut Clock) -> Result<()> {
+    fn read(&self, _: &Request, _: &mut Raw, _: &mut SampleContext) -> Result<()> {
         Ok(())
     }
-    fn make(&self, request: &Request, _: &Raw, slot: &mut Slot<'_>, _: &mut Clock) -> Result<()> {
+    fn make(&self, request: &Request, _: &Raw, slot: &mut Slot<'_>, _: &mut SampleContext) -> Result<()> {
         if request.index == self.bad {
             return Err(Error::config(format!("number {} is bad", self.bad), "Take another"));
         }

@@ -1,12 +1,13 @@
 //! The settings of the recipe: [`Config`], checked. Owns the keys; how they are merged belongs to `settings`, what they
 //! set off to the other files.
 
-use super::{Backbone, DeviceKind, Precision};
+use super::network::backbone::Backbone;
+use crate::network::device::{DeviceKind, Precision};
 use crate::settings::{self, LoaderSettings, Settings, in_range};
 use feedline::augment::Augmentation;
-use feedline::fused::DecodeMode;
+use feedline::pipeline::DecodeMode;
 use feedline::read::Storage;
-use feedline::train::agree::BatchSplit;
+use feedline::train::consistency::BatchSplit;
 use feedline::train::schedule::{LrDecay, OptimizerKind};
 use feedline::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -15,7 +16,7 @@ use std::path::PathBuf;
 /// The commented reference of every key, with its default.
 pub const DEFAULT_TOML: &str = include_str!("default.toml");
 
-/// What was said so far.
+/// Settings that are not yet complete.
 pub type Said = settings::Said<Config>;
 
 /// The settings of a run, complete. See [`DEFAULT_TOML`] for what each key means.
@@ -123,6 +124,8 @@ impl Settings for Config {
     ];
 
     const PLACES: &'static [&'static str] = &["dir", "train_list", "val_list", "classes"];
+
+    const OTHER_DATA: &'static [&'static str] = Config::PLACES;
 
     fn paths(&mut self) -> Vec<&mut PathBuf> {
         let DataConfig { dir, train_list, val_list, classes, .. } = &mut self.data;

@@ -2,35 +2,32 @@
 //! Owns the networks, their optimiser and the import of weights; the order of events in a run belongs to
 //! `feedline::train`. Without the feature `burn` there are the settings and the data, and no network.
 
-mod choices;
-
 pub mod config;
 
 pub mod data;
 
-pub mod demo;
-
 #[cfg(feature = "burn")]
-pub mod model;
+pub mod evaluate;
 
-pub mod report;
+pub mod metrics;
 
-#[cfg(feature = "burn")]
-pub mod task;
+pub mod network;
+
+pub mod picture;
+
+pub mod recipe;
 
 #[cfg(feature = "burn")]
 pub mod train;
 
-#[cfg(feature = "burn")]
-pub mod weights;
-
-pub use crate::device::DeviceKind;
-pub use choices::{Backbone, Precision};
+pub use crate::network::device::{DeviceKind, Precision};
 pub use feedline::train::schedule::OptimizerKind;
+pub use feedline_demo::shapes as demo;
+pub use network::backbone::Backbone;
 #[cfg(feature = "burn")]
-pub use task::{ClassificationTask, TaskOptions};
+pub use network::task::{ClassificationTask, TaskOptions};
 #[cfg(feature = "burn")]
-pub use weights::WeightReport;
+pub use network::weights::WeightReport;
 
 #[cfg(all(test, feature = "burn"))]
 mod tests;

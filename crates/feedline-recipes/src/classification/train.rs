@@ -1,27 +1,29 @@
-//! A training run of the recipe: what of it is the recipe's own. The order of events belongs to `run`.
+//! The recipe as far as its network goes: phases and learning rates of a run, its files, its figures and the words about
+//! it. The order of events belongs to `run`.
 
 use super::config::Config;
 use super::data;
-use super::report::Evaluation;
-use super::{Backbone, ClassificationTask, TaskOptions, weights};
-use crate::run::{self, Recipe, RunFigures, each_once};
+use super::evaluate;
+use super::network::backbone::Backbone;
+use super::network::task::{ClassificationTask, task_options};
+use super::network::weights;
+use super::recipe::Classification;
+use crate::recipe::{EvalOptions, EvalReport, Finished, RunFigures, Setup, SplitsOf, Trainable, setting_name};
+use crate::run;
+use feedline::Result;
 use feedline::event::Sink;
-use feedline::images::Images;
+use feedline::pipeline::Images;
 use feedline::pipeline::Pipeline;
-use feedline::plan::Plan;
-use feedline::train::group::Group;
+use feedline::read::{Storage, read_classes};
 use feedline::train::schedule::{EpochLr, LrLimits, fit_lr, step_advice};
 use feedline::train::{FitOptions, Phase};
-use feedline::{Batch, Result};
 use serde::Serialize;
+use std::fmt::Write;
+use std::path::Path;
 use std::sync::Arc;
 
 /// The file of a run folder with the names of its classes, in the order of the network's outputs.
 pub const CLASSES: &str = "classes.txt";
-
-/// The recipe.
-#[derive(Debug, Clone, Copy)]
-pub struct Classification;
 
 /// A run of it that is ready to train, as one rank sees it.
 pub type Run = run::Run<Classification>;
@@ -51,22 +53,23 @@ pub struct ClassSummary {
     pub precision: Option<f64>,
 }
 
-impl Recipe for Classification {
-    type Config = Config;
-    type Data = Images;
+impl Trainable for Classification {
     type Task = ClassificationTask;
     type Summary = Summary;
 
-    fn open(config: &Config) -> Result<(Arc<Images>, Arc<Images>)> {
+    const HAS_LOGITS: bool = true;
+
+    /// Both at once: they share a folder and a cache.
+    fn open_splits(config: &Config) -> Result<SplitsOf<Classification>> {
         data::open(config)
     }
 
-    fn plan(config: &Config, train: &Images, ranks: u64) -> Result<Plan> {
-        data::plan(config, train, ranks)
+    fn open_evaluated(config: &Config, run_dir: &Path) -> Result<Arc<Images>> {
+        data::open_val(config, &read_classes(&run_dir.join(CLASSES), &Storage::default())?)
     }
 
-    fn task(config: &Config, train: &Images) -> Result<ClassificationTask> {
-        ClassificationTask::new(task_options(config, train.classes().len()))
+    fn task(config: &Config, data: &Images) -> Result<ClassificationTask> {
+        ClassificationTask::new(task_options(config, data.classes().len()))
     }
 
     fn import(config: &Config, task: &mut ClassificationTask) -> Result<Option<String>> {
@@ -91,10 +94,34 @@ impl Recipe for Classification {
         advice(config, train.len())
     }
 
-    fn summary(run: &mut Run, sink: Arc<dyn Sink>) -> Result<Summary> {
-        let ((_, val), group, config) = (run.data(), run.group().clone(), run.config().clone());
-        let val = val.clone();
-        let evaluation = evaluate(run.task_mut(), &val, &config, &*group, sink, &mut |_, _| Ok(()))?;
+    fn describe(setup: &Setup<Classification>) -> String {
+        let Setup { config, task, train, val, group } = setup;
+        format!(
+            "data         {} training and {} validation images of {} classes\n\
+             model        {} at {px}x{px} px, {} on {}, augmentation {}\n\
+             training     {} epochs of batch {}{}{}, {}, learning rate up to {} (init_lr {} fitted to the batch), {} data workers\n",
+            train.len(),
+            val.len(),
+            train.classes().len(),
+            config.model.backbone.name(),
+            setting_name(&config.model.precision),
+            task.device_name(),
+            setting_name(&config.augment.preset),
+            config.train.epochs,
+            config.train.batch_size,
+            setup.over_ranks(),
+            if config.train.sync_bn && group.world_size() > 1 { " with synchronised norms" } else { "" },
+            setting_name(&config.train.optimizer),
+            fitted_lr(config, config.train.batch_size).0,
+            config.train.init_lr,
+            config.num_workers(),
+            px = config.input_px()
+        )
+    }
+
+    fn summary(setup: &mut Setup<Classification>, finished: Finished, sink: Arc<dyn Sink>) -> Result<Summary> {
+        let Setup { config, task, val, group, .. } = setup;
+        let evaluation = evaluate::evaluate(task, val, config, &**group, sink, &mut |_, _| Ok(()))?;
         let figures = evaluation.confusion.iter().zip(evaluation.recall()).zip(evaluation.precision());
         let classes = val.classes().iter().zip(figures).map(|(name, ((row, recall), precision))| ClassSummary {
             name: name.clone(),
@@ -102,24 +129,42 @@ impl Recipe for Classification {
             recall,
             precision,
         });
-        let classes = classes.collect();
-        let (best_val_accuracy, val_accuracy) = run.first_metric();
-        Ok(Summary { best_val_accuracy, val_accuracy, run: run.figures(), classes })
+        Ok(Summary {
+            best_val_accuracy: finished.best_metric,
+            val_accuracy: finished.last_metric,
+            run: finished.figures,
+            classes: classes.collect(),
+        })
     }
-}
 
-/// What the task of `config` is made from.
-pub fn task_options(config: &Config, num_classes: usize) -> TaskOptions {
-    TaskOptions {
-        backbone: config.model.backbone,
-        num_classes,
-        optimizer: config.train.optimizer,
-        momentum: config.train.momentum,
-        weight_decay: config.train.weight_decay,
-        precision: config.model.precision,
-        device: config.model.device,
-        seed: config.seed,
-        sync_bn: config.train.sync_bn,
+    fn report(summary: &Summary) -> String {
+        let mut text = String::new();
+        for class in &summary.classes {
+            let share = |value: Option<f64>| value.map_or("  -  ".to_string(), |value| format!("{value:.3}"));
+            let (recall, precision) = (share(class.recall), share(class.precision));
+            let _ = writeln!(
+                text,
+                "  {:<20} {:>6} images   recall {recall}   precision {precision}",
+                class.name, class.samples
+            );
+        }
+        let _ = write!(
+            text,
+            "\nvalidation accuracy {:.4} (best {:.4}) {}",
+            summary.val_accuracy,
+            summary.best_val_accuracy,
+            summary.run.timing("images", 0)
+        );
+        text
+    }
+
+    fn evaluate(
+        config: &Config,
+        task: &mut ClassificationTask,
+        data: &Arc<Images>,
+        options: EvalOptions<'_>,
+    ) -> Result<EvalReport> {
+        evaluate::report(config, task, data, options)
     }
 }
 
@@ -156,33 +201,6 @@ fn fit_options(config: &Config) -> Result<FitOptions> {
         checkpoint_steps: train.checkpoint_steps,
         checkpoint_seconds: train.checkpoint_seconds,
     })
-}
-
-/// Evaluates the task on every sample of `data`, each exactly once over all ranks; `on_batch` sees each batch of this
-/// rank with its logits (B, classes), in order. The figures are those of the group.
-///
-/// # Errors
-/// What the data or the model report.
-pub fn evaluate(
-    task: &mut ClassificationTask,
-    data: &Arc<Images>,
-    config: &Config,
-    group: &dyn Group,
-    sink: Arc<dyn Sink>,
-    on_batch: &mut dyn FnMut(&Batch, &[f32]) -> Result<()>,
-) -> Result<Evaluation> {
-    let classes = data.classes().len();
-    let mut evaluation = Evaluation::new(classes);
-    each_once(data, config, group, sink, |batch| {
-        let logits = task.logits(batch)?;
-        let labels = batch.stacked("label")?.as_slice::<i64>();
-        for (row, label) in logits.chunks(classes).zip(labels).take(batch.valid) {
-            evaluation.add(row, *label as usize)?;
-        }
-        on_batch(batch, &logits)
-    })?;
-    evaluation.all_reduce(group)?;
-    Ok(evaluation)
 }
 
 /// Upstream's advice on the number of steps, if the run is shorter than it should be. It is meant for its large

@@ -1,12 +1,12 @@
 //! The settings of the recipe: [`Config`], checked. Owns the keys, and what an OpenPCDet YAML puts in their place; how they are
 //! merged belongs to `settings`, what they set off to the other files.
 
-use super::options::{LidarOptions, Process};
-use super::pcdet;
-use crate::classification::{DeviceKind, Precision};
+use super::data::openpcdet_yaml;
+use super::data::options::{LidarOptions, Process};
+use crate::network::device::{DeviceKind, Precision};
 use crate::settings::{self, LoaderSettings, Settings, in_range};
 use feedline::read::{Storage, check_url, is_url};
-use feedline::train::agree::BatchSplit;
+use feedline::train::consistency::BatchSplit;
 use feedline::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use std::path::PathBuf;
 /// The commented reference of every key, with its default.
 pub const DEFAULT_TOML: &str = include_str!("default.toml");
 
-/// What was said so far.
+/// Settings that are not yet complete.
 pub type Said = settings::Said<Config>;
 
 /// The settings of a run, complete. See [`DEFAULT_TOML`] for what each key means.
@@ -74,11 +74,11 @@ pub struct BlockConfig {
 pub struct AnchorConfig {
     /// Length, width, height.
     pub size_m: [f64; 3],
-    /// Where it stands.
+    /// Height of its bottom in the cloud.
     pub bottom_m: f64,
-    /// Overlap from which on it is an object's.
+    /// IoU at or above which an anchor is positive.
     pub matched: f64,
-    /// Overlap below which it is nobody's.
+    /// IoU below which an anchor is negative.
     pub unmatched: f64,
 }
 
@@ -110,7 +110,7 @@ impl Config {
             return Ok(self);
         }
         let path = std::mem::take(&mut self.data.dataset_cfg);
-        let whole = pcdet::read_yaml(&path)?;
+        let whole = openpcdet_yaml::read_yaml(&path)?;
         let names = whole.get("CLASS_NAMES").map(|names| serde_json::from_value(names.clone()));
         let names = names.transpose().map_err(|problem| {
             Error::dataset(&path, format!("CLASS_NAMES is no list of names: {problem}"), "Write ['Car', 'Pedestrian']")
@@ -118,7 +118,7 @@ impl Config {
         let names: Vec<String> = names.unwrap_or_else(|| self.clouds.class_names.clone());
         let dataset = whole.get("DATA_CONFIG").unwrap_or(&whole);
         let root = Some(self.data.dir.as_path()).filter(|dir| !dir.as_os_str().is_empty());
-        let (train, val) = (pcdet::files(dataset, root, true)?, pcdet::files(dataset, root, false)?);
+        let (train, val) = (openpcdet_yaml::files(dataset, root, true)?, openpcdet_yaml::files(dataset, root, false)?);
         if let Some(other) = [&train, &val].into_iter().find(|files| files.split_dir != "training") {
             return Err(Error::dataset(
                 &path,
@@ -126,7 +126,7 @@ impl Config {
                 "Train on the split train or trainval, and test on val",
             ));
         }
-        self.clouds = pcdet::options(dataset, &names)?;
+        self.clouds = openpcdet_yaml::options(dataset, &names)?;
         self.data.dir = train.root;
         (self.data.train_infos, self.data.val_infos) = (train.info_path, val.info_path);
         self.check()?;
@@ -141,7 +141,7 @@ impl Config {
         })
     }
 
-    /// That the clouds become what the network needs.
+    /// Checks that the clouds become what the network needs.
     fn check_clouds(&self) -> Result<()> {
         self.clouds.check()?;
         let (classes, anchors) = (self.clouds.class_names.len(), self.model.anchors.len());

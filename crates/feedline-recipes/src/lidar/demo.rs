@@ -1,168 +1,88 @@
-//! The demo data set of the recipe: drawn streets in the files of KITTI's object data. Owns the options and which file holds
-//! what; the streets belong to `street.rs`, what the lidar and the camera see of them to `cast.rs`, the text files to `files.rs`.
-//!
-//! Classes are told by shape. There are walls, poles, trees, bushes and bins besides, and what hides what follows from the rays.
+//! The demo data set of the recipe: the streets that `feedline-demo` draws, with the infos that the recipe reads. Owns that they
+//! are one data set, which is there whole or not at all.
 
-mod cast;
-mod files;
-mod parts;
-mod sensors;
-mod street;
-
-use super::camera::Camera;
 use super::infos::{self, InfoOptions};
-use super::kitti;
 use super::options::Layout;
-use crate::demo_folder::{Marker, write_each, write_whole};
-use feedline::picture::encode_png;
-use feedline::plan::rng::SampleRng;
-use feedline::{Error, Result};
-use serde::{Deserialize, Serialize};
-use std::fs;
+use feedline::Result;
+use feedline_demo::streets;
 use std::path::Path;
 
-/// What a demo data set consists of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DemoOptions {
-    /// Training frames.
-    pub train: u64,
-    /// Validation frames.
-    pub val: u64,
-    /// Test frames, which have no labels.
-    pub test: u64,
-    /// The streets are a function of this.
-    pub seed: u64,
-    /// Rays of the lidar above each other, 8 to 128, from 2.5 degrees up to 17.5 degrees down.
-    pub beams: usize,
-    /// Rays of each beam, 64 to 4096, from 45 degrees to the left to 45 degrees to the right.
-    pub steps: usize,
-}
+pub use feedline_demo::streets::DemoOptions;
 
-impl Default for DemoOptions {
-    fn default() -> DemoOptions {
-        DemoOptions { train: 160, val: 40, test: 4, seed: 0, beams: 48, steps: 400 }
-    }
-}
-
-/// Names of the classes that are labelled, the last of which `kitti_dataset.yaml` does not count.
-pub const DEMO_CLASSES: [&str; 4] = ["Car", "Pedestrian", "Cyclist", "Van"];
-
-/// Goes up whenever the files change.
-const VERSION: u32 = 1;
-
-const FOLDERS: [&str; 3] = ["velodyne", "calib", "image_2"];
-const LABEL_FOLDERS: [&str; 2] = ["label_2", "planes"];
-
-/// Writes the demo data set into `dir`, unless it is there already, whole and with the same options. It is written beside `dir`
-/// and renamed at the end, so that `dir` is never half-written. `progress` is told (frames done, frames in all) after each
-/// frame. Equal options give equal bytes.
-///
-/// | file | holds |
-/// |---|---|
-/// | `ImageSets/{train,val,test}.txt` | the ids `000000`, `000001` and so on, one a line; those of `test` count anew |
-/// | `{training,testing}/velodyne/{id}.bin` | f32 (N, 4): x, y, z in metres, intensity 0 to 0.99 |
-/// | `{training,testing}/calib/{id}.txt` | KITTI's matrices, the same for all frames |
-/// | `{training,testing}/image_2/{id}.png` | the picture of camera 2, 1242 x 375 |
-/// | `training/label_2/{id}.txt` | the objects in the picture; `DontCare` where the lidar sees hardly anything of one |
-/// | `training/planes/{id}.txt` | the ground in camera coordinates |
-/// | `kitti_infos_*.jsonl`, `kitti_dbinfos_train.jsonl`, `gt_database/` | as of `feedline lidar infos` |
+/// Writes the files of [`streets::write_demo_data`] into `dir`, and with them the info files and the data base of objects, as
+/// [`infos::build`] makes them. `dir` is left as it is if this data set is there already. `progress` is told (frames done, frames
+/// in all) after each frame.
 ///
 /// # Errors
-/// A split without a frame, rays out of bounds; a folder `dir` that holds something else, which stays untouched; a file that
-/// cannot be written, with nothing left behind.
+/// As those two. Nothing is left behind.
 pub fn write_demo_data(dir: &Path, options: &DemoOptions, progress: impl FnMut(u64, u64)) -> Result<()> {
-    check(options)?;
-    write_whole(dir, &Marker { version: VERSION, options: *options }, |folder| {
-        let make =
-            |folder: &Path| fs::create_dir_all(folder).map_err(|source| Error::io("make the folder", folder, source));
-        for name in FOLDERS {
-            make(&folder.join("training").join(name))?;
-            make(&folder.join("testing").join(name))?;
-        }
-        for name in LABEL_FOLDERS {
-            make(&folder.join("training").join(name))?;
-        }
-        make(&folder.join("ImageSets"))?;
-        let DemoOptions { train, val, test, .. } = *options;
-        for (name, ids) in [("train", 0..train), ("val", train..train + val), ("test", 0..test)] {
-            let lines: String = ids.map(|number| format!("{}\n", id_of(number))).collect();
-            write(&folder.join("ImageSets").join(format!("{name}.txt")), lines.as_bytes())?;
-        }
-        let frames: Vec<u64> = (0..train + val + test).collect();
-        write_each(&frames, progress, |number| write_frame(folder, options, *number))?;
+    streets::write_demo_data(dir, options, progress, |folder| {
         let infos = InfoOptions { layout: Layout::Kitti, num_threads: 2, overwrite: false };
         infos::build(folder, &infos, &|_, _| ()).map(|_| ())
     })
 }
 
-fn check(options: &DemoOptions) -> Result<()> {
-    let DemoOptions { train, val, test, beams, steps, .. } = options;
-    if [train, val, test].into_iter().any(|count| !(1..=300_000).contains(count)) {
-        return Err(Error::config(
-            format!("a demo data set of {train} train, {val} val and {test} test frames cannot be made"),
-            "Ask for 1 to 300,000 of each",
-        ));
-    }
-    if !(8..=128).contains(beams) || !(64..=4096).contains(steps) {
-        return Err(Error::config(
-            format!("frames of {beams} beams with {steps} rays cannot be drawn"),
-            "Ask for 8 to 128 beams and 64 to 4096 rays of each",
-        ));
-    }
-    Ok(())
-}
-
-fn id_of(number: u64) -> String {
-    format!("{number:06}")
-}
-
-fn write_frame(folder: &Path, options: &DemoOptions, number: u64) -> Result<()> {
-    let frame = draw(options, number)?;
-    let labelled = options.train + options.val;
-    let (split, id) = match number.checked_sub(labelled) {
-        None => ("training", id_of(number)),
-        Some(number) => ("testing", id_of(number)),
-    };
-    let path = |kind: &str, end: &str| folder.join(split).join(kind).join(format!("{id}.{end}"));
-    let points: Vec<u8> = frame.points.as_flattened().iter().flat_map(|value| value.to_le_bytes()).collect();
-    write(&path("velodyne", "bin"), &points)?;
-    write(&path("calib", "txt"), frame.calib.as_bytes())?;
-    write(&path("image_2", "png"), &encode_png(&frame.image)?)?;
-    if number < labelled {
-        write(&path("label_2", "txt"), frame.labels.as_bytes())?;
-        write(&path("planes", "txt"), frame.plane.as_bytes())?;
-    }
-    Ok(())
-}
-
-/// What is written of a frame.
-struct Drawn {
-    points: Vec<[f32; 4]>,
-    image: feedline::decode::RgbImage,
-    calib: String,
-    labels: String,
-    plane: String,
-}
-
-/// Frame `number`, from 0.
-fn draw(options: &DemoOptions, number: u64) -> Result<Drawn> {
-    let mut rng = SampleRng::new(options.seed, 0, number, "demo frame");
-    let street = street::Street::draw(&mut rng);
-    let calib = files::calib_text();
-    // What is printed counts, to the digit.
-    let parsed = kitti::parse_calib(&calib).map_err(|problem| Error::config(problem, "Please report this"))?;
-    let camera = Camera::new(&parsed);
-    let cloud = sensors::scan(&street, [options.beams, options.steps], &mut rng);
-    let view = sensors::photograph(&street, &camera, &parsed);
-    let labels = files::label_text(&street, &camera, &cloud, &view);
-    let plane = files::plane_text(&street.ground, &camera);
-    Ok(Drawn { points: cloud.points, image: view.image, calib, labels, plane })
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    fs::write(path, bytes).map_err(|source| Error::io("write", path, source))
-}
-
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::super::options::{Augment, LidarOptions, SampleGroup};
+    use super::super::picture::pictures;
+    use super::super::{LidarFiles, open};
+    use super::*;
+    use feedline::Batch;
+    use feedline::deliver::{Loader, LoaderOptions};
+    use feedline::pipeline::Pipeline;
+    use feedline::plan::Plan;
+    use feedline::read::Storage;
+    use feedline_demo::streets::DEMO_CLASSES;
+    use std::sync::Arc;
+
+    /// The first batch of a split of four frames a batch.
+    fn first_batch(root: &Path, split: &str, training: bool, options: &LidarOptions) -> Batch {
+        let files = LidarFiles {
+            root: root.into(),
+            split_dir: if split == "test" { "testing" } else { "training" }.into(),
+            info_path: vec![format!("kitti_infos_{split}.pkl")],
+            training,
+        };
+        let data = Arc::new(open(&files, options, &Storage::default()).unwrap());
+        let plan = Plan::unshuffled(data.len(), 1).unwrap();
+        let options = LoaderOptions { batch_size: 4, num_workers: 0, ..LoaderOptions::default() };
+        Loader::new(data, plan, options).unwrap().next_batch().unwrap().unwrap()
+    }
+
+    #[test]
+    fn the_recipe_delivers_the_frames_and_draws_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("a");
+        let small = DemoOptions { train: 3, val: 1, test: 1, seed: 3, beams: 24, steps: 200 };
+        write_demo_data(&root, &small, |_, _| ()).unwrap();
+        let group = |name: &str| SampleGroup { name: name.into(), count: 8, min_points: 5 };
+        let options = LidarOptions {
+            augment: vec![Augment::GtSampling {
+                db_info_path: vec!["kitti_dbinfos_train.pkl".into()],
+                sample_groups: DEMO_CLASSES[..3].iter().map(|name| group(name)).collect(),
+                removed_difficulties: vec![-1],
+                use_road_plane: true,
+                limit_whole_scene: true,
+                remove_extra_width: [0.0; 3],
+            }],
+            ..LidarOptions::default()
+        };
+        for (split, training, frames) in [("train", true, 3), ("val", false, 1), ("test", false, 1)] {
+            let batch = first_batch(&root, split, training, &options);
+            assert_eq!((batch.valid, batch.field("gt_boxes").is_some()), (frames, split != "test"));
+            let (pictures, _) = pictures(&batch, &options).unwrap();
+            assert_eq!(pictures.len(), frames);
+            for (_, caption) in pictures {
+                assert_eq!(caption.contains("pasted"), training, "{caption}");
+                assert_eq!(caption.contains("Car"), split != "test", "{caption}");
+            }
+        }
+        let infos = infos::read_infos(&root, &["kitti_infos_trainval.pkl".into()], &Storage::default()).unwrap();
+        assert_eq!(infos.len(), 4);
+        for annos in infos.iter().map(|frame| frame.annos.as_ref().unwrap()) {
+            let mut counts = annos.num_points_in_gt.iter().zip(&annos.name);
+            assert!(counts.all(|(count, name)| (*count > 0) == (name != "DontCare")));
+        }
+    }
+}

@@ -8,11 +8,13 @@ mod kitti_ap;
 mod nms;
 
 #[cfg(feature = "burn")]
+pub use hits::Detection;
+#[cfg(feature = "burn")]
 pub(super) use hits::Hits;
 pub use iou::{iou_3d, iou_bev};
 pub use nms::nms;
 
-use super::Annos;
+use super::data::frame::Annos;
 use feedline::{Error, Result};
 use kitti_ap::{Kind, Scene, average_precision};
 use serde::{Deserialize, Serialize};
@@ -45,7 +47,7 @@ pub struct ClassFigures {
     pub aos: Option<[Figures; 3]>,
 }
 
-/// What [`evaluate`] found.
+/// The result of [`evaluate`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// For each class first the strict overlaps, then the loose ones.

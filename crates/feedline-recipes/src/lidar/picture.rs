@@ -1,10 +1,10 @@
 //! What a batch of clouds looks like from above: x upwards, y to the left, as the lidar drives. Owns the colours and the view;
 //! writes no file.
 
-use super::options::LidarOptions;
+use super::data::options::LidarOptions;
 use feedline::augment::boxes::Box3d;
 use feedline::decode::RgbImage;
-use feedline::picture::{Canvas, Rgb};
+use feedline::plot::{Canvas, Rgb};
 use feedline::{Batch, BatchField, Element, Error, Result};
 use std::f64::consts::FRAC_1_SQRT_2;
 
@@ -132,7 +132,7 @@ impl View {
         View { corner_m: [x1, y1], px_per_m, width_px: side(y1 - y0), height_px: side(x1 - x0) }
     }
 
-    /// Where a place is: to the right and down.
+    /// The pixel of a place: to the right and down.
     fn px(&self, [x, y]: [f64; 2]) -> (f64, f64) {
         ((self.corner_m[1] - y) * self.px_per_m, (self.corner_m[0] - x) * self.px_per_m)
     }

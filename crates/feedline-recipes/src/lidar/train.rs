@@ -1,24 +1,23 @@
-//! A training run of the recipe: what of it is the recipe's own. The order of events belongs to `run`.
+//! The recipe as far as its network goes: learning rate and momentum of a run, its figures and the words about it. The order
+//! of events belongs to `run`.
 
 use super::config::Config;
-use super::metrics::{ClassFigures, Report};
-use super::splits::{self, Split, open_split};
-use super::task::{Detection, LidarTask, TaskOptions};
-use super::{Annos, Clouds, metrics, predictions};
-use crate::run::{self, Recipe, RunFigures, each_once};
+use super::data::Clouds;
+use super::evaluate::{self, check_labelled};
+use super::metrics::{ClassFigures, Figures};
+use super::network::task::{LidarTask, task_options};
+use super::recipe::Lidar;
+use crate::recipe::{EvalOptions, EvalReport, Finished, RunFigures, Setup, Split, Trainable, setting_name};
+use crate::run;
+use crate::settings::Settings;
+use feedline::Result;
 use feedline::event::Sink;
-use feedline::plan::Plan;
-use feedline::train::group::Group;
+use feedline::pipeline::Pipeline;
 use feedline::train::schedule::OneCycle;
 use feedline::train::{FitOptions, Phase};
-use feedline::{Error, Result};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::sync::Arc;
-
-/// The recipe.
-#[derive(Debug, Clone, Copy)]
-pub struct Lidar;
 
 /// A run of it that is ready to train, as one rank sees it.
 pub type Run = run::Run<Lidar>;
@@ -38,24 +37,19 @@ pub struct Summary {
     pub classes: Vec<ClassFigures>,
 }
 
-impl Recipe for Lidar {
-    type Config = Config;
-    type Data = Clouds;
+impl Trainable for Lidar {
     type Task = LidarTask;
     type Summary = Summary;
 
-    fn open(config: &Config) -> Result<(Arc<Clouds>, Arc<Clouds>)> {
-        let (train, val) = (open_split(config, Split::Train)?, open_split(config, Split::Val)?);
-        labelled(&val)?;
-        Ok((train, val))
+    fn check_data(_config: &Config, data: &Clouds, split: Split) -> Result<()> {
+        match split {
+            Split::Train => Ok(()),
+            Split::Val => check_labelled(data),
+        }
     }
 
-    fn plan(config: &Config, train: &Clouds, ranks: u64) -> Result<Plan> {
-        splits::plan(config, train, ranks)
-    }
-
-    fn task(config: &Config, train: &Clouds) -> Result<LidarTask> {
-        LidarTask::new(task_options(config, train)?)
+    fn task(config: &Config, data: &Clouds) -> Result<LidarTask> {
+        LidarTask::new(task_options(config, data)?)
     }
 
     fn fit_options(config: &Config, epoch_len: u64) -> Result<FitOptions> {
@@ -90,109 +84,70 @@ impl Recipe for Lidar {
         train.sample_list()
     }
 
-    fn summary(run: &mut Run, sink: Arc<dyn Sink>) -> Result<Summary> {
-        let (val, group, config) = (run.data().1.clone(), run.group().clone(), run.config().clone());
-        let report = evaluate(run.task_mut(), &val, &config, &*group, sink, &mut |_| {})?.report;
-        let (best_val_map_3d, val_map_3d) = run.first_metric();
+    fn describe(setup: &Setup<Lidar>) -> String {
+        let Setup { config, task, train, val, .. } = setup;
+        let [nx, ny, _] = task.options().grid.size;
+        let cut = match config.train.grad_norm_clip {
+            clip if clip > 0.0 => format!(", gradients cut to {clip}"),
+            _ => String::new(),
+        };
+        format!(
+            "data         {} training and {} validation frames; classes {}\n\
+             model        {} parameters, {nx}x{ny} pillars, {} on {}\n\
+             training     {} epochs of batch {}{}, adam with one cycle, learning rate up to {}{cut}, {} data workers\n",
+            train.len(),
+            val.len(),
+            config.clouds.class_names.join(", "),
+            task.parameter_count(),
+            setting_name(&config.model.precision),
+            task.device_name(),
+            config.train.epochs,
+            config.train.batch_size,
+            setup.over_ranks(),
+            config.train.lr,
+            config.loader().num_workers(),
+        )
+    }
+
+    fn summary(setup: &mut Setup<Lidar>, finished: Finished, sink: Arc<dyn Sink>) -> Result<Summary> {
+        let Setup { config, task, val, group, .. } = setup;
+        let report = evaluate::evaluate(task, val, config, &**group, sink, &mut |_| {})?.report;
         Ok(Summary {
             val_mean_ap_3d: report.mean_3d(),
-            best_val_map_3d,
-            val_map_3d,
-            run: run.figures(),
+            best_val_map_3d: finished.best_metric,
+            val_map_3d: finished.last_metric,
+            run: finished.figures,
             classes: report.strict().cloned().collect(),
         })
     }
-}
 
-/// What the task of `config` on this data is made from.
-///
-/// # Errors
-/// Data without voxels.
-pub fn task_options(config: &Config, data: &Clouds) -> Result<TaskOptions> {
-    let grid = data.grid().ok_or_else(|| {
-        Error::config("the clouds have no voxels", "Add transform_points_to_voxels to clouds.process")
-    })?;
-    Ok(TaskOptions {
-        grid,
-        num_point_features: data.num_point_features(),
-        class_names: config.clouds.class_names.clone(),
-        model: config.model.clone(),
-        weight_decay: config.train.weight_decay,
-        grad_norm_clip: config.train.grad_norm_clip,
-        seed: config.seed,
-    })
-}
-
-/// What [`evaluate`] found.
-#[derive(Debug, Clone, Default)]
-pub struct Evaluation {
-    /// The same on every rank.
-    pub report: Report,
-    /// The detections of each frame that was read, as labels, by the frame's number; on rank 0.
-    pub frames: BTreeMap<u64, Annos>,
-}
-
-/// Evaluates the task on every frame of `data`, each exactly once over all ranks; `on_batch` hears how many frames of this
-/// rank are done more. A frame that was replaced, because it could not be read, counts in no figure.
-///
-/// # Errors
-/// Frames without labels; what the data or the model report.
-pub fn evaluate(
-    task: &mut LidarTask,
-    data: &Arc<Clouds>,
-    config: &Config,
-    group: &dyn Group,
-    sink: Arc<dyn Sink>,
-    on_batch: &mut dyn FnMut(usize),
-) -> Result<Evaluation> {
-    labelled(data)?;
-    let mut found: Vec<(u64, Vec<Detection>)> = Vec::new();
-    each_once(data, config, group, sink, |batch| {
-        found.extend(batch.indices.iter().copied().zip(task.predictions(batch)?));
-        on_batch(batch.valid);
-        Ok(())
-    })?;
-    let json = serde_json::to_vec(&found)
-        .map_err(|e| Error::train(format!("detections are not JSON: {e}"), "Please report this"))?;
-    let mut all: BTreeMap<u64, Vec<Detection>> = BTreeMap::new();
-    for (rank, json) in group.gather(&json)?.iter().enumerate() {
-        let theirs: Vec<(u64, Vec<Detection>)> = serde_json::from_slice(json)
-            .map_err(|e| Error::group(format!("rank {rank} sent no JSON: {e}"), "Use one version on all ranks"))?;
-        all.extend(theirs);
+    fn report(summary: &Summary) -> String {
+        let mut text = String::from("average precision in percent (KITTI, 40 steps of recall): easy, moderate, hard\n");
+        for class in &summary.classes {
+            let levels = |figures: &[Figures; 3]| {
+                figures.iter().map(|figures| format!("{:6.2}", figures.r40)).collect::<Vec<_>>().join(" ")
+            };
+            let (bev, volume) = (levels(&class.bev), levels(&class.volume));
+            let _ = writeln!(text, "  {:<20} from above {bev}   in space {volume}", class.class);
+        }
+        let _ = write!(
+            text,
+            "\nvalidation mean AP in space, moderate, {:.2} (map_3d {:.2}, best {:.2}) {}",
+            summary.val_mean_ap_3d,
+            summary.val_map_3d,
+            summary.best_val_map_3d,
+            summary.run.timing("frames", 1)
+        );
+        text
     }
-    let names = &config.clouds.class_names;
-    let frames: BTreeMap<u64, Annos> = all
-        .iter()
-        .map(|(frame, found)| {
-            let boxes: Vec<_> = found.iter().map(|one| one.bounds).collect();
-            let scores: Vec<f32> = found.iter().map(|one| one.score).collect();
-            let labels: Vec<u32> = found.iter().map(|one| one.class as u32 + 1).collect();
-            (*frame, predictions::annos(&data.frames()[*frame as usize], &boxes, &scores, &labels, names))
-        })
-        .collect();
-    let mut bytes = Vec::new();
-    if group.rank() == 0 {
-        let truth: Vec<&Annos> =
-            frames.keys().filter_map(|frame| data.frames()[*frame as usize].annos.as_ref()).collect();
-        let detections: Vec<Annos> = frames.values().cloned().collect();
-        let report = metrics::evaluate(&truth, &detections, names)?;
-        bytes = serde_json::to_vec(&report)
-            .map_err(|e| Error::train(format!("the figures are not JSON: {e}"), "Please report this"))?;
-    }
-    group.broadcast(&mut bytes)?;
-    let report = serde_json::from_slice(&bytes)
-        .map_err(|e| Error::group(format!("rank 0 sent no JSON: {e}"), "Use one version on all ranks"))?;
-    Ok(Evaluation { report, frames })
-}
 
-/// That every frame has labels.
-fn labelled(data: &Clouds) -> Result<()> {
-    match data.frames().iter().find(|frame| frame.annos.is_none()) {
-        None => Ok(()),
-        Some(frame) => Err(Error::config(
-            format!("frame {} has no labels, and cannot be evaluated", frame.point_cloud.lidar_idx),
-            "Name infos of labelled frames: data.val_infos",
-        )),
+    fn evaluate(
+        config: &Config,
+        task: &mut LidarTask,
+        data: &Arc<Clouds>,
+        options: EvalOptions<'_>,
+    ) -> Result<EvalReport> {
+        evaluate::report(config, task, data, options)
     }
 }
 

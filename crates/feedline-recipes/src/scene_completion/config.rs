@@ -1,12 +1,12 @@
 //! The settings of the recipe: [`Config`], checked. Owns the keys; how they are merged belongs to `settings`, what they
 //! set off to the other files.
 
-use super::ChannelOrder;
+use super::data::ChannelOrder;
 use super::demo::DEMO_CLASSES;
-use crate::classification::DeviceKind;
+use crate::network::device::DeviceKind;
 use crate::settings::{self, LoaderSettings, Settings, in_range};
 use feedline::read::Storage;
-use feedline::train::agree::BatchSplit;
+use feedline::train::consistency::BatchSplit;
 use feedline::train::schedule::OptimizerKind;
 use feedline::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use std::path::PathBuf;
 /// The commented reference of every key, with its default.
 pub const DEFAULT_TOML: &str = include_str!("default.toml");
 
-/// What was said so far.
+/// Settings that are not yet complete.
 pub type Said = settings::Said<Config>;
 
 /// The settings of a run, complete. See [`DEFAULT_TOML`] for what each key means.

@@ -7,8 +7,8 @@ mod training;
 
 use super::{SceneFiles, SceneOptions, Scenes, open};
 use feedline::decode::RgbImage;
-use feedline::picture::encode_png;
 use feedline::plan::rng::SampleRng;
+use feedline::plot::encode_png;
 use feedline::read::Storage;
 use std::fs;
 use std::io::Write;

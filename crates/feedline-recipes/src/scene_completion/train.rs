@@ -1,26 +1,25 @@
-//! A training run of the recipe: what of it is the recipe's own. The order of events belongs to `run`.
+//! The recipe as far as its network goes: the learning rate of a run, its files, its figures and the words about it. The
+//! order of events belongs to `run`.
 
-use super::Scenes;
 use super::config::Config;
-use super::metrics::Scores;
-use super::splits::{self, Split, open_voxels};
-use super::task::{SceneTask, TaskOptions};
-use crate::run::{self, Recipe, RunFigures, each_once};
+use super::data::{Scenes, splits};
+use super::evaluate::{self, ClassSummary, class_summaries};
+use super::network::task::{SceneTask, task_options};
+use super::recipe::SceneCompletion;
+use crate::recipe::{EvalOptions, EvalReport, Finished, RunFigures, Setup, Split, Trainable, setting_name};
+use crate::run;
+use crate::settings::Settings;
+use feedline::Result;
 use feedline::event::Sink;
-use feedline::plan::Plan;
-use feedline::train::group::Group;
+use feedline::pipeline::Pipeline;
 use feedline::train::schedule::poly_lr;
-use feedline::train::{FitOptions, Phase, Tally, Task};
-use feedline::{Batch, Result};
+use feedline::train::{FitOptions, Phase};
 use serde::Serialize;
+use std::fmt::Write;
 use std::sync::Arc;
 
 /// The file of a run folder with the names of its classes, in the order of their labels.
 pub const CLASSES: &str = "classes.txt";
-
-/// The recipe.
-#[derive(Debug, Clone, Copy)]
-pub struct SceneCompletion;
 
 /// A run of it that is ready to train, as one rank sees it.
 pub type Run = run::Run<SceneCompletion>;
@@ -40,29 +39,15 @@ pub struct Summary {
     pub classes: Vec<ClassSummary>,
 }
 
-/// One class of a [`Summary`].
-#[derive(Debug, Clone, Serialize)]
-pub struct ClassSummary {
-    pub name: String,
-    /// Null for a class that is in neither labels nor predictions.
-    pub iou: Option<f64>,
-}
-
-impl Recipe for SceneCompletion {
-    type Config = Config;
-    type Data = Scenes;
+impl Trainable for SceneCompletion {
     type Task = SceneTask;
     type Summary = Summary;
 
-    fn open(config: &Config) -> Result<(Arc<Scenes>, Arc<Scenes>)> {
-        Ok((open_voxels(config, Split::Train)?, open_voxels(config, Split::Val)?))
+    fn check_data(config: &Config, data: &Scenes, split: Split) -> Result<()> {
+        splits::check_voxels(config, data, split)
     }
 
-    fn plan(config: &Config, train: &Scenes, ranks: u64) -> Result<Plan> {
-        splits::plan(config, train, ranks)
-    }
-
-    fn task(config: &Config, _train: &Scenes) -> Result<SceneTask> {
+    fn task(config: &Config, _data: &Scenes) -> Result<SceneTask> {
         SceneTask::new(task_options(config))
     }
 
@@ -96,67 +81,75 @@ impl Recipe for SceneCompletion {
         vec![(CLASSES, config.class_names().join("\n") + "\n")]
     }
 
-    fn summary(run: &mut Run, sink: Arc<dyn Sink>) -> Result<Summary> {
-        let (val, group, config) = (run.data().1.clone(), run.group().clone(), run.config().clone());
-        let scores = evaluate(run.task_mut(), &val, &config, &*group, sink, &mut |_| Ok(()))?;
+    fn describe(setup: &Setup<SceneCompletion>) -> String {
+        let Setup { config, task, train, val, .. } = setup;
+        let ([height, width], [x, y, z]) = (config.data.image_px, config.data.grid);
+        let length = match config.data.epoch_samples {
+            0 => String::new(),
+            samples => format!(" of {samples} scenes each,"),
+        };
+        format!(
+            "data         {} training and {} validation scenes of {} classes\n\
+             model        {} channels, {} at {width}x{height} px, {x}x{y}x{z} voxels, on {}\n\
+             training     {} epochs,{length} batch {}{}, {}, learning rate {} falling by the power {}, {} data workers\n",
+            train.len(),
+            val.len(),
+            config.data.num_classes,
+            config.model.channels,
+            if config.model.use_hha { "RGB and HHA" } else { "RGB" },
+            task.device_name(),
+            config.train.epochs,
+            config.train.batch_size,
+            setup.over_ranks(),
+            setting_name(&config.train.optimizer),
+            config.train.lr,
+            config.train.lr_power,
+            config.loader().num_workers(),
+        )
+    }
+
+    fn summary(setup: &mut Setup<SceneCompletion>, finished: Finished, sink: Arc<dyn Sink>) -> Result<Summary> {
+        let Setup { config, task, val, group, .. } = setup;
+        let scores = evaluate::evaluate(task, val, config, &**group, sink, &mut |_| Ok(()))?;
         Ok(Summary {
-            best_val_ssc_miou: run.first_metric().0,
+            best_val_ssc_miou: finished.best_metric,
             val_ssc_miou: scores.ssc_miou(),
             val_sc_iou: scores.sc_iou(),
             val_sc_precision: scores.sc_precision(),
             val_sc_recall: scores.sc_recall(),
-            run: run.figures(),
-            classes: class_summaries(&config, &scores),
+            run: finished.figures,
+            classes: class_summaries(config, &scores),
         })
     }
-}
 
-/// What the task of `config` is made from.
-pub fn task_options(config: &Config) -> TaskOptions {
-    let (data, model, train) = (&config.data, &config.model, &config.train);
-    TaskOptions {
-        image_px: data.image_px,
-        grid: data.grid,
-        num_classes: data.num_classes as usize,
-        channels: model.channels,
-        use_hha: model.use_hha,
-        optimizer: train.optimizer,
-        momentum: train.momentum,
-        weight_decay: train.weight_decay,
-        sketch_weight: train.sketch_weight,
-        class_weights: train.class_weights.clone(),
-        device: model.device,
-        seed: config.seed,
+    fn report(summary: &Summary) -> String {
+        let mut text = String::new();
+        for class in &summary.classes {
+            let iou = class.iou.map_or("-".to_string(), |iou| format!("{iou:.3}"));
+            let _ = writeln!(text, "  {:<20} IoU {iou}", class.name);
+        }
+        let _ = write!(
+            text,
+            "\nscene completion: IoU {:.4}, precision {:.4}, recall {:.4}\n\
+             validation SSC mIoU {:.4} (best {:.4}) {}",
+            summary.val_sc_iou,
+            summary.val_sc_precision,
+            summary.val_sc_recall,
+            summary.val_ssc_miou,
+            summary.best_val_ssc_miou,
+            summary.run.timing("scenes", 1)
+        );
+        text
     }
-}
 
-/// The IoU of each class with its name.
-pub fn class_summaries(config: &Config, scores: &Scores) -> Vec<ClassSummary> {
-    let names = config.class_names().into_iter();
-    let share = |iou: f64| Some(iou).filter(|iou| !iou.is_nan());
-    names.zip(scores.ssc_iou()).map(|(name, iou)| ClassSummary { name, iou: share(iou) }).collect()
-}
-
-/// Evaluates the task on every sample of `data`, each exactly once over all ranks; `on_batch` sees each batch of this rank,
-/// in order, when it is done. The scores are those of the group.
-///
-/// # Errors
-/// What the data or the model report.
-pub fn evaluate(
-    task: &mut SceneTask,
-    data: &Arc<Scenes>,
-    config: &Config,
-    group: &dyn Group,
-    sink: Arc<dyn Sink>,
-    on_batch: &mut dyn FnMut(&Batch) -> Result<()>,
-) -> Result<Scores> {
-    let mut tally = Tally { metric_sums: vec![0.0; task.metric_sums_len()], ..Tally::default() };
-    each_once(data, config, group, sink, |batch| {
-        tally.add(&task.eval_step(batch)?);
-        on_batch(batch)
-    })?;
-    tally.all_reduce(group)?;
-    Ok(Scores::from_sums(config.data.num_classes as usize, &tally.metric_sums))
+    fn evaluate(
+        config: &Config,
+        task: &mut SceneTask,
+        data: &Arc<Scenes>,
+        options: EvalOptions<'_>,
+    ) -> Result<EvalReport> {
+        evaluate::report(config, task, data, options)
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::decode::RgbImage;
 pub type Map = [f64; 6];
 
 /// The grey that appears where a map looks outside its image.
-pub const FILL: u8 = 128;
+pub(crate) const FILL: u8 = 128;
 
 /// The map of Pillow's `Image.rotate(degrees)`: counter-clockwise about the centre, without growing.
 pub fn rotation(width_px: u32, height_px: u32, degrees: f64) -> Map {
@@ -107,7 +107,7 @@ fn lerp(a: u64, b: u64, t: u64) -> u64 {
 
 /// Bilinear with the border repeated outside, so that no foreign colour enters the image. Weights of 8 bits, rounded
 /// along x and again along y.
-pub fn bilinear_edge(image: &mut RgbImage, map: Map, scratch: &mut RgbImage) {
+pub(crate) fn bilinear_edge(image: &mut RgbImage, map: Map, scratch: &mut RgbImage) {
     let (width, height) = (i64::from(image.width_px), i64::from(image.height_px));
     std::mem::swap(image, scratch);
     image.reshape(scratch.width_px, scratch.height_px);

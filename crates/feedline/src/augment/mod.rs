@@ -5,22 +5,23 @@
 //! size from 1 x 1 px.
 
 pub mod affine;
-pub mod autoaugment;
+mod autoaugment;
 pub mod boxes;
 pub mod color;
-pub mod crop;
+mod crop;
 pub mod normalize;
 pub mod points;
 pub mod resize;
 mod view;
 pub mod voxels;
 
+pub use resize::Filter;
+pub use view::View;
+
 use crate::decode::{CropBox, Fault, RgbImage, no_memory};
 use crate::error::{Error, Result};
 use crate::plan::rng::SampleRng;
-pub use resize::Filter;
 use std::cell::RefCell;
-pub use view::View;
 
 /// The longest side an operation may produce.
 const MAX_SIDE_PX: u32 = 16_384;

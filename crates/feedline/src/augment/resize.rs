@@ -11,32 +11,12 @@ mod portable;
 mod weights;
 
 pub use crate::decode::CropBox;
+pub use weights::Filter;
 
 use crate::decode::RgbImage;
-use passes::{Code, Resizer, Source};
+use passes::{Code, PixelRows, Resizer};
 use std::cell::RefCell;
 use weights::Axis;
-
-/// The interpolation of a resize. Both widen their support when they reduce, as Pillow's do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Filter {
-    /// Triangle.
-    #[default]
-    Bilinear,
-    /// Catmull-Rom (a = -0.5).
-    Bicubic,
-}
-
-impl Filter {
-    /// Half the width of the filter in pixels of the result, or of the source when it is enlarged.
-    pub(super) fn support(self) -> f64 {
-        match self {
-            Filter::Bilinear => 1.0,
-            Filter::Bicubic => 2.0,
-        }
-    }
-}
 
 /// A part of an image in fractions of pixels.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -106,11 +86,11 @@ pub(super) fn resize_part(
     let (left, across) = axis(image.width_px, origin.0, columns, (part.left_px, part.width_px), size_px[1]);
     let (top, down) = axis(image.height_px, origin.1, rows, (part.top_px, part.height_px), size_px[0]);
     let pitch_bytes = 3 * image.width_px as usize;
-    let source = Source { pixels: &image.pixels[top * pitch_bytes + 3 * left..], pitch_bytes };
+    let source = PixelRows { pixels: &image.pixels[top * pitch_bytes + 3 * left..], pitch_bytes };
     run(&source, [down, across], size_px, into);
 }
 
-fn run(source: &Source, [down, across]: [Axis; 2], [height_px, width_px]: [u32; 2], into: &mut RgbImage) {
+fn run(source: &PixelRows, [down, across]: [Axis; 2], [height_px, width_px]: [u32; 2], into: &mut RgbImage) {
     into.reshape(width_px, height_px);
     if into.pixels.is_empty() {
         return;

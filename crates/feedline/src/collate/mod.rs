@@ -1,8 +1,8 @@
 //! Collate: samples to one batch, by three verbs: stack, pad, concat. The verb is declared by the field; its name has no
 //! say. The functions here are the plain form; the engine writes stacked fields in place and must give the same bytes.
 
-use crate::deliver::buffer::Buffer;
 use crate::error::{Error, Result};
+use crate::sample::buffer::Buffer;
 use crate::sample::{Array, BatchField, Collate, Element, FieldSpec, Sample};
 
 /// Collates whole samples into named fields.

@@ -1,7 +1,7 @@
 //! Decoded pictures kept in memory, so that a small data set stops decoding after its first epoch. Owns what is kept
 //! and how much; decodes nothing itself. It changes speed only: what is kept is what decoding would give again.
 
-use super::{CropBox, Header, RgbImage};
+use crate::decode::image::{CropBox, Header, RgbImage};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};

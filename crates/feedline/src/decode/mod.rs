@@ -4,7 +4,9 @@
 //! `Image.open` and torchvision do not. Embedded colour profiles are ignored.
 
 mod cache;
+mod fault;
 mod guard;
+mod image;
 mod jpeg;
 mod npy;
 mod npz;
@@ -12,191 +14,18 @@ mod png;
 mod png_whole;
 mod points;
 
+pub use cache::DecodedCache;
+pub(crate) use cache::Kept;
+pub use fault::Fault;
+pub(crate) use fault::no_memory;
+pub use image::{CropBox, Header, Limits, RgbImage};
 pub use npy::{NPY_HEADER_BYTES_MAX, NpyHeader};
 pub use npz::{Number, array_fits, decode_npy, decode_npz, npz_shape};
 pub use png::{decode_depth_u16, decode_labels_u8};
 pub use points::decode_points;
 
-pub use cache::DecodedCache;
-pub(crate) use cache::Kept;
-
-use crate::error::{Error, Stage};
 use guard::guarded;
-use std::fmt;
-
-/// Why bytes did not become data.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Fault {
-    /// The bytes cannot be used, for this reason.
-    Bad(String),
-    /// The system has not so much memory in one piece. This is no fault of the bytes.
-    NoMemory {
-        /// What the memory is for.
-        what: String,
-        /// How much.
-        bytes: u64,
-    },
-}
-
-impl Fault {
-    /// The same, said of a part of the file.
-    fn of(self, part: &str) -> Fault {
-        match self {
-            Fault::Bad(problem) => Fault::Bad(format!("{part}: {problem}")),
-            Fault::NoMemory { what, bytes } => Fault::NoMemory { what: format!("{part}: {what}"), bytes },
-        }
-    }
-
-    /// The error at a sample: [`Error::Sample`] where its bytes are bad, [`Error::Run`] where memory is short, so that no
-    /// sample is taken for bad because others take the memory.
-    pub fn at(self, stage: Stage, index: u64, location: String) -> Error {
-        match self {
-            Fault::Bad(problem) => Error::Sample { stage, index, location, problem },
-            Fault::NoMemory { what, bytes } => {
-                Error::Run { stage, index, location, source: Box::new(Error::memory(what, bytes)) }
-            }
-        }
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Fault::Bad(problem) => f.write_str(problem),
-            Fault::NoMemory { what, bytes } => Error::memory(what, *bytes).fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for Fault {}
-
-impl From<Fault> for String {
-    fn from(fault: Fault) -> String {
-        fault.to_string()
-    }
-}
-
-impl From<String> for Fault {
-    fn from(problem: String) -> Fault {
-        Fault::Bad(problem)
-    }
-}
-
-impl From<&str> for Fault {
-    fn from(problem: &str) -> Fault {
-        Fault::Bad(problem.into())
-    }
-}
-
-/// Interleaved 8-bit RGB pixels, row-major: (H, W, 3).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RgbImage {
-    /// Columns W.
-    pub width_px: u32,
-    /// Rows H.
-    pub height_px: u32,
-    /// `3 * width_px * height_px` bytes.
-    pub pixels: Vec<u8>,
-}
-
-impl RgbImage {
-    /// Gives the image another size, keeping its allocation. The pixels are then unspecified: the caller writes all.
-    pub(crate) fn reshape(&mut self, width_px: u32, height_px: u32) {
-        self.width_px = width_px;
-        self.height_px = height_px;
-        self.pixels.resize(3 * width_px as usize * height_px as usize, 0);
-    }
-}
-
-/// A part of an image in whole pixels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CropBox {
-    /// Columns to its left.
-    pub left_px: u32,
-    /// Rows above it.
-    pub top_px: u32,
-    /// Its columns.
-    pub width_px: u32,
-    /// Its rows.
-    pub height_px: u32,
-}
-
-impl CropBox {
-    /// The pixels of the image at 1/`shrink` that show this part: from the one that holds its first pixel to the one
-    /// that holds its last.
-    ///
-    /// # Panics
-    /// If `shrink` is 0.
-    pub fn shrunk(self, shrink: u32) -> CropBox {
-        let span = |start: u32, length: u32| {
-            let end = (u64::from(start) + u64::from(length)).div_ceil(shrink.into());
-            (start / shrink, (end - u64::from(start / shrink)) as u32)
-        };
-        let (left_px, width_px) = span(self.left_px, self.width_px);
-        let (top_px, height_px) = span(self.top_px, self.height_px);
-        CropBox { left_px, top_px, width_px, height_px }
-    }
-
-    /// Whether all of `other` lies in it.
-    pub fn contains(self, other: CropBox) -> bool {
-        let inside = |start: u32, length: u32, other_start: u32, other_length: u32| {
-            start <= other_start && other_start + other_length <= start + length
-        };
-        inside(self.left_px, self.width_px, other.left_px, other.width_px)
-            && inside(self.top_px, self.height_px, other.top_px, other.height_px)
-    }
-
-    /// Whether it has pixels, all of them in an image of this size.
-    fn lies_in(self, width_px: u32, height_px: u32) -> bool {
-        let reaches = |start: u32, length: u32, end: u32| length > 0 && start < end && length <= end - start;
-        reaches(self.left_px, self.width_px, width_px) && reaches(self.top_px, self.height_px, height_px)
-    }
-}
-
-/// What an image's header says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Header {
-    /// Columns.
-    pub width_px: u32,
-    /// Rows.
-    pub height_px: u32,
-    /// The largest `shrink` that makes [`decode_rgb_part`] cheaper: 8, or 1 where it only costs.
-    pub max_shrink: u32,
-}
-
-/// What an image may cost before it is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Most pixels (width x height) an image may have; checked from the header, before anything is allocated.
-    pub max_pixels: u64,
-}
-
-impl Default for Limits {
-    /// 178,956,970 pixels: the size above which Pillow refuses to open an image.
-    fn default() -> Limits {
-        Limits { max_pixels: 178_956_970 }
-    }
-}
-
-/// The formats understood, by their first bytes.
-enum Format {
-    Jpeg,
-    Png,
-}
-
-fn format(bytes: &[u8]) -> Result<Format, String> {
-    match bytes {
-        [] => Err("the file has 0 bytes".into()),
-        [0xFF, 0xD8, 0xFF, ..] => Ok(Format::Jpeg),
-        [0x89, b'P', b'N', b'G', 0x0D, 0x0A, 0x1A, 0x0A, ..] => Ok(Format::Png),
-        _ => {
-            let start = &bytes[..bytes.len().min(12)];
-            Err(format!("not a JPEG or PNG (starts with '{}')", start.escape_ascii()))
-        }
-    }
-}
+use image::{Format, format};
 
 /// Decodes a JPEG or PNG to RGB, into `into`, whose allocation is reused.
 ///
@@ -349,42 +178,4 @@ pub fn dimensions(bytes: &[u8]) -> Result<(u32, u32), Fault> {
         Format::Jpeg => jpeg::dimensions(bytes),
         Format::Png => png::dimensions(bytes),
     })
-}
-
-/// Refuses an image by its header, before anything is allocated for it.
-fn check_size(width_px: u32, height_px: u32, limits: &Limits) -> Result<(), String> {
-    let pixels = u64::from(width_px) * u64::from(height_px);
-    if pixels == 0 {
-        return Err(format!("the header says {width_px} x {height_px} px: there is no pixel in it"));
-    }
-    if pixels > limits.max_pixels {
-        return Err(format!(
-            "{width_px} x {height_px} px is {pixels} pixels, more than the {} allowed (max_pixels); \
-             shrink the image or raise the limit",
-            limits.max_pixels
-        ));
-    }
-    Ok(())
-}
-
-/// Makes room in `into` for `channels` interleaved bytes per pixel; a refusal of the allocator is an error.
-fn allocate(into: &mut RgbImage, width_px: u32, height_px: u32, channels: usize) -> Result<(), Fault> {
-    let needed = (width_px as usize).checked_mul(height_px as usize).and_then(|n| n.checked_mul(channels));
-    let needed = needed.ok_or_else(|| format!("{width_px} x {height_px} px does not fit into the address space"))?;
-    grown(&mut into.pixels, needed, 0, &format!("{width_px} x {height_px} px"))?;
-    into.width_px = width_px;
-    into.height_px = height_px;
-    Ok(())
-}
-
-/// Gives `list` the length `len`, what is new in it being `value`; a refusal of the allocator is an error.
-pub(crate) fn grown<T: Clone>(list: &mut Vec<T>, len: usize, value: T, what: &str) -> Result<(), Fault> {
-    let bytes = len.saturating_mul(size_of::<T>()) as u64;
-    list.try_reserve_exact(len.saturating_sub(list.len())).map_err(|_| no_memory(what, bytes))?;
-    list.resize(len, value);
-    Ok(())
-}
-
-pub(crate) fn no_memory(what: &str, bytes: u64) -> Fault {
-    Fault::NoMemory { what: what.into(), bytes }
 }

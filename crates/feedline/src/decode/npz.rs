@@ -2,7 +2,7 @@
 //! a member whose elements are of that type already is inflated straight to where it is delivered.
 
 use super::npy::{self, Head, NPY_HEADER_BYTES_MAX};
-use super::{Fault, grown};
+use crate::decode::fault::{Fault, grown};
 use crate::sample::Element;
 use rawzip::{CompressionMethod, ZipArchive};
 use std::cell::RefCell;

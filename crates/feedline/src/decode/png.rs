@@ -2,7 +2,9 @@
 //! and every verdict on a file: png_whole.rs only takes ordinary pictures off the careful decoder's hands.
 
 use super::png_whole::{self, Pixels};
-use super::{Fault, Format, Limits, RgbImage, allocate, check_size, format, grown, guarded};
+use crate::decode::fault::{Fault, grown, no_memory};
+use crate::decode::guard::guarded;
+use crate::decode::image::{Format, Limits, RgbImage, allocate, check_size, format};
 use png::{BitDepth, ColorType, Decoder, DecodingError, Transformations};
 use std::borrow::Cow;
 use std::io::Cursor;
@@ -47,7 +49,7 @@ fn pixels_alone(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Fault> {
         return Ok(Cow::Borrowed(bytes));
     }
     let mut out = Vec::new();
-    out.try_reserve_exact(bytes.len()).map_err(|_| super::no_memory("the chunks of a PNG", bytes.len() as u64))?;
+    out.try_reserve_exact(bytes.len()).map_err(|_| no_memory("the chunks of a PNG", bytes.len() as u64))?;
     let mut from = 0;
     for cut in cuts {
         out.extend_from_slice(&bytes[from..cut.start]);

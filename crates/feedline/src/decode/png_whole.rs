@@ -5,7 +5,7 @@
 //! It gives no verdict of its own: whatever is unusual or suspicious is `None`, and the careful decoder in png.rs
 //! decides. Only what passes every check here is taken, and equals what the careful one gives.
 
-use super::grown;
+use crate::decode::fault::grown;
 use std::cell::RefCell;
 use zlib_rs::{Inflate, InflateFlush, Status};
 

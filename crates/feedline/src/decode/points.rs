@@ -1,7 +1,7 @@
 //! Clouds of points as files hold them: rows of little-endian f32. Owns the check of their bytes and which numbers of a row are
 //! taken; what the numbers mean belongs to whoever asks.
 
-use super::{Fault, no_memory};
+use crate::decode::fault::{Fault, no_memory};
 
 /// Rows that are looked at together.
 const BLOCK: usize = 256;

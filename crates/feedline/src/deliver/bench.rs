@@ -173,7 +173,7 @@ impl StatsSnapshot {
 }
 
 /// Most memory the process held so far, in bytes; `None` where the system does not tell.
-pub fn peak_memory_bytes() -> Option<u64> {
+pub(crate) fn peak_memory_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kilobytes: u64 = line.split_whitespace().next()?.parse().ok()?;
@@ -185,7 +185,7 @@ pub fn peak_memory_bytes() -> Option<u64> {
 ///
 /// # Errors
 /// What `out` reports.
-pub fn write_chrome_trace(spans: &[Span], mut out: impl Write) -> std::io::Result<()> {
+pub(crate) fn write_chrome_trace(spans: &[Span], mut out: impl Write) -> std::io::Result<()> {
     let zero = spans.iter().map(|span| span.start).min();
     out.write_all(b"[")?;
     for (i, span) in spans.iter().enumerate() {

@@ -1,7 +1,7 @@
 //! Stop anywhere, go on with any number of ranks, batch size and workers: what is delivered is the run's one sequence,
 //! for every kind of order.
 
-use super::walk::{BatchPlan, Walk};
+use super::batches::{BatchRequest, BatchSampler};
 use super::*;
 use crate::pipeline::Raw;
 use crate::plan::rng::SampleRng;
@@ -46,10 +46,10 @@ fn steps(plan: &Plan, batch_size: u64, from: &Cursor, steps: u64) -> (Vec<Reques
     let plan = from.resume(1, plan).unwrap();
     let (mut requests, mut position, mut ended) = (Vec::new(), from.position, true);
     for rank in 0..plan.num_replicas() {
-        let mut walk = Walk::new(plan.clone(), rank, batch_size, false, None);
-        walk.seek(from.epoch, from.position);
-        let left = walk.batches_in_epoch();
-        let mine: Vec<BatchPlan> = walk.take(left.min(steps) as usize).collect();
+        let mut sampler = BatchSampler::new(plan.clone(), rank, batch_size, false, None);
+        sampler.seek(from.epoch, from.position);
+        let left = sampler.batches_in_epoch();
+        let mine: Vec<BatchRequest> = sampler.take(left.min(steps) as usize).collect();
         assert!(mine.iter().all(|batch| batch.epoch == from.epoch));
         position = mine.iter().map(|batch| batch.next_position).fold(position, u64::max);
         ended &= left <= steps;
@@ -195,13 +195,13 @@ impl Pipeline for Drawn {
     fn location(&self, index: u64) -> String {
         index.to_string()
     }
-    fn read(&self, request: &Request, _: &mut Raw, _: &mut Clock) -> Result<()> {
+    fn read(&self, request: &Request, _: &mut Raw, _: &mut SampleContext) -> Result<()> {
         if request.index % 11 == 4 {
             return Err(Error::io("read", request.index.to_string(), std::io::ErrorKind::NotFound.into()));
         }
         Ok(())
     }
-    fn make(&self, request: &Request, _: &Raw, slot: &mut Slot<'_>, _: &mut Clock) -> Result<()> {
+    fn make(&self, request: &Request, _: &Raw, slot: &mut Slot<'_>, _: &mut SampleContext) -> Result<()> {
         slot.dense::<f64>("x")[0] = request.index as f64 + request.rng("x").unit();
         Ok(())
     }

@@ -2,7 +2,7 @@
 //! and its serial form; must not know the plan, so that it proves something about it.
 
 use crate::error::{Error, Result};
-use crate::plan::rng::{hash_words, mix};
+use crate::hash::{hash_words, mix};
 use crate::sample::Batch;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

@@ -5,42 +5,31 @@
 //! the size of the window change only the speed; `num_workers: 0` makes every batch in the caller's thread by the
 //! plain code and is the oracle of the pool.
 
+mod batches;
 pub mod bench;
-pub(crate) mod buffer;
-mod fill;
-pub mod ledger;
+pub(crate) mod ledger;
+mod make;
 mod pool;
-mod readers;
-mod stats;
-mod walk;
+mod prefetch;
 
-pub use stats::{Clock, Span, StageCount, StatsSnapshot};
+pub use crate::meter::{SampleContext, Span, StageCount, StatsSnapshot};
+pub use make::OnBadSample;
 
 use crate::collate::{collate, of_batch};
 use crate::error::{Error, Result};
 use crate::event::{Event, Sink, Warnings};
+use crate::meter::Stats;
 use crate::pipeline::{Pipeline, make_sample};
 use crate::plan::{Cursor, Plan};
-use crate::sample::{Batch, BatchField, Collate, Replaced, Sample};
-use buffer::Buffer;
+use crate::sample::buffer::Buffer;
+use crate::sample::{Batch, Collate, Replaced, Sample};
+use batches::{BatchRequest, BatchSampler, batch};
 use ledger::{Entry, Ledger};
+use make::make_or_replace;
 use pool::Pool;
-use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
-use walk::{BatchPlan, Walk};
-
-/// What to do with a sample that cannot be read or decoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OnBadSample {
-    /// Stop with an error that names it.
-    Fail,
-    /// Deliver another sample in its place, chosen from (seed, epoch, position): every rank keeps its step count and a
-    /// replay gives the same.
-    Replace,
-}
 
 /// How a loader delivers. None of these but `rank`, `batch_size` and `drop_last` changes what is delivered, as long as
 /// no sample is bad.
@@ -95,19 +84,19 @@ impl Default for LoaderOptions {
 /// Delivers the batches of one rank, epoch after epoch.
 pub struct Loader {
     pipeline: Arc<dyn Pipeline>,
-    walk: Walk,
+    sampler: BatchSampler,
     options: LoaderOptions,
-    stats: Arc<stats::Stats>,
+    stats: Arc<Stats>,
     pool: Option<Pool>,
     /// The serial path's place; unused with a pool.
-    serial: Option<Walk>,
+    serial: Option<BatchSampler>,
     epoch: u64,
     /// Global position delivered so far in `epoch`.
     position: u64,
     /// Batches of the pass still to come; `None` between passes.
     left: Option<u64>,
     bad_samples: u64,
-    /// Whether the source of batches (pool or serial walk) stands at (epoch, position).
+    /// Whether the source of batches (pool or serial sampler) stands at (epoch, position).
     aligned: bool,
     last_begun: Option<u64>,
     warned: bool,
@@ -136,15 +125,15 @@ impl Loader {
         }
         pipeline.follow(&plan)?;
         let LoaderOptions { rank, batch_size, drop_last, end_epoch, .. } = options;
-        let walk = Walk::new(plan, rank, batch_size, drop_last, end_epoch);
-        if drop_last && walk.batches_in_epoch() == 0 {
+        let sampler = BatchSampler::new(plan, rank, batch_size, drop_last, end_epoch);
+        if drop_last && sampler.batches_in_epoch() == 0 {
             return Err(Error::SplitTooSmall {
                 split: options.split,
-                samples: walk.plan.epoch_len(),
-                batch_size: batch_size.saturating_mul(walk.plan.num_replicas()),
+                samples: sampler.plan.epoch_len(),
+                batch_size: batch_size.saturating_mul(sampler.plan.num_replicas()),
             });
         }
-        let stats = Arc::new(stats::Stats::new(options.trace));
+        let stats = Arc::new(Stats::new(options.trace));
         let pool = if options.num_workers == 0 {
             None
         } else {
@@ -172,7 +161,7 @@ impl Loader {
         let ledger = options.ledger.then(|| Ledger::new(pipeline.len(), rank, batch_size, drop_last));
         Ok(Loader {
             pipeline,
-            walk,
+            sampler,
             options,
             stats,
             pool,
@@ -196,7 +185,7 @@ impl Loader {
 
     /// The plan it follows.
     pub fn plan(&self) -> &Plan {
-        &self.walk.plan
+        &self.sampler.plan
     }
 
     /// How it delivers.
@@ -223,7 +212,7 @@ impl Loader {
 
     /// Where the run stands: after the last batch that was delivered, whatever is prefetched. Valid at any time.
     pub fn state_dict(&self) -> Cursor {
-        Cursor::new(self.pipeline.fingerprint(), &self.walk.plan, self.epoch, self.position, self.bad_samples)
+        Cursor::new(self.pipeline.fingerprint(), &self.sampler.plan, self.epoch, self.position, self.bad_samples)
     }
 
     /// Goes to where another loader stood: the next batch is exactly its next one. A cursor taken after an epoch's last
@@ -233,9 +222,9 @@ impl Loader {
     /// # Errors
     /// [`Error::Resume`] if the cursor belongs to other data or another plan; nothing is changed then.
     pub fn load_state_dict(&mut self, cursor: &Cursor) -> Result<()> {
-        let plan = cursor.resume(self.pipeline.fingerprint(), &self.walk.plan)?;
+        let plan = cursor.resume(self.pipeline.fingerprint(), &self.sampler.plan)?;
         self.pipeline.follow(&plan)?;
-        self.walk.set_plan(plan);
+        self.sampler.set_plan(plan);
         self.bad_samples = cursor.bad_samples;
         self.last_begun = None;
         self.forget_ledger();
@@ -249,7 +238,7 @@ impl Loader {
     ///
     /// # Errors
     /// If that makes too many of them.
-    pub fn add_bad_samples(&mut self, count: u64) -> Result<()> {
+    pub(crate) fn add_bad_samples(&mut self, count: u64) -> Result<()> {
         self.bad_samples += count;
         if count > 0 && self.bad_samples > self.options.max_bad_samples {
             return Err(Error::TooManyBadSamples {
@@ -279,7 +268,7 @@ impl Loader {
 
     /// What was delivered since the last call, if [`LoaderOptions::ledger`] was set: one entry for each epoch touched, in
     /// order. What was not taken when a cursor is loaded or an epoch set is lost, like the work done with it.
-    pub fn take_ledger(&mut self) -> Vec<Entry> {
+    pub(crate) fn take_ledger(&mut self) -> Vec<Entry> {
         self.ledger.as_mut().map(Ledger::take).unwrap_or_default()
     }
 
@@ -372,7 +361,7 @@ impl Loader {
 
     /// Starts a pass at (epoch, position).
     fn begin(&mut self) -> Result<()> {
-        if self.last_begun == Some(self.epoch) && self.walk.plan.is_shuffled() && !self.warned {
+        if self.last_begun == Some(self.epoch) && self.sampler.plan.is_shuffled() && !self.warned {
             self.warned = true;
             let message = format!(
                 "epoch {} is delivered a second time, in the same order as before. The loader counts epochs itself: \
@@ -387,17 +376,17 @@ impl Loader {
     }
 
     fn batches_from(&self, position: u64) -> u64 {
-        self.walk.plan.num_batches(position, self.options.rank, self.options.batch_size, self.options.drop_last)
+        self.sampler.plan.num_batches(position, self.options.rank, self.options.batch_size, self.options.drop_last)
     }
 
     /// Makes the source of batches stand at (epoch, position).
     fn align(&mut self) {
         // This one stays at no place.
-        let mut walk = self.walk.clone();
-        walk.seek(self.epoch, self.position);
+        let mut sampler = self.sampler.clone();
+        sampler.seek(self.epoch, self.position);
         match &self.pool {
-            Some(pool) => pool.seek(walk),
-            None => self.serial = Some(walk),
+            Some(pool) => pool.seek(sampler),
+            None => self.serial = Some(sampler),
         }
         self.aligned = true;
     }
@@ -445,8 +434,8 @@ impl Loader {
 }
 
 /// Makes a whole batch in this thread from separate samples: the oracle of the pool.
-fn make_batch(pipeline: &dyn Pipeline, plan: &BatchPlan, policy: OnBadSample, stats: &stats::Stats) -> Result<Batch> {
-    let mut clock = Clock::new(None, stats.is_traced());
+fn make_batch(pipeline: &dyn Pipeline, plan: &BatchRequest, policy: OnBadSample, stats: &Stats) -> Result<Batch> {
+    let mut context = SampleContext::new(None, stats.is_traced());
     // A large batch that no memory holds is found out before its samples fill what there is.
     for spec in pipeline.fields().iter().filter(|spec| spec.collate == Collate::Stack) {
         let bytes = spec.slot_bytes().saturating_mul(plan.requests.len());
@@ -458,29 +447,17 @@ fn make_batch(pipeline: &dyn Pipeline, plan: &BatchPlan, policy: OnBadSample, st
     let mut samples: Vec<Sample> = Vec::with_capacity(plan.requests.len());
     let (mut indices, mut replaced) = (Vec::with_capacity(plan.requests.len()), Vec::new());
     for request in &plan.requests {
-        clock.begin(request.index, true);
-        let made =
-            fill::fill(pipeline, request, policy, &mut clock, |request, clock| make_sample(pipeline, request, clock));
-        stats.add(&mut clock, 0);
+        context.begin(request.index, true);
+        let made = make_or_replace(pipeline, request, policy, &mut context, |request, context| {
+            make_sample(pipeline, request, context)
+        });
+        stats.add(&mut context, 0);
         let made = made?;
         samples.push(made.value);
         indices.push(made.index);
         replaced.extend(made.replaced);
     }
     Ok(batch(plan, collate(pipeline.fields(), &samples)?, indices, replaced))
-}
-
-/// Puts the parts of a batch together.
-fn batch(plan: &BatchPlan, fields: Vec<(String, BatchField)>, indices: Vec<u64>, replaced: Vec<Replaced>) -> Batch {
-    Batch {
-        epoch: plan.epoch,
-        step: plan.step,
-        next_position: plan.next_position,
-        indices,
-        valid: plan.requests.iter().take_while(|request| !request.padded).count(),
-        fields,
-        replaced,
-    }
 }
 
 #[cfg(test)]

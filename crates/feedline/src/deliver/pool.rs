@@ -2,17 +2,16 @@
 //! queue that hands whole batches over in plan order. Owns all locking; knows nothing of epochs' meaning or policies
 //! beyond passing them on.
 
-use super::OnBadSample;
-use super::buffer::{BufferPool, SlotBuffer};
-use super::fill::{Made, fill};
-use super::readers::Readers;
-use super::stats::{Budget, Clock, Stats};
-use super::walk::{BatchPlan, Walk};
+use super::batches::{BatchRequest, BatchSampler, batch};
+use super::make::{Made, OnBadSample, make_or_replace};
+use super::prefetch::Prefetcher;
 use crate::collate::{collate_field, of_batch};
 use crate::error::{Error, Result, Stage};
+use crate::meter::{Budget, SampleContext, Stats};
 use crate::pipeline::{Pipeline, Raw};
-use crate::read::Stop;
+use crate::sample::buffer::{BufferPool, SlotBuffer};
 use crate::sample::{Array, Batch, BatchField, Collate, Slot};
+use crate::stop::Stop;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -36,12 +35,12 @@ const TIMED_CLAIM: usize = 16;
 
 /// The memory of one batch: a buffer per stacked field, cut into slots.
 struct Memory {
-    plan: BatchPlan,
+    plan: BatchRequest,
     stacked: Vec<SlotBuffer>,
 }
 
 /// One batch under way.
-struct Flight {
+struct InFlightBatch {
     /// None once a worker has taken it to collate.
     memory: Option<Arc<Memory>>,
     size: usize,
@@ -49,13 +48,13 @@ struct Flight {
     /// Number of the first sample since the seek.
     first_sample: u64,
     /// Of the slots that hold more than what was asked for: arrays to collate, a replacement, an error.
-    outcomes: Vec<Outcome>,
+    outcomes: Vec<SlotOutcome>,
     unfinished: usize,
     ready: Option<Result<Batch>>,
 }
 
 /// What became of a slot.
-type Outcome = (usize, Result<Made<Vec<Array>>>);
+type SlotOutcome = (usize, Result<Made<Vec<Array>>>);
 
 /// Slots of one batch, taken by one worker.
 struct Claim {
@@ -69,13 +68,13 @@ struct Claim {
 
 struct State {
     /// Oldest first; the front is delivered next.
-    flights: VecDeque<Flight>,
+    flights: VecDeque<InFlightBatch>,
     /// Number of the front flight since the pool began: lets a worker find its flight again.
     front: u64,
-    walk: Option<Walk>,
+    sampler: Option<BatchSampler>,
     /// Samples of the batches opened since the seek.
     opened: u64,
-    /// What the readers call what they read since the seek.
+    /// What the prefetcher calls what it reads since the seek.
     generation: u64,
     exhausted: bool,
     stopping: bool,
@@ -90,7 +89,7 @@ struct Shared {
     budget: Arc<Budget>,
     stats: Arc<Stats>,
     buffers: Arc<BufferPool>,
-    readers: Option<Readers>,
+    prefetcher: Option<Prefetcher>,
     /// Calls off reads that workers make themselves.
     stop: Stop,
     state: Mutex<State>,
@@ -120,18 +119,19 @@ impl Pool {
         let state = State {
             flights: VecDeque::new(),
             front: 0,
-            walk: None,
+            sampler: None,
             opened: 0,
             generation: 0,
             exhausted: false,
             stopping: false,
             broken: false,
         };
-        let readers = match pipeline.read_ahead() {
+        let prefetcher = match pipeline.read_ahead() {
             0 => None,
             count => {
-                let readers = Readers::new(Arc::clone(&pipeline), count, ahead_bytes, num_workers, Arc::clone(&stats));
-                Some(readers.map_err(|e| super::readers::cannot_start(count, &e))?)
+                let prefetcher =
+                    Prefetcher::new(Arc::clone(&pipeline), count, ahead_bytes, num_workers, Arc::clone(&stats));
+                Some(prefetcher.map_err(|e| super::prefetch::cannot_start(count, &e))?)
             }
         };
         let shared = Arc::new(Shared {
@@ -141,7 +141,7 @@ impl Pool {
             budget: Arc::new(Budget::new(sample_bytes)),
             stats,
             buffers: Arc::new(BufferPool::default()),
-            readers,
+            prefetcher,
             stop: Stop::default(),
             state: Mutex::new(state),
             work: Condvar::new(),
@@ -164,16 +164,16 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Forgets what is in flight and goes on from `walk`.
-    pub(crate) fn seek(&self, walk: Walk) {
+    /// Forgets what is in flight and goes on from `sampler`.
+    pub(crate) fn seek(&self, sampler: BatchSampler) {
         let mut state = self.shared.lock();
         state.front += state.flights.len() as u64;
         state.flights.clear();
-        if let Some(readers) = &self.shared.readers {
-            state.generation = readers.seek(walk.clone());
+        if let Some(prefetcher) = &self.shared.prefetcher {
+            state.generation = prefetcher.seek(sampler.clone());
         }
         state.opened = 0;
-        state.walk = Some(walk);
+        state.sampler = Some(sampler);
         state.exhausted = false;
         drop(state);
         self.shared.work.notify_all();
@@ -222,8 +222,8 @@ impl Drop for Pool {
         self.shared.lock().stopping = true;
         self.shared.work.notify_all();
         self.shared.stop.stop();
-        if let Some(readers) = &self.shared.readers {
-            readers.end();
+        if let Some(prefetcher) = &self.shared.prefetcher {
+            prefetcher.end();
         }
         let this = std::thread::current().id();
         if self.threads.iter().any(|thread| thread.thread().id() == this) {
@@ -242,17 +242,18 @@ impl Shared {
 
     fn run(&self, worker: usize) {
         let mut raw = Raw::new();
-        let mut clock = Clock::new(Some(Arc::clone(&self.budget)), self.stats.is_traced()).with_stop(self.stop.clone());
+        let mut context =
+            SampleContext::new(Some(Arc::clone(&self.budget)), self.stats.is_traced()).with_stop(self.stop.clone());
         let mut outcomes = Vec::new();
         let mut length = 1;
         while let Some(Claim { number, slots, first_sample, generation, memory }) = self.claim(length) {
             let (begun, count) = (Instant::now(), slots.len());
             for slot in slots {
-                clock.begin(memory.plan.requests[slot].index, count <= TIMED_CLAIM || slot % 8 == 0);
+                context.begin(memory.plan.requests[slot].index, count <= TIMED_CLAIM || slot % 8 == 0);
                 let sample = (generation, first_sample + slot as u64);
-                let made = self.make(&memory, slot, sample, &mut raw, &mut clock);
-                clock.stop();
-                clock.release();
+                let made = self.make(&memory, slot, sample, &mut raw, &mut context);
+                context.stop();
+                context.release();
                 if !matches!(&made, Ok(made) if made.value.is_empty() && made.replaced.is_empty()) {
                     outcomes.push((slot, made));
                 }
@@ -260,8 +261,8 @@ impl Shared {
             raw.iter_mut().filter(|part| part.capacity() > MAX_KEPT_BYTES).for_each(|part| *part = Vec::new());
             length = next_length(count, begun.elapsed());
             drop(memory); // before the slots count as done: whoever collates must be the only owner
-            self.stats.add(&mut clock, worker); // and so must their times: a delivered batch is a counted one
-            self.finish(number, count, &mut outcomes, &mut clock, worker);
+            self.stats.add(&mut context, worker); // and so must their times: a delivered batch is a counted one
+            self.finish(number, count, &mut outcomes, &mut context, worker);
         }
     }
 
@@ -275,16 +276,16 @@ impl Shared {
             }
             let (front, generation) = (state.front, state.generation);
             let open = state.flights.iter_mut().enumerate().find(|(_, flight)| flight.next_slot < flight.size);
-            if let Some((at, Flight { memory: Some(memory), next_slot, size, first_sample, .. })) = open {
+            if let Some((at, InFlightBatch { memory: Some(memory), next_slot, size, first_sample, .. })) = open {
                 let slots = *next_slot..(*next_slot + length).min(*size);
                 *next_slot = slots.end;
                 let (number, first_sample) = (front + at as u64, *first_sample);
                 return Some(Claim { number, slots, first_sample, generation, memory: Arc::clone(memory) });
             }
             if state.flights.len() < self.window
-                && let Some(walk) = &mut state.walk
+                && let Some(sampler) = &mut state.sampler
             {
-                if let Some(plan) = walk.next() {
+                if let Some(plan) = sampler.next() {
                     let flight = self.open(plan, state.opened);
                     state.opened += flight.size as u64;
                     if flight.ready.is_some() && state.flights.is_empty() {
@@ -294,7 +295,7 @@ impl Shared {
                     self.work.notify_all();
                     continue;
                 }
-                state.walk = None;
+                state.sampler = None;
                 state.exhausted = true;
                 self.ready.notify_all();
             }
@@ -304,7 +305,7 @@ impl Shared {
         }
     }
 
-    fn open(&self, plan: BatchPlan, first_sample: u64) -> Flight {
+    fn open(&self, plan: BatchRequest, first_sample: u64) -> InFlightBatch {
         let size = plan.requests.len();
         let stacked = self
             .pipeline
@@ -322,38 +323,45 @@ impl Shared {
             Ok(stacked) => (Some(Arc::new(Memory { plan, stacked })), 0, None),
             Err(error) => (None, size, Some(Err(error))),
         };
-        Flight { memory, size, next_slot, first_sample, outcomes: Vec::new(), unfinished: size, ready }
+        InFlightBatch { memory, size, next_slot, first_sample, outcomes: Vec::new(), unfinished: size, ready }
     }
 
-    /// Makes slot `at`, for which `sample` is its generation and number to the readers.
+    /// Makes slot `at`, for which `sample` is its generation and number to the prefetcher.
     fn make(
         &self,
         memory: &Memory,
         at: usize,
         sample: (u64, u64),
         raw: &mut Raw,
-        clock: &mut Clock,
+        context: &mut SampleContext,
     ) -> Result<Made<Vec<Array>>> {
         let pipeline = &*self.pipeline;
         // Read ahead is what was planned; what replaces it is not.
-        let mut ahead = self.readers.as_ref();
+        let mut ahead = self.prefetcher.as_ref();
         let mut places: Vec<&mut [u8]> = memory.stacked.iter().map(|buffer| buffer.slot(at)).collect();
-        fill(pipeline, &memory.plan.requests[at], self.policy, clock, |request, clock| {
+        make_or_replace(pipeline, &memory.plan.requests[at], self.policy, context, |request, context| {
             match ahead.take() {
-                Some(readers) => readers.take(sample.0, sample.1, raw, clock)?,
+                Some(prefetcher) => prefetcher.take(sample.0, sample.1, raw, context)?,
                 None => {
-                    clock.enter(Stage::Read);
-                    pipeline.read(request, raw, clock)?;
+                    context.enter(Stage::Read);
+                    pipeline.read(request, raw, context)?;
                 }
             }
             let mut slot = Slot::new(pipeline.fields(), places.iter_mut().map(|place| &mut **place));
-            pipeline.make(request, raw, &mut slot, clock)?;
+            pipeline.make(request, raw, &mut slot, context)?;
             Ok(slot.into_owned())
         })
     }
 
     /// Records `count` finished slots; whoever finishes the last one collates the batch.
-    fn finish(&self, number: u64, count: usize, outcomes: &mut Vec<Outcome>, clock: &mut Clock, worker: usize) {
+    fn finish(
+        &self,
+        number: u64,
+        count: usize,
+        outcomes: &mut Vec<SlotOutcome>,
+        context: &mut SampleContext,
+        worker: usize,
+    ) {
         let mut state = self.lock();
         let Some(flight) = number.checked_sub(state.front).and_then(|at| state.flights.get_mut(at as usize)) else {
             outcomes.clear(); // forgotten by a seek
@@ -368,11 +376,11 @@ impl Shared {
         let memory = flight.memory.take().and_then(Arc::into_inner);
         drop(state);
         let Some(memory) = memory else { unreachable!("every worker gave its share back before it counted") };
-        clock.begin(number, true);
-        clock.enter(Stage::Collate);
+        context.begin(number, true);
+        context.enter(Stage::Collate);
         outcomes.sort_unstable_by_key(|(slot, _)| *slot);
         let batch = self.assemble(memory, outcomes);
-        self.stats.add(clock, worker);
+        self.stats.add(context, worker);
         let mut state = self.lock();
         let at = number.checked_sub(state.front);
         if let Some(flight) = at.and_then(|at| state.flights.get_mut(at as usize)) {
@@ -384,7 +392,7 @@ impl Shared {
     }
 
     /// The batch, or the error of its first bad slot. `outcomes` are in the order of their slots.
-    fn assemble(&self, memory: Memory, outcomes: Vec<Outcome>) -> Result<Batch> {
+    fn assemble(&self, memory: Memory, outcomes: Vec<SlotOutcome>) -> Result<Batch> {
         let specs = self.pipeline.fields();
         let mut indices: Vec<u64> = memory.plan.requests.iter().map(|request| request.index).collect();
         let mut replaced = Vec::new();
@@ -414,7 +422,7 @@ impl Shared {
             };
             fields.push((spec.name.clone(), field));
         }
-        Ok(super::batch(&memory.plan, fields, indices, replaced))
+        Ok(batch(&memory.plan, fields, indices, replaced))
     }
 }
 

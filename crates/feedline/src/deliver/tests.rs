@@ -60,7 +60,7 @@ impl Pipeline for Numbered {
         assert!(!self.nameless, "no name for {index}");
         format!("number {index}")
     }
-    fn read(&self, request: &Request, raw: &mut Raw, clock: &mut Clock) -> Result<()> {
+    fn read(&self, request: &Request, raw: &mut Raw, context: &mut SampleContext) -> Result<()> {
         if self.unreadable.contains(&request.index) {
             let gone = std::io::Error::from(std::io::ErrorKind::NotFound);
             return Err(Error::io("read", format!("{}.bin", request.index), gone));
@@ -74,19 +74,19 @@ impl Pipeline for Numbered {
             std::thread::sleep(Duration::from_micros(request.rng("read").below(500)));
         }
         if self.stuck == Some(request.index) {
-            clock.stop_signal().sleep(Duration::from_secs(600));
+            context.stop_signal().sleep(Duration::from_secs(600));
         }
         assert!(!self.panicking.contains(&(1000 + request.index)), "cannot read {}", request.index);
         self.most_ahead.fetch_max(self.ahead.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
         raw.clear();
         raw.push(request.index.to_le_bytes().to_vec());
-        clock.count_bytes(8);
+        context.count_bytes(8);
         Ok(())
     }
-    fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, clock: &mut Clock) -> Result<()> {
+    fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, context: &mut SampleContext) -> Result<()> {
         self.at_work.fetch_add(1, Ordering::SeqCst);
         self.ahead.fetch_sub(1, Ordering::SeqCst);
-        clock.enter(Stage::Augment);
+        context.enter(Stage::Augment);
         let mut rng = request.rng("test");
         std::thread::sleep(Duration::from_micros(rng.below(300)));
         assert!(!self.panicking.contains(&request.index), "cannot stand {}", request.index);
@@ -111,12 +111,12 @@ impl Pipeline for Numbered {
     fn is_near(&self, one: u64, next: u64) -> bool {
         self.near && !(one + next).is_multiple_of(3)
     }
-    fn read_many(&self, requests: &[Request], raws: &mut [Raw], clock: &mut Clock) -> Vec<Result<()>> {
+    fn read_many(&self, requests: &[Request], raws: &mut [Raw], context: &mut SampleContext) -> Vec<Result<()>> {
         assert!(requests.array_windows().all(|[one, next]| self.is_near(one.index, next.index)));
         self.together.fetch_add(requests.len(), Ordering::SeqCst);
         // One that forgets the last of every few: it is read again, by itself.
         let answered = requests.len() - usize::from(self.slow_reads && requests.len().is_multiple_of(3));
-        requests[..answered].iter().zip(raws).map(|(request, raw)| self.read(request, raw, clock)).collect()
+        requests[..answered].iter().zip(raws).map(|(request, raw)| self.read(request, raw, context)).collect()
     }
 }
 
@@ -186,12 +186,12 @@ impl Pipeline for Gated {
     fn location(&self, index: u64) -> String {
         self.0.location(index)
     }
-    fn read(&self, request: &Request, raw: &mut Raw, clock: &mut Clock) -> Result<()> {
+    fn read(&self, request: &Request, raw: &mut Raw, context: &mut SampleContext) -> Result<()> {
         drop(self.2.wait_while(self.1.lock().unwrap(), |open| !*open).unwrap());
-        self.0.read(request, raw, clock)
+        self.0.read(request, raw, context)
     }
-    fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, clock: &mut Clock) -> Result<()> {
-        self.0.make(request, raw, slot, clock)
+    fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, context: &mut SampleContext) -> Result<()> {
+        self.0.make(request, raw, slot, context)
     }
 }
 
@@ -235,17 +235,17 @@ impl Pipeline for Dropping {
     fn location(&self, index: u64) -> String {
         self.0.location(index)
     }
-    fn read(&self, request: &Request, raw: &mut Raw, clock: &mut Clock) -> Result<()> {
+    fn read(&self, request: &Request, raw: &mut Raw, context: &mut SampleContext) -> Result<()> {
         if request.position == 0 {
             let given = self.1.lock().unwrap();
             let loader = self.2.wait_while(given, |loader| loader.is_none()).unwrap().take();
             drop(loader);
             self.3.send(()).unwrap();
         }
-        self.0.read(request, raw, clock)
+        self.0.read(request, raw, context)
     }
-    fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, clock: &mut Clock) -> Result<()> {
-        self.0.make(request, raw, slot, clock)
+    fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, context: &mut SampleContext) -> Result<()> {
+        self.0.make(request, raw, slot, context)
     }
 }
 
@@ -286,25 +286,6 @@ fn what_was_made_ahead_stays_when_the_next_epoch_is_set() {
     assert_eq!(read, 24, "each sample was made once");
     loader.set_epoch(1);
     assert_eq!(loader.next_batch().unwrap().unwrap(), expect[3]);
-}
-
-#[test]
-fn a_batch_that_no_memory_holds_is_an_error_with_its_bytes() {
-    for (shape, batch_size) in [(vec![1 << 55], 4), (vec![1 << 40, 1 << 40], 4), (vec![1 << 50], u64::MAX)] {
-        for num_workers in [0, 2] {
-            let fields = vec![FieldSpec::stack("x", DType::I64, shape.clone())];
-            let plan = Plan::new(10_000, 1).unwrap();
-            let options = LoaderOptions { batch_size, ..options(num_workers) };
-            let mut loader = Loader::new(Arc::new(Tiny(fields)), plan, options).unwrap();
-            for _ in 0..2 {
-                let error = loader.next_batch().unwrap_err();
-                let text = error.to_string();
-                assert!(matches!(error, Error::Memory { bytes, .. } if bytes >= 1 << 53), "{text}");
-                assert!(text.contains("field \"x\"") && text.contains("Lower the batch size"), "{text}");
-                assert_eq!(loader.position(), 0);
-            }
-        }
-    }
 }
 
 #[test]
@@ -359,104 +340,6 @@ fn the_loader_counts_its_epochs_and_speaks_up_once() {
 }
 
 #[test]
-fn a_bad_sample_stops_the_run_and_is_named() {
-    for workers in [0, 3] {
-        let bad = Numbered { unreadable: vec![9], ..Numbered::new(16) };
-        let mut loader = loader(bad, options(workers));
-        let mut before = loader.state_dict();
-        let error = loop {
-            match loader.next_batch() {
-                Ok(_) => before = loader.state_dict(),
-                Err(error) => break error.to_string(),
-            }
-        };
-        for part in ["read", "sample 9", "number 9", "9.bin"] {
-            assert!(error.contains(part), "{error}");
-        }
-        assert_eq!(loader.state_dict(), before, "the cursor stays before the failed batch");
-        assert!(loader.next_batch().is_err(), "asking again meets it again");
-    }
-}
-
-#[test]
-fn a_panic_in_a_pipeline_is_an_error_like_any_other() {
-    for workers in [0, 2] {
-        let mut loader = loader(Numbered { panicking: vec![3], ..Numbered::new(8) }, options(workers));
-        let error = loader.iter().find_map(Result::err).unwrap().to_string();
-        for part in ["augment", "sample 3", "cannot stand 3", "bug"] {
-            assert!(error.contains(part), "{error}");
-        }
-    }
-}
-
-#[test]
-fn a_worker_that_dies_is_an_error_and_no_hang() {
-    // The name is asked for while an error is being put into words, where nothing catches a panic.
-    let broken = Numbered { unreadable: vec![3], nameless: true, ..Numbered::new(8) };
-    let error = loader(broken, options(1)).iter().find_map(Result::err).unwrap().to_string();
-    assert!(error.contains("worker thread of the loader died"), "{error}");
-}
-
-#[test]
-fn what_is_no_fault_of_a_sample_ends_the_run_and_replaces_nothing() {
-    use std::io::ErrorKind as Kind;
-    let replace = |workers| LoaderOptions { on_bad_sample: OnBadSample::Replace, ..options(workers) };
-    for (workers, readers) in [(0, 0), (2, 0), (2, 3)] {
-        let with = |kind| Numbered { failing: Some((3, kind)), readers, ..Numbered::new(8) };
-        for kind in [Kind::NotFound, Kind::NotADirectory, Kind::InvalidData, Kind::UnexpectedEof] {
-            let replaced = epochs(&mut loader(with(kind), replace(workers)), 1).iter().map(|b| b.replaced.len()).sum();
-            assert!((1..=2usize).contains(&replaced), "{kind}: {replaced}");
-        }
-        for kind in [Kind::PermissionDenied, Kind::TimedOut, Kind::OutOfMemory, Kind::StorageFull, Kind::Other] {
-            let error = loader(with(kind), replace(workers)).iter().find_map(Result::err).unwrap();
-            let Error::Run { stage: Stage::Read, index: 3, source, .. } = &error else { panic!("{error:?}") };
-            assert!(matches!(&**source, Error::Io { source, .. } if source.kind() == kind), "{source:?}");
-            for part in ["failed to read sample 3 (number 3)", "3.bin"] {
-                assert!(error.to_string().contains(part), "{error}");
-            }
-        }
-        // A bug shows itself in any sample, so that the one it was met in is not to blame.
-        for panicking in [vec![3], vec![1003]] {
-            let mut loader = loader(Numbered { panicking, readers, ..Numbered::new(8) }, replace(workers));
-            let error = loader.iter().find_map(Result::err).unwrap();
-            let Error::Run { index: 3, source, .. } = &error else { panic!("{error:?}") };
-            assert!(matches!(**source, Error::Bug { .. }) && error.to_string().contains("a bug"), "{error}");
-        }
-    }
-}
-
-#[test]
-fn replaced_samples_are_the_same_on_every_run_and_counted() {
-    let replace =
-        |workers, max| LoaderOptions { on_bad_sample: OnBadSample::Replace, max_bad_samples: max, ..options(workers) };
-    let bad = || Numbered { unreadable: vec![1, 2, 3, 4, 5, 6], ..Numbered::new(20) };
-    let expect = epochs(&mut loader(bad(), replace(0, 100)), 2);
-    let replaced: Vec<&Replaced> = expect.iter().flat_map(|b| &b.replaced).collect();
-    assert!(replaced.len() >= 12, "six bad samples, two epochs, and replacements may be bad too");
-    assert!(expect.iter().flat_map(|b| &b.indices).all(|i| !(1..=6).contains(i)));
-    for workers in [1, 5] {
-        let mut parallel = loader(bad(), replace(workers, 100));
-        assert_eq!(epochs(&mut parallel, 2), expect, "{workers} workers");
-        assert_eq!(parallel.state_dict().bad_samples, replaced.len() as u64);
-    }
-    for workers in [0, 2] {
-        let mut limited = loader(bad(), replace(workers, 3));
-        let mut before = limited.state_dict();
-        let error = loop {
-            match limited.next_batch() {
-                Ok(_) => before = limited.state_dict(),
-                Err(error) => break error.to_string(),
-            }
-        };
-        assert!(error.contains("more than the 3 allowed") && error.contains("number"), "{error}");
-        assert_eq!(limited.state_dict(), before, "the cursor stays before the batch that was not delivered");
-        assert_eq!(limited.next_batch().unwrap_err().to_string(), error, "asking again meets the same batch");
-    }
-    let all_bad = Numbered { unreadable: (0..20).collect(), ..Numbered::new(20) };
-    assert!(loader(all_bad, replace(2, 10_000)).iter().next().unwrap().is_err(), "gives up in the end");
-}
-
-#[test]
 fn leaving_at_any_moment_stops_all_work() {
     for taken in [0, 1, 3] {
         let pipeline = Arc::new(Numbered::new(400));
@@ -469,21 +352,6 @@ fn leaving_at_any_moment_stops_all_work() {
         assert_eq!(pipeline.at_work.load(Ordering::SeqCst), 0);
         assert_eq!(Arc::strong_count(&pipeline), 1, "no thread holds the data any more");
     }
-}
-
-#[test]
-fn batch_memory_is_used_again_and_survives_the_loader() {
-    let mut loader = loader(Numbered::new(400), LoaderOptions { memory_budget_bytes: 1, ..options(2) });
-    let mut places = std::collections::HashSet::new();
-    for _ in 0..60 {
-        let batch = loader.next_batch().unwrap().unwrap();
-        places.insert(batch.stacked("image").unwrap().as_bytes().as_ptr() as usize);
-    }
-    assert!(places.len() <= 8, "{} different buffers for 60 batches", places.len());
-    let kept = loader.next_batch().unwrap().unwrap();
-    let copy = kept.clone();
-    drop(loader);
-    assert_eq!(kept, copy);
 }
 
 #[test]
@@ -511,128 +379,6 @@ fn the_counters_add_up() {
     assert!(stats.read.items >= 40 && stats.augment.items >= 40 && stats.collate.items >= 10, "{stats:?}");
     assert_eq!(stats.read.bytes, stats.read.items * 8);
     assert!(stats.augment.busy_s > 0.0 && stats.wait_s > 0.0);
-}
-
-/// Samples that reserve memory and note how much is held at once.
-struct Hungry {
-    needs: Vec<u64>,
-    held: AtomicUsize,
-    most: AtomicUsize,
-    fields: Vec<FieldSpec>,
-}
-
-impl Pipeline for Hungry {
-    fn len(&self) -> u64 {
-        self.needs.len() as u64
-    }
-    fn fingerprint(&self) -> u64 {
-        1
-    }
-    fn fields(&self) -> &[FieldSpec] {
-        &self.fields
-    }
-    fn location(&self, index: u64) -> String {
-        index.to_string()
-    }
-    fn read(&self, _: &Request, _: &mut Raw, _: &mut Clock) -> Result<()> {
-        Ok(())
-    }
-    fn make(&self, request: &Request, _: &Raw, slot: &mut Slot<'_>, clock: &mut Clock) -> Result<()> {
-        clock.enter(Stage::Decode);
-        let need = self.needs[request.index as usize];
-        clock.reserve(need);
-        let held = self.held.fetch_add(need as usize, Ordering::SeqCst) + need as usize;
-        self.most.fetch_max(held, Ordering::SeqCst);
-        std::thread::sleep(Duration::from_micros(200));
-        self.held.fetch_sub(need as usize, Ordering::SeqCst);
-        assert!(need != 13, "dies with its reservation");
-        slot.dense::<i64>("x")[0] = request.index as i64;
-        Ok(())
-    }
-}
-
-#[test]
-fn samples_under_way_stay_within_the_memory_budget() {
-    // Batches of 64 bytes: four of them fit in three quarters of the budget, and 144 bytes are left for samples.
-    let options = |workers| LoaderOptions { memory_budget_bytes: 400, batch_size: 8, ..options(workers) };
-    let run = |needs: &[u64], workers| {
-        let fields = vec![FieldSpec::stack("x", DType::I64, [])];
-        let hungry = Hungry { needs: needs.to_vec(), held: 0.into(), most: 0.into(), fields };
-        let hungry = Arc::new(hungry);
-        let plan = Plan::new(hungry.len(), 1).unwrap();
-        let mut loader = Loader::new(hungry.clone(), plan, options(workers)).unwrap();
-        let batches: Vec<_> = loader.iter().collect();
-        drop(loader);
-        (batches, hungry.most.load(Ordering::SeqCst))
-    };
-    let mut needs = vec![30; 60];
-    needs[17] = 140;
-    let (batches, most) = run(&needs, 6);
-    assert_eq!(batches.len(), 8);
-    assert!((60..=144).contains(&most), "{most}: several at once, but never more than the budget");
-    // One that needs more than there is runs alone, and nobody waits for ever.
-    needs[40] = 100_000;
-    assert_eq!(run(&needs, 6).1, 100_000);
-    // Nor does a sample that fails keep what it held.
-    needs[20] = 13;
-    let (batches, _) = run(&needs, 3);
-    assert!(batches.iter().any(|batch| batch.is_err()));
-}
-
-/// Samples that cost next to nothing.
-struct Tiny(Vec<FieldSpec>);
-
-impl Pipeline for Tiny {
-    fn len(&self) -> u64 {
-        10_000
-    }
-    fn fingerprint(&self) -> u64 {
-        1
-    }
-    fn fields(&self) -> &[FieldSpec] {
-        &self.0
-    }
-    fn location(&self, index: u64) -> String {
-        index.to_string()
-    }
-    fn read(&self, _: &Request, _: &mut Raw, clock: &mut Clock) -> Result<()> {
-        clock.count_bytes(8);
-        Ok(())
-    }
-    fn make(&self, request: &Request, _: &Raw, slot: &mut Slot<'_>, clock: &mut Clock) -> Result<()> {
-        clock.enter(Stage::Augment);
-        slot.dense::<i64>("x")[0] = request.index as i64;
-        Ok(())
-    }
-}
-
-#[test]
-fn tiny_samples_are_taken_many_at_once_and_all_counted() {
-    let run = |workers, trace| {
-        let tiny = Arc::new(Tiny(vec![FieldSpec::stack("x", DType::I64, [])]));
-        let plan = Plan::new(10_000, 1).unwrap();
-        let options = LoaderOptions { batch_size: 300, end_epoch: Some(1), trace, ..options(workers) };
-        let mut loader = Loader::new(tiny, plan, options).unwrap();
-        let batches: Vec<Batch> = loader.iter().map(|batch| batch.unwrap()).collect();
-        (batches, loader.stats(), loader.take_trace())
-    };
-    let (expect, _, none) = run(0, false);
-    assert!(none.is_empty());
-    for workers in [1, 3] {
-        let (batches, stats, spans) = run(workers, true);
-        assert!(batches == expect);
-        assert_eq!((stats.read.items, stats.read.bytes, stats.augment.items), (10_000, 80_000, 10_000));
-        assert_eq!(stats.collate.items, 34);
-        assert!(stats.augment.busy_s > 0.0);
-        assert!(spans.iter().all(|span| span.worker < workers || span.stage == Stage::Deliver));
-        let collated = spans.iter().filter(|span| span.stage == Stage::Collate).count();
-        assert_eq!(collated, 34);
-        let mut json = Vec::new();
-        bench::write_chrome_trace(&spans, &mut json).unwrap();
-        let events: Vec<serde_json::Value> = serde_json::from_slice(&json).unwrap();
-        assert_eq!(events.len(), spans.len());
-        assert!(events.iter().all(|event| event["ph"] == "X" && event["dur"].as_f64() >= Some(0.0)));
-    }
 }
 
 #[test]
@@ -672,4 +418,6 @@ fn the_verdict_names_the_stage_and_the_workers_that_would_hide_it() {
     assert!(text.contains("the limit is decode") && !text.contains("read"), "{text}");
 }
 
+mod bad_samples;
+mod memory;
 mod reading_ahead;

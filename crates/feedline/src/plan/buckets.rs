@@ -1,8 +1,9 @@
 //! Batches of samples of about the same length: a permutation of an epoch's positions inside windows, so that less is
 //! padded. Knows nothing of how the positions got their samples.
 
-use super::rng::{SampleRng, hash_words};
+use super::rng::SampleRng;
 use crate::error::{Error, Result};
+use crate::hash::hash_words;
 use std::sync::Arc;
 
 /// Lengths of the samples, and how they are put together.

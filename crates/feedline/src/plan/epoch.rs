@@ -1,9 +1,8 @@
 //! One epoch dealt to its ranks: positions by stride, tails, and the requests of a rank. Which sample stands at a
 //! position is the order's business.
 
-use super::draws::Draws;
 use super::order::{Found, Order};
-use super::{Plan, Request, Tail};
+use super::{Plan, Request, Sampling, Tail};
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -109,7 +108,7 @@ impl EpochPlan {
     /// index that is not below the plan's length.
     pub fn position_of(&self, index: u64) -> Option<u64> {
         let plan = &self.plan;
-        let plain = matches!(plan.draws, Draws::Passes { merged: 1 }) && plan.epoch_len() == plan.len;
+        let plain = matches!(plan.sampling, Sampling::Passes { merged: 1 }) && plan.epoch_len() == plan.len;
         if !plain || plan.buckets.is_some() || index >= plan.len {
             return None;
         }

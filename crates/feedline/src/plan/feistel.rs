@@ -1,6 +1,6 @@
 //! A permutation that is never written down: a keyed bijection of 0..n, evaluated position by position in O(1) memory.
 
-use super::rng::hash_words;
+use crate::hash::hash_words;
 
 const ROUNDS: u64 = 6;
 

@@ -1,9 +1,9 @@
 //! Mixing of several sources by weight: which source stands at a place, and which draw from it that is. Exact, spread
 //! evenly and evaluated place by place; knows nothing of epochs, ranks, or the order inside a source.
 
-use super::rng::{hash_name, hash_words};
 use super::weighted;
 use crate::error::{Error, Result};
+use crate::hash::{hash_name, hash_words};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 

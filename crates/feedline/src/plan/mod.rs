@@ -6,14 +6,14 @@
 
 mod buckets;
 mod cursor;
-mod described;
-mod draws;
 mod epoch;
 mod feistel;
 mod mixed;
 mod mt19937;
 mod order;
 pub mod rng;
+mod sampling;
+mod spec;
 mod torch;
 mod weighted;
 
@@ -24,10 +24,13 @@ pub use mixed::MixOrigin;
 pub use torch::torch_randperm;
 
 use crate::error::{Error, Result};
+use crate::hash::hash_words;
 use buckets::Buckets;
-use draws::Draws;
-use rng::{SampleRng, hash_words};
+use mixed::Mixture;
+use rng::SampleRng;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use weighted::AliasTable;
 
 /// Above all lengths, so that positions can be added up.
 const MAX_LEN: u64 = 1 << 62;
@@ -59,6 +62,17 @@ pub enum Tail {
     Exact,
 }
 
+/// How positions get their samples. Positions are counted over the whole run here, epochs laid end to end.
+#[derive(Debug, Clone, PartialEq)]
+enum Sampling {
+    /// One permutation of `merged` times the data set after the other.
+    Passes { merged: u64 },
+    /// With replacement.
+    Weighted(Arc<AliasTable>),
+    /// From several sources in turn, each in passes of its own.
+    Mixed(Arc<Mixture>),
+}
+
 /// The order of a whole run: a pure description, cheap to clone.
 ///
 /// Whatever it is made of, the sample at a position depends on the plan, the epoch and the position alone, and positions
@@ -70,7 +84,7 @@ pub struct Plan {
     seed: u64,
     permutation: Permutation,
     tail: Tail,
-    draws: Draws,
+    sampling: Sampling,
     /// Positions of an epoch, if not all the draws have in one round.
     epoch_length: Option<u64>,
     buckets: Option<Buckets>,
@@ -145,7 +159,7 @@ impl Plan {
             seed: 0,
             permutation: Permutation::None,
             tail: Tail::Pad,
-            draws: Draws::Passes { merged: 1 },
+            sampling: Sampling::Passes { merged: 1 },
             epoch_length: None,
             buckets: None,
         })
@@ -192,15 +206,15 @@ impl Plan {
 
     /// Positions of an epoch, padding not included; the number of samples, unless epochs are merged or their length set.
     pub fn epoch_len(&self) -> u64 {
-        self.epoch_length.unwrap_or(match self.draws {
-            Draws::Passes { merged } => self.len * merged,
+        self.epoch_length.unwrap_or(match self.sampling {
+            Sampling::Passes { merged } => self.len * merged,
             _ => self.len,
         })
     }
 
     /// Whether epochs differ in their order.
     pub fn is_shuffled(&self) -> bool {
-        let in_order = self.permutation == Permutation::None && matches!(self.draws, Draws::Passes { .. });
+        let in_order = self.permutation == Permutation::None && matches!(self.sampling, Sampling::Passes { .. });
         !in_order || !self.epoch_len().is_multiple_of(self.len) || self.buckets.is_some()
     }
 
@@ -227,11 +241,11 @@ impl Plan {
     /// the tail, but not the number of ranks.
     pub fn fingerprint(&self) -> u64 {
         let mut words = vec![self.len, self.seed, self.permutation as u64, self.tail as u64];
-        match &self.draws {
-            Draws::Passes { merged: 1 } => {}
-            Draws::Passes { merged } => words.extend([1, *merged]),
-            Draws::Weighted(table) => words.extend([2, table.hash]),
-            Draws::Mixed(mixture) => words.extend([3, mixture.hash()]),
+        match &self.sampling {
+            Sampling::Passes { merged: 1 } => {}
+            Sampling::Passes { merged } => words.extend([1, *merged]),
+            Sampling::Weighted(table) => words.extend([2, table.hash]),
+            Sampling::Mixed(mixture) => words.extend([3, mixture.hash()]),
         }
         let plain = Plan { epoch_length: None, ..self.clone() };
         if self.epoch_len() != plain.epoch_len() {

@@ -1,11 +1,10 @@
 //! The order: which sample stands at a position of an epoch, for every kind of plan, and what is kept in memory for
 //! that. All of it could be made anew at any time; knows nothing of ranks.
 
-use super::draws::Draws;
 use super::feistel::Feistel;
-use super::rng::{hash_name, hash_words};
 use super::torch::TorchOrder;
-use super::{Permutation, Plan};
+use super::{Permutation, Plan, Sampling};
+use crate::hash::{hash_name, hash_words};
 use std::sync::{Mutex, PoisonError};
 
 /// A sample, and which time it is met.
@@ -72,7 +71,7 @@ impl Order {
 
     /// Forgets what this epoch does not need: passes it does not touch.
     pub(super) fn trim(&self, plan: &Plan, epoch: u64) {
-        if let Draws::Passes { .. } = plan.draws {
+        if let Sampling::Passes { .. } = plan.sampling {
             let touched = plan.pass_at(epoch, 0).0..=plan.pass_at(epoch, plan.epoch_len() - 1).0;
             let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             for place in &mut kept.passes {
@@ -122,8 +121,8 @@ impl Kept {
     /// What stands at positions of an epoch before any buckets.
     fn draw(&mut self, plan: &Plan, epoch: u64, mut positions: Vec<u64>) -> Vec<Found> {
         let (permutation, seed) = (plan.permutation, plan.seed);
-        match &plan.draws {
-            Draws::Passes { merged } => {
+        match &plan.sampling {
+            Sampling::Passes { merged } => {
                 let period = plan.len * merged;
                 let mut found = Vec::with_capacity(positions.len());
                 // Runs of the same pass: mostly one.
@@ -150,14 +149,14 @@ impl Kept {
                 }
                 found
             }
-            Draws::Weighted(table) => positions
+            Sampling::Weighted(table) => positions
                 .into_iter()
                 .map(|position| {
                     let place = plan.place_in_run(epoch, position);
                     Found { index: table.draw(seed, place), pass: place }
                 })
                 .collect(),
-            Draws::Mixed(mixture) => positions
+            Sampling::Mixed(mixture) => positions
                 .into_iter()
                 .map(|position| {
                     const NAME: u64 = hash_name("source");

@@ -1,6 +1,8 @@
 //! Randomness of a sample: a counter-based generator keyed by a hash of (run seed, pass, sample id, stage name).
 //! No state outlives a sample, so worker count, order of work and restarts cannot change what is drawn.
 
+pub use crate::hash::{hash_name, hash_words};
+
 /// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC'11): the block of four words at
 /// `counter` under `key`.
 pub(super) fn philox4x32_10(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
@@ -14,30 +16,6 @@ pub(super) fn philox4x32_10(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
         c = [(p1 >> 32) as u32 ^ c[1] ^ k[0], p1 as u32, (p0 >> 32) as u32 ^ c[3] ^ k[1], p0 as u32];
     }
     c
-}
-
-/// The finaliser of SplitMix64 (Steele et al., OOPSLA'14): a bijection in which every input bit reaches every output bit.
-pub(crate) fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
-}
-
-/// A 64-bit hash of a sequence of words; order matters, so no two keys coincide the way sums do.
-pub fn hash_words(words: &[u64]) -> u64 {
-    words.iter().fold(0x243F_6A88_85A3_08D3, |h, &w| mix(h.rotate_left(5) ^ mix(w.wrapping_add(0x9E37_79B9_7F4A_7C15))))
-}
-
-/// FNV-1a, for names; `const` so that a stage's key costs nothing at run time.
-pub const fn hash_name(name: &str) -> u64 {
-    let bytes = name.as_bytes();
-    let mut h = 0xCBF2_9CE4_8422_2325_u64;
-    let mut i = 0;
-    while i < bytes.len() {
-        h = (h ^ bytes[i] as u64).wrapping_mul(0x0100_0000_01B3);
-        i += 1;
-    }
-    h
 }
 
 /// The random stream of one stage of one sample in one epoch.

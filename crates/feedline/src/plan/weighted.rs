@@ -1,8 +1,9 @@
 //! Drawing with replacement, by weights: the alias method with a keyed draw per place, so that no state is carried.
 //! Knows nothing of epochs and ranks.
 
-use super::rng::{hash_name, hash_words, philox4x32_10};
+use super::rng::philox4x32_10;
 use crate::error::{Error, Result};
+use crate::hash::{hash_name, hash_words};
 
 /// A table from which an index is drawn in two reads (Vose, "A linear algorithm for generating random numbers with a
 /// given distribution", 1991); 12 bytes an index.

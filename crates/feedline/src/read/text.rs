@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 /// Text without the byte order mark that some editors put before it.
-pub fn without_bom(text: &str) -> &str {
+pub(crate) fn without_bom(text: &str) -> &str {
     text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 

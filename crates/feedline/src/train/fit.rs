@@ -1,7 +1,7 @@
 //! The training loop: one function that reads from top to bottom. Knows the order of events and nothing of the model.
 
-use super::agree::{BatchSplit, agree, split_batch};
 use super::checkpoint::{Checkpoints, Progress, best_epoch};
+use super::consistency::{BatchSplit, check_consistent, split_batch};
 use super::group::Group;
 use super::proof::LedgerFile;
 use super::{Tally, Task};
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// The data of a run.
-pub struct Splits {
+pub struct FitData {
     pub train: Arc<dyn Pipeline>,
     pub val: Arc<dyn Pipeline>,
     /// Workers, budgets and policies of both loaders; rank, batch size and split name are set by the loop.
@@ -66,7 +66,7 @@ pub enum Outcome {
 }
 
 /// Who takes part in a run and who hears of it.
-pub struct Together<'a> {
+pub struct FitContext<'a> {
     /// The ranks.
     pub group: &'a dyn Group,
     /// Where it is written down what was delivered, if anywhere; on every rank or on none.
@@ -91,12 +91,12 @@ pub struct Together<'a> {
 /// checkpoint stays as it was.
 pub fn fit(
     task: &mut dyn Task,
-    splits: &Splits,
+    splits: &FitData,
     options: &FitOptions,
-    together: &Together<'_>,
+    context: &FitContext<'_>,
     progress: &mut Progress,
 ) -> Result<Outcome> {
-    let &Together { group, sink, .. } = together;
+    let &FitContext { group, sink, .. } = context;
     let ranks = group.world_size();
     if splits.plan.num_replicas() != ranks {
         return Err(Error::config(
@@ -115,7 +115,7 @@ pub fn fit(
         .iter()
         .map(|phase| split_batch(phase.batch_size, ranks, options.batch_split))
         .collect::<Result<_>>()?;
-    agree(
+    check_consistent(
         group,
         &[
             ("the training data (files, labels or classes)", format!("{:016x}", splits.train.fingerprint())),
@@ -132,7 +132,7 @@ pub fn fit(
         let options = LoaderOptions {
             split: split.into(),
             rank: group.rank(),
-            ledger: together.ledger.is_some() && split == "train",
+            ledger: context.ledger.is_some() && split == "train",
             batch_size,
             drop_last,
             end_epoch,
@@ -201,11 +201,11 @@ pub fn fit(
                 let due = (options.checkpoint_steps > 0 && progress.step.is_multiple_of(options.checkpoint_steps))
                     || (options.checkpoint_seconds > 0.0
                         && last_save.elapsed().as_secs_f64() >= options.checkpoint_seconds);
-                let [stopping, due] = together.decide([(together.stop)(), due && group.rank() == 0])?;
-                together.share_replaced(&batch.replaced, &mut train)?;
+                let [stopping, due] = context.decide([(context.stop)(), due && group.rank() == 0])?;
+                context.share_replaced(&batch.replaced, &mut train)?;
                 if due || stopping {
                     progress.cursor = Some(train.state_dict());
-                    together.save(task, &mut train, progress, false)?;
+                    context.save(task, &mut train, progress, false)?;
                     last_save = Instant::now();
                     began = last_save;
                 }
@@ -218,8 +218,8 @@ pub fn fit(
 
             let began = Instant::now();
             task.broadcast(group)?;
-            let Some(val_tally) = together.evaluate(task, &mut val, epoch)? else {
-                together.save(task, &mut train, progress, false)?;
+            let Some(val_tally) = context.evaluate(task, &mut val, epoch)? else {
+                context.save(task, &mut train, progress, false)?;
                 return Ok(Outcome::Interrupted);
             };
             let record = EpochRecord {
@@ -244,9 +244,9 @@ pub fn fit(
             };
             sink.emit(&Event::EpochEnd(record))?;
             let keep = options.save_period > 0 && epoch % options.save_period == 0;
-            together.save(task, &mut train, progress, keep)?;
+            context.save(task, &mut train, progress, keep)?;
             last_save = Instant::now();
-            let [stopping] = together.decide([(together.stop)()])?;
+            let [stopping] = context.decide([(context.stop)()])?;
             if stopping && epoch < options.epochs {
                 return Ok(Outcome::Interrupted);
             }
@@ -255,7 +255,7 @@ pub fn fit(
     Ok(Outcome::Finished)
 }
 
-impl Together<'_> {
+impl FitContext<'_> {
     /// Whether any rank says yes, to each of some questions.
     fn decide<const N: usize>(&self, answers: [bool; N]) -> Result<[bool; N]> {
         let mut votes = answers.map(|yes| f64::from(u8::from(yes)));

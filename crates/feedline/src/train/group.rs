@@ -3,6 +3,9 @@
 
 use crate::error::Result;
 
+/// The variable that says how many seconds ranks wait for each other before they give up, 600 unless said.
+pub const TIMEOUT_VARIABLE: &str = "FEEDLINE_GROUP_TIMEOUT_S";
+
 /// Processes that train together. Every method is a meeting: all ranks call the same ones in the same order with the
 /// same lengths, and each waits for the others.
 ///
@@ -39,9 +42,9 @@ pub trait Group: Send + Sync {
 
 /// The group of one process.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Alone;
+pub struct SingleRank;
 
-impl Group for Alone {
+impl Group for SingleRank {
     fn rank(&self) -> u64 {
         0
     }

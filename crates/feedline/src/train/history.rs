@@ -4,7 +4,7 @@
 use super::disk::write_whole;
 use crate::error::Result;
 use crate::event::EpochRecord;
-use crate::picture::{Series, encode_png, line_chart};
+use crate::plot::{Series, encode_png, line_chart};
 use std::path::Path;
 
 /// Writes the three files of `epochs` into `dir`, each atomically: a reader sees the old file or the new one. The text

@@ -1,8 +1,8 @@
 //! Train: the loop that uses the batches. Knows no tensor framework: a [`Task`] holds the model, this folder holds
 //! the order of events, the learning rate, the checkpoints and the history.
 
-pub mod agree;
 pub mod checkpoint;
+pub mod consistency;
 mod disk;
 mod fit;
 pub mod group;
@@ -17,7 +17,7 @@ pub mod schedule;
 pub mod tensorboard;
 pub mod threads;
 
-pub use fit::{FitOptions, Outcome, Phase, Splits, Together, fit};
+pub use fit::{FitContext, FitData, FitOptions, Outcome, Phase, fit};
 
 use crate::error::Result;
 use crate::sample::{Array, Batch};

@@ -1,8 +1,7 @@
 //! Ranks as processes that MPI started (Open MPI 4.1 was tried). Owns the translation of [`Group`] into MPI's calls and
 //! the watch over calls that never return.
 
-use super::group::Group;
-use super::ranks::TIMEOUT_VARIABLE;
+use super::group::{Group, TIMEOUT_VARIABLE};
 use crate::error::{Error, Result};
 use mpi::collective::SystemOperation;
 use mpi::environment::Universe;

@@ -10,8 +10,9 @@
 //! Entries are on the disk before their checkpoint is published, so a checkpoint never knows more than the ledger. What
 //! was lost by a kill stands in the ledger and counts for nothing: an attempt counts up to where the next one began.
 
+mod attempt_span;
 mod check;
-mod stretch;
+mod problems;
 
 pub use check::{AttemptProof, Difference, EpochProof, Proof, Replacement, verify};
 
@@ -27,7 +28,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 /// Name of the file in the run folder.
-pub const LEDGER: &str = "ledger.jsonl";
+pub(crate) const LEDGER: &str = "ledger.jsonl";
 
 /// The beginning of an attempt: a start or a resume. Its line begins with its number.
 #[derive(Debug, Clone, Serialize, Deserialize)]

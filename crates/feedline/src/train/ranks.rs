@@ -1,7 +1,9 @@
 //! Which rank this process is, of how many. Owns the rules by which launchers are told apart; a loader needs none of
 //! them: there the rank is an argument.
 
-use super::group::{Alone, Group};
+pub use super::group::TIMEOUT_VARIABLE;
+
+use super::group::{Group, SingleRank};
 use crate::error::{Error, Result};
 use std::fmt;
 use std::sync::Arc;
@@ -9,9 +11,6 @@ use std::sync::Arc;
 /// How to get a build that can train on several ranks.
 pub const INSTALL: &str = "On Debian and Ubuntu: `apt install libopenmpi-dev openmpi-bin clang libclang-dev`, then \
     `cargo install --locked --path crates/feedline-cli --features mpi`";
-
-/// The variable that says how many seconds ranks wait for each other before they give up, 600 unless said.
-pub const TIMEOUT_VARIABLE: &str = "FEEDLINE_GROUP_TIMEOUT_S";
 
 /// What told the rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +28,7 @@ pub enum Rule {
     /// PMI_RANK and PMI_SIZE, or MV2_COMM_WORLD_RANK and _SIZE.
     Pmi,
     /// Nothing: one rank.
-    Alone,
+    SingleRank,
 }
 
 impl fmt::Display for Rule {
@@ -41,7 +40,7 @@ impl fmt::Display for Rule {
             Rule::Slurm => "as SLURM_PROCID says (srun)",
             Rule::OpenMpi => "as OMPI_COMM_WORLD_RANK says (mpirun)",
             Rule::Pmi => "as PMI_RANK says",
-            Rule::Alone => "no launcher",
+            Rule::SingleRank => "no launcher",
         })
     }
 }
@@ -147,7 +146,7 @@ pub fn discover(
         )),
         (Some(explicit), _) => given(explicit, Rule::Explicit),
         (None, Some(group)) => given(group, Rule::Group),
-        (None, None) => Ok(found.unwrap_or(Ranks { rank: 0, world_size: 1, local: None, rule: Rule::Alone })),
+        (None, None) => Ok(found.unwrap_or(Ranks { rank: 0, world_size: 1, local: None, rule: Rule::SingleRank })),
     }
 }
 
@@ -160,7 +159,7 @@ pub fn join() -> Result<(Arc<dyn Group>, Ranks)> {
     let ranks = discover(None, None, &|name| std::env::var(name).ok())?;
     let Ranks { rank, world_size, rule, .. } = ranks;
     if world_size == 1 {
-        return Ok((Arc::new(Alone), ranks));
+        return Ok((Arc::new(SingleRank), ranks));
     }
     if rule == Rule::Torchrun {
         return Err(Error::Unsupported {
@@ -220,7 +219,7 @@ mod tests {
         assert_eq!((found.rank, found.world_size, found.local), (3, 4, Some((1, 2))));
         assert!(found.rule.to_string().contains("torchrun"));
         let cases: [(Variables, (u64, u64, Rule)); 5] = [
-            (&[], (0, 1, Rule::Alone)),
+            (&[], (0, 1, Rule::SingleRank)),
             (&[("SLURM_STEP_ID", "0"), ("SLURM_PROCID", "2"), ("SLURM_NTASKS", "8")], (2, 8, Rule::Slurm)),
             (&[("OMPI_COMM_WORLD_RANK", "1"), ("OMPI_COMM_WORLD_SIZE", "2")], (1, 2, Rule::OpenMpi)),
             (&[("PMI_RANK", "1"), ("PMI_SIZE", "2")], (1, 2, Rule::Pmi)),

@@ -2,7 +2,9 @@
 
 use super::{child, objects, read_all, succeeded, write_objects};
 use feedline::plan::Plan;
-use feedline::read::{Cache, CacheMode, FileList, Folder, Get, ImageList, LocalFiles, Source, Stop, Storage};
+use feedline::read::{
+    Cache, CacheMode, FileList, Folder, ImageList, LocalFiles, RangeRequest, Source, SourceCache, Stop, Storage,
+};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
@@ -373,7 +375,7 @@ fn what_has_no_version_is_not_kept() {
     fs::write(data.path().join("x"), "one").unwrap();
     let cache = open(data.path(), dir.path(), 1 << 20);
     let (mut bytes, stop) = (Vec::new(), Stop::default());
-    cache.get(&Get { key: "x", range: 0..3, version: "", until: None, stop: &stop }, &mut bytes).unwrap();
+    cache.get(&RangeRequest { key: "x", range: 0..3, version: "", until: None, stop: &stop }, &mut bytes).unwrap();
     assert!(bytes == b"one" && files(dir.path()).0.is_empty());
 }
 

@@ -6,6 +6,8 @@ mod cache;
 #[cfg(feature = "cloud")]
 mod cloud;
 #[cfg(feature = "cloud")]
+mod keys;
+#[cfg(feature = "cloud")]
 mod odd;
 #[cfg(feature = "parquet")]
 mod parquet;
@@ -15,7 +17,9 @@ mod proxy;
 mod server;
 
 use feedline::read::conformance::check;
-use feedline::read::{Cache, CacheMode, Coalesce, Get, Limit, LocalFiles, ReadError, Retry, Source, Stop, Timeout};
+use feedline::read::{
+    Cache, CacheMode, Coalesce, Limit, LocalFiles, RangeRequest, ReadError, Retry, Source, Stop, Timeout,
+};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -69,7 +73,7 @@ fn read_all(source: &dyn Source, threads: usize) -> Result<Vec<(String, Vec<u8>)
         while let Some(object) = listed.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
             let mut bytes = Vec::new();
             let (key, version, range) = (&*object.key, &*object.version, 0..object.size_bytes);
-            source.get(&Get { key, range, version, until: None, stop: &stop }, &mut bytes)?;
+            source.get(&RangeRequest { key, range, version, until: None, stop: &stop }, &mut bytes)?;
             read.push((key.to_owned(), bytes));
         }
         Ok(read)

@@ -1,6 +1,6 @@
 //! Servers that do not do what most do: each oddity is either read rightly, or refused at once and in words.
 
-use feedline::read::{Fault, Folder, Get, ImageList, Source, Stop, Storage};
+use feedline::read::{Folder, ImageList, RangeRequest, ReadErrorKind, Source, Stop, Storage};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -185,7 +185,7 @@ fn reads(server: &Server, key: &str, ranges: &[(u64, u64)]) {
     assert_eq!(object.size_bytes, content.len() as u64);
     for &(start, end) in ranges {
         let (version, mut bytes) = (&*object.version, Vec::new());
-        let want = Get { key, range: start..end, version, until: None, stop: &stop };
+        let want = RangeRequest { key, range: start..end, version, until: None, stop: &stop };
         source.get(&want, &mut bytes).unwrap();
         assert!(bytes == content[start as usize..end as usize], "{start}..{end}");
     }
@@ -201,9 +201,12 @@ fn weak_versions_are_kept_to_without_asking_for_them() {
         let object = source.head("file.bin", &stop).unwrap();
         server.edition.fetch_add(1, Relaxed);
         for range in [0..100_000, 5..10, 3..3] {
-            let want = Get { key: "file.bin", range, version: &object.version, until: None, stop: &stop };
+            let want = RangeRequest { key: "file.bin", range, version: &object.version, until: None, stop: &stop };
             let error = source.get(&want, &mut Vec::new()).unwrap_err();
-            assert!(error.fault == Fault::Changed && error.problem.contains("feedline index"), "{way:?}: {error}");
+            assert!(
+                error.kind == ReadErrorKind::Changed && error.problem.contains("feedline index"),
+                "{way:?}: {error}"
+            );
         }
     }
 }
@@ -215,14 +218,14 @@ fn a_server_that_sends_whole_files_is_read_or_refused_in_words() {
     reads(&server, "large.bin", &[(0, 5_000_000)]);
     let (source, stop) = (server.open("http://HOST/d"), Stop::default());
     let get = |key: &str, range| {
-        let want = Get { key, range, version: "", until: None, stop: &stop };
+        let want = RangeRequest { key, range, version: "", until: None, stop: &stop };
         server.count(|| source.get(&want, &mut Vec::new()).unwrap_err())
     };
     let (error, requests) = get("large.bin", 0..10);
-    assert!(error.fault == Fault::Other && error.problem.contains("whole files only"), "{error}");
+    assert!(error.kind == ReadErrorKind::Other && error.problem.contains("whole files only"), "{error}");
     assert_eq!(requests, 1, "it would be so for ever");
-    assert_eq!(get("file.bin", 100_000..100_001).0.fault, Fault::Changed);
-    assert_eq!(get("file.bin", 99_999..100_001).0.fault, Fault::Changed);
+    assert_eq!(get("file.bin", 100_000..100_001).0.kind, ReadErrorKind::Changed);
+    assert_eq!(get("file.bin", 99_999..100_001).0.kind, ReadErrorKind::Changed);
     reads(&Server::start(Way::Chunks), "file.bin", &[(0, 100_000), (7, 9)]);
 }
 
@@ -232,7 +235,7 @@ fn what_no_further_try_changes_is_said_at_once_with_its_reason() {
     let server = Server::start(Way::Weak);
     let source = server.open("http://HOST/d");
     let get = || {
-        let want = Get { key: "file.bin", range: 0..100, version: "", until: None, stop: &stop };
+        let want = RangeRequest { key: "file.bin", range: 0..100, version: "", until: None, stop: &stop };
         source.get(&want, &mut Vec::new()).unwrap_err()
     };
     let head = || source.head("file.bin", &stop).unwrap_err();
@@ -249,7 +252,7 @@ fn what_no_further_try_changes_is_said_at_once_with_its_reason() {
         let begun = Instant::now();
         let (error, requests) = server.count(failing);
         assert!(error.problem.contains(words), "{way:?}: {error}");
-        assert!(error.fault == Fault::Other && requests <= 1, "{way:?}: {requests} requests, {error:?}");
+        assert!(error.kind == ReadErrorKind::Other && requests <= 1, "{way:?}: {requests} requests, {error:?}");
         assert!(begun.elapsed() < Duration::from_secs(60), "no waiting for what will not come");
     }
 }
@@ -260,7 +263,7 @@ fn a_listing_without_end_ends() {
         let server = Server::start(way);
         let source = server.open("s3://bucket/d");
         let (error, requests) = server.count(|| source.list("", &Stop::default()).unwrap_err());
-        assert!(error.fault == Fault::Other && error.problem.contains(words), "{way:?}: {error}");
+        assert!(error.kind == ReadErrorKind::Other && error.problem.contains(words), "{way:?}: {error}");
         assert!(requests <= most, "{way:?}: {requests} requests");
     }
 }

@@ -2,12 +2,12 @@
 
 use crate::classification::config::Config;
 use crate::classification::demo::{DemoOptions, write_demo_data};
-use crate::classification::train::Classification;
+use crate::classification::recipe::Classification;
 use crate::run::Run;
 use crate::settings::{CONFIG, Said, Settings};
 use feedline::event::{Event, Sink, Warnings};
 use feedline::train::checkpoint::Checkpoints;
-use feedline::train::group::Alone;
+use feedline::train::group::SingleRank;
 use feedline::train::proof::verify;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -47,16 +47,16 @@ fn config(data: &Path) -> Config {
 fn runs(dir: &Path) -> (PathBuf, PathBuf) {
     let (data, whole, half) = (dir.join("data"), dir.join("whole"), dir.join("half"));
     write_demo_data(&data, &DemoOptions { train: 30, test: 12, seed: 1 }, |_, _| ()).unwrap();
-    let mut run = Run::<Classification>::create(config(&data), &whole, Arc::new(Alone)).unwrap();
+    let mut run = Run::<Classification>::create(config(&data), &whole, Arc::new(SingleRank)).unwrap();
     run.train(Arc::new(Warnings), &|| false).unwrap().unwrap();
     let stop = Arc::new(Stop::default());
-    let mut run = Run::<Classification>::create(config(&data), &half, Arc::new(Alone)).unwrap();
+    let mut run = Run::<Classification>::create(config(&data), &half, Arc::new(SingleRank)).unwrap();
     assert!(run.train(stop.clone(), &|| stop.0.load(Ordering::Relaxed)).unwrap().is_none());
     (whole, half)
 }
 
 fn resume(dir: &Path) -> feedline::Result<Run<Classification>> {
-    Run::resume(dir, Ok, false, Arc::new(Alone))
+    Run::resume(dir, Ok, false, Arc::new(SingleRank))
 }
 
 fn copy(from: &Path, to: &Path, flags: &str) {
@@ -177,7 +177,7 @@ fn settings_that_are_cut_or_changed_are_refused_and_nothing_is_made_up() {
         config.train.batch_size = 6;
         Ok(config)
     };
-    drop(Run::<Classification>::resume(&half, other_batch, false, Arc::new(Alone)).unwrap());
+    drop(Run::<Classification>::resume(&half, other_batch, false, Arc::new(SingleRank)).unwrap());
     assert_eq!(Config::of_run(&half).unwrap().train.batch_size, 6);
     let mut run = resume(&half).unwrap();
     run.train(Arc::new(Warnings), &|| false).unwrap().unwrap();

@@ -1,7 +1,7 @@
 //! Import of weights: what matches is loaded, the rest is reported, and a broken file is named.
 
 use super::options;
-use crate::classification::weights::{Mismatch, load_into};
+use crate::classification::network::weights::{Mismatch, load_into};
 use crate::classification::{Backbone, ClassificationTask, TaskOptions};
 use feedline::Error;
 use feedline::train::Task;

@@ -2,9 +2,9 @@
 
 use super::{formula_f32, golden, numbers};
 use crate::classification::Backbone;
-use crate::classification::model::Model;
-use crate::optimizer::Optimizer;
-use crate::parameters::Spec;
+use crate::classification::network::model::Model;
+use crate::network::optimizer::Optimizer;
+use crate::network::parameters::Spec;
 use feedline::train::schedule::OptimizerKind;
 
 /// Against the formulas in f64, with a momentum that changes: torch's AdamW(betas=(momentum, 0.99)).

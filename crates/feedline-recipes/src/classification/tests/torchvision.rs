@@ -1,10 +1,10 @@
 //! The networks give torchvision's numbers. The golden files are made by testdata/torchvision/make.py.
 
 use super::{batch_of, formula, formula_f32, golden, numbers, options};
-use crate::classification::weights::load_into;
+use crate::classification::network::weights::load_into;
 use crate::classification::{Backbone, ClassificationTask};
 use feedline::Batch;
-use feedline::train::group::Alone;
+use feedline::train::group::SingleRank;
 use feedline::train::{Task, TaskState};
 use safetensors::tensor::{Dtype, TensorView};
 use std::path::Path;
@@ -77,7 +77,7 @@ fn check_logits(backbone: Backbone) {
     assert!(worst < 1e-4, "{found:?}\n{expect:?}");
 
     // Statistics of a batch enter the running ones as torch does it: momentum 0.1, unbiased variance.
-    task.train_step(&images(), 0.0, &Alone).unwrap();
+    task.train_step(&images(), 0.0, &SingleRank).unwrap();
     let TaskState { model, .. } = task.state().unwrap();
     for (name, expect) in golden["after_one_training_pass"].as_object().unwrap() {
         for (found, expect) in model[name].as_slice::<f32>().iter().zip(numbers(expect)) {
@@ -106,7 +106,7 @@ fn mobilenetv2_gives_the_logits_of_torchvision() {
 fn resnet18_trains_as_in_torch() {
     let (mut task, golden) = imported(Backbone::Resnet18, 0.01);
     for (step, expect) in numbers(&golden["losses"]).into_iter().enumerate() {
-        let loss = task.train_step(&images(), 0.0005, &Alone).unwrap().loss();
+        let loss = task.train_step(&images(), 0.0005, &SingleRank).unwrap().loss();
         eprintln!("step {step}: loss {loss:.6}, torch {expect:.6}");
         assert!((loss - expect).abs() < 1e-3 * expect, "step {step}: {loss} {expect}");
     }

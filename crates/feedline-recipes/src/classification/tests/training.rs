@@ -2,7 +2,8 @@
 
 use super::{batch_of, options, toy_batch};
 use crate::classification::{Backbone, ClassificationTask, OptimizerKind, Precision, TaskOptions};
-use feedline::train::group::{Alone, Group};
+use crate::recipe::load_weights;
+use feedline::train::group::{Group, SingleRank};
 use feedline::train::threads::ThreadGroup;
 use feedline::train::{Task, TaskState, Tensors};
 use feedline::{Array, Batch, BatchField, Error};
@@ -14,7 +15,7 @@ fn task(change: impl FnOnce(&mut TaskOptions)) -> ClassificationTask {
 }
 
 fn train(task: &mut ClassificationTask, steps: std::ops::Range<u64>) -> Vec<f64> {
-    steps.map(|step| task.train_step(&toy_batch(step), 0.02, &Alone).unwrap().loss_sum).collect()
+    steps.map(|step| task.train_step(&toy_batch(step), 0.02, &SingleRank).unwrap().loss_sum).collect()
 }
 
 fn same(a: &TaskState, b: &TaskState) {
@@ -54,7 +55,7 @@ fn learns_a_toy_problem_with_every_optimizer_and_precision() {
             let mut task = task(|o| (o.optimizer, o.precision) = (optimizer, precision));
             let lr = if optimizer == OptimizerKind::Sgd { 0.02 } else { 0.002 };
             for step in 0..40 {
-                task.train_step(&toy_batch(step), lr, &Alone).unwrap();
+                task.train_step(&toy_batch(step), lr, &SingleRank).unwrap();
             }
             let unseen = task.eval_step(&toy_batch(1000)).unwrap();
             assert!(unseen.metric(0) == 1.0 && unseen.loss() < 0.3, "{optimizer:?} {precision:?} {unseen:?}");
@@ -111,7 +112,7 @@ fn dropout_belongs_to_the_sample_and_the_epoch() {
         let mut task = ClassificationTask::new(options(Backbone::Mobilenetv2)).unwrap();
         let mut batch = toy_batch(0);
         change(&mut batch);
-        task.train_step(&batch, 0.01, &Alone).unwrap().loss_sum
+        task.train_step(&batch, 0.01, &SingleRank).unwrap().loss_sum
     };
     let plain = loss(&|_| ());
     assert_eq!(plain, loss(&|batch| batch.step = 9));
@@ -147,7 +148,7 @@ fn weight_decay_reaches_weights_and_nothing_else() {
     // With a step so small that the gradient itself cannot matter, only the decay moves a value.
     let moved = |decay: f64| {
         let mut task = task(|o| o.weight_decay = decay);
-        task.train_step(&toy_batch(0), 1e-3, &Alone).unwrap();
+        task.train_step(&toy_batch(0), 1e-3, &SingleRank).unwrap();
         task.state().unwrap().model
     };
     let (plain, decayed) = (moved(0.0), moved(1.0));
@@ -180,8 +181,8 @@ fn padding_counts_for_nothing() {
         labels.as_mut_slice::<i64>()[5..].fill(-1);
     }
     let (mut a, mut b) = (task(|_| ()), task(|_| ()));
-    let tally = a.train_step(&short, 0.01, &Alone).unwrap();
-    assert_eq!(tally, b.train_step(&padded, 0.01, &Alone).unwrap());
+    let tally = a.train_step(&short, 0.01, &SingleRank).unwrap();
+    assert_eq!(tally, b.train_step(&padded, 0.01, &SingleRank).unwrap());
     assert_eq!(tally.samples, 5);
     same(&a.state().unwrap(), &b.state().unwrap());
     assert_eq!(a.eval_step(&short).unwrap(), b.eval_step(&padded).unwrap());
@@ -206,7 +207,7 @@ fn evaluation_changes_nothing_and_agrees_with_the_logits() {
     assert!((tally.loss_sum - loss).abs() < 1e-9 && tally.metric_sums == [right]);
     // The same model in a fresh task, without optimiser state.
     let mut other = super::training::task(|o| o.seed = 4);
-    other.load_model(&before.model).unwrap();
+    load_weights(&mut other, before.model.clone()).unwrap();
     assert_eq!(other.logits(&batch).unwrap(), logits);
 }
 
@@ -220,7 +221,7 @@ fn a_loss_that_is_not_finite_is_an_error_and_changes_nothing() {
         if let (_, BatchField::Stack(images)) = &mut batch.fields[0] {
             images.as_mut_slice::<f32>()[0] = f32::NAN;
         }
-        let error = task.train_step(&batch, 0.01, &Alone).unwrap_err();
+        let error = task.train_step(&batch, 0.01, &SingleRank).unwrap_err();
         assert!(
             matches!(&error, Error::Train { .. }) && error.to_string().contains("loss of epoch 0 step 1"),
             "{error}"
@@ -237,7 +238,7 @@ fn f16_skips_a_step_that_overflows_and_halves_the_scale() {
     // So large a factor makes every gradient overflow.
     state.scalars["loss_scale"] = serde_json::json!({"factor": 2f64.powi(40), "good_steps": 5});
     task.load_state(state.clone()).unwrap();
-    task.train_step(&toy_batch(0), 0.01, &Alone).unwrap();
+    task.train_step(&toy_batch(0), 0.01, &SingleRank).unwrap();
     let after = task.state().unwrap();
     assert_eq!(after.scalars["loss_scale"], serde_json::json!({"factor": 2f64.powi(39), "good_steps": 0}));
     assert_eq!(after.scalars["optimizer_steps"], serde_json::json!([0, 0]));
@@ -263,7 +264,7 @@ fn what_does_not_fit_is_named() {
     let mut check = |change: &dyn Fn(&mut Batch), expect: &str| {
         let mut batch = toy_batch(0);
         change(&mut batch);
-        let error = task.train_step(&batch, 0.01, &Alone).unwrap_err().to_string();
+        let error = task.train_step(&batch, 0.01, &SingleRank).unwrap_err().to_string();
         assert!(error.contains(expect), "{error}");
     };
     check(

@@ -1,4 +1,4 @@
-use super::super::options::Augment;
+use super::super::data::options::Augment;
 use super::*;
 
 fn said(assignments: &[&str]) -> Result<Config> {

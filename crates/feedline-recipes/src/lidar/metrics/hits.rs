@@ -1,7 +1,6 @@
 //! Average precision in the making: counts that add up over batches and ranks, so that training can tell of it as it goes.
 
 use super::{iou_3d, min_overlaps};
-use crate::lidar::loss::Detection;
 use feedline::augment::boxes::Box3d;
 
 /// Steps of the score, which detections are counted by.
@@ -10,6 +9,16 @@ const SCORES: usize = 100;
 const OF_CLASS: usize = 1 + 2 * SCORES;
 /// Steps of recall.
 const RECALLS: usize = 40;
+
+/// An object that was found.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Detection {
+    pub bounds: Box3d,
+    /// 0 to 1.
+    pub score: f32,
+    /// From 0.
+    pub class: usize,
+}
 
 /// Counts of objects, hits and misses. A detection, the best first, hits the object of its class that it overlaps most, if
 /// that is KITTI's strict overlap in space at least and nothing has hit it before.

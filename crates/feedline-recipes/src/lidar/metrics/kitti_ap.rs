@@ -6,7 +6,7 @@
 
 use super::iou::{common_area, share};
 use super::{Figures, Level};
-use crate::lidar::Annos;
+use crate::lidar::data::frame::Annos;
 
 /// Steps of recall.
 const STEPS: usize = 41;
@@ -15,7 +15,7 @@ const MIN_HEIGHT_PX: [f64; 3] = [40.0, 25.0, 25.0];
 const MAX_OCCLUSION: [f64; 3] = [0.0, 1.0, 2.0];
 const MAX_TRUNCATION: [f64; 3] = [0.15, 0.3, 0.5];
 
-/// How boxes are compared.
+/// The overlap by which boxes are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Image,
@@ -120,7 +120,7 @@ impl Upright {
     }
 }
 
-/// What matters of a frame for one class, difficulty and least overlap.
+/// The boxes of a frame that count for one class, difficulty and least overlap.
 struct Case<'a> {
     scene: &'a Scene<'a>,
     /// Labels that count or may be found without harm, and whether they count.

@@ -1,8 +1,10 @@
 //! Tests of the figures: overlaps against counted places, suppression against every pair, and cases worked out by hand. That
 //! whole data sets get the figures of KITTI's definition is tested in Python, against a second implementation.
 
-use super::super::predictions;
-use super::super::{Frame, frame};
+use super::super::data::{
+    frame::{self, Frame},
+    predictions,
+};
 use super::*;
 use feedline::augment::boxes::Box3d;
 use feedline::plan::rng::SampleRng;
@@ -179,9 +181,9 @@ fn a_detection_becomes_a_label_and_its_line() {
     let text = predictions::text(&own);
     assert!(text.starts_with("Car -1 -1 ") && text.ends_with(" 0.5000\n") && text.split(' ').count() == 16, "{text}");
     let text = text.trim_end().replace(" -1 -1 ", " 0.00 0 ");
-    let read = super::super::kitti::parse_labels(&text).unwrap();
-    let back = super::super::kitti::to_lidar(
-        &super::super::camera::Camera::new(frame.calib.as_ref().unwrap()).rect_to_lidar,
+    let read = super::super::data::kitti::parse_labels(&text).unwrap();
+    let back = super::super::data::kitti::to_lidar(
+        &super::super::data::camera::Camera::new(frame.calib.as_ref().unwrap()).rect_to_lidar,
         &read,
         0,
     );
@@ -199,8 +201,8 @@ fn a_detection_becomes_a_label_and_its_line() {
 
 #[cfg(feature = "burn")]
 mod hits {
+    use super::Detection;
     use super::*;
-    use crate::lidar::loss::Detection;
 
     type Scene = (Vec<Detection>, Vec<(Box3d, usize)>);
 

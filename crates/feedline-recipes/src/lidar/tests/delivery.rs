@@ -1,7 +1,7 @@
 //! What is delivered depends on nothing but (data, seed, epoch, position).
 
 use super::*;
-use feedline::deliver::Clock;
+use feedline::deliver::SampleContext;
 use feedline::pipeline::make_sample;
 use feedline::plan::Tail;
 
@@ -27,7 +27,7 @@ fn batches_are_equal_for_any_workers_after_any_resume_and_made_one_by_one() {
         for (at, index) in batch.indices.iter().enumerate() {
             let request = plan().epoch(batch.epoch).rank(0).nth((batch.step * 2) as usize + at).unwrap();
             assert_eq!(request.index, *index);
-            let sample = make_sample(&*data, &request, &mut Clock::default()).unwrap();
+            let sample = make_sample(&*data, &request, &mut SampleContext::default()).unwrap();
             for ((name, field), expect) in batch.fields.iter().zip(&sample.fields) {
                 match field {
                     BatchField::Stack(array) => {

@@ -2,7 +2,7 @@
 
 use super::*;
 use feedline::Error;
-use feedline::deliver::Clock;
+use feedline::deliver::SampleContext;
 use feedline::pipeline::make_sample;
 
 fn told(result: Result<Clouds>, parts: &[&str]) {
@@ -13,7 +13,7 @@ fn told(result: Result<Clouds>, parts: &[&str]) {
 /// What making the frame reports.
 fn made(data: &Clouds, index: u64) -> Error {
     let plan = Plan::unshuffled(data.len(), 1).unwrap();
-    make_sample(data, &plan.epoch(0).at(index), &mut Clock::default()).unwrap_err()
+    make_sample(data, &plan.epoch(0).at(index), &mut SampleContext::default()).unwrap_err()
 }
 
 fn rewrite(path: &Path, change: impl Fn(&mut Vec<u8>)) {
@@ -38,7 +38,7 @@ fn broken_points_are_told_with_their_file() {
     // No point at all is a cloud too.
     let data: Arc<dyn Pipeline> = Arc::new(data);
     let plan = Plan::unshuffled(4, 1).unwrap();
-    let sample = make_sample(&*data, &plan.epoch(0).at(3), &mut Clock::default()).unwrap();
+    let sample = make_sample(&*data, &plan.epoch(0).at(3), &mut SampleContext::default()).unwrap();
     assert_eq!((sample.fields[0].shape(), sample.fields[1].shape()), (&[0, 5][..], &[0, 5, 4][..]));
 }
 
@@ -139,7 +139,7 @@ fn custom_clouds_are_rows_of_an_array() {
     };
     let data = open(&files, &options, &Storage::default()).unwrap();
     let plan = Plan::unshuffled(1, 1).unwrap();
-    let sample = make_sample(&data, &plan.epoch(0).at(0), &mut Clock::default()).unwrap();
+    let sample = make_sample(&data, &plan.epoch(0).at(0), &mut SampleContext::default()).unwrap();
     assert_eq!(sample.fields[0].as_slice::<f32>(), [0.0, 1.0, 2.0, -1.0, 0.5, 0.0, 3.0, 0.0, 0.0, 0.25]);
     for (descr, shape, data_bytes) in
         [("<f8", "(1, 4)", &values[..]), ("<f4", "(4, 2)", &values), ("<f4", "(2, 4)", &values[4..])]

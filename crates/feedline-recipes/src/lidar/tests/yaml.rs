@@ -75,7 +75,7 @@ OPTIMIZATION: {LR: 0.003}
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
     }
-    pcdet::read_yaml(&root.join("tools/cfgs/kitti_models/pointpillar.yaml")).unwrap()
+    openpcdet_yaml::read_yaml(&root.join("tools/cfgs/kitti_models/pointpillar.yaml")).unwrap()
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn settings_of_a_model_stand_over_those_of_the_data() {
     let dir = tempfile::tempdir().unwrap();
     let config = written(dir.path(), KITTI);
     assert_eq!(config["OPTIMIZATION"]["LR"], 0.003);
-    let read = pcdet::options(&config["DATA_CONFIG"], &names()).unwrap();
+    let read = openpcdet_yaml::options(&config["DATA_CONFIG"], &names()).unwrap();
     let mut expect = options();
     expect.augment.pop();
     expect.point_cloud_range = [0.0, -39.68, -3.0, 69.12, 39.68, 1.0];
@@ -97,10 +97,10 @@ fn settings_of_a_model_stand_over_those_of_the_data() {
         max_number_of_voxels: PerMode { train: 16_000, test: 40_000 },
     };
     assert_eq!(read, expect);
-    let files = pcdet::files(&config["DATA_CONFIG"], None, false).unwrap();
+    let files = openpcdet_yaml::files(&config["DATA_CONFIG"], None, false).unwrap();
     assert_eq!((files.root.to_str(), files.split_dir.as_str()), (Some("../data/kitti"), "training"));
     assert_eq!(files.info_path, ["kitti_infos_val.pkl"]);
-    let files = pcdet::files(&config["DATA_CONFIG"], Some(Path::new("/k")), true).unwrap();
+    let files = openpcdet_yaml::files(&config["DATA_CONFIG"], Some(Path::new("/k")), true).unwrap();
     assert!(files.training && files.root == Path::new("/k"));
     // What is said is the same once it is written as a run's settings are.
     let text = toml::to_string(&read).unwrap();
@@ -130,7 +130,7 @@ fn mistakes_are_named() {
         let text = KITTI.replacen(from, to, 1);
         assert_ne!(text, KITTI, "{from}");
         let config = written(dir.path(), &text);
-        let error = pcdet::options(&config["DATA_CONFIG"], &names()).unwrap_err().to_string();
+        let error = openpcdet_yaml::options(&config["DATA_CONFIG"], &names()).unwrap_err().to_string();
         parts.iter().for_each(|part| assert!(error.contains(part), "{error:?} without {part:?}"));
     }
     let dir = tempfile::tempdir().unwrap();
@@ -142,7 +142,7 @@ fn mistakes_are_named() {
         ("- 1\n", "no YAML mapping"),
     ] {
         std::fs::write(&path, text).unwrap();
-        let error = pcdet::read_yaml(&path).unwrap_err().to_string();
+        let error = openpcdet_yaml::read_yaml(&path).unwrap_err().to_string();
         assert!(error.contains(part) && error.contains("a.yaml"), "{error}");
     }
 }
@@ -152,7 +152,7 @@ fn a_byte_order_mark_is_no_part_of_the_first_key() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("kitti.yaml");
     std::fs::write(&file, KITTI).unwrap();
-    let expect = pcdet::read_yaml(&file).unwrap();
+    let expect = openpcdet_yaml::read_yaml(&file).unwrap();
     std::fs::write(&file, format!("\u{feff}{}", KITTI.trim_start().replace('\n', "\r\n"))).unwrap();
-    assert_eq!(pcdet::read_yaml(&file).unwrap(), expect);
+    assert_eq!(openpcdet_yaml::read_yaml(&file).unwrap(), expect);
 }

@@ -2,12 +2,15 @@
 
 use super::*;
 use crate::lidar::config::Said;
+use crate::lidar::data::splits;
 use crate::lidar::demo::{DemoOptions, write_demo_data};
+use crate::recipe::load_weights;
 use feedline::event::{Event, Warnings};
 use feedline::train::Task;
-use feedline::train::group::Alone;
+use feedline::train::group::{Group, SingleRank};
 use feedline::train::proof::verify;
 use feedline::train::threads::ThreadGroup;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -62,7 +65,7 @@ fn a_run_leaves_its_files_its_figures_and_its_rates() {
     let (data, out) = (dir.path().join("streets"), dir.path().join("run"));
     streets(&data);
     let steps = Arc::new(Steps::default());
-    let mut run = Run::create(config(&data, &[]), &out, Arc::new(Alone)).unwrap();
+    let mut run = Run::create(config(&data, &[]), &out, Arc::new(SingleRank)).unwrap();
     let summary = run.train(steps.clone(), &|| false).unwrap().unwrap();
     let json: serde_json::Value = serde_json::from_slice(&std::fs::read(out.join("summary.json")).unwrap()).unwrap();
     for key in ["val_mean_ap_3d", "best_val_map_3d", "val_map_3d", "train_loss", "val_loss", "images_per_second"] {
@@ -84,8 +87,8 @@ fn a_run_leaves_its_files_its_figures_and_its_rates() {
 
     // Evaluated by itself, it has the figures of the run, whatever the batch size.
     let again = config(&data, &["train.batch_size=3"]);
-    let val = open_split(&again, Split::Val).unwrap();
-    let alone = evaluate(run.task_mut(), &val, &again, &Alone, Arc::new(Warnings), &mut |_| ()).unwrap();
+    let val = splits::open_split(&again, Split::Val).unwrap();
+    let alone = evaluate::evaluate(run.task_mut(), &val, &again, &SingleRank, Arc::new(Warnings), &mut |_| ()).unwrap();
     let strict: Vec<ClassFigures> = alone.report.strict().cloned().collect();
     assert_eq!(strict, summary.classes);
     assert_eq!(alone.frames.keys().copied().collect::<Vec<u64>>(), [0, 1, 2]);
@@ -97,8 +100,9 @@ fn a_run_leaves_its_files_its_figures_and_its_rates() {
                 let (alone, val, again, task) = (&alone, val.clone(), &again, run.task().state().unwrap());
                 scope.spawn(move || {
                     let mut theirs = LidarTask::new(task_options(again, &val).unwrap()).unwrap();
-                    theirs.load_model(&task.model).unwrap();
-                    let found = evaluate(&mut theirs, &val, again, &group, Arc::new(Warnings), &mut |_| ()).unwrap();
+                    load_weights(&mut theirs, task.model.clone()).unwrap();
+                    let found =
+                        evaluate::evaluate(&mut theirs, &val, again, &group, Arc::new(Warnings), &mut |_| ()).unwrap();
                     assert_eq!(found.report, alone.report);
                     let frames = if group.rank() == 0 { &alone.frames } else { &BTreeMap::new() };
                     assert_eq!(&found.frames, frames);
@@ -115,9 +119,9 @@ fn a_frame_that_cannot_be_read_counts_in_no_figure() {
     streets(&data);
     let found = |more: &[&str]| {
         let config = config(&data, more);
-        let val = open_split(&config, Split::Val).unwrap();
+        let val = splits::open_split(&config, Split::Val).unwrap();
         let mut task = LidarTask::new(task_options(&config, &val).unwrap()).unwrap();
-        evaluate(&mut task, &val, &config, &Alone, Arc::new(Warnings), &mut |_| ())
+        evaluate::evaluate(&mut task, &val, &config, &SingleRank, Arc::new(Warnings), &mut |_| ())
     };
     let whole = found(&[]).unwrap();
     let broken = data.join("training/velodyne/000007.bin");
@@ -136,18 +140,18 @@ fn a_run_stopped_and_resumed_is_the_run_never_stopped_and_is_proved() {
     let data = dir.path().join("streets");
     streets(&data);
     let whole = Arc::new(Steps::default());
-    let mut run = Run::create(config(&data, &[]), &dir.path().join("whole"), Arc::new(Alone)).unwrap();
+    let mut run = Run::create(config(&data, &[]), &dir.path().join("whole"), Arc::new(SingleRank)).unwrap();
     run.train(whole.clone(), &|| false).unwrap().unwrap();
     let out = dir.path().join("stopped");
     let steps = Arc::new(Steps::default());
-    let mut run = Run::create(config(&data, &[]), &out, Arc::new(Alone)).unwrap();
+    let mut run = Run::create(config(&data, &[]), &out, Arc::new(SingleRank)).unwrap();
     for _ in 0..50 {
         let asked = AtomicU64::new(0);
         if run.train(steps.clone(), &|| asked.fetch_add(1, Ordering::Relaxed) >= 2).unwrap().is_some() {
             break;
         }
         drop(run); // which gives the folder back
-        run = Run::resume(&out, Ok, false, Arc::new(Alone)).unwrap();
+        run = Run::resume(&out, Ok, false, Arc::new(SingleRank)).unwrap();
     }
     assert_eq!(*steps.0.lock().unwrap(), *whole.0.lock().unwrap());
     assert_eq!(steps.0.lock().unwrap().len(), 9);
@@ -197,7 +201,7 @@ fn frames_without_labels_are_refused_before_anything_is_written() {
         })
         .collect();
     std::fs::write(&infos, unlabelled).unwrap();
-    let error = Run::create(config(&data, &[]), &out, Arc::new(Alone)).err().unwrap().to_string();
+    let error = Run::create(config(&data, &[]), &out, Arc::new(SingleRank)).err().unwrap().to_string();
     assert!(error.contains("frame 000006 has no labels"), "{error}");
     assert!(!out.exists());
 }

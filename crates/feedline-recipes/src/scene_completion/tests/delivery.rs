@@ -3,7 +3,7 @@
 use super::*;
 use crate::scene_completion::{ChannelOrder, Layout, SceneAugment, picture};
 use feedline::augment::normalize::{IMAGENET_MEAN, IMAGENET_STD};
-use feedline::deliver::{Clock, Loader, LoaderOptions};
+use feedline::deliver::{Loader, LoaderOptions, SampleContext};
 use feedline::pipeline::{Pipeline, make_sample};
 use feedline::plan::{Plan, Tail};
 use feedline::{Array, Batch, BatchField, Result};
@@ -72,7 +72,7 @@ fn batches_are_equal_for_any_workers_after_any_resume_and_on_every_run() {
                 let place = (batch.step * 2) as usize + at;
                 let request = plan().epoch(batch.epoch).rank(0).nth(place).unwrap();
                 assert_eq!(request.index, *index);
-                let sample = make_sample(&*data, &request, &mut Clock::default()).unwrap();
+                let sample = make_sample(&*data, &request, &mut SampleContext::default()).unwrap();
                 for ((name, field), expect) in batch.fields.iter().zip(&sample.fields) {
                     match field {
                         BatchField::Stack(array) => {

@@ -1,9 +1,10 @@
 //! What a step promises: the right gradient, repeatable, resumable, the same on any number of ranks, unharmed by bad
 //! input.
 
+use crate::recipe::load_weights;
 use crate::scene_completion::{DeviceKind, OptimizerKind, SceneTask, TaskOptions};
 use feedline::plan::rng::SampleRng;
-use feedline::train::group::{Alone, Group};
+use feedline::train::group::{Group, SingleRank};
 use feedline::train::threads::ThreadGroup;
 use feedline::train::{Task, TaskState};
 use feedline::{Array, Batch, BatchField, Element};
@@ -104,7 +105,7 @@ fn values<'b, T: Element>(batch: &'b mut Batch, name: &str) -> &'b mut [T] {
 }
 
 fn train(task: &mut SceneTask, steps: std::ops::Range<u64>) -> Vec<f64> {
-    steps.map(|step| task.train_step(&batch_of(2 * step..2 * step + 2), 0.05, &Alone).unwrap().loss_sum).collect()
+    steps.map(|step| task.train_step(&batch_of(2 * step..2 * step + 2), 0.05, &SingleRank).unwrap().loss_sum).collect()
 }
 
 fn same(a: &TaskState, b: &TaskState) {
@@ -131,14 +132,14 @@ fn steps_go_down_the_slope_of_the_loss() {
     let (state, batch) = (saved(&start), batch_of(30..32));
     let mut moved = task(plain);
     moved.load_state(state.clone()).unwrap();
-    moved.train_step(&batch, 1.0, &Alone).unwrap();
+    moved.train_step(&batch, 1.0, &SingleRank).unwrap();
     let after = moved.state().unwrap().model;
     let loss = |name: &str, by: &dyn Fn(usize) -> f32| {
         let mut model = state.model.clone();
         let values = model.get_mut(name).unwrap().as_mut_slice::<f32>();
         values.iter_mut().enumerate().for_each(|(at, value)| *value += by(at));
         let mut task = task(plain);
-        task.load_model(&model).unwrap();
+        load_weights(&mut task, model).unwrap();
         task.eval_step(&batch).unwrap().loss()
     };
     for (name, values) in &state.model {
@@ -162,7 +163,7 @@ fn learns_a_fixed_batch() {
         let before = task.eval_step(&batch).unwrap();
         let lr = if optimizer == OptimizerKind::Sgd { 0.05 } else { 0.005 };
         for _ in 0..30 {
-            task.train_step(&batch, lr, &Alone).unwrap();
+            task.train_step(&batch, lr, &SingleRank).unwrap();
         }
         let after = task.eval_step(&batch).unwrap();
         let (first, last) = (task.metrics(&before), task.metrics(&after));
@@ -262,8 +263,8 @@ fn padding_counts_for_nothing() {
     values::<i64>(&mut padded, "label")[2 * VOXELS..].fill(-1);
     values::<i64>(&mut padded, "depth_mapping_3d")[2 * VOXELS..].fill(-1);
     let (mut a, mut b) = (task(|_| ()), task(|_| ()));
-    let tally = a.train_step(&short, 0.05, &Alone).unwrap();
-    assert_eq!(tally, b.train_step(&padded, 0.05, &Alone).unwrap());
+    let tally = a.train_step(&short, 0.05, &SingleRank).unwrap();
+    assert_eq!(tally, b.train_step(&padded, 0.05, &SingleRank).unwrap());
     same(&a.state().unwrap(), &b.state().unwrap());
     assert_eq!(a.eval_step(&short).unwrap(), b.eval_step(&padded).unwrap());
     padded.valid = 0;
@@ -328,7 +329,7 @@ fn bad_values_are_errors_that_name_the_sample() {
     ] {
         let mut batch = batch_of(10..12);
         values::<i64>(&mut batch, name)[VOXELS + 3] = value;
-        let error = task.train_step(&batch, 0.05, &Alone).unwrap_err().to_string();
+        let error = task.train_step(&batch, 0.05, &SingleRank).unwrap_err().to_string();
         for part in ["sample 11 (0011)", "voxel 3", name, says] {
             assert!(error.contains(part), "{part:?} is not in {error}");
         }
@@ -349,7 +350,7 @@ fn a_field_of_another_shape_is_an_error_that_names_it() {
         let mut batch = good.clone();
         let field = batch.fields.iter_mut().find(|(found, _)| found == name).unwrap();
         field.1 = BatchField::Stack(Array::from_slice(vec![2, 5], &[0.0f32; 10]));
-        let error = task.train_step(&batch, 0.05, &Alone).unwrap_err().to_string();
+        let error = task.train_step(&batch, 0.05, &SingleRank).unwrap_err().to_string();
         assert!(error.contains(&format!("{name:?} is F32 [2, 5]")), "{error}");
     }
 }
@@ -362,7 +363,7 @@ fn a_loss_that_is_not_finite_is_an_error_and_changes_nothing() {
     for name in ["data", "tsdf"] {
         let mut batch = batch_of(0..2);
         values::<f32>(&mut batch, name)[0] = f32::NAN;
-        let error = task.train_step(&batch, 0.05, &Alone).unwrap_err().to_string();
+        let error = task.train_step(&batch, 0.05, &SingleRank).unwrap_err().to_string();
         assert!(error.contains("loss of epoch 0 step 1"), "{error}");
         same(&before, &task.state().unwrap());
     }

@@ -1,10 +1,11 @@
 //! Runs of the recipe on tiny drawn rooms: their files, their rates, going on.
 
 use super::*;
+use crate::recipe::Recipe;
 use crate::scene_completion::config::Said;
 use crate::scene_completion::demo::{DemoOptions, write_demo_data};
 use feedline::event::{Event, Warnings};
-use feedline::train::group::Alone;
+use feedline::train::group::{Group, SingleRank};
 use feedline::train::proof::verify;
 use feedline::train::threads::ThreadGroup;
 use std::path::Path;
@@ -53,7 +54,7 @@ fn a_run_leaves_its_files_and_its_figures() {
     let (data, out) = (dir.path().join("rooms"), dir.path().join("run"));
     rooms(&data);
     let steps = Arc::new(Steps::default());
-    let mut run = Run::create(config(&data, &["data.epoch_samples=8"]), &out, Arc::new(Alone)).unwrap();
+    let mut run = Run::create(config(&data, &["data.epoch_samples=8"]), &out, Arc::new(SingleRank)).unwrap();
     let summary = run.train(steps.clone(), &|| false).unwrap().unwrap();
     assert!(summary.val_ssc_miou > 0.0 && summary.best_val_ssc_miou >= summary.val_ssc_miou, "{summary:?}");
     let json: serde_json::Value = serde_json::from_slice(&std::fs::read(out.join("summary.json")).unwrap()).unwrap();
@@ -79,8 +80,9 @@ fn a_run_leaves_its_files_and_its_figures() {
     assert!(verify(&out).unwrap().proved);
     // Evaluated by itself, it has the scores of the run, whatever the batch size.
     let again = config(&data, &["train.batch_size=3"]);
-    let val = open_voxels(&again, Split::Val).unwrap();
-    let scores = evaluate(run.task_mut(), &val, &again, &Alone, Arc::new(Warnings), &mut |_| Ok(())).unwrap();
+    let val = SceneCompletion::open(&again, Split::Val).unwrap();
+    let scores =
+        evaluate::evaluate(run.task_mut(), &val, &again, &SingleRank, Arc::new(Warnings), &mut |_| Ok(())).unwrap();
     assert_eq!((scores.ssc_miou(), scores.sc_iou()), (summary.val_ssc_miou, summary.val_sc_iou));
 }
 
@@ -90,18 +92,18 @@ fn a_run_stopped_and_resumed_is_the_run_never_stopped_and_is_proved() {
     let data = dir.path().join("rooms");
     rooms(&data);
     let whole = Arc::new(Steps::default());
-    let mut run = Run::create(config(&data, &[]), &dir.path().join("whole"), Arc::new(Alone)).unwrap();
+    let mut run = Run::create(config(&data, &[]), &dir.path().join("whole"), Arc::new(SingleRank)).unwrap();
     run.train(whole.clone(), &|| false).unwrap().unwrap();
     let out = dir.path().join("stopped");
     let steps = Arc::new(Steps::default());
-    let mut run = Run::create(config(&data, &[]), &out, Arc::new(Alone)).unwrap();
+    let mut run = Run::create(config(&data, &[]), &out, Arc::new(SingleRank)).unwrap();
     for _ in 0..50 {
         let asked = AtomicU64::new(0);
         if run.train(steps.clone(), &|| asked.fetch_add(1, Ordering::Relaxed) >= 2).unwrap().is_some() {
             break;
         }
         drop(run); // which gives the folder back
-        run = Run::resume(&out, Ok, false, Arc::new(Alone)).unwrap();
+        run = Run::resume(&out, Ok, false, Arc::new(SingleRank)).unwrap();
     }
     assert_eq!(*steps.0.lock().unwrap(), *whole.0.lock().unwrap());
     assert_eq!(steps.0.lock().unwrap().len(), 9);
@@ -113,23 +115,23 @@ fn changed_data_is_told_by_id_and_settings_stay_what_they_were() {
     let dir = tempfile::tempdir().unwrap();
     let (data, out) = (dir.path().join("rooms"), dir.path().join("run"));
     rooms(&data);
-    let mut run = Run::create(config(&data, &[]), &out, Arc::new(Alone)).unwrap();
+    let mut run = Run::create(config(&data, &[]), &out, Arc::new(SingleRank)).unwrap();
     assert!(run.train(Arc::new(Warnings), &|| true).unwrap().is_none());
-    let error = Run::resume(&out, Ok, false, Arc::new(Alone)).err().unwrap().to_string();
+    let error = Run::resume(&out, Ok, false, Arc::new(SingleRank)).err().unwrap().to_string();
     assert!(error.contains("is under way"), "{error}");
     drop(run);
     let other_rate = |mut config: Config| {
         config.train.lr = 0.1;
         Ok(config)
     };
-    let error = Run::resume(&out, other_rate, false, Arc::new(Alone)).err().unwrap().to_string();
+    let error = Run::resume(&out, other_rate, false, Arc::new(SingleRank)).err().unwrap().to_string();
     assert!(error.contains("train.lr was 0.05 when the run began"), "{error}");
     let list = data.join("train.txt");
     let text = std::fs::read_to_string(&list).unwrap();
     std::fs::write(&list, text.replace("0003\n", "")).unwrap();
-    let error = Run::resume(&out, Ok, false, Arc::new(Alone)).err().unwrap().to_string();
+    let error = Run::resume(&out, Ok, false, Arc::new(SingleRank)).err().unwrap().to_string();
     assert!(error.contains("1 removed (0003)") && error.contains("--allow-changed-data"), "{error}");
-    let mut run = Run::resume(&out, Ok, true, Arc::new(Alone)).unwrap();
+    let mut run = Run::resume(&out, Ok, true, Arc::new(SingleRank)).unwrap();
     assert!(run.notes()[0].contains("begins anew"), "{:?}", run.notes());
     run.train(Arc::new(Warnings), &|| false).unwrap().unwrap();
     assert!(verify(&out).unwrap().proved);
@@ -169,7 +171,7 @@ fn a_segmentation_list_is_refused_for_training() {
     rooms(&data);
     std::fs::write(data.join("pairs.txt"), "RGB/NYU0001_colors.png\tRGB/NYU0001_colors.png\n").unwrap();
     let list = format!("data.train_list={}", data.join("pairs.txt").display());
-    let error = Run::create(config(&data, &[&list, "model.use_hha=false"]), &out, Arc::new(Alone)).err().unwrap();
+    let error = Run::create(config(&data, &[&list, "model.use_hha=false"]), &out, Arc::new(SingleRank)).err().unwrap();
     assert!(error.to_string().contains("the network labels voxels"), "{error}");
     assert!(!out.exists());
 }

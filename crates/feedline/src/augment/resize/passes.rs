@@ -18,7 +18,7 @@ fn room_bytes(row_bytes: usize) -> usize {
 }
 
 /// Where a resize reads: `pixels` begins with the first pixel of the part, and its rows are `pitch_bytes` apart.
-pub(super) struct Source<'a> {
+pub(super) struct PixelRows<'a> {
     pub pixels: &'a [u8],
     pub pitch_bytes: usize,
 }
@@ -59,7 +59,7 @@ pub(super) struct Resizer {
 
 impl Resizer {
     /// Resizes to `into`, which holds `across.out_px * down.out_px` pixels, with `code` if it can take these sizes.
-    pub(super) fn run(&mut self, code: Code, source: &Source, across: Axis, down: Axis, into: &mut [u8]) {
+    pub(super) fn run(&mut self, code: Code, source: &PixelRows, across: Axis, down: Axis, into: &mut [u8]) {
         self.across.update(across);
         self.down.update(down);
         let code = self.code_for(code, across);
@@ -70,7 +70,7 @@ impl Resizer {
         }
     }
 
-    fn rows_first(&mut self, code: Code, source: &Source, across: Axis, into: &mut [u8]) {
+    fn rows_first(&mut self, code: Code, source: &PixelRows, across: Axis, into: &mut [u8]) {
         let (in_bytes, out_bytes) = (3 * across.held_px, 3 * across.out_px);
         let (pitch_bytes, count) = (room_bytes(out_bytes), self.down.taps.next_power_of_two());
         let mut ring = std::mem::take(&mut self.ring);
@@ -96,7 +96,7 @@ impl Resizer {
         self.ring = ring;
     }
 
-    fn columns_first(&mut self, code: Code, source: &Source, across: Axis, into: &mut [u8]) {
+    fn columns_first(&mut self, code: Code, source: &PixelRows, across: Axis, into: &mut [u8]) {
         let (in_bytes, out_bytes) = (3 * across.held_px, 3 * across.out_px);
         let row = |y: usize| &source.pixels[source.pitch_bytes * y..][..in_bytes];
         self.padded.resize(in_bytes + SLACK_BYTES, 0);
@@ -225,7 +225,7 @@ mod tests {
                     let pixels: Vec<u8> = (0..3 * (width * height) as usize)
                         .map(|i| [0, 255, (i * 37) as u8, (i * i / 5) as u8][i * 2654435761 % 65537 % 4])
                         .collect();
-                    let source = Source { pixels: &pixels, pitch_bytes: 3 * width as usize };
+                    let source = PixelRows { pixels: &pixels, pitch_bytes: 3 * width as usize };
                     for cut in [0.0, 0.3] {
                         let side = |px, out| Axis::part(px, cut, f64::from(px) - 1.7 * cut, out, filter);
                         let (across, down) = (side(width, out_width), side(height, out_height));
@@ -251,7 +251,7 @@ mod tests {
     fn a_part_is_what_is_cut_from_the_whole() {
         for (in_px, out_px) in [(13, 45), (13, 39), (40, 40), (90, 61), (61, 20)] {
             let pixels: Vec<u8> = (0..3 * in_px * in_px).map(|i| (i * i / 3 + i * 7) as u8).collect();
-            let source = Source { pixels: &pixels, pitch_bytes: 3 * in_px as usize };
+            let source = PixelRows { pixels: &pixels, pitch_bytes: 3 * in_px as usize };
             for filter in [Filter::Bilinear, Filter::Bicubic] {
                 for code in Code::available() {
                     let run = |axis: Axis| {
@@ -286,7 +286,7 @@ mod tests {
                     let (across, down) = (Axis::whole(20, out, Filter::Bicubic), Axis::whole(15, 13, Filter::Bicubic));
                     let run = |pixels, pitch_bytes| {
                         let mut into = vec![0; 3 * 13 * out as usize];
-                        Resizer::default().run(code, &Source { pixels, pitch_bytes }, across, down, &mut into);
+                        Resizer::default().run(code, &PixelRows { pixels, pitch_bytes }, across, down, &mut into);
                         into
                     };
                     assert!(run(&around[60..], 150) == run(&cut, 60), "{code:?} {out}");

@@ -1,7 +1,26 @@
 //! What every output pixel of one axis takes from the input: where it begins, and fixed-point weights. Knows no
 //! picture.
 
-use super::Filter;
+/// The interpolation of a resize. Both widen their support when they reduce, as Pillow's do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Filter {
+    /// Triangle.
+    #[default]
+    Bilinear,
+    /// Catmull-Rom (a = -0.5).
+    Bicubic,
+}
+
+impl Filter {
+    /// Half the width of the filter in pixels of the result, or of the source when it is enlarged.
+    pub(in crate::augment) fn support(self) -> f64 {
+        match self {
+            Filter::Bilinear => 1.0,
+            Filter::Bicubic => 2.0,
+        }
+    }
+}
 
 /// Bits after the point of a weight: 32 less 8 for a byte and 2 for sums that overshoot.
 pub(super) const FRACTION_BITS: u32 = 32 - 8 - 2;

@@ -4,7 +4,8 @@
 
 use super::survey::{ARITHMETIC_PROGRESSIVE, MAX_SCANS, Survey, survey};
 use super::{header, odd};
-use crate::decode::{Fault, Limits, RgbImage, allocate, check_size, no_memory};
+use crate::decode::fault::{Fault, no_memory};
+use crate::decode::image::{Limits, RgbImage, allocate, check_size};
 use libjpeg_turbo_rs::{DecodeLimits, Decoder, JpegError, PixelFormat, ScalingFactor};
 use std::borrow::Cow;
 

@@ -20,7 +20,13 @@ mod survey;
 #[cfg(test)]
 mod tests;
 
-use super::{CropBox, Fault, Header, Limits, RgbImage, allocate, check_size};
+use super::fault::Fault;
+use super::image::{CropBox, Header, Limits, RgbImage, allocate, check_size};
+use header::Frame;
+#[cfg(target_arch = "x86_64")]
+use simd::Avx2;
+use simd::Portable;
+use strips::Scratch;
 
 pub(super) fn dimensions(bytes: &[u8]) -> Result<(u32, u32), Fault> {
     header(bytes).map(|header| (header.width_px, header.height_px))
@@ -93,5 +99,32 @@ fn own(
         return None;
     }
     allocate(into, part.width_px, part.height_px, 3).ok()?;
-    simd::decode(&frame, part, shrink.ilog2() as usize, portable, into)
+    decode(&frame, part, shrink.ilog2() as usize, portable, into)
+}
+
+/// [`strips::decode`] with the best code for this processor, or with the portable one.
+#[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "calls code for a processor that has been detected"))]
+fn decode(frame: &Frame<'_>, part: CropBox, scale: usize, portable: bool, into: &mut RgbImage) -> Option<()> {
+    strips::with_scratch(|scratch| {
+        #[cfg(target_arch = "x86_64")]
+        if let (false, Some(simd)) = (portable, Avx2::detect()) {
+            // SAFETY: `detect` has seen all of the features.
+            return unsafe { decode_avx2(simd, frame, part, scale, scratch, into) };
+        }
+        let _ = portable;
+        strips::decode(Portable, frame, part, scale, scratch, into)
+    })
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt")]
+fn decode_avx2(
+    simd: Avx2,
+    frame: &Frame<'_>,
+    part: CropBox,
+    scale: usize,
+    scratch: &mut Scratch,
+    into: &mut RgbImage,
+) -> Option<()> {
+    strips::decode(simd, frame, part, scale, scratch, into)
 }

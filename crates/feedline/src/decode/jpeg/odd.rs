@@ -7,7 +7,7 @@ use super::huffman::{ac_table, dc_table};
 use super::idct::{self, Target};
 use super::survey::Survey;
 use super::{color, header};
-use crate::decode::{Fault, grown};
+use crate::decode::fault::{Fault, grown};
 use libjpeg_turbo_rs::{ColorSpace, read_coefficients};
 
 /// The samples of one component.

@@ -1,12 +1,9 @@
-//! Which instructions to use: the one place where code for a certain processor is entered. The whole decoder is
+//! What of the decoder is written by hand for a certain processor, and whether this one is such. The whole decoder is
 //! compiled for each, and gives the same pixels on each.
 
+use super::color;
 use super::entropy::BlockPair;
-use super::header::Frame;
 use super::idct::{self, Target};
-use super::strips::Scratch;
-use super::{color, strips};
-use crate::decode::{CropBox, RgbImage};
 
 /// What is written by hand for a processor.
 pub(super) trait Simd: Copy {
@@ -18,7 +15,7 @@ pub(super) trait Simd: Copy {
 
 /// Any processor.
 #[derive(Clone, Copy)]
-struct Portable;
+pub(super) struct Portable;
 
 impl Simd for Portable {
     #[inline(always)]
@@ -35,11 +32,11 @@ impl Simd for Portable {
 /// A processor that was seen to have what the code needs. Only `detect` makes one.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
-struct Avx2(());
+pub(super) struct Avx2(());
 
 #[cfg(target_arch = "x86_64")]
 impl Avx2 {
-    fn detect() -> Option<Avx2> {
+    pub(super) fn detect() -> Option<Avx2> {
         let there = is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("bmi1")
             && is_x86_feature_detected!("bmi2")
@@ -63,37 +60,4 @@ impl Simd for Avx2 {
         let done = unsafe { super::avx2::rgb(y, cb, cr, into) };
         color::rgb(&y[done..], &cb[done..], &cr[done..], &mut into[3 * done..]);
     }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt")]
-fn decode_avx2(
-    simd: Avx2,
-    frame: &Frame<'_>,
-    part: CropBox,
-    scale: usize,
-    scratch: &mut Scratch,
-    into: &mut RgbImage,
-) -> Option<()> {
-    strips::decode(simd, frame, part, scale, scratch, into)
-}
-
-/// [`strips::decode`] with the best code for this processor, or with the portable one.
-#[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "calls code for a processor that has been detected"))]
-pub(super) fn decode(
-    frame: &Frame<'_>,
-    part: CropBox,
-    scale: usize,
-    portable: bool,
-    into: &mut RgbImage,
-) -> Option<()> {
-    strips::with_scratch(|scratch| {
-        #[cfg(target_arch = "x86_64")]
-        if let (false, Some(simd)) = (portable, Avx2::detect()) {
-            // SAFETY: `detect` has seen all of the features.
-            return unsafe { decode_avx2(simd, frame, part, scale, scratch, into) };
-        }
-        let _ = portable;
-        strips::decode(Portable, frame, part, scale, scratch, into)
-    })
 }

@@ -8,7 +8,7 @@ use super::header::{Frame, Sampling};
 use super::huffman::{AcTable, DcTable, LOOK_BITS, ac_table, dc_table};
 use super::idct::{self, Target};
 use super::simd::Simd;
-use crate::decode::{CropBox, RgbImage};
+use crate::decode::image::{CropBox, RgbImage};
 use std::cell::RefCell;
 use std::ops::Range;
 use std::rc::Rc;

@@ -3,7 +3,7 @@
 //! gives no verdict but one: a scan that is too short for its blocks, before anything is allocated for them.
 
 use super::header::{huffman_tables, quant_tables};
-use crate::decode::{Fault, no_memory};
+use crate::decode::fault::{Fault, no_memory};
 use std::borrow::Cow;
 use std::ops::Range;
 

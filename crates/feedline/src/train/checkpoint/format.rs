@@ -1,6 +1,6 @@
 //! The files of a checkpoint: what stands in them, and how it is known that they are whole. Knows no other checkpoint.
 
-use super::Progress;
+use super::progress::Progress;
 use crate::error::{Error, Result};
 use crate::sample::{Array, DType};
 use crate::train::disk::{sync_dir, write_flushed};

@@ -1,6 +1,7 @@
 use super::format::{MODEL, OPTIMIZER, PROGRESS};
 use super::*;
 use crate::sample::Array;
+use crate::train::Tally;
 use std::process::Command;
 
 fn state(value: f32) -> TaskState {

@@ -1,11 +1,11 @@
 use super::super::TaskState;
 use super::*;
-use crate::deliver::Clock;
+use crate::deliver::SampleContext;
 use crate::event::Event;
 use crate::pipeline::Raw;
 use crate::plan::Request;
 use crate::sample::{Array, Batch, DType, FieldSpec, Slot};
-use crate::train::group::Alone;
+use crate::train::group::SingleRank;
 use crate::train::schedule::poly_lr;
 use crate::train::threads::ThreadGroup;
 use std::cell::Cell;
@@ -28,10 +28,10 @@ impl Pipeline for Line {
     fn location(&self, index: u64) -> String {
         index.to_string()
     }
-    fn read(&self, _: &Request, _: &mut Raw, _: &mut Clock) -> Result<()> {
+    fn read(&self, _: &Request, _: &mut Raw, _: &mut SampleContext) -> Result<()> {
         Ok(())
     }
-    fn make(&self, request: &Request, _: &Raw, slot: &mut Slot<'_>, _: &mut Clock) -> Result<()> {
+    fn make(&self, request: &Request, _: &Raw, slot: &mut Slot<'_>, _: &mut SampleContext) -> Result<()> {
         let x = request.rng("x").uniform(-1.0, 1.0) as f32;
         slot.dense::<f32>("xy").copy_from_slice(&[x, 3.0 * x + 1.0]);
         Ok(())
@@ -174,7 +174,7 @@ fn run_rank_by(
     stop_after: u64,
     steps: &Arc<Steps>,
 ) -> Result<(Outcome, LineTask, Progress)> {
-    let splits = Splits {
+    let splits = FitData {
         train: data(23),
         val: data(val_samples),
         loader: LoaderOptions { num_workers: 2, ..Default::default() },
@@ -194,7 +194,7 @@ fn run_rank_by(
     };
     let silent = Arc::new(Steps::default()) as Arc<dyn Sink>;
     let heard = steps.clone() as Arc<dyn Sink>;
-    let together = Together {
+    let together = FitContext {
         group,
         ledger: None,
         checkpoints: Some(&checkpoints),
@@ -206,7 +206,7 @@ fn run_rank_by(
 }
 
 fn run(dir: &Path, stop_after: u64, steps: &Arc<Steps>) -> (Outcome, LineTask, Progress) {
-    run_rank(dir, &Alone, &options([5, 4]), stop_after, steps).unwrap()
+    run_rank(dir, &SingleRank, &options([5, 4]), stop_after, steps).unwrap()
 }
 
 /// What the ranks of a group of `world_size` end with.
@@ -370,7 +370,7 @@ fn a_rate_per_step_depends_on_the_samples_before_it_also_after_a_resume_with_ano
     };
     let dir = tempfile::tempdir().unwrap();
     let steps = Arc::new(Steps::default());
-    let (_, _, progress) = run_rank(dir.path(), &Alone, &poly_options(5), u64::MAX, &steps).unwrap();
+    let (_, _, progress) = run_rank(dir.path(), &SingleRank, &poly_options(5), u64::MAX, &steps).unwrap();
     let whole: Vec<(u64, u64)> = (0..3).flat_map(|epoch| [0, 5, 10, 15].map(|position| (epoch, position))).collect();
     assert_eq!(rates(&steps), expect(&whole));
     let last: Vec<f64> = progress.history.iter().map(|record| record.lr).collect();
@@ -379,10 +379,10 @@ fn a_rate_per_step_depends_on_the_samples_before_it_also_after_a_resume_with_ano
     // Stopped after the second step of an epoch, and after its last batch of validation but one.
     let dir = tempfile::tempdir().unwrap();
     let steps = Arc::new(Steps::default());
-    run_rank(dir.path(), &Alone, &poly_options(5), 1, &steps).unwrap();
-    let (outcome, _, progress) = run_rank(dir.path(), &Alone, &poly_options(4), 3, &steps).unwrap();
+    run_rank(dir.path(), &SingleRank, &poly_options(5), 1, &steps).unwrap();
+    let (outcome, _, progress) = run_rank(dir.path(), &SingleRank, &poly_options(4), 3, &steps).unwrap();
     assert_eq!((outcome, progress.trained), (Outcome::Interrupted, true));
-    let (_, _, progress) = run_rank(dir.path(), &Alone, &poly_options(7), u64::MAX, &steps).unwrap();
+    let (_, _, progress) = run_rank(dir.path(), &SingleRank, &poly_options(7), u64::MAX, &steps).unwrap();
     let places = [(0, 0), (0, 5), (0, 10), (0, 14), (0, 18), (1, 0), (1, 7), (1, 14), (2, 0), (2, 7), (2, 14)];
     assert_eq!(rates(&steps), expect(&places));
     assert_eq!(progress.history[0].lr, expect(&[(0, 18)])[0]);
@@ -398,7 +398,7 @@ fn a_momentum_per_step_goes_on_with_the_rate() {
         let mut options = poly_options(5);
         options.phases[0].momentum = Some(Box::new(momentum));
         for stop in stops {
-            run_rank(dir.path(), &Alone, &options, *stop, &steps).unwrap();
+            run_rank(dir.path(), &SingleRank, &options, *stop, &steps).unwrap();
         }
         steps.0.lock().unwrap().clone()
     };
@@ -407,7 +407,7 @@ fn a_momentum_per_step_goes_on_with_the_rate() {
     assert_eq!(whole, stopped);
     let own = {
         let (dir, steps) = (tempfile::tempdir().unwrap(), Arc::new(Steps::default()));
-        run_rank(dir.path(), &Alone, &poly_options(5), u64::MAX, &steps).unwrap();
+        run_rank(dir.path(), &SingleRank, &poly_options(5), u64::MAX, &steps).unwrap();
         steps.0.lock().unwrap().clone()
     };
     assert_eq!(run(|_, _| 0.9, &[u64::MAX]), own);

@@ -3,7 +3,8 @@
 //!
 //! It is no seal: who can write the file can make it say anything. It finds what loaders, restarts and people get wrong.
 
-use super::stretch::Stretch;
+use super::attempt_span::AttemptSpan;
+use super::problems::{LISTED, Place, Problems};
 use super::{Attempt, LEDGER, read};
 use crate::deliver::ledger::{Counter, Counts, Digest, Entry};
 use crate::error::{Error, Result};
@@ -14,36 +15,6 @@ use crate::train::run::CHECKPOINTS;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-
-/// A place in the run: (epoch, global position).
-pub(super) type Place = (u64, u64);
-
-/// Samples listed of an epoch, and problems of a ledger; what is beyond is only counted.
-const LISTED: usize = 1000;
-
-/// What is wrong with a ledger, as far as it is worth listing.
-#[derive(Default)]
-pub(super) struct Problems {
-    listed: Vec<String>,
-    more: usize,
-}
-
-impl Problems {
-    pub(super) fn add(&mut self, problem: String) {
-        if self.listed.len() < LISTED {
-            self.listed.push(problem);
-        } else {
-            self.more += 1;
-        }
-    }
-
-    fn into_list(mut self) -> Vec<String> {
-        if self.more > 0 {
-            self.listed.push(format!("and {} problems more", self.more));
-        }
-        self.listed
-    }
-}
 
 /// What the ledger of a run says. Epochs count from 0 here.
 #[derive(Debug, Serialize)]
@@ -233,62 +204,62 @@ fn difference(run: &Path, attempt: &Attempt, cursor: Option<&Cursor>) -> Result<
 
 /// Checks what counts of these attempts, in a run whose last checkpoint stands at `end`.
 pub(super) fn check(attempts: &[(Attempt, Vec<Entry>)], end: Place) -> Result<Proof> {
-    let (mut stretches, mut to, mut problems) = (Vec::new(), end, Problems::default());
+    let (mut spans, mut to, mut problems) = (Vec::new(), end, Problems::default());
     // From the last to the first: whatever is past a later attempt's beginning was done again.
     for (attempt, entries) in attempts.iter().rev() {
-        let stretch = Stretch::new(attempt, entries, to, &mut problems)?;
-        to = to.min(stretch.from);
-        stretches.push(stretch);
+        let span = AttemptSpan::new(attempt, entries, to, &mut problems)?;
+        to = to.min(span.from);
+        spans.push(span);
     }
-    stretches.reverse();
-    check_attempts(&stretches, to, &mut problems);
-    let names_of = stretches.last().map(|stretch| stretch.attempt.dataset.clone()).unwrap_or_default();
+    spans.reverse();
+    check_attempts(&spans, to, &mut problems);
+    let names_of = spans.last().map(|span| span.attempt.dataset.clone()).unwrap_or_default();
     let mut last_epoch = if end.1 > 0 { end.0.saturating_add(1) } else { end.0 };
-    let known = stretches.iter().filter_map(Stretch::last_epoch).max().map_or(to.0, |epoch| epoch.saturating_add(1));
+    let known = spans.iter().filter_map(AttemptSpan::last_epoch).max().map_or(to.0, |epoch| epoch.saturating_add(1));
     if last_epoch > known.saturating_add(1) {
         problems.add(format!("the last checkpoint stands in epoch {last_epoch}, the ledger ends with epoch {known}"));
         last_epoch = known;
     }
     let mut epochs = Vec::new();
     for epoch in to.0..last_epoch {
-        epochs.push(check_epoch(epoch, epoch < end.0, &stretches, &names_of, &mut problems)?);
+        epochs.push(check_epoch(epoch, epoch < end.0, &spans, &names_of, &mut problems)?);
     }
     let problems = problems.into_list();
     Ok(Proof {
         proved: !epochs.is_empty() && problems.is_empty() && epochs.iter().all(EpochProof::as_planned),
-        attempts: stretches.iter().map(summary).collect(),
+        attempts: spans.iter().map(summary).collect(),
         epochs,
         problems,
         passed_over: vec![],
     })
 }
 
-fn summary(stretch: &Stretch<'_>) -> AttemptProof {
+fn summary(span: &AttemptSpan<'_>) -> AttemptProof {
     AttemptProof {
-        attempt: stretch.attempt.attempt,
-        ranks: stretch.plan.num_replicas(),
-        from: stretch.from,
-        to: stretch.to,
-        void_entries: stretch.void_entries,
+        attempt: span.attempt.attempt,
+        ranks: span.plan.num_replicas(),
+        from: span.from,
+        to: span.to,
+        void_entries: span.void_entries,
     }
 }
 
 /// What attempts must have in common. `first` is the first place that the ledger knows.
-fn check_attempts(stretches: &[Stretch<'_>], first: Place, problems: &mut Problems) {
-    match stretches.first() {
+fn check_attempts(spans: &[AttemptSpan<'_>], first: Place, problems: &mut Problems) {
+    match spans.first() {
         None => problems.add("the ledger is empty".into()),
-        Some(stretch) if first > (0, 0) => problems.add(format!(
+        Some(span) if first > (0, 0) => problems.add(format!(
             "the ledger begins with attempt {} at position {} of epoch {}: nothing is known of what was before",
-            stretch.attempt.attempt,
-            stretch.from.1,
-            stretch.from.0 + 1
+            span.attempt.attempt,
+            span.from.1,
+            span.from.0 + 1
         )),
         Some(_) => {}
     }
-    if stretches.iter().zip(1..).any(|(stretch, number)| stretch.attempt.attempt != number) {
+    if spans.iter().zip(1..).any(|(span, number)| span.attempt.attempt != number) {
         problems.add("the attempts are not numbered 1, 2, 3, ...: lines are missing, or stand twice".into());
     }
-    for pair in stretches.windows(2) {
+    for pair in spans.windows(2) {
         // Other data, and another order of them, may begin with an epoch but not within one.
         if pair[1].from.1 == 0 {
             continue;
@@ -306,26 +277,26 @@ fn check_attempts(stretches: &[Stretch<'_>], first: Place, problems: &mut Proble
 fn check_epoch(
     epoch: u64,
     complete: bool,
-    stretches: &[Stretch<'_>],
+    spans: &[AttemptSpan<'_>],
     names_of: &str,
     problems: &mut Problems,
 ) -> Result<EpochProof> {
-    let part: Vec<_> = stretches.iter().filter(|stretch| stretch.part(epoch).is_some()).collect();
-    let samples = part.iter().map(|stretch| stretch.plan.len()).max().unwrap_or(0);
+    let part: Vec<_> = spans.iter().filter(|span| span.part(epoch).is_some()).collect();
+    let samples = part.iter().map(|span| span.plan.len()).max().unwrap_or(0);
     let mut expected = Counter::new(epoch, samples);
     let (mut counts, mut digest, mut delivered, mut padded) = (Counts::default(), Digest::default(), 0u64, 0u64);
     let (mut attempts, mut replaced, mut padding) = (Vec::new(), Vec::new(), Some(0));
-    for stretch in &part {
-        let swaps = stretch.exchanges(epoch, problems);
-        padding = stretch.expect(epoch, &swaps, &mut expected, problems).zip(padding).map(|(more, sum)| sum + more);
-        for entry in stretch.of(epoch) {
-            counts.add(&entry.counts(stretch.plan.len())?);
+    for span in &part {
+        let swaps = span.exchanges(epoch, problems);
+        padding = span.expect(epoch, &swaps, &mut expected, problems).zip(padding).map(|(more, sum)| sum + more);
+        for entry in span.of(epoch) {
+            counts.add(&entry.counts(span.plan.len())?);
             digest.add(Digest::from_hex(&entry.digest)?);
             delivered = delivered.saturating_add(entry.samples);
             padded = padded.saturating_add(entry.padded);
         }
-        if stretch.of(epoch).iter().any(|entry| entry.samples > 0) {
-            attempts.push(stretch.attempt.attempt);
+        if span.of(epoch).iter().any(|entry| entry.samples > 0) {
+            attempts.push(span.attempt.attempt);
         }
         // Padding that was replaced is padding still.
         replaced.extend(swaps.into_iter().filter(|(_, swap)| !swap.padded));
@@ -375,7 +346,7 @@ fn check_epoch(
         missed,
         doubled,
         replaced,
-        has_names: part.iter().all(|stretch| stretch.attempt.dataset == names_of),
+        has_names: part.iter().all(|span| span.attempt.dataset == names_of),
     })
 }
 

@@ -1,6 +1,6 @@
 use super::check::check;
 use super::*;
-use crate::deliver::{Clock, LoaderOptions, OnBadSample};
+use crate::deliver::{LoaderOptions, OnBadSample, SampleContext};
 use crate::pipeline::{Pipeline, Raw};
 use crate::plan::rng::SampleRng;
 use crate::plan::{Request, Tail};
@@ -29,14 +29,14 @@ impl Pipeline for Numbered {
     fn location(&self, index: u64) -> String {
         format!("number {index}")
     }
-    fn read(&self, request: &Request, raw: &mut Raw, _: &mut Clock) -> Result<()> {
+    fn read(&self, request: &Request, raw: &mut Raw, _: &mut SampleContext) -> Result<()> {
         if self.bad.contains(&request.index) {
             return Err(Error::io("read", "x", std::io::Error::from(std::io::ErrorKind::NotFound)));
         }
         raw.clear();
         Ok(())
     }
-    fn make(&self, request: &Request, _: &Raw, slot: &mut Slot<'_>, _: &mut Clock) -> Result<()> {
+    fn make(&self, request: &Request, _: &Raw, slot: &mut Slot<'_>, _: &mut SampleContext) -> Result<()> {
         slot.dense::<i64>("label")[0] = request.index as i64;
         Ok(())
     }

@@ -1,0 +1,175 @@
+//! The recipes of a program, and which of them a command is for: in the flag, in a run folder, in a settings file. Knows
+//! recipes by their contract only.
+
+use super::{bench, demo_data, show};
+#[cfg(feature = "train")]
+use super::{eval, train};
+use crate::Done;
+use clap::builder::{PossibleValue, PossibleValuesParser, ValueParser};
+use feedline::read::{Storage, read_text};
+#[cfg(feature = "train")]
+use feedline::train::group::Group;
+use feedline::{Error, Result};
+use feedline_recipes::every::{Visitor, every};
+use feedline_recipes::recipe::Recipe;
+#[cfg(feature = "train")]
+use feedline_recipes::recipe::Trainable;
+use feedline_recipes::settings::{Said, Settings, recipe_named};
+use std::path::{Path, PathBuf};
+#[cfg(feature = "train")]
+use std::sync::Arc;
+
+/// The recipes that a program has; the first one is meant where none is named.
+pub struct Recipes(Vec<Entry>);
+
+/// A recipe as the commands know it: its name and what each of them does with it.
+#[derive(Clone, Copy)]
+pub(crate) struct Entry {
+    pub(crate) name: &'static str,
+    summary: &'static str,
+    pub(crate) default_toml: &'static str,
+    storage: fn(Option<&Path>, &[String]) -> Result<Storage>,
+    pub(crate) demo_data: fn(Option<&Path>) -> Result<PathBuf>,
+    pub(crate) show: fn(&show::Args) -> Result<Done>,
+    pub(crate) bench: fn(&bench::Args) -> Result<Done>,
+    #[cfg(feature = "train")]
+    training: Option<Training>,
+}
+
+/// The commands of a recipe with a network.
+#[cfg(feature = "train")]
+#[derive(Clone, Copy)]
+pub(crate) struct Training {
+    pub(crate) train: fn(&train::Args, &Arc<dyn Group>, Option<PathBuf>) -> Result<Done>,
+    pub(crate) eval: fn(&eval::Args, &Path, &Path) -> Result<Done>,
+}
+
+impl Visitor for Recipes {
+    fn data<R: Recipe>(&mut self) {
+        self.0.push(Entry::of::<R>());
+    }
+
+    #[cfg(feature = "train")]
+    fn trainable<R: Trainable>(&mut self) {
+        let training = Training { train: train::run_recipe::<R>, eval: eval::run_recipe::<R> };
+        self.0.push(Entry { training: Some(training), ..Entry::of::<R>() });
+    }
+}
+
+impl Entry {
+    fn of<R: Recipe>() -> Entry {
+        Entry {
+            name: R::Config::RECIPE,
+            summary: R::SUMMARY,
+            default_toml: R::Config::DEFAULT_TOML,
+            storage: storage_of::<R::Config>,
+            demo_data: demo_data::ensure::<R>,
+            show: show::run_recipe::<R>,
+            bench: bench::run_recipe::<R>,
+            #[cfg(feature = "train")]
+            training: None,
+        }
+    }
+
+    /// The commands `train` and `eval`.
+    ///
+    /// # Errors
+    /// A recipe of data alone.
+    #[cfg(feature = "train")]
+    pub(crate) fn training(&self) -> Result<Training> {
+        self.training.ok_or_else(|| Error::Unsupported {
+            what: format!("a network for the recipe {}", self.name),
+            remedy: "Use show, bench or demo-data: the recipe has data only".into(),
+        })
+    }
+}
+
+impl Recipes {
+    /// The recipes of Feedline.
+    pub fn every() -> Recipes {
+        let mut recipes = Recipes(Vec::new());
+        every(&mut recipes);
+        recipes
+    }
+
+    /// These recipes and one of data alone, for `show`, `bench` and `demo-data`.
+    pub fn with_data<R: Recipe>(mut self) -> Recipes {
+        self.data::<R>();
+        self
+    }
+
+    /// These recipes and one with a network.
+    #[cfg(feature = "train")]
+    pub fn with<R: Trainable>(mut self) -> Recipes {
+        self.trainable::<R>();
+        self
+    }
+
+    /// The values of the flag `--recipe`.
+    pub(crate) fn values(&self) -> ValueParser {
+        let value = |entry: &Entry| PossibleValue::new(entry.name).help(entry.summary).aliases(dashed(entry.name));
+        PossibleValuesParser::new(self.0.iter().map(value)).into()
+    }
+
+    /// The recipe of this name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn named(&self, name: &str) -> Result<Entry> {
+        let found = self.0.iter().find(|entry| entry.name == name || dashed(entry.name).as_deref() == Some(name));
+        found.copied().ok_or_else(|| {
+            let names: Vec<&str> = self.0.iter().map(|entry| entry.name).collect();
+            Error::config(format!("there is no recipe {name:?}"), format!("Use one of {}", names.join(", ")))
+        })
+    }
+
+    /// Reads the recipe's name out of a settings file, if it stands there. Does not report a file that cannot be understood:
+    /// reading the settings does. Does not read a pipe: it can be read once, and the settings come from it.
+    fn of_file(&self, path: Option<&Path>) -> Result<Option<Entry>> {
+        let text = path.filter(|path| path.is_file()).and_then(|path| read_text(path).ok());
+        text.and_then(|text| recipe_named(&text)).map(|name| self.named(&name)).transpose()
+    }
+
+    /// The recipe of a flag, else of a settings file, else the first one.
+    ///
+    /// # Errors
+    /// A file of an unknown recipe.
+    pub(crate) fn chosen(&self, flag: Option<&str>, file: Option<&Path>) -> Result<Entry> {
+        let flag = flag.map(|name| self.named(name)).transpose()?;
+        Ok(flag.or(self.of_file(file)?).unwrap_or(self.0[0]))
+    }
+
+    /// The recipe of the run in `dir`, which a flag may name too.
+    ///
+    /// # Errors
+    /// A folder that is no run, or a flag that says another recipe.
+    #[cfg(feature = "train")]
+    pub(crate) fn of_run(&self, dir: &Path, flag: Option<&str>) -> Result<Entry> {
+        let recipe = self.named(&feedline_recipes::settings::recipe_of_run(dir)?)?;
+        match flag.map(|name| self.named(name)).transpose()? {
+            Some(flag) if flag.name != recipe.name => Err(Error::config(
+                format!("--recipe {}: the run in {} is of the recipe {}", flag.name, dir.display(), recipe.name),
+                "Leave --recipe out: the run knows its own",
+            )),
+            _ => Ok(recipe),
+        }
+    }
+
+    /// Gives the settings of storage that a settings file of any recipe and some assignments have.
+    ///
+    /// # Errors
+    /// Settings that are wrong.
+    pub(crate) fn storage(&self, file: Option<&Path>, assignments: &[String]) -> Result<Storage> {
+        (self.chosen(None, file)?.storage)(file, assignments)
+    }
+}
+
+/// The name with dashes, which is understood too where it differs.
+fn dashed(name: &str) -> Option<String> {
+    name.contains('_').then(|| name.replace('_', "-"))
+}
+
+fn storage_of<C: Settings>(file: Option<&Path>, assignments: &[String]) -> Result<Storage> {
+    let said = file.map_or_else(|| Ok(Said::<C>::defaults()), |file| Said::defaults().file(file))?;
+    assignments.iter().try_fold(said, |said, assignment| said.assign(assignment))?.storage()
+}

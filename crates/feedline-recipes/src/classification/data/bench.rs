@@ -1,0 +1,61 @@
+//! The works of the benchmark: pictures or arrays as `bench/README.md` describes them. Owns what each of them loads.
+
+use super::{cache, images, train_list};
+use crate::arrays;
+use crate::classification::config::Config;
+use crate::recipe::{BenchRequest, BenchSetup, Work};
+use crate::settings::Said;
+use feedline::Result;
+use feedline::augment::{Augmentation, Filter, ImageOp};
+use feedline::pipeline::Pipeline;
+use feedline::plan::Plan;
+use feedline::read::{holds_archives, is_in_archive, is_url};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Opens the work that is asked for. Without one: arrays for a path that is no image data set, work A without settings of
+/// the user's own, else the training split as it is trained on.
+///
+/// # Errors
+/// Settings or data that cannot be used.
+pub fn open(asked: &BenchRequest<'_>, settings: &dyn Fn(Said<Config>) -> Result<Config>) -> Result<BenchSetup<Config>> {
+    let work = match asked.work {
+        None if asked.data.is_some_and(holds_arrays) => Some(Work::E),
+        None if !asked.has_settings => Some(Work::A),
+        work => work,
+    };
+    let mut said = Said::defaults();
+    if let Some(work) = work {
+        said = said.set("model.input_px", if work == Work::D { 28 } else { 224 })?.set("train.batch_size", 64)?;
+    }
+    let config = settings(said)?;
+    let data = match work {
+        Some(Work::E | Work::F | Work::G) => arrays::open(&config.data.dir, asked.shape, &config.storage)?,
+        _ => photos(&config, work)?,
+    };
+    let plan = Plan::new(data.len(), 1)?.with_seed(config.seed);
+    Ok(BenchSetup { config, data, plan })
+}
+
+fn holds_arrays(path: &Path) -> bool {
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("npy" | "npz" | "bin") => true,
+        _ if is_url(path) || is_in_archive(path) || holds_archives(path) => false,
+        _ => path.exists() && !path.join("train").is_dir(),
+    }
+}
+
+fn photos(config: &Config, work: Option<Work>) -> Result<Arc<dyn Pipeline>> {
+    let (px, filter) = (config.input_px(), Filter::Bilinear);
+    let size_px = [px; 2];
+    let ops = match work {
+        None => config.augment.preset.train_ops(px),
+        Some(Work::A | Work::B) => vec![
+            ImageOp::RandomResizedCrop { size_px, scale: [0.08, 1.0], ratio: [3.0 / 4.0, 4.0 / 3.0], filter },
+            ImageOp::HorizontalFlip { p: 0.5 },
+        ],
+        Some(Work::C) => vec![ImageOp::ResizeCenterCrop { shorter_px: px * 8 / 7, size_px, filter }],
+        Some(_) => Augmentation::eval_ops(px),
+    };
+    Ok(Arc::new(images(train_list(config)?, ops, config, cache(config))?))
+}

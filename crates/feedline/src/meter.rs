@@ -1,0 +1,336 @@
+//! What the stages did: items, bytes, busy time, and time blocked. Counted by each worker on its own and added to the
+//! shared figures once a claim, so that counting costs nothing that can be measured. Owns the memory budget of samples
+//! under way too, because it is the same worker that waits.
+
+use crate::error::Stage;
+use crate::stop::Stop;
+use serde::{Deserialize, Serialize};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+const STAGES: usize = Stage::ALL.len();
+
+/// What a worker tells its loader while it makes a sample: which stage it is in, what it put out, and how much memory
+/// it needs. A pipeline calls [`SampleContext::enter`]; the context adds up.
+#[derive(Debug)]
+pub struct SampleContext {
+    index: u64,
+    timed: bool,
+    stage: Option<Stage>,
+    since: Option<Instant>,
+    /// Stages the current sample has been in, as bits.
+    entered: u8,
+    sums: [Sum; STAGES],
+    idle: Duration,
+    fetch: Duration,
+    stop: Stop,
+    reserved_bytes: u64,
+    budget: Option<Arc<Budget>>,
+    trace: Option<Vec<Span>>,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Sum {
+    items: u64,
+    timed_items: u64,
+    bytes: u64,
+    busy_ns: u64,
+}
+
+impl Default for SampleContext {
+    /// A context without a loader: it counts, and every reservation is granted.
+    fn default() -> SampleContext {
+        SampleContext::new(None, false)
+    }
+}
+
+impl SampleContext {
+    pub(crate) fn new(budget: Option<Arc<Budget>>, traced: bool) -> SampleContext {
+        SampleContext {
+            index: 0,
+            timed: true,
+            stage: None,
+            since: None,
+            entered: 0,
+            sums: Default::default(),
+            idle: Duration::ZERO,
+            fetch: Duration::ZERO,
+            stop: Stop::default(),
+            reserved_bytes: 0,
+            budget,
+            trace: traced.then(Vec::new),
+        }
+    }
+
+    pub(crate) fn with_stop(mut self, stop: Stop) -> SampleContext {
+        self.stop = stop;
+        self
+    }
+
+    /// What calls off a read that takes long: the loader is dropped, or goes elsewhere.
+    pub fn stop_signal(&self) -> &Stop {
+        &self.stop
+    }
+
+    /// So long it took until bytes were there that others read.
+    pub(crate) fn fetched(&mut self, waited: Duration) {
+        self.fetch += waited;
+    }
+
+    /// The sample `index` begins. One that is not `timed` is counted, and its time taken to be that of the others.
+    pub(crate) fn begin(&mut self, index: u64, timed: bool) {
+        (self.index, self.timed, self.entered) = (index, timed, 0);
+    }
+
+    /// From now on time belongs to `stage`.
+    pub fn enter(&mut self, stage: Stage) {
+        self.stop();
+        self.stage = Some(stage);
+        self.since = self.timed.then(Instant::now);
+        let (bit, sum) = (1 << stage as u8, &mut self.sums[stage as usize]);
+        if self.entered & bit == 0 {
+            self.entered |= bit;
+            sum.items += 1;
+            sum.timed_items += u64::from(self.timed);
+        }
+    }
+
+    /// Counts `bytes` put out by the stage that is running.
+    pub fn count_bytes(&mut self, bytes: usize) {
+        if let Some(stage) = self.stage {
+            self.sums[stage as usize].bytes += bytes as u64;
+        }
+    }
+
+    /// Says that the sample needs about `bytes` of working memory from now to its end, and waits until the loader's
+    /// memory budget allows it. A need above the whole budget is granted once nobody else holds any. A second call
+    /// for the same sample replaces the first.
+    pub fn reserve(&mut self, bytes: u64) {
+        let Some(budget) = self.budget.clone() else { return };
+        self.release();
+        let waited = budget.take(bytes);
+        self.reserved_bytes = bytes;
+        if let (Some(waited), Some(since)) = (waited, &mut self.since) {
+            *since += waited; // not this stage's work
+            self.idle += waited;
+        }
+    }
+
+    /// Gives back what the sample had reserved.
+    pub(crate) fn release(&mut self) {
+        if let Some(budget) = &self.budget
+            && self.reserved_bytes > 0
+        {
+            budget.give(self.reserved_bytes);
+        }
+        self.reserved_bytes = 0;
+    }
+
+    /// The stage that is running, or the first.
+    pub(crate) fn stage(&self) -> Stage {
+        self.stage.unwrap_or(Stage::Read)
+    }
+
+    pub(crate) fn stop(&mut self) {
+        if let (Some(stage), Some(since)) = (self.stage, self.since.take()) {
+            let busy = since.elapsed();
+            self.sums[stage as usize].busy_ns += busy.as_nanos() as u64;
+            if let Some(spans) = &mut self.trace {
+                spans.push(Span { stage, worker: 0, index: self.index, start: since, busy });
+            }
+        }
+        self.stage = None;
+    }
+}
+
+impl Drop for SampleContext {
+    fn drop(&mut self) {
+        self.release(); // a worker that dies must not keep the others waiting
+    }
+}
+
+/// What one worker did for one sample (or batch, when it collated) without a pause.
+#[derive(Debug, Clone)]
+pub struct Span {
+    pub stage: Stage,
+    /// Number of the worker, from 0; the consumer's own thread is `usize::MAX`.
+    pub worker: usize,
+    /// The sample; for [`Stage::Collate`] the batch, for [`Stage::Deliver`] (the consumer waiting) nothing.
+    pub index: u64,
+    pub start: Instant,
+    pub busy: Duration,
+}
+
+/// Spans kept at most, so that a trace of a long run does not fill the memory: about 200 MB as JSON.
+const MAX_SPANS: usize = 2_000_000;
+
+/// Bytes of working memory that the samples under way may hold together.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    limit_bytes: u64,
+    held_bytes: Mutex<u64>,
+    freed: Condvar,
+}
+
+impl Budget {
+    pub(crate) fn new(limit_bytes: u64) -> Budget {
+        Budget { limit_bytes, held_bytes: Mutex::new(0), freed: Condvar::new() }
+    }
+
+    /// How long it had to wait, if it had to.
+    fn take(&self, bytes: u64) -> Option<Duration> {
+        let mut held = self.held_bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let fits = |held: u64| held == 0 || held.saturating_add(bytes) <= self.limit_bytes;
+        let mut waited = None;
+        if !fits(*held) {
+            let asked = Instant::now();
+            held = self.freed.wait_while(held, |held| !fits(*held)).unwrap_or_else(PoisonError::into_inner);
+            waited = Some(asked.elapsed());
+        }
+        *held += bytes;
+        waited
+    }
+
+    fn give(&self, bytes: u64) {
+        *self.held_bytes.lock().unwrap_or_else(PoisonError::into_inner) -= bytes;
+        self.freed.notify_all();
+    }
+}
+
+/// The figures of a loader, shared by its workers.
+#[derive(Debug, Default)]
+pub(crate) struct Stats {
+    items: [AtomicU64; STAGES],
+    bytes: [AtomicU64; STAGES],
+    busy_ns: [AtomicU64; STAGES],
+    idle_ns: AtomicU64,
+    fetch_ns: AtomicU64,
+    wait_ns: AtomicU64,
+    trace: Option<Mutex<Vec<Span>>>,
+}
+
+impl Stats {
+    pub(crate) fn new(traced: bool) -> Stats {
+        Stats { trace: traced.then(Mutex::default), ..Stats::default() }
+    }
+
+    pub(crate) fn is_traced(&self) -> bool {
+        self.trace.is_some()
+    }
+
+    /// Adds what `worker` did and sets its context back.
+    pub(crate) fn add(&self, context: &mut SampleContext, worker: usize) {
+        context.stop();
+        for (at, sum) in context.sums.iter_mut().enumerate().filter(|(_, sum)| sum.items > 0) {
+            let scaled = u128::from(sum.busy_ns) * u128::from(sum.items) / u128::from(sum.timed_items.max(1));
+            self.items[at].fetch_add(sum.items, Relaxed);
+            self.busy_ns[at].fetch_add(scaled as u64, Relaxed);
+            self.bytes[at].fetch_add(sum.bytes, Relaxed);
+            *sum = Sum::default();
+        }
+        if !context.idle.is_zero() {
+            self.add_idle(std::mem::take(&mut context.idle));
+        }
+        self.fetch_ns.fetch_add(std::mem::take(&mut context.fetch).as_nanos() as u64, Relaxed);
+        if let (Some(all), Some(spans)) = (&self.trace, &mut context.trace) {
+            let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+            let room = MAX_SPANS.saturating_sub(all.len());
+            all.extend(spans.drain(..).take(room).map(|span| Span { worker, ..span }));
+        }
+    }
+
+    /// A worker had nothing to do: the batches allowed in flight were all taken.
+    pub(crate) fn add_idle(&self, time: Duration) {
+        self.idle_ns.fetch_add(time.as_nanos() as u64, Relaxed);
+    }
+
+    /// The consumer waited for a batch since `asked`.
+    pub(crate) fn add_wait(&self, asked: Instant) {
+        let busy = asked.elapsed();
+        self.wait_ns.fetch_add(busy.as_nanos() as u64, Relaxed);
+        if let Some(all) = &self.trace {
+            let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+            if all.len() < MAX_SPANS {
+                all.push(Span { stage: Stage::Deliver, worker: usize::MAX, index: 0, start: asked, busy });
+            }
+        }
+    }
+
+    /// The spans noted so far, which are then forgotten.
+    pub(crate) fn take_trace(&self) -> Vec<Span> {
+        self.trace
+            .as_ref()
+            .map_or_else(Vec::new, |all| std::mem::take(&mut *all.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    pub(crate) fn snapshot(&self) -> StatsSnapshot {
+        let stage = |stage: Stage| StageCount {
+            items: self.items[stage as usize].load(Relaxed),
+            bytes: self.bytes[stage as usize].load(Relaxed),
+            busy_s: self.busy_ns[stage as usize].load(Relaxed) as f64 / 1e9,
+        };
+        StatsSnapshot {
+            read: stage(Stage::Read),
+            decode: stage(Stage::Decode),
+            augment: stage(Stage::Augment),
+            collate: stage(Stage::Collate),
+            idle_s: self.idle_ns.load(Relaxed) as f64 / 1e9,
+            fetch_s: self.fetch_ns.load(Relaxed) as f64 / 1e9,
+            readers: 0,
+            wait_s: self.wait_ns.load(Relaxed) as f64 / 1e9,
+        }
+    }
+}
+
+/// What one stage did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct StageCount {
+    pub items: u64,
+    /// Bytes put out.
+    pub bytes: u64,
+    /// Seconds of work, added over all workers.
+    pub busy_s: f64,
+}
+
+/// The figures of a loader at one moment, or between two.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct StatsSnapshot {
+    pub read: StageCount,
+    pub decode: StageCount,
+    pub augment: StageCount,
+    pub collate: StageCount,
+    /// Seconds workers were blocked because enough batches were ready (on put), added over all workers.
+    pub idle_s: f64,
+    /// Seconds workers were blocked because the bytes of their sample were not there yet, added over all workers. Not 0
+    /// only where threads read ahead; `read.busy_s` is then the time of their requests, and `read.items` the number.
+    #[serde(default)]
+    pub fetch_s: f64,
+    /// Threads that read ahead; 0 if workers read for themselves.
+    #[serde(default)]
+    pub readers: usize,
+    /// Seconds the consumer was blocked because no batch was ready (on get).
+    pub wait_s: f64,
+}
+
+impl StatsSnapshot {
+    /// What happened since `earlier`.
+    #[must_use]
+    pub fn since(&self, earlier: &StatsSnapshot) -> StatsSnapshot {
+        let stage = |now: StageCount, then: StageCount| StageCount {
+            items: now.items - then.items,
+            bytes: now.bytes - then.bytes,
+            busy_s: now.busy_s - then.busy_s,
+        };
+        StatsSnapshot {
+            read: stage(self.read, earlier.read),
+            decode: stage(self.decode, earlier.decode),
+            augment: stage(self.augment, earlier.augment),
+            collate: stage(self.collate, earlier.collate),
+            idle_s: self.idle_s - earlier.idle_s,
+            fetch_s: self.fetch_s - earlier.fetch_s,
+            readers: self.readers,
+            wait_s: self.wait_s - earlier.wait_s,
+        }
+    }
+}

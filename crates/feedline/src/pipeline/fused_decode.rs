@@ -1,0 +1,257 @@
+//! The image path: from the bytes of a picture to its augmented pixels, in as few passes as possible. Owns the order of
+//! the steps (draw the crop from the header, decode only what it needs, resize, the other operations) and the working
+//! memory; knows neither files nor what the pixels are for.
+
+use crate::augment::{ImageOp, View, apply_from, flip, make_room};
+use crate::decode::{self, CropBox, DecodedCache, Fault, Header, Limits, RgbImage};
+use crate::error::Stage;
+use crate::meter::SampleContext;
+use crate::plan::Request;
+use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
+
+/// How much of a picture is decoded when its first operation resizes a part of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DecodeMode {
+    /// Only the part that is needed, and of a large JPEG at 1/2, 1/4 or 1/8 of its size, as far as the result is never
+    /// enlarged again. The fastest. Where a picture is shrunk, its pixels differ from those of the other modes: by a
+    /// level of 255 or two on average, and by some thirty at hard edges (decision 11 has the figures).
+    #[default]
+    Fused,
+    /// Only the part that is needed. The same pixels as `Whole`. Damage below the part is not noticed.
+    Region,
+    /// The whole picture, then the operations one by one.
+    Whole,
+}
+
+/// Decoding and augmentation of one family of pictures: a pure function of the request and the bytes.
+#[derive(Debug)]
+pub struct FusedDecode {
+    ops: Vec<ImageOp>,
+    limits: Limits,
+    mode: DecodeMode,
+    cache: Option<DecodedCache>,
+}
+
+/// An augmented picture before its last step.
+#[derive(Debug)]
+pub struct Augmented<'a> {
+    /// The pixels.
+    pub image: &'a RgbImage,
+    /// Whether left and right are still to be exchanged, which costs nothing while the pixels are written elsewhere.
+    pub mirrored: bool,
+}
+
+impl Augmented<'_> {
+    /// The finished picture as a copy.
+    pub fn to_image(&self) -> RgbImage {
+        let mut image = self.image.clone();
+        if self.mirrored {
+            flip(&mut image);
+        }
+        image
+    }
+}
+
+#[derive(Default)]
+struct Scratch {
+    decoded: RgbImage,
+    image: RgbImage,
+}
+
+/// Working memory that a thread keeps from picture to picture; a rare giant's is given back.
+const MAX_KEPT_BYTES: usize = 16 << 20;
+
+/// What a picture needs: its first view, if the first operation has one, and the shrinking and part to decode.
+struct Need {
+    view: Option<View>,
+    shrink: u32,
+    /// In pixels of the picture.
+    part: CropBox,
+}
+
+impl FusedDecode {
+    /// The operations `ops` on pictures within `limits`.
+    pub fn new(ops: Vec<ImageOp>, limits: Limits, mode: DecodeMode) -> FusedDecode {
+        FusedDecode { ops, limits, mode, cache: None }
+    }
+
+    /// Keeps decoded pictures; the same bytes come out.
+    #[must_use]
+    pub fn with_cache(mut self, cache: DecodedCache) -> FusedDecode {
+        self.cache = Some(cache);
+        self
+    }
+
+    /// Whether the sample comes out of the cache, so that its bytes need not be read.
+    pub fn is_cached(&self, request: &Request) -> bool {
+        let Some(cache) = &self.cache else { return false };
+        cache.header(request.index).is_some_and(|header| {
+            let need = self.need(request, header);
+            cache.find(request.index, need.shrink, need.part.shrunk(need.shrink)).is_some()
+        })
+    }
+
+    /// Makes the picture of `request` from `bytes` and hands it to `then`. Tells `context` its stages, and reserves the
+    /// memory it takes.
+    ///
+    /// # Errors
+    /// What decoding finds wrong.
+    pub fn run<T>(
+        &self,
+        request: &Request,
+        bytes: &[u8],
+        context: &mut SampleContext,
+        then: impl FnOnce(Augmented<'_>, &mut SampleContext) -> T,
+    ) -> Result<T, Fault> {
+        thread_local! {
+            /// Reused from picture to picture, so that a worker allocates nothing once it has seen its largest one.
+            static SCRATCH: RefCell<Scratch> = RefCell::default();
+        }
+        SCRATCH.with_borrow_mut(|Scratch { decoded, image }| {
+            context.enter(Stage::Decode);
+            let known = self.cache.as_ref().and_then(|cache| cache.header(request.index));
+            let header = known.map_or_else(|| decode::header(bytes), Ok)?;
+            let need = self.need(request, header);
+            if need.view.is_some() {
+                make_room(&self.ops, 1, None, image)?;
+            }
+            let done = match (&self.cache, need.view) {
+                (Some(cache), Some(view)) => {
+                    self.through_cache(cache, view, &need, header, request, bytes, context, image)
+                }
+                _ => false,
+            };
+            if !done {
+                context
+                    .reserve(working_bytes(header, need.part.shrunk(need.shrink)).saturating_add(bytes.len() as u64));
+                match need.view {
+                    Some(view) => {
+                        let mut reserve = |more: u64| context.reserve(bytes.len() as u64 + more);
+                        let (part, shrink) = (need.part, need.shrink);
+                        decode::decode_rgb_part_within(bytes, &self.limits, part, shrink, decoded, &mut reserve)?;
+                        context.count_bytes(decoded.pixels.len());
+                        context.enter(Stage::Augment);
+                        let seen = need.part.shrunk(need.shrink);
+                        view.render(decoded, (seen.left_px, seen.top_px), need.shrink, image);
+                    }
+                    None => {
+                        let mut reserve = |more: u64| context.reserve(bytes.len() as u64 + more);
+                        decode::decode_rgb_within(bytes, &self.limits, image, &mut reserve)?;
+                        make_room(&self.ops, 0, Some([image.height_px, image.width_px]), image)?;
+                        context.count_bytes(image.pixels.len());
+                        context.enter(Stage::Augment);
+                    }
+                }
+            }
+            let mirrored = self.augment(usize::from(need.view.is_some()), image, request);
+            let result = then(Augmented { image, mirrored }, context);
+            for scratch in [decoded, image] {
+                if scratch.pixels.capacity() > MAX_KEPT_BYTES {
+                    *scratch = RgbImage::default();
+                }
+            }
+            Ok(result)
+        })
+    }
+
+    /// Draws what the picture needs, from its size alone.
+    fn need(&self, request: &Request, header: Header) -> Need {
+        let Header { width_px, height_px, .. } = header;
+        let first = self.ops.first().filter(|_| width_px > 0 && height_px > 0);
+        let view = first.and_then(|op| op.view(width_px, height_px, &mut request.rng(&op.stream(0))));
+        let whole = CropBox { left_px: 0, top_px: 0, width_px, height_px };
+        match (view, self.mode) {
+            (Some(view), DecodeMode::Fused) => {
+                Need { view: Some(view), shrink: view.shrink(header.max_shrink), part: view.needed() }
+            }
+            (Some(view), DecodeMode::Region) => Need { view: Some(view), shrink: 1, part: view.needed() },
+            (view, _) => Need { view, shrink: 1, part: whole },
+        }
+    }
+
+    /// Renders the view from a kept picture, or decodes a picture worth keeping; `false` if there is no room, or the
+    /// picture is damaged, which may lie outside of the part: what is delivered must not depend on what was kept.
+    #[expect(clippy::too_many_arguments, reason = "one step of `run`, cut out to be read alone")]
+    fn through_cache(
+        &self,
+        cache: &DecodedCache,
+        view: View,
+        need: &Need,
+        header: Header,
+        request: &Request,
+        bytes: &[u8],
+        context: &mut SampleContext,
+        image: &mut RgbImage,
+    ) -> bool {
+        let shrink = need.shrink;
+        let kept = match cache.find(request.index, shrink, need.part.shrunk(shrink)) {
+            Some(kept) => kept,
+            None => {
+                let Header { width_px, height_px, .. } = header;
+                // A part that is drawn anew each epoch is in the whole picture; one that stays the same is enough.
+                let random = matches!(self.ops.first(), Some(ImageOp::RandomResizedCrop { .. }));
+                let part = if random { CropBox { left_px: 0, top_px: 0, width_px, height_px } } else { need.part };
+                let place = part.shrunk(shrink);
+                if !cache.reserve(place) {
+                    return false;
+                }
+                context.reserve(working_bytes(header, place).saturating_add(bytes.len() as u64));
+                let mut picture = RgbImage::default();
+                let limits = &self.limits;
+                let mut reserve = |more: u64| context.reserve(bytes.len() as u64 + more);
+                if decode::decode_rgb_part_within(bytes, limits, part, shrink, &mut picture, &mut reserve).is_err() {
+                    cache.give_back(place);
+                    return false;
+                }
+                context.count_bytes(picture.pixels.len());
+                picture.pixels.shrink_to_fit();
+                let kept = decode::Kept { shrink, place, image: picture.into() };
+                cache.keep(request.index, header, kept.clone());
+                kept
+            }
+        };
+        context.enter(Stage::Augment);
+        view.render(&kept.image, (kept.place.left_px, kept.place.top_px), shrink, image);
+        true
+    }
+
+    /// Applies the operations from the `done`-th on. A flip that comes last is left to the caller: `true`.
+    fn augment(&self, done: usize, image: &mut RgbImage, request: &Request) -> bool {
+        let rng = |stage: &str| request.rng(stage);
+        match self.ops.split_last() {
+            Some((flip @ ImageOp::HorizontalFlip { p }, before)) => {
+                apply_from(before, done, image, rng);
+                rng(&flip.stream(before.len())).chance(*p)
+            }
+            _ => {
+                apply_from(&self.ops, done, image, rng);
+                false
+            }
+        }
+    }
+}
+
+/// About what decoding takes: the pixels, and for what is decoded whole, the decoder's own copy of it. A header may claim any
+/// size.
+fn working_bytes(header: Header, part: CropBox) -> u64 {
+    let pixels = |width: u32, height: u32| (u64::from(width) * u64::from(height)).saturating_mul(3);
+    let whole = pixels(header.width_px, header.height_px).saturating_mul(if header.max_shrink == 1 { 2 } else { 0 });
+    whole.saturating_add(pixels(part.width_px, part.height_px))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_header_claims_overflows_nothing() {
+        let header = Header { width_px: 1 << 31, height_px: 1 << 31, max_shrink: 1 };
+        let part = CropBox { left_px: 0, top_px: 0, width_px: 1 << 31, height_px: 1 << 31 };
+        assert_eq!(working_bytes(header, part), u64::MAX);
+        let small = CropBox { left_px: 0, top_px: 0, width_px: 4, height_px: 5 };
+        assert_eq!(working_bytes(Header { width_px: 10, height_px: 20, max_shrink: 1 }, small), 1200 + 60);
+        assert_eq!(working_bytes(Header { width_px: 10, height_px: 20, max_shrink: 8 }, small), 60);
+    }
+}

@@ -1,0 +1,315 @@
+//! Images: labelled picture files as batches of `image` and `label`. Composes the stages read, decode and augment for
+//! whoever declares a list of files and a list of steps; owns nothing of their insides.
+
+use super::fused_decode::{Augmented, DecodeMode, FusedDecode};
+use crate::augment::ImageOp;
+use crate::augment::normalize::Normalize;
+use crate::decode::{DecodedCache, Limits, RgbImage};
+use crate::error::{Error, Result, Stage, StepError};
+use crate::meter::SampleContext;
+use crate::pipeline::{Pipeline, Raw, read_samples};
+use crate::plan::{Plan, Request};
+use crate::read::{ImageList, read_sample};
+use crate::sample::{DType, FieldSpec, Slot};
+use std::fmt::Debug;
+use std::sync::Arc;
+
+/// A step that the caller brings along.
+///
+/// It must be a pure function of what it is given, or what is delivered is no longer a function of (seed, epoch,
+/// position): randomness comes from [`Request::rng`] with the `stream` it is handed.
+pub trait CustomTransform: Debug + Send + Sync {
+    /// Changes a picture (H, W, 3); its size may become another.
+    ///
+    /// # Errors
+    /// Whatever is wrong with it.
+    fn picture(&self, image: &mut RgbImage, request: &Request, stream: &str) -> Result<(), StepError>;
+
+    /// Changes a finished picture, f32 (3, H, W).
+    ///
+    /// # Errors
+    /// Whatever is wrong with it.
+    fn values(&self, values: &mut [f32], size_px: [u32; 2], request: &Request, stream: &str) -> Result<(), StepError>;
+}
+
+/// One step on the way from a decoded picture to the batch.
+#[derive(Debug, Clone)]
+pub enum Step {
+    /// An operation of Feedline's.
+    Op(ImageOp),
+    /// One of the caller's own, called `name` in errors and as part of the key of its random stream.
+    Custom { name: String, step: Arc<dyn CustomTransform> },
+}
+
+/// How pictures become numbers.
+#[derive(Debug, Clone)]
+pub enum PixelOutput {
+    /// u8 (3, H, W), as they are.
+    Bytes,
+    /// f32 (3, H, W), normalised; then the steps that follow, each with its name.
+    Floats { normalize: Normalize, after: Vec<(String, Arc<dyn CustomTransform>)> },
+}
+
+/// What is declared of a data set of pictures.
+#[derive(Debug)]
+pub struct ImagesOptions {
+    /// In order; they must end in pictures of `size_px`.
+    pub steps: Vec<Step>,
+    /// Height and width of every finished picture.
+    pub size_px: [u32; 2],
+    /// What is delivered of them.
+    pub numbers: PixelOutput,
+    /// What is too large to decode.
+    pub limits: Limits,
+    /// How much of a picture is decoded.
+    pub decode: DecodeMode,
+    /// Keeps decoded pictures; changes speed only.
+    pub cache: Option<DecodedCache>,
+}
+
+/// Labelled pictures as a pipeline with the fields `image` (3, H, W) and `label` i64 ().
+#[derive(Debug)]
+pub struct Images {
+    list: ImageList,
+    path: FusedDecode,
+    /// The steps from the first one of the caller's own on, with their places in the whole list.
+    rest: Vec<(usize, Step)>,
+    size_px: [u32; 2],
+    numbers: PixelOutput,
+    fields: Vec<FieldSpec>,
+    fingerprint: u64,
+}
+
+impl Images {
+    /// The pictures of `list` through the steps of `options`.
+    ///
+    /// # Errors
+    /// An operation whose numbers are out of range.
+    pub fn new(list: ImageList, options: ImagesOptions) -> Result<Images> {
+        let ImagesOptions { mut steps, size_px, numbers, limits, decode, cache } = options;
+        for step in &steps {
+            if let Step::Op(op) = step {
+                op.validate()?;
+            }
+        }
+        let own = steps.iter().position(|step| matches!(step, Step::Custom { .. })).unwrap_or(steps.len());
+        let rest = steps.drain(own..).zip(own..).map(|(step, place)| (place, step)).collect();
+        let ops = steps.into_iter().filter_map(|step| if let Step::Op(op) = step { Some(op) } else { None }).collect();
+        let path = FusedDecode::new(ops, limits, decode);
+        let dtype = if matches!(numbers, PixelOutput::Bytes) { DType::U8 } else { DType::F32 };
+        let [height_px, width_px] = size_px.map(|px| px as usize);
+        Ok(Images {
+            fingerprint: list.fingerprint(),
+            path: match cache {
+                Some(cache) => path.with_cache(cache),
+                None => path,
+            },
+            list,
+            rest,
+            size_px,
+            numbers,
+            fields: vec![
+                FieldSpec::stack("image", dtype, [3, height_px, width_px]),
+                FieldSpec::stack("label", DType::I64, []),
+            ],
+        })
+    }
+
+    /// Names of the classes; a label is a place in this list.
+    pub fn classes(&self) -> &[String] {
+        &self.list.classes
+    }
+
+    /// The label of a sample.
+    pub fn label(&self, index: u64) -> u32 {
+        self.list.entries[index as usize].class
+    }
+
+    /// A line for each sample in order: its name (see [`ImageList::names`]), a tab, the name of its class.
+    pub fn sample_list(&self) -> String {
+        let lines = self.list.names().into_iter().zip(&self.list.entries);
+        lines.map(|(name, entry)| format!("{name}\t{}\n", self.list.classes[entry.class as usize])).collect()
+    }
+
+    /// The picture as the network sees it, before it becomes numbers.
+    ///
+    /// # Errors
+    /// [`Error::Sample`] for a file that cannot be read or decoded, [`Error::Step`] for a step that failed.
+    pub fn picture(&self, request: &Request) -> Result<RgbImage> {
+        let (mut raw, mut context) = (Raw::new(), SampleContext::default());
+        self.read(request, &mut raw, &mut context)?;
+        self.augmented(request, &raw[0], &mut context, |picture, _| Ok(picture.to_image()))
+    }
+
+    fn augmented<T>(
+        &self,
+        request: &Request,
+        bytes: &[u8],
+        context: &mut SampleContext,
+        then: impl FnOnce(Augmented<'_>, &mut SampleContext) -> Result<T>,
+    ) -> Result<T> {
+        let done = self.path.run(request, bytes, context, |picture, context| {
+            if self.rest.is_empty() {
+                self.check_size(picture.image, request)?;
+                return then(picture, context);
+            }
+            let mut image = picture.to_image();
+            let mut scratch = RgbImage::default();
+            for (place, step) in &self.rest {
+                match step {
+                    Step::Op(op) => op.apply(&mut image, &mut scratch, &mut request.rng(&op.stream(*place))),
+                    Step::Custom { name, step } => step
+                        .picture(&mut image, request, &stream(*place, name))
+                        .map_err(|source| self.failed(name, request, source))?,
+                }
+            }
+            self.check_size(&image, request)?;
+            then(Augmented { image: &image, mirrored: false }, context)
+        });
+        done.map_err(|fault| fault.at(Stage::Decode, request.index, self.location(request.index)))?
+    }
+
+    fn check_size(&self, image: &RgbImage, request: &Request) -> Result<()> {
+        let (found, [height, width]) = ([image.height_px, image.width_px], self.size_px);
+        if found == self.size_px {
+            return Ok(());
+        }
+        Err(Error::Sample {
+            stage: Stage::Augment,
+            index: request.index,
+            location: self.location(request.index),
+            problem: format!(
+                "the steps end in a picture of {} x {} px (height x width), {height} x {width} are declared",
+                found[0], found[1]
+            ),
+        })
+    }
+
+    fn failed(&self, name: &str, request: &Request, source: StepError) -> Error {
+        Error::Step { name: name.into(), index: request.index, location: self.location(request.index), source }
+    }
+}
+
+/// Name of the random stream of the caller's own step at `place`, as [`ImageOp::stream`].
+fn stream(place: usize, name: &str) -> String {
+    format!("augment.{place}.{name}")
+}
+
+impl Pipeline for Images {
+    fn len(&self) -> u64 {
+        self.list.entries.len() as u64
+    }
+
+    fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+
+    fn fields(&self) -> &[FieldSpec] {
+        &self.fields
+    }
+
+    fn location(&self, index: u64) -> String {
+        let path = self.list.entries[index as usize].path.display();
+        match self.list.stored.as_ref().and_then(|stored| stored.archive(index)) {
+            Some(archive) => format!("{path} in {archive}"),
+            None => path.to_string(),
+        }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.list.warnings.clone()
+    }
+
+    fn read_ahead(&self) -> usize {
+        self.list.stored.as_ref().map_or(0, |stored| stored.requests_in_flight())
+    }
+
+    fn raw_bytes(&self, index: u64) -> u64 {
+        self.list.stored.as_ref().map_or(0, |stored| stored.size_bytes(index))
+    }
+
+    fn follow(&self, plan: &Plan) -> Result<()> {
+        match &self.list.stored {
+            None => Ok(()),
+            Some(stored) => stored.follow(plan),
+        }
+    }
+
+    fn read(&self, request: &Request, raw: &mut Raw, context: &mut SampleContext) -> Result<()> {
+        raw.resize_with(1, Vec::new);
+        if self.path.is_cached(request) {
+            raw[0].clear();
+            return Ok(());
+        }
+        let (path, stored) = (&self.list.entries[request.index as usize].path, self.list.stored.as_ref());
+        if let Some(stored) = stored {
+            stored.reached(request.epoch, request.position);
+        }
+        read_sample(stored, request.index, path, context.stop_signal(), &mut raw[0])?;
+        context.count_bytes(raw[0].len());
+        Ok(())
+    }
+
+    fn is_near(&self, one: u64, next: u64) -> bool {
+        self.list.stored.as_ref().is_some_and(|stored| stored.is_near(one, next))
+    }
+
+    fn read_many(&self, requests: &[Request], raws: &mut [Raw], context: &mut SampleContext) -> Vec<Result<()>> {
+        match &self.list.stored {
+            Some(stored) => {
+                // Of pictures that are kept nothing is read; the others still are one request.
+                let is_read = |request: &Request| !self.path.is_cached(request);
+                let places: Vec<usize> = (0..requests.len()).filter(|at| is_read(&requests[*at])).collect();
+                let wanted: Vec<Request> = places.iter().map(|at| requests[*at]).collect();
+                let mut read: Vec<Raw> = places.iter().map(|at| std::mem::take(&mut raws[*at])).collect();
+                let mut results: Vec<Result<()>> = requests.iter().map(|_| Ok(())).collect();
+                for raw in &mut *raws {
+                    raw.resize_with(1, Vec::new);
+                    raw[0].clear();
+                }
+                for (at, result) in places.iter().zip(read_samples(stored, &wanted, &mut read, context)) {
+                    results[*at] = result;
+                }
+                places.iter().zip(read).for_each(|(at, read)| raws[*at] = read);
+                results
+            }
+            None => requests.iter().zip(raws).map(|(request, raw)| self.read(request, raw, context)).collect(),
+        }
+    }
+
+    fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, context: &mut SampleContext) -> Result<()> {
+        slot.dense::<i64>("label")[0] = i64::from(self.label(request.index));
+        self.augmented(request, &raw[0], context, |picture, context| {
+            match &self.numbers {
+                PixelOutput::Bytes => {
+                    let out = slot.dense::<u8>("image");
+                    write_chw(picture.image, picture.mirrored, out);
+                    context.count_bytes(out.len());
+                }
+                PixelOutput::Floats { normalize, after } => {
+                    let out = slot.dense::<f32>("image");
+                    normalize.write_chw(picture.image, picture.mirrored, out);
+                    for (at, (name, step)) in after.iter().enumerate() {
+                        step.values(out, self.size_px, request, &stream(at, &format!("values.{name}")))
+                            .map_err(|source| self.failed(name, request, source))?;
+                    }
+                    context.count_bytes(size_of_val(out));
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Writes `image` (H, W, 3) to `into` as (3, H, W), left and right exchanged if `mirrored`.
+fn write_chw(image: &RgbImage, mirrored: bool, into: &mut [u8]) {
+    let width = image.width_px as usize;
+    let pixels = image.pixels.as_chunks::<3>().0;
+    for (c, plane) in into.chunks_exact_mut(pixels.len().max(1)).enumerate() {
+        for (row, out) in pixels.chunks_exact(width).zip(plane.chunks_exact_mut(width)) {
+            for (x, value) in out.iter_mut().enumerate() {
+                *value = row[if mirrored { width - 1 - x } else { x }][c];
+            }
+        }
+    }
+}

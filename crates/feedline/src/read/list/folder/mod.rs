@@ -1,0 +1,449 @@
+//! Folders and archives to look for data in, wherever they lie. Owns the tree of names that a source has, and what a path
+//! means: a folder, a URL, archives that are named.
+
+pub(in crate::read) mod names;
+
+use crate::error::{Error, Result};
+use crate::read::archive;
+use crate::read::archive::Index;
+use crate::read::archive::encoding::Encoding;
+use crate::read::archive::member::Member;
+use crate::read::list::sample_reader::{Extent, SampleReader};
+use crate::read::location::{
+    Named, archives_named, check_url, compressed, holds_archives, incomplete, is_in_archive, url_of,
+};
+use crate::read::names::{
+    CLASSES_FILE, INCOMPLETE, INDEX_EXTENSION, SPLITS, is_archive, is_compressed, is_data, is_openable, split_of,
+};
+use crate::read::remarks::Remarks;
+use crate::read::source::listing::Listing;
+use crate::read::source::settings::Storage;
+use crate::read::source::{Object, ReadError, ReadErrorKind, Source};
+use crate::stop::Stop;
+use crate::url::is_url;
+use std::collections::{BTreeSet, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A folder to look for data in: of this machine, or the URL of a source.
+#[derive(Debug, Clone)]
+pub struct Folder {
+    path: PathBuf,
+    tree: Option<Arc<Tree>>,
+}
+
+/// A source and the files in it, sorted by name.
+#[derive(Debug)]
+struct Tree {
+    source: Arc<dyn Source>,
+    objects: Arc<[Object]>,
+    files: Vec<File>,
+    remarks: Remarks,
+    requests_in_flight: usize,
+}
+
+/// An object, or a member of one that is an archive.
+#[derive(Debug)]
+struct File {
+    name: Box<str>,
+    extent: Extent,
+    class: Option<u32>,
+}
+
+impl From<&Path> for Folder {
+    /// A folder of this machine.
+    fn from(path: &Path) -> Folder {
+        Folder { path: path.to_path_buf(), tree: None }
+    }
+}
+
+impl Folder {
+    /// A folder of this machine, or what lies at a URL: then its listing is loaded, or made and kept. Archives in it, or in
+    /// the folder of a split, count as the files that they hold ([`crate::read::archive`]).
+    ///
+    /// An archive may be named itself, `birds.zip`, or several, `train-{000..146}.tar`, and a folder inside: then nothing
+    /// is listed, and what they hold is all there is.
+    ///
+    /// # Errors
+    /// A URL that cannot be opened or listed; an archive with something wrong.
+    pub fn open(path: &Path, storage: &Storage) -> Result<Folder> {
+        let mut path = storage.resolve(path);
+        if path.to_str().is_some_and(is_compressed) && !path.is_dir() {
+            return Err(compressed(path));
+        }
+        if !is_url(&path) {
+            if !is_in_archive(&path) && !holds_archives(&path) {
+                // It was killed before its first archive was there.
+                let mut folders = std::iter::once("").chain(SPLITS).map(|split| path.join(split));
+                if let Some(folder) = folders.find(|folder| folder.join(INCOMPLETE).exists()) {
+                    return Err(incomplete(folder));
+                }
+                return Ok(Folder { path, tree: None });
+            }
+            let absolute = std::path::absolute(&path).map_err(|e| Error::io("find", &path, e))?;
+            let Some(text) = absolute.to_str() else {
+                return Err(Error::dataset(&path, "its name is not UTF-8", "Rename it: it is read as a URL"));
+            };
+            path = format!("file://{text}").into();
+        }
+        if let Some(Named { folder, names, inside }) = archives_named(&path) {
+            return Ok(Folder::of_objects(folder, &names, storage)?.join(inside));
+        }
+        let Some(url) = path.to_str() else {
+            return Err(Error::dataset(&path, "its name is not UTF-8", "Rename it: it is read as a URL"));
+        };
+        let source = storage.open(url)?;
+        let Listing { mut objects, mut left_out } = storage.listing(&*source, false)?;
+        // In a list it may be named. A folder without a name would be a class without one.
+        objects.retain(|object| match object.key.split('/').any(str::is_empty) {
+            true => {
+                left_out.push(("a part of its name is empty", source.location(&object.key)));
+                false
+            }
+            false => true,
+        });
+        if objects.is_empty() {
+            let more = left_out.first().map(|(why, location)| {
+                format!(" that can be read; {} cannot, of the first {why}: {location:?}", left_out.len())
+            });
+            return Err(Error::dataset(
+                &path,
+                format!("there is no object{}", more.unwrap_or_default()),
+                "Check bucket and folder; if objects were added since, forget the old listing: feedline index --refresh URL",
+            ));
+        }
+        let path = root_of(&*source);
+        let is_archive = archive::finder(&objects);
+        let folder = |key: &str| key.rsplit_once('/').map_or(String::new(), |(folder, _)| folder.to_owned());
+        let folders: HashSet<String> =
+            objects.iter().filter(|object| is_archive(&object.key)).map(|object| folder(&object.key)).collect();
+        // Among archives that are read it would be missed.
+        let lost = |object: &&Object| is_compressed(&object.key) && folders.contains(&folder(&object.key));
+        if let Some(object) = objects.iter().find(lost) {
+            return Err(compressed(source.location(&object.key)));
+        }
+        let mut tree = Tree::new(source, objects, &is_archive, true, storage)?;
+        for (why, location) in left_out {
+            tree.remarks.leave_out(&format!("objects that cannot be read, since {why}"), location);
+        }
+        Ok(Folder { path, tree: Some(Arc::new(tree)) })
+    }
+
+    /// The deepest folder of all `paths`, which are URLs. A plain HTTP server lists nothing, so there each file is asked
+    /// for. Archives are looked into if a path is of none of the objects.
+    pub(in crate::read) fn of_files(paths: &[PathBuf], storage: &Storage) -> Result<Folder> {
+        let common = paths.iter().map(|path| path.parent().unwrap_or(path)).reduce(|common, folder| {
+            common.ancestors().find(|common| folder.starts_with(common)).unwrap_or(Path::new(""))
+        });
+        let common = common.unwrap_or(Path::new(""));
+        if common.iter().count() < 2 {
+            return Err(Error::config(
+                format!("the files of one list lie in several places, such as {} and elsewhere", paths[0].display()),
+                "Keep them in one bucket",
+            ));
+        }
+        let url = url_of(common);
+        // In a bucket that lists its keys, a `?` may be part of one.
+        if !url.starts_with("s3:") && !url.starts_with("gs:") {
+            paths.iter().try_for_each(|path| check_url(&url_of(path)))?;
+        }
+        if !url.starts_with("http") {
+            let source = storage.open(&url)?;
+            let objects = storage.listing(&*source, false)?.objects;
+            let path = root_of(&*source);
+            let plain = Tree::new(source, objects, &|_| false, false, storage)?;
+            if paths.iter().all(|path| plain.key(path).is_some_and(|key| plain.find(key).is_some())) {
+                return Ok(Folder { path, tree: Some(Arc::new(plain)) });
+            }
+            return Folder::open(Path::new(&url), storage);
+        }
+        let base = format!("{}/", url.trim_end_matches('/'));
+        let keys = paths.iter().map(|path| url_of(path).strip_prefix(&base).unwrap_or_default().to_owned());
+        Folder::of_objects(&url, &keys.collect::<Vec<_>>(), storage)
+    }
+
+    /// Some objects of the folder at `url`, each of which is asked for; with archives what may lie beside them: an index,
+    /// the names of the classes.
+    ///
+    /// # Errors
+    /// The first that is not there.
+    pub(in crate::read) fn of_objects(url: &str, keys: &[String], storage: &Storage) -> Result<Folder> {
+        keys.iter().try_for_each(|key| check_url(&format!("{url}/{key}")))?;
+        let source = storage.open(url)?;
+        let next = AtomicUsize::new(0);
+        // Who may not list a bucket is told that he may not see what is not there.
+        let ask_for = |key: String| match source.head(&key, &Stop::default()) {
+            Err(error) if matches!(error.kind, ReadErrorKind::Missing | ReadErrorKind::Denied) => Ok(None),
+            other => other.map(Some).map_err(ReadError::into_error),
+        };
+        let ask = |key: &String| -> Result<Vec<Object>> {
+            let mut found = vec![source.head(key, &Stop::default()).map_err(ReadError::into_error)?];
+            if is_openable(key) {
+                found.extend(ask_for(format!("{key}{}", INDEX_EXTENSION))?);
+            }
+            Ok(found)
+        };
+        let all = Mutex::new((Vec::new(), None));
+        let work = || {
+            while let Some((at, key)) = Some(next.fetch_add(1, Relaxed)).and_then(|at| Some((at, keys.get(at)?))) {
+                let asked = ask(key);
+                let (objects, failed) = &mut *all.lock().unwrap_or_else(PoisonError::into_inner);
+                match asked {
+                    Ok(found) => objects.extend(found),
+                    Err(error) => {
+                        // Those before it have been begun, so the first of all is among those that are told of.
+                        next.store(keys.len(), Relaxed);
+                        if failed.as_ref().is_none_or(|(first, _)| at < *first) {
+                            *failed = Some((at, error));
+                        }
+                    }
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..storage.requests_in_flight.min(keys.len()) {
+                scope.spawn(work);
+            }
+        });
+        let (mut objects, failed) = all.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, error)) = failed {
+            return Err(error);
+        }
+        if keys.iter().any(|key| is_archive(key)) {
+            objects.extend(ask_for(CLASSES_FILE.into())?);
+        }
+        let folders = keys.iter().filter(|key| is_archive(key)).map(|key| match key.rsplit_once('/') {
+            Some((folder, _)) => format!("{folder}/{}", INCOMPLETE),
+            None => INCOMPLETE.to_owned(),
+        });
+        for mark in folders.collect::<BTreeSet<String>>() {
+            objects.extend(ask_for(mark)?);
+        }
+        objects.sort_by(|a, b| a.key.cmp(&b.key));
+        objects.dedup();
+        let path = root_of(&*source);
+        let tree = Tree::new(source, objects, &|key| is_openable(key), false, storage)?;
+        Ok(Folder { path, tree: Some(Arc::new(tree)) })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How many files are known below the whole of it, but for the names of classes: 0 for a folder of this machine, which
+    /// is looked at when it is needed.
+    pub fn files(&self) -> usize {
+        let is_file = |file: &&File| &*file.name != CLASSES_FILE && !file.extent.encoding.is_class_names();
+        self.tree.as_ref().map_or(0, |tree| tree.files.iter().filter(is_file).count())
+    }
+
+    /// A folder in it, which need not be there.
+    #[must_use]
+    pub fn join(&self, name: impl AsRef<Path>) -> Folder {
+        Folder { path: self.path.join(name), tree: self.tree.clone() }
+    }
+
+    /// What it was joined from: the folder of all files that are known.
+    pub(in crate::read) fn root(&self) -> Folder {
+        let root = self.tree.as_ref().map(|tree| root_of(&*tree.source));
+        Folder { path: root.unwrap_or_else(|| self.path.clone()), tree: self.tree.clone() }
+    }
+
+    /// Whether it is there.
+    pub fn is_dir(&self) -> bool {
+        match &self.tree {
+            None => self.path.is_dir(),
+            Some(tree) => tree.below(&self.path).next().is_some(),
+        }
+    }
+
+    /// What was remarked when the archives in it, or beside it, were looked into.
+    pub(in crate::read) fn remarks(&self) -> Remarks {
+        self.tree.as_ref().map_or_else(Remarks::default, |tree| tree.remarks.clone())
+    }
+
+    /// Whether files in it, folders and all, carry their labels.
+    pub fn is_labelled(&self) -> bool {
+        self.tree.as_ref().is_some_and(|tree| tree.files_below(&self.path).any(|file| file.class.is_some()))
+    }
+
+    /// If files in it, folders and all, carry their labels: all of them, sorted by name.
+    pub(in crate::read) fn labelled(&self) -> Vec<(PathBuf, Option<u32>)> {
+        let Some(tree) = self.tree.as_ref().filter(|_| self.is_labelled()) else { return Vec::new() };
+        let root = tree.source.location("");
+        tree.files_below(&self.path).map(|file| (format!("{root}{}", file.name).into(), file.class)).collect()
+    }
+
+    /// The path and the whole of a file directly in it, or if it is a split, beside it; if that is there, and it is no folder
+    /// of this machine.
+    pub(in crate::read) fn read_beside(&self, name: &str) -> Result<Option<(PathBuf, Vec<u8>)>> {
+        let is_split = SPLITS.iter().any(|split| self.path.ends_with(split));
+        let parent = self.path.parent().filter(|_| is_split);
+        for folder in std::iter::once(&*self.path).chain(parent) {
+            let path = folder.join(name);
+            if let Ok(Some(stored)) = self.stored(std::iter::once(&*path)) {
+                return stored.read_whole().map(|text| Some((path, text))).map_err(ReadError::into_error);
+            }
+        }
+        Ok(None)
+    }
+
+    /// What reads `paths`, files below the source's root; `None` where they are files of this machine.
+    ///
+    /// # Errors
+    /// The place of the first path that is not there.
+    pub(in crate::read) fn stored<'a>(
+        &self,
+        paths: impl Iterator<Item = &'a Path>,
+    ) -> Result<Option<SampleReader>, usize> {
+        let Some(tree) = &self.tree else { return Ok(None) };
+        let find = |(at, path): (usize, &'a Path)| tree.key(path).and_then(|key| tree.find(key)).ok_or(at);
+        let extents: Result<Vec<Extent>, usize> = paths.enumerate().map(find).collect();
+        Ok(Some(SampleReader::new(
+            Arc::clone(&tree.source),
+            Arc::clone(&tree.objects),
+            extents?,
+            tree.requests_in_flight,
+        )))
+    }
+}
+
+impl Tree {
+    /// The files in `objects`, which are sorted by key; in those that are archives, what they hold. Archives that were found,
+    /// and not named, lie in the split that they are called after.
+    fn new(
+        source: Arc<dyn Source>,
+        objects: Vec<Object>,
+        is_archive: &dyn Fn(&str) -> bool,
+        is_found: bool,
+        storage: &Storage,
+    ) -> Result<Tree> {
+        let archives: Vec<&Object> = objects.iter().filter(|object| is_archive(&object.key)).collect();
+        let mut indexes = archive::indexes(&*source, &archives, &objects, storage, &|_| ())?.into_iter();
+        let mut remarks = Remarks::default();
+        let is_loose = |object: &&Object| is_data(&object.key) && !is_archive(&object.key);
+        let loose: Vec<&Object> = objects.iter().filter(|_| !archives.is_empty()).filter(is_loose).collect();
+        let mut files = Vec::with_capacity(objects.len());
+        for (at, object) in (0u32..).zip(&objects) {
+            if object.key.strip_suffix(INDEX_EXTENSION).is_some_and(is_archive) {
+                continue; // no file of the data set
+            }
+            if !is_archive(&object.key) {
+                let stored_bytes = object.size_bytes;
+                let extent = Extent { object: at, start: 0, stored_bytes, encoding: Encoding::Plain };
+                files.push(File { name: object.key.as_str().into(), extent, class: None });
+                continue;
+            }
+            let Index { members, remarks: of_archive } = indexes.next().unwrap_or_default();
+            let is_split = |member: &Member| SPLITS.iter().any(|split| member.name.starts_with(&format!("{split}/")));
+            let folder = match (object.key.rsplit_once('/'), split_of(&object.key)) {
+                (Some((folder, _)), _) => format!("{folder}/"),
+                (None, Some(split)) if is_found && !members.iter().any(is_split) => format!("{split}/"),
+                _ => String::new(),
+            };
+            if is_copy(&source.location(&object.key), &folder, &members, &loose)? {
+                remarks.note("archives that are not read, since all they hold lies beside them", &object.key);
+                continue;
+            }
+            remarks.append(&of_archive, object.key.rfind('/').map_or("", |at| &object.key[..=at]));
+            for Member { name, start, stored_bytes, encoding, class } in members {
+                let extent = Extent { object: at, start, stored_bytes, encoding };
+                let name = match class {
+                    // For all splits of the folder.
+                    None if encoding.is_class_names() => match object.key.rsplit_once('/') {
+                        Some((folder, _)) => format!("{folder}/{name}"),
+                        None => name,
+                    },
+                    None => format!("{folder}{name}"),
+                    Some(_) => format!("{folder}{}/{name}", object.key.rsplit('/').next().unwrap_or_default()),
+                };
+                files.push(File { name: name.into(), extent, class });
+            }
+        }
+        files.sort_by(|a, b| a.name.cmp(&b.name));
+        let object = |file: &File| &objects[file.extent.object as usize];
+        // Archives may bring the names of the classes, all the same ones; a file of that name comes first.
+        files.dedup_by(|other, one| {
+            let [one_brings, other_brings] = [&*one, &*other].map(|file| file.extent.encoding.is_class_names());
+            if one.name != other.name || !(one_brings || other_brings) {
+                return false;
+            }
+            if one_brings && !other_brings {
+                std::mem::swap(one, other);
+            }
+            one_brings != other_brings || one.extent.encoding == other.extent.encoding
+        });
+        if let Some([one, other]) = files.array_windows().find(|[one, other]| one.name == other.name) {
+            return Err(Error::dataset(
+                source.location(&object(other).key),
+                format!("{} is in it, and in {} too", one.name, source.location(&object(one).key)),
+                "Keep each file once: in one archive, or beside them",
+            ));
+        }
+        let objects = objects.into();
+        Ok(Tree { source, objects, files, remarks, requests_in_flight: storage.requests_in_flight })
+    }
+
+    /// The key of a path below the root.
+    fn key<'a>(&self, path: &'a Path) -> Option<&'a str> {
+        let root = self.source.location("");
+        let path = path.to_str()?;
+        if root.strip_suffix('/') == Some(path) { Some("") } else { path.strip_prefix(&root) }
+    }
+
+    fn find(&self, key: &str) -> Option<Extent> {
+        let at = self.files.binary_search_by(|file| (*file.name).cmp(key)).ok()?;
+        Some(self.files[at].extent)
+    }
+
+    fn files_below(&self, folder: &Path) -> impl Iterator<Item = &File> {
+        let prefix = self.key(folder).map(|key| if key.is_empty() { String::new() } else { format!("{key}/") });
+        let start =
+            prefix.as_ref().map_or(self.files.len(), |prefix| self.files.partition_point(|file| *file.name < **prefix));
+        self.files[start..].iter().take_while(move |file| file.name.starts_with(prefix.as_deref().unwrap_or_default()))
+    }
+
+    /// For each file below a folder: the next part of its name, and whether more follows.
+    fn below(&self, folder: &Path) -> impl Iterator<Item = (&str, bool)> {
+        let depth = self.key(folder).map_or(0, |key| if key.is_empty() { 0 } else { key.len() + 1 });
+        let rests = self.files_below(folder).map(move |file| &file.name[depth..]);
+        // What ends in `/` is a mark that some tools leave for a folder.
+        rests.filter(|rest| !rest.is_empty() && !rest.ends_with('/')).map(|rest| match rest.split_once('/') {
+            Some((name, _)) => (name, true),
+            None => (rest, false),
+        })
+    }
+}
+
+/// Whether an archive, of these `members` in `folder`, is what the files beside it were unpacked from; `loose` are all files
+/// of data outside of archives, sorted. Where there are some, what else it holds is no part of the data set by mistake.
+///
+/// # Errors
+/// A member that is data and not beside the archive, where others are.
+fn is_copy(archive: &str, folder: &str, members: &[Member], loose: &[&Object]) -> Result<bool> {
+    let start = loose.partition_point(|object| object.key.as_str() < folder);
+    let Some(file) = loose.get(start).filter(|object| object.key.starts_with(folder)) else { return Ok(false) };
+    let is_beside = |member: &&Member| {
+        let name = format!("{folder}{}", member.name);
+        let found = loose.binary_search_by(|object| object.key.cmp(&name));
+        found.is_ok_and(|at| loose[at].size_bytes == member.size_bytes())
+    };
+    let mut data = members.iter().filter(|member| member.class.is_some() || is_data(&member.name));
+    match data.find(|member| !is_beside(member)) {
+        None => Ok(true),
+        Some(Member { name, .. }) => Err(Error::dataset(
+            archive,
+            format!("it holds {name}, which does not lie beside it, though other data does: {}", file.key),
+            "Keep a split in archives or in files: pack the rest too, or move the archive elsewhere",
+        )),
+    }
+}
+
+/// The folder of all that a source holds, as one may join a name to it.
+fn root_of(source: &dyn Source) -> PathBuf {
+    let root = source.location("");
+    let is_root = root.ends_with(":///");
+    if is_root { root.into() } else { root.trim_end_matches('/').into() }
+}

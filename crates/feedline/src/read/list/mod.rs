@@ -1,0 +1,20 @@
+//! Samples by number, wherever they lie: pictures and files of a folder, a bucket or archives, rows of one file, parts of
+//! files. Owns their order, which depends on names and lists alone.
+
+mod file_slices;
+mod files;
+pub(in crate::read) mod folder;
+pub(in crate::read) mod images;
+mod open_file;
+pub mod pack;
+mod rows;
+pub(in crate::read) mod sample_reader;
+
+pub use file_slices::FileSlices;
+pub use files::{FileEntry, FileList};
+pub use folder::Folder;
+pub(crate) use images::fingerprint;
+pub use images::{ImageEntry, ImageList, read_classes};
+pub use open_file::open_file;
+pub use rows::{RowFile, rows_fingerprint};
+pub use sample_reader::{FileSlice, SampleReader, read_sample};

@@ -1,0 +1,181 @@
+//! Where data lies, as a person writes it: a path, a URL, archives that are named, a folder inside of them. Owns how such
+//! a name is taken apart, and what is refused of it.
+
+use crate::error::{Error, Result};
+use crate::read::names::{INCOMPLETE, SPLITS, is_archive, is_openable, is_parquet};
+use crate::url::{is_url, without_query};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// That the URL of data holds no secret: a query, as that of a presigned URL, which is a signature, or a user's name and
+/// password. Whatever it is the name of, the name is printed, and stands in files.
+///
+/// # Errors
+/// One that does.
+pub fn check_url(url: &str) -> Result<()> {
+    let Some((scheme, rest)) = url.split_once("://").filter(|_| is_url(Path::new(url))) else { return Ok(()) };
+    let host = rest.split('/').next().unwrap_or_default();
+    if scheme == "file" || !host.contains('@') && !rest.contains(['?', '#']) {
+        return Ok(());
+    }
+    let shown = without_query(url);
+    Err(Error::config(
+        format!(
+            "{}: a URL of data holds no credentials and no query, and nothing behind a `#`",
+            shown.split('#').next().unwrap_or_default()
+        ),
+        "Give the credentials in the environment, with a bucket as s3://BUCKET/FOLDER; what presigned URLs name has to be \
+         downloaded",
+    ))
+}
+
+/// Why no request can name the object with this key, if that is so. What a URL holds as it is: it is taken apart at each
+/// `/`, and `..` leads out of a folder.
+pub(in crate::read) fn unreadable(key: &str) -> Option<&'static str> {
+    match key {
+        "" => Some("its name is empty"),
+        _ if key.starts_with('/') => Some("its name begins with `/`"),
+        _ if key.ends_with('/') => Some("its name ends in `/`, as that of a folder"),
+        _ if key.split('/').any(|part| matches!(part, "." | "..")) => Some("a part of its name is `.` or `..`"),
+        _ if key.contains(|letter: char| letter.is_ascii_control()) => Some("its name holds a control character"),
+        _ => None,
+    }
+}
+
+/// A path that names archives: the folder they lie in, their names, and the rest, a folder inside of them.
+pub(in crate::read) struct Named<'a> {
+    pub(in crate::read) folder: &'a str,
+    pub(in crate::read) names: Vec<String>,
+    pub(in crate::read) inside: &'a str,
+}
+
+pub(in crate::read) fn archives_named(path: &Path) -> Option<Named<'_>> {
+    let text = path.to_str()?;
+    let local = if is_url(path) { text.strip_prefix("file://") } else { Some(text) };
+    // The name of a bucket or a host is none of an archive.
+    let rest = local.or_else(|| text.split_once("://")?.1.split_once('/').map(|(_, rest)| rest))?;
+    let mut start = 0;
+    for part in rest.split('/') {
+        let end = start + part.len();
+        if is_openable(part) && !local.is_some_and(|local| Path::new(&local[..end]).is_dir()) {
+            let folder = &text[..text.len() - rest.len() + start];
+            let folder = folder.strip_suffix('/').unwrap_or(folder);
+            return Some(Named { folder, names: expand(part), inside: rest[end..].trim_matches('/') });
+        }
+        start = end + 1;
+    }
+    None
+}
+
+/// Whether a path leads to an archive that it names, or into one.
+pub fn is_in_archive(path: &Path) -> bool {
+    archives_named(path).is_some()
+}
+
+/// The folder of this machine and the names of the archives that a path names; `None` if it names none.
+pub fn local_archives(path: &Path) -> Option<(PathBuf, Vec<String>)> {
+    let Named { folder, names, inside } = archives_named(path).filter(|_| !is_url(path))?;
+    let folder = match folder {
+        "" if path.is_absolute() => "/",
+        "" => ".",
+        folder => folder,
+    };
+    inside.is_empty().then(|| (folder.into(), names))
+}
+
+/// Whether archives lie in a folder of this machine, or in that of a split.
+pub fn holds_archives(folder: &Path) -> bool {
+    std::iter::once("").chain(SPLITS).any(|split| {
+        let folder = folder.join(split);
+        let names = fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        let names: Vec<String> = names.filter_map(|name| name.into_string().ok()).collect();
+        // A Parquet file beside class folders says something about them ([`crate::read::archive::finder`]).
+        let has_folders = || names.iter().any(|name| !name.starts_with('.') && folder.join(name).is_dir());
+        names.iter().any(|name| is_archive(name) && !is_parquet(name))
+            || names.iter().any(|name| is_parquet(name)) && !has_folders()
+    })
+}
+
+/// Names that a pattern stands for, at most.
+const NAMES_MAX: usize = 1 << 20;
+
+/// `a{08..10}b` as a08b, a09b, a10b, each pair of braces in turn. What is no range, or of too many names, stays as it is.
+fn expand(name: &str) -> Vec<String> {
+    let Some((before, (range, after))) =
+        name.split_once('{').and_then(|(before, rest)| Some((before, rest.split_once('}')?)))
+    else {
+        return vec![name.to_owned()];
+    };
+    let rests = expand(after);
+    let numbers = range.split_once("..").and_then(|(first, last)| {
+        let (from, to): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+        (from <= to && to - from < (NAMES_MAX / rests.len()) as u64).then_some((from..=to, first.len()))
+    });
+    match numbers {
+        None => rests.iter().map(|rest| format!("{before}{{{range}}}{rest}")).collect(),
+        Some((numbers, digits)) => numbers
+            .flat_map(|number| rests.iter().map(move |rest| format!("{before}{number:0digits$}{rest}")))
+            .collect(),
+    }
+}
+
+/// The text of a URL that was taken apart as a path, which loses one of its two `/`.
+pub(in crate::read) fn url_of(path: &Path) -> String {
+    let text = path.display().to_string();
+    if text.contains("://") { text } else { text.replacen(":/", "://", 1) }
+}
+
+/// What is said of an archive that is compressed as a whole.
+pub(in crate::read) fn compressed(path: impl Into<PathBuf>) -> Error {
+    Error::dataset(
+        path,
+        "compressed archives are not read: nothing in them can be found without unpacking the whole",
+        "Write them without compression; pictures hardly get smaller",
+    )
+}
+
+/// What is said of a folder in which [`INCOMPLETE`] lies.
+pub(in crate::read) fn incomplete(folder: impl Into<PathBuf>) -> Error {
+    let problem = format!("`feedline pack` has not finished this folder: there is a file {INCOMPLETE} in it");
+    let remedy = "Remove the folder and pack again. If this is a copy of one that was finished since, copy the rest, remove \
+                  the file here too, and list a bucket anew: feedline index --refresh URL";
+    Error::dataset(folder, problem, remedy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn archives_that_a_path_names_are_told_from_buckets_hosts_and_folders() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("folder.zip");
+        fs::create_dir(&folder).unwrap();
+        let folder = folder.display();
+        let long = ["x-08.tar", "x-09.tar", "x-10.tar"];
+        for (path, expect) in [
+            ("s3://b.zip/x.tar".into(), Some(("s3://b.zip", &["x.tar"][..], ""))),
+            ("s3://b/a/x-{08..10}.tar/train/cat/".into(), Some(("s3://b/a", &long, "train/cat"))),
+            ("https://example.zip".into(), None),
+            ("https://example.zip/train".into(), None),
+            ("https://host/x.mds".into(), Some(("https://host", &["x.mds"], ""))),
+            ("file:///x.npz/a.npy".into(), Some(("file://", &["x.npz"], "a.npy"))),
+            (format!("file://{folder}/x.tar"), Some((&*format!("file://{folder}"), &["x.tar"], ""))),
+            (format!("{folder}/train"), None),
+            ("x.zip".into(), Some(("", &["x.zip"], ""))),
+            ("s3://b/x.tar.index".into(), None),
+            ("x-{3..1}.tar".into(), Some(("", &["x-{3..1}.tar"], ""))),
+        ] {
+            let path: String = path;
+            let named = archives_named(Path::new(&path));
+            let found = named.as_ref().map(|Named { folder, names, inside }| (*folder, names.clone(), *inside));
+            let expect = expect.map(|(folder, names, inside)| {
+                (folder, names.iter().map(|name| name.to_string()).collect::<Vec<_>>(), inside)
+            });
+            assert_eq!(found, expect, "{path}");
+        }
+        assert_eq!(expand("{0..1}-{08..09}.tar"), ["0-08.tar", "0-09.tar", "1-08.tar", "1-09.tar"]);
+        assert_eq!(expand("x{a}-{0..1}{.tar"), ["x{a}-0{.tar", "x{a}-1{.tar"]);
+        assert_eq!(expand("{0..9999999}-{0..9999999}").len(), 1, "too many");
+    }
+}

@@ -1,0 +1,63 @@
+//! At most so many requests under way. Owns the permits; who waits does so before the time of a request begins.
+
+use crate::read::source::{Object, RangeRequest, ReadError, Source};
+use crate::stop::{PATIENCE, Stop};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+/// Lets only so many requests of all threads through at once.
+#[derive(Debug)]
+pub struct Limit {
+    inner: Arc<dyn Source>,
+    free: Mutex<usize>,
+    freed: Condvar,
+}
+
+/// One request's right to be under way.
+struct Permit<'a>(&'a Limit);
+
+impl Limit {
+    /// `inner`, with at most `requests` at once, and at least one.
+    pub fn new(inner: Arc<dyn Source>, requests: usize) -> Limit {
+        Limit { inner, free: Mutex::new(requests.max(1)), freed: Condvar::new() }
+    }
+
+    fn permit(&self, key: &str, stop: &Stop) -> Result<Permit<'_>, ReadError> {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        while *free == 0 {
+            if stop.is_stopped() {
+                return Err(ReadError::stopped(self.location(key)));
+            }
+            free = self.freed.wait_timeout(free, PATIENCE).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        *free -= 1;
+        Ok(Permit(self))
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.0.freed.notify_one();
+    }
+}
+
+impl Source for Limit {
+    fn location(&self, key: &str) -> String {
+        self.inner.location(key)
+    }
+
+    fn get(&self, want: &RangeRequest<'_>, into: &mut Vec<u8>) -> Result<(), ReadError> {
+        let _permit = self.permit(want.key, want.stop)?;
+        self.inner.get(want, into)
+    }
+
+    fn list(&self, prefix: &str, stop: &Stop) -> Result<Vec<Object>, ReadError> {
+        let _permit = self.permit(prefix, stop)?;
+        self.inner.list(prefix, stop)
+    }
+
+    fn head(&self, key: &str, stop: &Stop) -> Result<Object, ReadError> {
+        let _permit = self.permit(key, stop)?;
+        self.inner.head(key, stop)
+    }
+}

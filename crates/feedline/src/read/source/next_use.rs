@@ -1,0 +1,76 @@
+//! The order of a run as a cache wants to know it: when each sample is needed next.
+
+use crate::plan::Plan;
+use crate::read::source::NextUse;
+use std::sync::{Mutex, PoisonError};
+
+/// Samples above which no place is remembered: eight bytes for each.
+const MOST_SAMPLES: u64 = 1 << 27;
+
+/// The order of a run, as a cache wants to know it: at which place of this epoch and the next a sample is needed.
+#[derive(Debug)]
+pub(in crate::read) struct Order {
+    plan: Plan,
+    now: Mutex<Now>,
+}
+
+#[derive(Debug, Default)]
+struct Now {
+    epoch: u64,
+    position: u64,
+    /// For this epoch and the next: the place of each sample. Empty until somebody asks.
+    places: [Vec<u32>; 2],
+}
+
+/// No place.
+const NOWHERE: u32 = u32::MAX;
+
+impl Order {
+    pub(in crate::read) fn new(plan: Plan) -> Order {
+        Order { plan, now: Mutex::default() }
+    }
+
+    pub(in crate::read) fn reached(&self, epoch: u64, position: u64) {
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = &mut *now;
+        let [this, next] = &mut now.places;
+        if epoch == now.epoch + 1 {
+            (*this, *next) = (std::mem::take(next), Vec::new());
+        } else if epoch != now.epoch {
+            (*this, *next) = (Vec::new(), Vec::new());
+        } else if position <= now.position {
+            return;
+        }
+        (now.epoch, now.position) = (epoch, position);
+    }
+
+    /// The first place of each sample in an epoch.
+    fn places(&self, epoch: u64) -> Vec<u32> {
+        let mut places = vec![NOWHERE; self.plan.len() as usize];
+        let order = self.plan.epoch(epoch);
+        for position in (0..order.total_size()).rev() {
+            places[order.at(position).index as usize] = position as u32;
+        }
+        places
+    }
+}
+
+impl NextUse for Order {
+    fn next_use(&self, sample: u64) -> f64 {
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        let (epoch, len) = (now.epoch, self.plan.epoch_len().max(1) as f64);
+        if self.plan.len() > MOST_SAMPLES {
+            return epoch as f64 + 1.0;
+        }
+        for ahead in 0..2 {
+            if now.places[ahead].is_empty() {
+                now.places[ahead] = self.places(epoch + ahead as u64);
+            }
+            let place = now.places[ahead].get(sample as usize).copied().unwrap_or(NOWHERE);
+            if place != NOWHERE && (ahead == 1 || u64::from(place) > now.position) {
+                return (epoch + ahead as u64) as f64 + f64::from(place) / len;
+            }
+        }
+        epoch as f64 + 2.0
+    }
+}

@@ -1,0 +1,164 @@
+//! How objects are read: the settings of storage, and which paths they map to URLs.
+
+use crate::error::{Error, Result};
+use crate::read::location::check_url;
+use crate::read::source::cache_folder::CacheMode;
+use crate::url::is_url;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// How objects are read. Changes speed and patience, never what is read. Credentials are not settings: they come from
+/// where the provider's own tools take them, or from a client of the caller's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Storage {
+    /// URL of a server that speaks S3; empty is `AWS_ENDPOINT_URL`, or AWS itself.
+    pub endpoint: String,
+    /// Region of the bucket; empty is `AWS_REGION`, or the profile's.
+    pub region: String,
+    /// Reads without credentials what is public.
+    pub anonymous: bool,
+    /// Requests under way at once, in each process.
+    pub requests_in_flight: usize,
+    /// Time for one request of up to 16 MiB, and again for each further 16 MiB.
+    pub timeout_s: f64,
+    /// Time for one read with all its tries.
+    pub retry_s: f64,
+    /// Folder that keeps what was read, for all ranks and jobs of a machine; empty is none.
+    pub cache_dir: PathBuf,
+    /// What the cache may hold.
+    pub cache_bytes: u64,
+    /// Who shares it.
+    pub cache_mode: CacheMode,
+    /// `PREFIX=URL`: a path that begins with PREFIX is read from URL instead. Empty is none.
+    pub map: String,
+    /// Where listings are kept; empty is `feedline/listings` in the user's folder for caches.
+    pub listings_dir: PathBuf,
+    /// What another client of the caller's signs with, in place of the environment. Never written anywhere.
+    #[serde(skip)]
+    pub credentials: Option<Credentials>,
+}
+
+/// Keys of an S3 account.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    pub access_key_id: String,
+    pub secret_access_key: String,
+    pub session_token: Option<String>,
+}
+
+impl fmt::Debug for Credentials {
+    /// Without them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credentials(...)")
+    }
+}
+
+impl Default for Storage {
+    fn default() -> Storage {
+        Storage {
+            endpoint: String::new(),
+            region: String::new(),
+            anonymous: false,
+            requests_in_flight: 64,
+            timeout_s: 30.0,
+            retry_s: 120.0,
+            cache_dir: PathBuf::new(),
+            cache_bytes: 0,
+            cache_mode: CacheMode::Private,
+            map: String::new(),
+            listings_dir: PathBuf::new(),
+            credentials: None,
+        }
+    }
+}
+
+impl Storage {
+    /// That the settings make sense.
+    ///
+    /// # Errors
+    /// The first that does not.
+    pub fn check(&self) -> Result<()> {
+        let positive = |value: f64| value > 0.0 && value <= 1e9;
+        let checks = [
+            ((1..=4096).contains(&self.requests_in_flight), "storage.requests_in_flight", "1 to 4096"),
+            (positive(self.timeout_s), "storage.timeout_s", "above 0"),
+            (positive(self.retry_s), "storage.retry_s", "above 0"),
+            (
+                self.map.is_empty() || self.mapping().is_some_and(|(_, url)| check_url(url).is_ok()),
+                "storage.map",
+                "PREFIX=URL, for example /data=s3://bucket/data, with a URL that holds no credentials and no query",
+            ),
+            (
+                self.cache_dir.as_os_str().is_empty() == (self.cache_bytes == 0),
+                "storage.cache_bytes",
+                "above 0 together with storage.cache_dir, or neither",
+            ),
+            (!self.endpoint.contains(['@', '?']), "storage.endpoint", "a URL without credentials"),
+            (
+                self.endpoint.is_empty()
+                    || self.endpoint.starts_with("http://")
+                    || self.endpoint.starts_with("https://"),
+                "storage.endpoint",
+                "a URL that begins with http:// or https://",
+            ),
+        ];
+        match checks.into_iter().find(|(good, ..)| !good) {
+            Some((_, key, range)) => {
+                Err(Error::config(format!("{key} is out of range"), format!("It must be {range}")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn mapping(&self) -> Option<(&str, &str)> {
+        self.map.split_once('=').filter(|(prefix, url)| !prefix.is_empty() && is_url(Path::new(url)))
+    }
+
+    /// Where `path` is read from: another place if it falls under [`Storage::map`].
+    pub fn resolve(&self, path: &Path) -> PathBuf {
+        let mapped = self.mapping().and_then(|(prefix, url)| {
+            let rest = path.strip_prefix(prefix).ok()?.to_str()?;
+            Some(PathBuf::from(format!("{}/{rest}", url.trim_end_matches('/')).trim_end_matches('/')))
+        });
+        mapped.unwrap_or_else(|| path.to_path_buf())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_mapped_to_urls() {
+        let storage = Storage { map: "/data/imagenet=s3://bucket/in/".into(), ..Storage::default() };
+        storage.check().unwrap();
+        for (path, expect) in [
+            ("/data/imagenet/train/a.jpg", "s3://bucket/in/train/a.jpg"),
+            ("/data/imagenet", "s3://bucket/in"),
+            ("/data/imagenet2/a.jpg", "/data/imagenet2/a.jpg"),
+            ("s3://other/x", "s3://other/x"),
+        ] {
+            assert_eq!(storage.resolve(Path::new(path)), PathBuf::from(expect));
+        }
+        for map in ["/data", "=s3://b", "/data=/other"] {
+            assert!(Storage { map: map.into(), ..Storage::default() }.check().is_err(), "{map}");
+        }
+    }
+
+    #[test]
+    fn a_url_of_data_holds_no_secret() {
+        for url in
+            ["https://h/x?X-Amz-Signature=hidden", "s3://key:hidden@bucket/x", "az://c/x?sig=hidden", "http://h#hidden"]
+        {
+            let text = check_url(url).unwrap_err().to_string();
+            assert!(!text.contains("hidden") && text.contains("downloaded"), "{text}");
+            let map = Storage { map: format!("/data={url}"), ..Storage::default() };
+            assert!(!map.check().unwrap_err().to_string().contains("hidden"));
+        }
+        for path in ["/data/a?b", "s3://bucket/a@b", "file:///a?b#c", "a@b"] {
+            check_url(path).unwrap();
+        }
+    }
+}
