@@ -92,6 +92,7 @@ UNSAFE = {
     "crates/feedline-py/src/memory.rs": "reads the memory of NumPy arrays",
     "crates/feedline/src/augment/normalize.rs": "calls AVX2 code that was detected",
     "crates/feedline/src/augment/resize/passes.rs": "calls AVX2 code that was detected",
+    "crates/feedline/src/decode/jpeg/mod.rs": "calls AVX2 code that was detected",
     "crates/feedline/src/decode/jpeg/simd.rs": "calls AVX2 code that was detected",
     "crates/feedline/src/sample/buffer.rs": "several threads write disjoint slots of one buffer",
 }
