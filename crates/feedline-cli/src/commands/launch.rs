@@ -1,7 +1,7 @@
 //! `feedline launch`: the same command on several ranks. Finds mpirun, passes the right flags, and after a death starts
 //! the job again; what the ranks do is the command's own business.
 
-use crate::Done;
+use crate::exit::Done;
 use clap::Args as ClapArgs;
 use feedline::train::ranks::INSTALL;
 use feedline::{Error, Result};

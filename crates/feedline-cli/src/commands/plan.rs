@@ -1,6 +1,6 @@
 //! `feedline plan`: what `set_epoch` does, and who gets what.
 
-use crate::Done;
+use crate::exit::Done;
 use clap::{Args as ClapArgs, ValueEnum};
 use feedline::plan::{EpochPlan, Permutation, Plan, Request, Tail};
 use feedline::read::read_text;

@@ -1,8 +1,8 @@
 //! One pass of the network on Burn: pictures and distances in, logits out, gradients back into a flat vector. Owns every
 //! call into Burn; it changes no parameter.
 
-use super::fold::patches;
-use super::model::{CORNERS, Model, PATCH_PX, SEMANTIC_BLOCKS, SKETCH_BLOCKS, SKETCH_CLASSES};
+use super::fold::{CORNERS, PATCH_PX, patches};
+use super::model::{Model, SEMANTIC_BLOCKS, SKETCH_BLOCKS, SKETCH_CLASSES};
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Int, Tensor, TensorData, activation, module};
 use std::ops::Range;

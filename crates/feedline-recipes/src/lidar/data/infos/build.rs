@@ -6,7 +6,7 @@ use super::super::camera::Camera;
 use super::super::frame::{Annos, DbObject, Frame, Image, PointCloud};
 use super::super::kitti;
 use super::super::options::Layout;
-use super::read_db;
+use super::read::read_db;
 use feedline::augment::boxes::Box3d;
 use feedline::decode::{NPY_HEADER_BYTES_MAX, NpyHeader, decode_points, dimensions};
 use feedline::read::{Storage, read_start, read_text};
