@@ -2,7 +2,7 @@
 //! format.
 
 use crate::mutate::{Draw, mutate};
-use crate::targets::{Bench, Target, Verdict};
+use crate::targets::{Bench, Target, Verdict, kind};
 use crate::{Flags, MEMORY};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -116,39 +116,6 @@ impl Report {
             failures: value["failures"].as_array()?.iter().map(failure).collect::<Option<_>>()?,
         })
     }
-}
-
-/// Words without what differs from input to input: numbers, names, and all that is quoted or in brackets.
-pub fn kind(said: &str) -> String {
-    let mut plain = String::new();
-    let mut open = Vec::new();
-    let mut before = ' ';
-    for letter in said.chars().take(1000) {
-        let closes = open.last() == Some(&letter);
-        match letter {
-            _ if closes => drop(open.pop()),
-            '{' => open.push('}'),
-            '[' => open.push(']'),
-            '`' | '"' => open.push(letter),
-            // But not the one in `Pillow's`.
-            '\'' if !before.is_alphanumeric() => open.push(letter),
-            _ if open.is_empty() => plain.push(letter),
-            _ => {}
-        }
-        before = letter;
-    }
-    let is_word = |word: &&str| {
-        word.chars().all(|letter| letter.is_ascii_graphic() && !letter.is_ascii_digit() && letter != '\\')
-    };
-    let mut kind = String::new();
-    for word in plain.split_whitespace() {
-        let word = if is_word(&word) { word } else { "#" };
-        if word != "#" || !kind.ends_with('#') {
-            kind += if kind.is_empty() { "" } else { " " };
-            kind += word;
-        }
-    }
-    kind.chars().take(160).collect()
 }
 
 /// Where the input lies that a worker is at.

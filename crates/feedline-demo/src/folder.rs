@@ -1,5 +1,6 @@
 //! Demo data sets on disk, whole or not at all. Owns the file that says so, the folder that is written beside and put
 //! in place by a rename, and the two threads that draw; what is drawn belongs to the modules beside.
+#![expect(clippy::disallowed_methods, reason = "owns the folder of a drawn data set")]
 
 use feedline::train::lock::locks_reach_everyone;
 use feedline::{Error, Result};

@@ -3,6 +3,7 @@
 //!
 //! The class is in the outline alone: area, colour, place, turn, background and stray lines are drawn from the same
 //! distributions for all classes, so that no linear function of the pixels tells them apart.
+#![expect(clippy::disallowed_methods, reason = "writes the files of a drawn data set")]
 
 use crate::folder::{Marker, write_each, write_whole};
 use feedline::plan::rng::SampleRng;

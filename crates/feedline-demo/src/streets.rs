@@ -2,6 +2,7 @@
 //! what; the streets belong to `street.rs`, what the lidar and the camera see of them to `sensors.rs`, the text files to `files.rs`.
 //!
 //! Classes are told by shape. There are walls, poles, trees, bushes and bins besides, and what hides what follows from the rays.
+#![expect(clippy::disallowed_methods, reason = "writes the files of a drawn data set")]
 
 mod camera;
 mod cast;

@@ -3,12 +3,11 @@
 
 use crate::array::{Array, capsule};
 use crate::errors::raise;
-use crate::plan::Plan;
+use crate::plan::{Plan, parse_cursor};
 use crate::source::Source;
 use crate::steps::is_inside;
 use feedline::deliver::{LoaderOptions, OnBadSample};
 use feedline::event::{Event, Sink};
-use feedline::plan::Cursor;
 use feedline::{Batch, BatchField, Error, Result};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -20,14 +19,6 @@ use std::time::{Duration, Instant};
 
 /// How long a wait may keep Python's signals waiting.
 const SIGNALS: Duration = Duration::from_millis(50);
-
-/// Reads a cursor.
-pub fn parse_cursor(py: Python<'_>, json: &str) -> PyResult<Cursor> {
-    serde_json::from_str(json).map_err(|e| {
-        let problem = format!("this is no state of a loader or sampler: {e}");
-        raise(py, Error::config(problem, "Give what state_dict() returned, unchanged"))
-    })
-}
 
 /// Warnings and replaced samples go to a function of Python's, as JSON.
 struct Listener(Py<PyAny>);

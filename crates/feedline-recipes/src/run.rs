@@ -1,5 +1,6 @@
 //! A training run of any recipe: from settings to a run folder. Puts task, data, phases and loop together; owns no step of
 //! any of them, and knows no recipe and no tensor framework.
+#![expect(clippy::disallowed_methods, reason = "reads the settings and the list of a run that goes on")]
 
 use crate::recipe::{Finished, RunFigures, Setup, Trainable};
 use crate::settings::{CONFIG, Settings};
@@ -15,7 +16,7 @@ use feedline::train::run::{CHECKPOINTS, RunFolder};
 use feedline::train::{FitContext, FitData, Outcome, Tally, Task, fit};
 use feedline::{Error, Result};
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -336,7 +337,7 @@ fn same_files(dir: &Path, files: &[(&'static str, String)], is_same: bool, is_tr
         }
         let (old, now): (Vec<&str>, Vec<&str>) = (old.lines().collect(), now.lines().collect());
         let without = |these: &[&str], others: &[&str]| -> Vec<String> {
-            let others: HashSet<&str> = others.iter().copied().collect();
+            let others: BTreeSet<&str> = others.iter().copied().collect();
             these.iter().filter(|name| !others.contains(*name)).map(|name| name.to_string()).collect()
         };
         let (added, removed) = (without(&now, &old), without(&old, &now));

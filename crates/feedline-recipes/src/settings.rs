@@ -1,6 +1,7 @@
 //! Settings of any recipe, in two steps: what was said (the embedded defaults, a file, the command line, merged key by
 //! key) and what it means (the recipe's own structure, checked). Owns the merging and what may change when a run goes on;
 //! knows no key but those that every recipe has.
+#![expect(clippy::disallowed_methods, reason = "reads files of settings, and checks the paths in them")]
 
 use feedline::deliver::{LoaderOptions, OnBadSample};
 use feedline::event::Sink;

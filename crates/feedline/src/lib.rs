@@ -48,6 +48,7 @@
 //!
 //! Recipes (crate `feedline-recipes`) put the stages together for one family of work through [`pipeline::Pipeline`].
 #![deny(unsafe_code)]
+#![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::disallowed_types))]
 
 pub mod plan;
 

@@ -1,6 +1,7 @@
 //! What the stages did: items, bytes, busy time, and time blocked. Counted by each worker on its own and added to the
 //! shared figures once a claim, so that counting costs nothing that can be measured. Owns the memory budget of samples
 //! under way too, because it is the same worker that waits.
+#![expect(clippy::disallowed_methods, reason = "measures times, which no batch sees")]
 
 use crate::error::Stage;
 use crate::stop::Stop;

@@ -1,4 +1,5 @@
 //! Cancellation: one flag that all who work for a loader look at.
+#![expect(clippy::disallowed_methods, reason = "bounds a wait, which no batch sees")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -56,6 +56,39 @@ impl Verdict {
     }
 }
 
+/// Words without what differs from input to input: numbers, names, and all that is quoted or in brackets.
+pub fn kind(said: &str) -> String {
+    let mut plain = String::new();
+    let mut open = Vec::new();
+    let mut before = ' ';
+    for letter in said.chars().take(1000) {
+        let closes = open.last() == Some(&letter);
+        match letter {
+            _ if closes => drop(open.pop()),
+            '{' => open.push('}'),
+            '[' => open.push(']'),
+            '`' | '"' => open.push(letter),
+            // But not the one in `Pillow's`.
+            '\'' if !before.is_alphanumeric() => open.push(letter),
+            _ if open.is_empty() => plain.push(letter),
+            _ => {}
+        }
+        before = letter;
+    }
+    let is_word = |word: &&str| {
+        word.chars().all(|letter| letter.is_ascii_graphic() && !letter.is_ascii_digit() && letter != '\\')
+    };
+    let mut kind = String::new();
+    for word in plain.split_whitespace() {
+        let word = if is_word(&word) { word } else { "#" };
+        if word != "#" || !kind.ends_with('#') {
+            kind += if kind.is_empty() { "" } else { " " };
+            kind += word;
+        }
+    }
+    kind.chars().take(160).collect()
+}
+
 /// What targets work with.
 pub struct Bench {
     /// A folder for the files that they read.

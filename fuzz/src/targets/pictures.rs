@@ -1,9 +1,8 @@
 //! Pictures: whole, in part, scaled and kept in memory they are the same, and they are Pillow's.
 
-use super::{Bench, Verdict};
+use super::{Bench, Verdict, kind};
 use crate::mutate::Draw;
 use crate::pillow::Said;
-use crate::worker::kind;
 use feedline::augment::{Filter, ImageOp};
 use feedline::decode::{
     CropBox, DecodedCache, Fault, Limits, RgbImage, decode_depth_u16, decode_labels_u8, decode_rgb, decode_rgb_part,

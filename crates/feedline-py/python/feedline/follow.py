@@ -6,13 +6,20 @@ from __future__ import annotations
 
 import sys
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from . import _native
 from .errors import ConfigError
 
-if TYPE_CHECKING:
-    from .loader import DataLoader
+
+class Follower(Protocol):
+    """The members of ``DataLoader`` through which a sampler leads it."""
+
+    _loaded_epoch: int | None
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
+    def set_epoch(self, epoch: int) -> None: ...
 
 
 class Followed:
@@ -76,7 +83,7 @@ class Followed:
     def _now(self) -> Any:
         return (self.sampler.epoch, self.sampler._start, self.sampler.plan) if self._is_ours else (self.sampler.epoch,)
 
-    def lead(self, loader: DataLoader) -> None:
+    def lead(self, loader: Follower) -> None:
         """Brings the loader to where the sampler says that it is."""
         if self._order() != self._facts:
             raise ConfigError(

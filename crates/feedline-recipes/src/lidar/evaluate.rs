@@ -1,4 +1,5 @@
 //! An evaluation: a network on every frame of a split, KITTI's average precision, and the detections as KITTI's label files.
+#![expect(clippy::disallowed_methods, reason = "looks which files of detections there are")]
 
 use super::config::Config;
 use super::data::frame::Annos;

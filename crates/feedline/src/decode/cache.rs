@@ -1,5 +1,6 @@
 //! Decoded pictures kept in memory, so that a small data set stops decoding after its first epoch. Owns what is kept
 //! and how much; decodes nothing itself. It changes speed only: what is kept is what decoding would give again.
+#![expect(clippy::disallowed_types, reason = "samples are looked up by number, never listed")]
 
 use crate::decode::image::{CropBox, Header, RgbImage};
 use std::collections::HashMap;

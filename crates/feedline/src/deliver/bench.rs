@@ -1,5 +1,6 @@
 //! Measuring a loader without a model: samples a second, the first batch, memory, and in words what limits it. Owns the
 //! reading of the figures; changes nothing of what is delivered.
+#![expect(clippy::disallowed_methods, reason = "measures, and writes what it measured")]
 
 use super::{Loader, Span, StageCount, StatsSnapshot};
 use crate::error::{Error, Result, Stage};

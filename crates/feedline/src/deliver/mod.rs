@@ -400,6 +400,7 @@ impl Loader {
         match &self.pool {
             Some(pool) => pool.next(wait_max),
             None => {
+                #[expect(clippy::disallowed_methods, reason = "measures the wait for a batch, which no batch sees")]
                 let asked = Instant::now();
                 let plan = self.serial.as_mut().and_then(Iterator::next);
                 let batch =

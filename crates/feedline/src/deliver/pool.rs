@@ -1,6 +1,7 @@
 //! The worker pool: threads that make samples straight into the batches they belong to, oldest batch first, and the
 //! queue that hands whole batches over in plan order. Owns all locking; knows nothing of epochs' meaning or policies
 //! beyond passing them on.
+#![expect(clippy::disallowed_methods, reason = "measures the waits of workers, which no batch sees")]
 
 use super::batches::{BatchRequest, BatchSampler, batch};
 use super::make::{Made, OnBadSample, make_or_replace};

@@ -1,6 +1,7 @@
 //! Reading ahead: threads that fetch the bytes of samples before a worker asks for them, in the order of the plan, so that
 //! the time a network takes to answer is nobody's waiting. Owns how far ahead, which a byte budget decides; what is read
 //! is the pipeline's.
+#![expect(clippy::disallowed_methods, reason = "measures the waits for reads, which no batch sees")]
 
 use super::batches::BatchSampler;
 use crate::error::{Error, Result, Stage};

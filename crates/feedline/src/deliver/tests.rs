@@ -1,3 +1,5 @@
+//! Tests of the loader with numbered samples, so that any misorder shows: workers, replaced samples, stop and resume.
+
 use super::*;
 use crate::error::Stage;
 use crate::pipeline::Raw;

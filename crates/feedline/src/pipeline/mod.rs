@@ -17,7 +17,7 @@ use crate::meter::SampleContext;
 use crate::plan::{Plan, Request};
 use crate::read::{ReadError, SampleReader};
 use crate::sample::{Array, Collate, FieldSpec, Sample, Slot};
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 /// The bytes of one sample as read: one part per file or range, in an order the pipeline defines. Reused from sample
 /// to sample, so that reading allocates nothing in the steady state.
@@ -127,7 +127,7 @@ pub trait Pipeline: Send + Sync {
 /// # Errors
 /// What `sink` reports.
 pub fn tell<'p>(data: impl IntoIterator<Item = &'p dyn Pipeline>, sink: &dyn Sink) -> Result<()> {
-    let mut told = HashSet::new();
+    let mut told = BTreeSet::new();
     for message in data.into_iter().flat_map(Pipeline::warnings) {
         if told.insert(message.clone()) {
             sink.emit(&Event::Warning { message })?;

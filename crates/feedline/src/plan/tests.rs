@@ -1,3 +1,5 @@
+//! Tests of plans: torch's order, each sample once over all ranks, cursors, replacements.
+
 use super::*;
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,3 +1,5 @@
+//! Tests of drawing: the pixels of lines, text and pictures, and charts of any size.
+
 use super::line_chart::Ticks;
 use super::*;
 

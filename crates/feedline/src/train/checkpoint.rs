@@ -14,6 +14,7 @@
 //! supersedes is removed. `checkpoint.toml` is written last, says the sizes and checksums of the others and its own: so a
 //! checkpoint says by itself that it is complete, what comes after what, and which is the best. The links are for people:
 //! nothing here believes them, and a copy without them, or with folders in their place, is as good.
+#![expect(clippy::disallowed_methods, reason = "owns the files of checkpoints")]
 
 mod format;
 mod progress;

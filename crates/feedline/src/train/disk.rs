@@ -1,5 +1,6 @@
 //! How a run's files reach the disk: whole or not at all, even after a power cut. Owns the order of write, flush and rename;
 //! knows no file by name.
+#![expect(clippy::disallowed_methods, reason = "owns how files of a run are written")]
 
 use crate::error::{Error, Result};
 use std::fs::{self, File, OpenOptions};

@@ -1,4 +1,5 @@
 //! The training loop: one function that reads from top to bottom. Knows the order of events and nothing of the model.
+#![expect(clippy::disallowed_methods, reason = "measures the times of a step for the record of the run")]
 
 use super::checkpoint::{Checkpoints, Progress, best_epoch};
 use super::consistency::{BatchSplit, check_consistent, split_batch};

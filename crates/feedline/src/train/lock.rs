@@ -4,6 +4,7 @@
 //! Two things guard a folder. The kernel's lock on the file, which ends with the process, however that ends. And the words
 //! in the file: for people, and for folders that several machines share, where the lock of one kernel may be unknown to
 //! another. There the words decide, and where they cannot (a process of another machine), the folder is refused.
+#![expect(clippy::disallowed_methods, reason = "owns the lock of a run folder, which names its time")]
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};

@@ -1,5 +1,6 @@
 //! Ranks as processes that MPI started (Open MPI 4.1 was tried). Owns the translation of [`Group`] into MPI's calls and
 //! the watch over calls that never return.
+#![expect(clippy::disallowed_methods, reason = "bounds the wait for other ranks")]
 
 use super::group::{Group, TIMEOUT_VARIABLE};
 use crate::error::{Error, Result};

@@ -9,6 +9,7 @@
 //!
 //! Entries are on the disk before their checkpoint is published, so a checkpoint never knows more than the ledger. What
 //! was lost by a kill stands in the ledger and counts for nothing: an attempt counts up to where the next one began.
+#![expect(clippy::disallowed_methods, reason = "owns the files of the ledger")]
 
 mod attempt_span;
 mod check;

@@ -12,6 +12,7 @@
 //! lock                            whose process works on it, while one does: see `train::lock`
 //! earlier-start-1/                files of a start in which nothing was trained, if there was one
 //! ```
+#![expect(clippy::disallowed_methods, reason = "owns the run folder, whose name has the time")]
 
 use super::checkpoint::Checkpoints;
 use super::disk::{make_dir, open_lines, write_whole};

@@ -1,5 +1,6 @@
 //! TensorBoard event files: scalars only. Owns the record framing (TFRecord) and the messages of `event.proto` and
 //! `summary.proto` as far as scalars need them; it must not know what is logged.
+#![expect(clippy::disallowed_methods, reason = "owns the event file, whose records have the time")]
 
 use crate::error::{Error, Result};
 use prost::Message;

@@ -273,14 +273,26 @@ fn another_jobs_fresh_entries_are_left_to_it() {
     assert!(shares_of_hits(&other, &plan, 2)[1] > 0.4);
 }
 
-/// What the children of the tests below do: read everything through the cache, over and over.
+/// The folders of the data and of the cache that the process was told; else new ones, with what keeps them.
+fn folders() -> (PathBuf, PathBuf, Option<tempfile::TempDir>) {
+    let told = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    if let Some((data, cache)) = told("READER_DATA").zip(told("READER_CACHE")) {
+        return (data, cache, None);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    write_objects(&dir.path().join("data"));
+    (dir.path().join("data"), dir.path().join("cache"), Some(dir))
+}
+
+fn told<T: std::str::FromStr<Err: std::fmt::Debug>>(name: &str, otherwise: T) -> T {
+    std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
+}
+
+/// Other tests run this one in processes of their own, several at once.
 #[test]
-#[ignore = "run by other tests in a process of its own"]
-fn reader() {
-    let place = |name: &str| PathBuf::from(std::env::var_os(name).unwrap());
-    let (data, cache) = (place("READER_DATA"), place("READER_CACHE"));
-    let seconds: f64 = std::env::var("READER_SECONDS").unwrap().parse().unwrap();
-    let budget = std::env::var("READER_BUDGET").unwrap().parse().unwrap();
+fn a_reader_gets_every_object_again_and_again() {
+    let (data, cache, _keep) = folders();
+    let (seconds, budget) = (told("READER_SECONDS", 0.1), told("READER_BUDGET", 1 << 30));
     let begun = Instant::now();
     let mut expect = objects();
     expect.sort();
@@ -294,7 +306,7 @@ fn reader() {
 }
 
 fn reader_of(data: &Path, cache: &Path, budget: u64, seconds: f64) -> std::process::Command {
-    let mut command = child("cache::reader");
+    let mut command = child("cache::a_reader_gets_every_object_again_and_again");
     command.env("READER_DATA", data).env("READER_CACHE", cache);
     command.env("READER_BUDGET", budget.to_string()).env("READER_SECONDS", seconds.to_string());
     command
@@ -367,19 +379,17 @@ fn what_has_no_version_is_not_kept() {
     assert!(bytes == b"one" && files(dir.path()).0.is_empty());
 }
 
-/// What users of the machine do in the tests below: read everything through a cache, once, and tell.
+/// Other tests run this one as several users of the machine, and look at what it prints.
 #[test]
-#[ignore = "run by other tests in a process of its own"]
-fn visitor() {
-    let place = |name: &str| PathBuf::from(std::env::var_os(name).unwrap());
-    let said = |name: &str| std::env::var(name).unwrap();
-    let mode = match said("READER_MODE").as_str() {
+fn a_visitor_reads_every_object_or_is_refused() {
+    let (data, cache, _keep) = folders();
+    let mode = match told("READER_MODE", "private".to_owned()).as_str() {
         "all" => CacheMode::All,
         "group" => CacheMode::Group,
         _ => CacheMode::Private,
     };
-    let files = Arc::new(LocalFiles::new(place("READER_DATA")));
-    match Cache::open(files, &place("READER_CACHE"), said("READER_BUDGET").parse().unwrap(), mode) {
+    let files = Arc::new(LocalFiles::new(data));
+    match Cache::open(files, &cache, told("READER_BUDGET", 1 << 30), mode) {
         Err(error) => println!("refused: {error}"),
         Ok(cache) => {
             let mut expect = objects();
@@ -409,10 +419,14 @@ fn open_house() -> tempfile::TempDir {
     dir
 }
 
-/// What [`visitor`] says as this user and group.
+/// What the test above prints as this user and group.
 fn visit(house: &Path, user: u32, group: u32, mode: &str, budget: u64) -> String {
     let mut command = std::process::Command::new(house.join("tests"));
-    command.args(["cache::visitor", "--exact", "--nocapture", "--ignored"]).current_dir("/").uid(user).gid(group);
+    command
+        .args(["cache::a_visitor_reads_every_object_or_is_refused", "--exact", "--nocapture"])
+        .current_dir("/")
+        .uid(user)
+        .gid(group);
     command.env("READER_DATA", house.join("data")).env("READER_CACHE", house.join("cache"));
     let output = command.env("READER_BUDGET", budget.to_string()).env("READER_MODE", mode).output().unwrap();
     succeeded(&output);

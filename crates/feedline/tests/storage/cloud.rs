@@ -15,9 +15,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Runs a test below with credentials in its environment, where there is a server.
-fn with_credentials(name: &str) {
-    let Some(server) = server() else { return };
+/// Whether the body of the test `name` runs here: in a process with credentials in its environment. Where there is a server
+/// and this is no such process, starts one, and fails unless it succeeds and prints no credential.
+fn has_credentials(name: &str) -> bool {
+    if std::env::var_os(ADDRESS).is_some() {
+        return true;
+    }
+    let Some(server) = server() else { return false };
     let mut command = child(&format!("cloud::{name}"));
     command
         .env(ADDRESS, &server.address)
@@ -29,36 +33,7 @@ fn with_credentials(name: &str) {
     let text = String::from_utf8_lossy(&text);
     assert!(!text.contains(SECRET) && !text.contains(KEY_ID), "a credential was printed:\n{text}");
     succeeded(&output);
-}
-
-#[test]
-fn buckets_conform() {
-    with_credentials("conformance");
-}
-
-#[test]
-fn faults_that_pass_lose_nothing() {
-    with_credentials("passing_faults");
-}
-
-#[test]
-fn faults_that_stay_are_named() {
-    with_credentials("staying_faults");
-}
-
-#[test]
-fn an_epoch_through_a_bad_network_is_the_one_from_disk() {
-    with_credentials("epochs");
-}
-
-#[test]
-fn refusals_of_a_store_end_the_run_and_replace_nothing() {
-    with_credentials("replacing");
-}
-
-#[test]
-fn latency_is_hidden() {
-    with_credentials("latency");
+    false
 }
 
 /// Which requests meet a fault: always the same, or those that `tests/campaign` asks for.
@@ -75,11 +50,6 @@ fn report_faults(proxy: &Proxy) {
     }
 }
 
-#[test]
-fn folder_marks_are_no_samples() {
-    with_credentials("marks");
-}
-
 pub(super) fn storage(address: &str) -> Storage {
     Storage { endpoint: format!("http://{address}"), timeout_s: 2.0, retry_s: 30.0, ..Storage::default() }
 }
@@ -91,8 +61,10 @@ fn filled(prefix: &str) -> &'static Server {
 }
 
 #[test]
-#[ignore = "run by another test in a process of its own"]
-fn conformance() {
+fn buckets_conform() {
+    if !has_credentials("buckets_conform") {
+        return;
+    }
     let server = filled("some folder");
     let mut storage = storage(&server.address);
     check(&*storage.open("s3://bench/some folder").unwrap(), &objects()).unwrap();
@@ -110,8 +82,10 @@ fn conformance() {
 }
 
 #[test]
-#[ignore = "run by another test in a process of its own"]
-fn passing_faults() {
+fn faults_that_pass_lose_nothing() {
+    if !has_credentials("faults_that_pass_lose_nothing") {
+        return;
+    }
     let server = filled("data");
     let proxy = Proxy::start(&server.address);
     let dir = tempfile::tempdir().unwrap();
@@ -143,8 +117,10 @@ fn passing_faults() {
 }
 
 #[test]
-#[ignore = "run by another test in a process of its own"]
-fn staying_faults() {
+fn faults_that_stay_are_named() {
+    if !has_credentials("faults_that_stay_are_named") {
+        return;
+    }
     let server = filled("stay");
     let proxy = Proxy::start(&server.address);
     let storage = Storage { retry_s: 1.0, timeout_s: 0.3, ..storage(&proxy.address) };
@@ -284,8 +260,10 @@ fn data_set(server: &Server, prefix: &str, count: usize, bytes: usize) -> tempfi
 }
 
 #[test]
-#[ignore = "run by another test in a process of its own"]
-fn replacing() {
+fn refusals_of_a_store_end_the_run_and_replace_nothing() {
+    if !has_credentials("refusals_of_a_store_end_the_run_and_replace_nothing") {
+        return;
+    }
     let server = server().unwrap();
     let proxy = Proxy::start(&server.address);
     data_set(server, "replace", 100, 3000);
@@ -338,8 +316,10 @@ fn loader(files: &Arc<Files>, num_workers: usize) -> Loader {
 }
 
 #[test]
-#[ignore = "run by another test in a process of its own"]
-fn marks() {
+fn folder_marks_are_no_samples() {
+    if !has_credentials("folder_marks_are_no_samples") {
+        return;
+    }
     let server = server().unwrap();
     let dir = data_set(server, "marked", 20, 100);
     let local = ImageList::train(dir.path()).unwrap();
@@ -358,8 +338,10 @@ fn marks() {
 }
 
 #[test]
-#[ignore = "run by another test in a process of its own"]
-fn epochs() {
+fn an_epoch_through_a_bad_network_is_the_one_from_disk() {
+    if !has_credentials("an_epoch_through_a_bad_network_is_the_one_from_disk") {
+        return;
+    }
     let server = server().unwrap();
     let proxy = Proxy::start(&server.address);
     let dir = data_set(server, "set", 500, 3000);
@@ -438,8 +420,10 @@ fn epochs() {
 }
 
 #[test]
-#[ignore = "run by another test in a process of its own"]
-fn latency() {
+fn latency_is_hidden() {
+    if !has_credentials("latency_is_hidden") {
+        return;
+    }
     let server = server().unwrap();
     let proxy = Proxy::start(&server.address);
     data_set(server, "late", 400, 2000);

@@ -55,7 +55,7 @@ fn write_objects(folder: &Path) {
 /// Runs the test `name` of this binary in a process of its own.
 fn child(name: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args([name, "--exact", "--nocapture", "--ignored"]);
+    command.args([name, "--exact", "--nocapture"]);
     command
 }
 

@@ -1,3 +1,5 @@
+//! Tests of `.npz` archives: every type and size is read as NumPy casts it, damage is refused.
+
 use super::*;
 use crate::plan::rng::SampleRng;
 

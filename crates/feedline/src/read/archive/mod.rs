@@ -26,7 +26,7 @@ use crate::read::remarks::Remarks;
 use crate::read::source::{Object, Source};
 use encoding::Encoding;
 use member::{ArchiveReader, Problem};
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// What an archive holds.
@@ -61,7 +61,7 @@ pub fn finder(objects: &[Object]) -> impl Fn(&str) -> bool + use<> {
         let folder = folder(key);
         is_archive(key) && (folder.is_empty() || SPLITS.contains(&&*folder))
     };
-    let mut described = HashSet::new();
+    let mut described = BTreeSet::new();
     if objects.iter().any(|object| is_parquet(&object.key)) {
         for Object { key, .. } in objects {
             if is_picture(Path::new(key)) || is_found(key) && !is_parquet(key) {

@@ -1,5 +1,6 @@
 //! What is in a tar archive. Owns which entries are files, and the grouping of WebDataset; the headers are read by the
 //! crate `tar`.
+#![expect(clippy::disallowed_types, reason = "labels are looked up by key; of those left over the smallest is named")]
 
 use crate::read::archive::encoding::Encoding;
 use crate::read::archive::member::{ArchiveReader, FormatError, Member, Problem, clean_name, is_of_macos};

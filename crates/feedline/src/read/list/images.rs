@@ -1,5 +1,6 @@
 //! The list of labelled image files of a split: from a tree of class folders, or from upstream's `class;path` lists.
 //! Owns the order of the files, which depends on their names alone; never opens an image.
+#![expect(clippy::disallowed_types, reason = "classes are looked up by name, never listed")]
 
 use crate::error::{Error, Result};
 use crate::hash::{hash_name, hash_words};

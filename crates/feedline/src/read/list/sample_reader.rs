@@ -1,4 +1,5 @@
 //! Files of a data set by number, wherever they lie: what reads the samples of a list. Owns where the bytes of each are.
+#![expect(clippy::disallowed_types, reason = "places are looked up by number, never listed")]
 
 use crate::error::{Error, Result};
 use crate::plan::Plan;

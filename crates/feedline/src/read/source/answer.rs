@@ -6,7 +6,7 @@ use crate::read::source::ReadErrorKind;
 use crate::url::without_secrets;
 use object_store::client::{HttpError, HttpErrorKind, HttpRequest, HttpResponse};
 use object_store::path::Path;
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -27,7 +27,7 @@ pub(in crate::read) struct Seen {
     refused: Option<&'static str>,
     keeper: Option<Keeper>,
     /// The pages of a listing that were asked for.
-    pages: HashSet<String>,
+    pages: BTreeSet<String>,
 }
 
 /// Who was asked for credentials.

@@ -5,6 +5,7 @@
 //! end holds what it is and a checksum, so a file that is neither is found out and read again from the source. The bytes
 //! of all entries are counted in one file under a lock, which the system takes back from a process that dies. What a
 //! killed process leaves is a file that nobody has locked, and a count that is too high until somebody counts anew.
+#![expect(clippy::disallowed_types, reason = "entries are looked up by name; a heap orders those that are listed")]
 
 use crate::error::{Error, Result};
 use crate::hash::{hash_name, hash_words};

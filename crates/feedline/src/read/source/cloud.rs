@@ -22,7 +22,7 @@ use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::http::HttpBuilder;
 use object_store::path::{Path, PathPart};
 use object_store::{ClientOptions, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, RetryConfig};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -325,11 +325,11 @@ fn s3(bucket: &str, storage: &Storage) -> AmazonS3Builder {
 }
 
 /// The settings of the profile `AWS_PROFILE`, or `default`, in `~/.aws`.
-fn profile() -> HashMap<String, String> {
+fn profile() -> BTreeMap<String, String> {
     let name = std::env::var("AWS_PROFILE").unwrap_or_else(|_| "default".into());
     let home = std::env::home_dir().unwrap_or_default().join(".aws");
     let file = |variable: &str, name: &str| std::env::var_os(variable).map_or_else(|| home.join(name), Into::into);
-    let mut found = HashMap::new();
+    let mut found = BTreeMap::new();
     for path in [file("AWS_CONFIG_FILE", "config"), file("AWS_SHARED_CREDENTIALS_FILE", "credentials")] {
         let text = std::fs::read_to_string(path).unwrap_or_default();
         let mut is_ours = false;
@@ -348,7 +348,7 @@ fn profile() -> HashMap<String, String> {
 ///
 /// Threads do not survive a fork, so a process that was forked makes its own.
 fn runtime() -> Arc<Runtime> {
-    static RUNTIMES: OnceLock<Mutex<HashMap<u32, Arc<Runtime>>>> = OnceLock::new();
+    static RUNTIMES: OnceLock<Mutex<BTreeMap<u32, Arc<Runtime>>>> = OnceLock::new();
     let mut runtimes = RUNTIMES.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
     Arc::clone(runtimes.entry(std::process::id()).or_insert_with(|| {
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(2);

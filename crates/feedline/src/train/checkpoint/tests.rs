@@ -1,3 +1,5 @@
+//! Tests of checkpoints: every bit comes back, the newest whole one is found after kills, only needed ones are kept.
+
 use super::format::{MODEL, OPTIMIZER, PROGRESS};
 use super::*;
 use crate::sample::Array;

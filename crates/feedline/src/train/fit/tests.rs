@@ -1,3 +1,5 @@
+//! Tests of the training loop with a task that counts: order of events, stop and resume, validation, several ranks.
+
 use super::super::TaskState;
 use super::*;
 use crate::deliver::SampleContext;

@@ -1,3 +1,5 @@
+//! Tests of the ledger's check: whole runs are proved; what is missing, doubled or altered is named.
+
 use super::check::check;
 use super::*;
 use crate::deliver::{LoaderOptions, OnBadSample, SampleContext};

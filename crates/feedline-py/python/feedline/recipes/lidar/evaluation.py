@@ -9,15 +9,13 @@ import os
 from collections.abc import Mapping, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from ... import _native
 from ...errors import ConfigError
 from ...ranks import initialised_group
-
-if TYPE_CHECKING:
-    from .dataset import LidarDataset
 
 NO_GROUND_TRUTH = "No ground-truth boxes for evaluation"
 
@@ -125,8 +123,25 @@ def _write(path: Path, anno: dict[str, Any]) -> None:
 _READ = ("name", "truncated", "occluded", "alpha", "bbox", "dimensions", "location", "rotation_y", "score")
 
 
+class Evaluated(Protocol):
+    """The members of ``LidarDataset`` that an evaluation reads."""
+
+    dataset_cfg: Mapping[str, Any]
+
+    @property
+    def clouds(self) -> _native.Clouds: ...
+    @property
+    def infos(self) -> list[dict[str, Any]]: ...
+    @property
+    def sample_id_list(self) -> list[str]: ...
+    @property
+    def _facts(self) -> dict[str, Any]: ...
+    @property
+    def _has_calib(self) -> bool: ...
+
+
 def evaluate(
-    dataset: LidarDataset, det_annos: Sequence[Mapping[str, Any]], class_names: Sequence[str], eval_metric: str = "kitti", **_: Any
+    dataset: Evaluated, det_annos: Sequence[Mapping[str, Any]], class_names: Sequence[str], eval_metric: str = "kitti", **_: Any
 ) -> tuple[str, dict[str, float]]:
     """See ``LidarDataset.evaluation``."""
     if eval_metric != "kitti":

@@ -1,5 +1,6 @@
 //! Making info files: labels, calibration and points of a data set as it is, read once. Owns the counts of points in boxes and
 //! the data base of objects, and that a file is there whole or not at all.
+#![expect(clippy::disallowed_methods, reason = "reads a data set's folders and owns the info files")]
 
 use super::super::camera::Camera;
 use super::super::frame::{Annos, DbObject, Frame, Image, PointCloud};

@@ -2,6 +2,7 @@
 //! builds texts, numbers, lists, dictionaries and NumPy arrays (opcodes of protocols 2 to 5, as the source of Python's
 //! `pickletools` lists them). It never calls anything: every other opcode, and every name but seven of NumPy's and Python's own,
 //! is refused. Owns the opcodes; arrays belong to `numpy`.
+#![expect(clippy::disallowed_types, reason = "the memo of a pickle is looked up by number, never listed")]
 
 mod numpy;
 

@@ -21,7 +21,7 @@ use crate::read::source::settings::Storage;
 use crate::read::source::{Object, ReadError, ReadErrorKind, Source};
 use crate::stop::Stop;
 use crate::url::is_url;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -116,7 +116,7 @@ impl Folder {
         let path = root_of(&*source);
         let is_archive = archive::finder(&objects);
         let folder = |key: &str| key.rsplit_once('/').map_or(String::new(), |(folder, _)| folder.to_owned());
-        let folders: HashSet<String> =
+        let folders: BTreeSet<String> =
             objects.iter().filter(|object| is_archive(&object.key)).map(|object| folder(&object.key)).collect();
         // Among archives that are read it would be missed.
         let lost = |object: &&Object| is_compressed(&object.key) && folders.contains(&folder(&object.key));

@@ -1,3 +1,5 @@
+//! Tests of image lists: which files of a folder or a list are samples, their order and labels, and which are left out.
+
 use super::*;
 use std::fs;
 
