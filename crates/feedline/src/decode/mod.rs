@@ -32,19 +32,18 @@ use image::{Format, format};
 /// Every pixel equals what Pillow's `Image.open(..).convert("RGB")` gives, except for 16-bit grey PNG, of which
 /// Pillow clips and this takes the high byte. Alpha is dropped. CMYK is converted without a colour profile.
 ///
-/// Damage is refused where it can be seen: broken entropy codes (which Pillow paints over), a wrong checksum, a PNG
-/// without its end. Bytes after the end of a picture, and a JPEG that lacks only its end marker, do no harm. A
-/// progressive JPEG without its last scans is smoothed over as by libjpeg-turbo.
+/// Detectable damage is an error: broken entropy codes (which Pillow paints over), a wrong checksum, a PNG
+/// without its end. Bytes after the end of a picture, and a JPEG that lacks only its end marker, are accepted. A
+/// progressive JPEG without its last scans is smoothed as by libjpeg-turbo.
 ///
 /// # Errors
-/// What is wrong: empty, not an image, truncated, damaged, more pixels than `limits` allow; or no memory. `into`
-/// is then empty. Never panics, whatever the bytes.
+/// Empty, not an image, truncated, damaged, more pixels than `limits` allow; or no memory. `into` is then empty. Never
+/// panics, whatever the bytes.
 pub fn decode_rgb(bytes: &[u8], limits: &Limits, into: &mut RgbImage) -> Result<(), Fault> {
     decode_rgb_within(bytes, limits, into, &mut |_| ())
 }
 
-/// As [`decode_rgb`]; tells `reserve` how many bytes it needs in all where these are more than the pixels, before it
-/// takes them.
+/// As [`decode_rgb`]; if it needs more memory than the pixels, it first calls `reserve` with the total number of bytes.
 pub(crate) fn decode_rgb_within(
     bytes: &[u8],
     limits: &Limits,
@@ -56,7 +55,7 @@ pub(crate) fn decode_rgb_within(
         Format::Png => png::decode_rgb(bytes, limits, into),
     });
     if result.is_err() {
-        // Also gives back what a lying header made us allocate.
+        // Also frees memory that was allocated for a false header.
         *into = RgbImage::default();
     }
     result
@@ -70,13 +69,13 @@ pub(crate) fn decode_rgb_within(
 /// JPEG with [`Header::max_shrink`] 8 those of libjpeg-turbo's scaled decoding (reduced DCTs); for every other image
 /// each the rounded mean of its `shrink` x `shrink` pixels, as far as they exist.
 ///
-/// A function of the arguments alone, and the same pixels whichever part they are asked for in: what is damaged so that
-/// only libjpeg's own overflows say what its pixels are included. It costs about what the part costs: the rows below it are not looked at, and of
-/// the blocks beside and above it only as much as is needed to find the next. So damage below the part may go
+/// The result depends on the arguments alone. A pixel has the same value in every part, even in damaged files whose pixels
+/// depend on libjpeg's own overflows. The cost is about that of the part: the rows below it are not read, and of the
+/// blocks beside and above it only enough to find the next. So damage below the part may go
 /// unnoticed; damage above it and in it is refused as by [`decode_rgb`].
 ///
 /// # Errors
-/// As [`decode_rgb`]; and a part that is empty or reaches outside the image, or another `shrink`.
+/// As [`decode_rgb`]; also a part that is empty or reaches outside the image, or another `shrink`.
 pub fn decode_rgb_part(
     bytes: &[u8],
     limits: &Limits,
@@ -125,7 +124,7 @@ pub(crate) fn decode_rgb_part_within(
     result
 }
 
-/// Makes `image` the part `part` (of the image at 1/`shrink`) of itself at 1/`shrink`, by rounded means.
+/// Shrinks `image` to 1/`shrink` by rounded means and crops it to `part`, which is in pixels of the shrunk image.
 fn cut_in_place(image: &mut RgbImage, part: CropBox, shrink: usize) {
     let (wide, high) = (image.width_px as usize, image.height_px as usize);
     let mut to = 0;
@@ -145,8 +144,8 @@ fn cut_in_place(image: &mut RgbImage, part: CropBox, shrink: usize) {
                     columns.clone().map(|column| usize::from(image.pixels[3 * (row * wide + column) + channel])).sum()
                 };
                 let sum: usize = rows.clone().map(row_sum).sum();
-                // Pixels in front of the ones still needed are overwritten; a pixel's own three are read channel by
-                // channel before its place, which is never behind them, is written.
+                // Only pixels before those still needed are overwritten: each channel is read before its output is
+                // written, and the output never lies after the input.
                 image.pixels[to + channel] = ((sum + count / 2) / count) as u8;
             }
             to += 3;
