@@ -70,7 +70,7 @@ pub struct Room {
     pub grid: [usize; 3],
     /// Edges of a voxel.
     pub voxel_m: [f64; 3],
-    /// Where two overlap, the later one counts.
+    /// The later of two that overlap counts.
     pub solids: Vec<Solid>,
     pub camera: Camera,
     /// Behind the last cells of the room along each axis; the first are in `first`.

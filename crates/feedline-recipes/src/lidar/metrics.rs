@@ -1,5 +1,5 @@
-//! How well boxes are found: overlaps, the best of overlapping boxes, and KITTI's average precision. Owns which figures there
-//! are, their names and their words.
+//! Detection metrics: IoU, non-maximum suppression, and KITTI's average precision. Owns the list of metrics, their names and
+//! their texts.
 
 #[cfg(feature = "burn")]
 mod hits;
