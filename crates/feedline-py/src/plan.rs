@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyList;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Indices handed over at once: Python then takes them one by one at no cost of ours.
+/// Indices per list: Python then iterates them without calls of native code.
 const CHUNK: u64 = 4096;
 
 /// Reads a cursor from the JSON of a `state_dict()`; other text is a `ConfigError`.
@@ -78,7 +78,7 @@ impl Plan {
         py.detach(make).map(Plan).map_err(|e| raise(py, e))
     }
 
-    /// Samples of a rank in an epoch of which `start` global positions are gone.
+    /// Samples of a rank in an epoch after its first `start` global positions.
     fn num_samples(&self, rank: u64, start: u64) -> u64 {
         self.0.epoch_from(0, start).num_samples(rank)
     }
@@ -101,7 +101,7 @@ impl Plan {
         serde_json::to_string(&cursor).map_err(|e| pyo3::exceptions::PyValueError::new_err(e.to_string()))
     }
 
-    /// The plan as it goes on from a cursor, and that cursor's epoch and position.
+    /// The plan to resume with from a cursor, and that cursor's epoch and position.
     fn resume(&self, py: Python<'_>, cursor: &str) -> PyResult<(Plan, u64, u64)> {
         let cursor = parse_cursor(py, cursor)?;
         let plan = cursor.resume(0, &self.0).map_err(|e| raise(py, e))?;

@@ -225,7 +225,7 @@ def test_single_samples_are_those_of_batches_and_collate_to_them(kitti):
     assert [batch["batch_size"] for batch in loaded] == [2, 2, 2]
 
 
-# What is drawn changes points and boxes alike.
+# Augmentation changes points and boxes alike.
 
 
 def test_training_frames_are_the_references_given_what_was_drawn(kitti):

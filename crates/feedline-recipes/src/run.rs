@@ -38,7 +38,7 @@ impl<R: Trainable> Run<R> {
     /// trained: that is moved aside. Nothing is written before data, model and weights are known to be good.
     ///
     /// # Errors
-    /// Whatever is wrong with the settings, the data, the weights or the folder.
+    /// Any fault of the settings, the data, the weights or the folder.
     pub fn create(config: R::Config, dir: &Path, group: Arc<dyn Group>) -> Result<Run<R>> {
         let config = config.absolute()?;
         let (train, val) = R::open_splits(&config)?;
@@ -306,8 +306,8 @@ impl<R: Trainable> Run<R> {
     }
 }
 
-/// That the recipe's own files in the run folder are those that the data gives now. `is_same` says that the checkpoint knows
-/// the data to be the same: then one that is missing can be made anew.
+/// Checks that the recipe's own files in the run folder equal those that the data gives now. `is_same`: the checkpoint's
+/// fingerprint shows the data to be the same, so a missing file can be rewritten.
 fn same_files(dir: &Path, files: &[(&'static str, String)], is_same: bool, is_trained: bool) -> Result<()> {
     for (name, now) in files {
         let path = dir.join(name);
@@ -357,8 +357,8 @@ fn same_files(dir: &Path, files: &[(&'static str, String)], is_same: bool, is_tr
     Ok(())
 }
 
-/// What has become of the training samples since `list` (see [`SAMPLES`]) was written, in words; `None` if it cannot be
-/// read or nothing has.
+/// A text with the changes of the training samples since `list` (see [`SAMPLES`]) was written; `None` if it cannot be
+/// read or nothing changed.
 fn difference(list: &Path, now: &str) -> Option<String> {
     let old = std::fs::read_to_string(list).ok()?;
     let classes = |text: &str| -> BTreeMap<String, String> {

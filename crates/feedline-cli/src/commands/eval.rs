@@ -91,7 +91,7 @@ impl Place {
         let asked = config.clone().absolute()?.evaluated()?;
         let places = |key: &str| key.strip_prefix("data.").is_some_and(|key| C::PLACES.contains(&key));
         let named = asked.iter().filter(|(key, value)| places(key) && value != "\"\"");
-        // What follows a question mark in a URL may be a signature, and is never written.
+        // The query of a URL may be a signature, so it is never written.
         let shown = |value: &str| -> String {
             let value = value.trim_matches('"');
             if is_url(Path::new(value)) { value.split('?').next().unwrap_or_default().into() } else { value.into() }

@@ -158,7 +158,7 @@ pub fn print_with(write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> 
     match write(&mut out).and_then(|()| out.flush()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("write to", "standard output", e)),
         _ => {
-            // What nobody reads is not written once more.
+            // The buffered rest has no reader, so it is discarded.
             let _ = out.into_parts();
             Ok(())
         }

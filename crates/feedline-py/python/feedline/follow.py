@@ -1,4 +1,4 @@
-"""A sampler that a loader follows: which ones there are, whose order is known, and when a loader has to look again. Owns no
+"""A sampler that a loader follows: which samplers are supported, and when the loader must read their state again. Owns no
 order: that is the plan's.
 """
 
@@ -23,7 +23,7 @@ class Follower(Protocol):
 
 
 class Followed:
-    """A sampler whose order, rank, epoch and place a loader follows."""
+    """A sampler whose order, rank, epoch and position a loader follows."""
 
     def __init__(self, sampler: Any, length: int) -> None:
         self.sampler = sampler
@@ -47,7 +47,7 @@ class Followed:
                 f"the sampler is over {self.length} samples, the data set has {length}. Make the sampler from this data set"
             )
         self._seen: Any = None
-        # Whether the program sets the sampler's epoch: then that counts, else the loader counts by itself.
+        # True if the program sets the sampler's epoch; the loader then uses that epoch, else it counts epochs itself.
         self._leads = False
         self._facts = self._order()
 
@@ -91,10 +91,10 @@ class Followed:
                 f"{self._facts} and is {self._order()}. Make a new loader"
             )
         now, seen, leads = self._now(), self._seen, self._leads
-        # Where a sampler stands that nobody has touched.
+        # The state of a sampler that was not changed yet.
         before = seen or (0, 0, now[-1])[: len(now)]
         if now[1:] != before[1:]:
-            # A state was loaded into the sampler. It knows no data, so the loader's own goes with it.
+            # A state was loaded into the sampler. It does not name the data set, so the loader adds its own.
             self.sampler._driver = None
             mine = loader.state_dict()
             known = {name: mine[name] for name in ("dataset", "bad_samples")}
@@ -107,18 +107,18 @@ class Followed:
             self.sampler._driver = weakref.ref(loader)
 
     def overrule(self) -> None:
-        """The loader was told where to go on; the sampler counts again when its epoch changes."""
+        """A state was loaded into the loader; the sampler's position is ignored until its epoch changes."""
         self._leads = False
         self._seen = self._now()
 
     @property
     def is_moved(self) -> bool:
-        """Whether the sampler was set or loaded since the loader looked."""
+        """True if the sampler's epoch was set, or a state was loaded into it, since the loader last checked."""
         return bool(self._now() != self._seen)
 
 
 def _sampler_kind(sampler: Any) -> Any:
-    """The class of ours or of torch's whose order it has."""
+    """The class, Feedline's or torch's, whose order the sampler has."""
     torch_data, ours = sys.modules.get("torch.utils.data.distributed"), sys.modules.get("feedline.torch")
     kinds = [getattr(torch_data, "DistributedSampler", None)]
     kinds += [getattr(ours, f"Distributed{name}Sampler", None) for name in ("", "Weighted", "Mixture")]

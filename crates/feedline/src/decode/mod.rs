@@ -31,13 +31,13 @@ pub use points::decode_points;
 /// Every pixel equals what Pillow's `Image.open(..).convert("RGB")` gives, except for 16-bit grey PNG, of which
 /// Pillow clips and this takes the high byte. Alpha is dropped. CMYK is converted without a colour profile.
 ///
-/// Damage is refused where it can be seen: broken entropy codes (which Pillow paints over), a wrong checksum, a PNG
-/// without its end. Bytes after the end of a picture, and a JPEG that lacks only its end marker, do no harm. A
-/// progressive JPEG without its last scans is smoothed over as by libjpeg-turbo.
+/// Detectable damage is an error: broken entropy codes (which Pillow paints over), a wrong checksum, a PNG
+/// without its end. Bytes after the end of a picture, and a JPEG that lacks only its end marker, are accepted. A
+/// progressive JPEG without its last scans is smoothed as by libjpeg-turbo.
 ///
 /// # Errors
-/// What is wrong: empty, not an image, truncated, damaged, more pixels than `limits` allow; or no memory. `into`
-/// is then empty. Never panics, whatever the bytes.
+/// Empty, not an image, truncated, damaged, more pixels than `limits` allow; or no memory. `into` is then empty. Never
+/// panics, whatever the bytes.
 pub fn decode_rgb(bytes: &[u8], limits: &Limits, into: &mut RgbImage) -> Result<(), Fault> {
     looked_at(bytes, into)?.decode_rgb(limits, into, &mut |_| ())
 }
@@ -50,13 +50,13 @@ pub fn decode_rgb(bytes: &[u8], limits: &Limits, into: &mut RgbImage) -> Result<
 /// JPEG with [`Header::max_shrink`] 8 those of libjpeg-turbo's scaled decoding (reduced DCTs); for every other image
 /// each the rounded mean of its `shrink` x `shrink` pixels, as far as they exist.
 ///
-/// A function of the arguments alone, and the same pixels whichever part they are asked for in: what is damaged so that
-/// only libjpeg's own overflows say what its pixels are included. It costs about what the part costs: the rows below it are not looked at, and of
-/// the blocks beside and above it only as much as is needed to find the next. So damage below the part may go
+/// The result depends on the arguments alone. A pixel has the same value in every part, even in damaged files whose pixels
+/// depend on libjpeg's own overflows. The cost is about that of the part: the rows below it are not read, and of the
+/// blocks beside and above it only enough to find the next. So damage below the part may go
 /// unnoticed; damage above it and in it is refused as by [`decode_rgb`].
 ///
 /// # Errors
-/// As [`decode_rgb`]; and a part that is empty or reaches outside the image, or another `shrink`.
+/// As [`decode_rgb`]; also a part that is empty or reaches outside the image, or another `shrink`.
 pub fn decode_rgb_part(
     bytes: &[u8],
     limits: &Limits,

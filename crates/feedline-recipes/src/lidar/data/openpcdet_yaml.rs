@@ -233,7 +233,7 @@ fn gt_sampling(step: &Section<'_>) -> Result<Augment> {
         "DATABASE_WITH_FAKELIDAR",
         "REMOVE_EXTRA_WIDTH",
         "LIMIT_WHOLE_SCENE",
-        // How the original keeps objects in memory.
+        // The original's options for keeping objects in memory.
         "USE_SHARED_MEMORY",
         "DB_DATA_PATH",
         "BACKUP_DB_INFO",

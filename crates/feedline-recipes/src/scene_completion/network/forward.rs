@@ -32,7 +32,7 @@ pub(crate) struct Forward<'m> {
     device: Device,
     /// Parameters that want a gradient, flat, with their place in `Parameters::parameters`.
     leaves: Vec<(Range<usize>, Tensor<1>)>,
-    /// Whether parameters want a gradient, and if so, whether those of the 2D branch do not.
+    /// `None` if no gradients are computed; otherwise tells if those of the 2D branch are left out.
     train: Option<Frozen>,
     /// (B corners, classes, cubes), for the semantic classes and those of the sketch.
     logits: Option<[Tensor<3>; 2]>,

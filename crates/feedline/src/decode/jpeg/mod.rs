@@ -1,8 +1,8 @@
-//! JPEG to RGB, in whole or in part, at full size or reduced. Owns the choice between the decoder of this folder, for
-//! the kind of JPEG that nearly all photographs are (baseline, 8 bits, Huffman codes, one scan; grey or YCbCr 4:4:4,
-//! 4:2:2, 4:2:0), and the general one, for all others and for all that looks damaged. Both give the same pixels: those
-//! of libjpeg-turbo with its accurate DCT and smooth chroma upsampling. So a part is always cut from the whole picture's
-//! pixels, whichever of them decodes the one and the other.
+//! JPEG to RGB, in whole or in part, at full size or reduced. Owns the choice between the fast decoder of this folder, for
+//! the kind of JPEG of nearly all photographs (baseline, 8 bits, Huffman codes, one scan; grey or YCbCr 4:4:4, 4:2:2,
+//! 4:2:0), and the general one, for all others and for files that look damaged. Both give the same pixels: those
+//! of libjpeg-turbo with its accurate DCT and smooth chroma upsampling. So the pixels of a part always equal those of the
+//! whole picture, whichever decoder made either.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -62,7 +62,7 @@ pub(super) fn decode_generally(
     general::decode_rgb(bytes, limits, shrink, into, reserve)
 }
 
-/// The part of the picture, if the fast decoder can do it. `into` holds anything if not.
+/// Decodes the part by the fast decoder, if it can. If not, the content of `into` is unspecified.
 pub(super) fn decode_part(
     frame: &Frame<'_>,
     limits: &Limits,
@@ -89,7 +89,7 @@ fn own(
         return None;
     }
     let part = part.shrunk(shrink);
-    // A header alone must not make us allocate: each block takes two bits at least.
+    // A header alone must not cause a large allocation: each block takes at least two bits of data.
     let blocks = (frame.width_px / 8) * (frame.height_px / 8);
     if frame.scan.len() < blocks / 4 {
         return None;
@@ -104,7 +104,7 @@ fn decode(frame: &Frame<'_>, part: CropBox, scale: usize, portable: bool, into: 
     strips::with_scratch(|scratch| {
         #[cfg(target_arch = "x86_64")]
         if let (false, Some(simd)) = (portable, Avx2::detect()) {
-            // SAFETY: `detect` has seen all of the features.
+            // SAFETY: `detect` has found all of the features.
             return unsafe { decode_avx2(simd, frame, part, scale, scratch, into) };
         }
         let _ = portable;
