@@ -1,5 +1,5 @@
-//! Read: bytes of a sample, and the list of what there is to read. The only stage that does I/O on the data set; it
-//! must not look inside the bytes.
+//! Read: the bytes of a sample, and the list of samples. The only stage that does I/O on the data set; it must not
+//! interpret the bytes.
 
 pub mod archive;
 pub(crate) mod file;

@@ -1,4 +1,4 @@
-//! From a URL to a source: which backend it names, and which wrappers stand before it.
+//! Opens a URL as a source: chooses the backend, and the wrappers around it.
 
 #[cfg(not(feature = "cloud"))]
 use crate::error::Error;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 impl Storage {
-    /// The source at `url`: its backend, and before it timeout, limit, retry, coalescing and cache.
+    /// The source at `url`: its backend, wrapped in timeout, limit, retry, coalescing and cache.
     ///
     /// # Errors
     /// A URL or settings that cannot be understood, a build without the feature `cloud`, a cache that cannot be opened.
