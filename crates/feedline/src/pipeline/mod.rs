@@ -1,5 +1,5 @@
-//! The pipeline: what a recipe declares so that the engine can make its samples. Owns the contract and the two ways to
-//! keep it (the naive one here, the parallel one in deliver/); knows no recipe.
+//! The pipeline: declares to the engine how a recipe's samples are made. Owns the contract and its simple
+//! implementation (the parallel one is in deliver/); knows no recipe.
 
 mod fused_decode;
 mod images;
@@ -20,7 +20,7 @@ use std::collections::HashSet;
 /// to sample, so that reading allocates nothing in the steady state.
 pub type Raw = Vec<Vec<u8>>;
 
-/// One family of samples: how many there are, what they hold and how one is made.
+/// One family of samples: their number, their fields, and how one is made.
 ///
 /// `read` is the only method that touches files; `make` is a pure function of the request and the bytes. Both are
 /// called from many threads at once.
@@ -28,12 +28,12 @@ pub trait Pipeline: Send + Sync {
     /// Number of samples; must never change.
     fn len(&self) -> u64;
 
-    /// Whether there is no sample at all.
+    /// True if there is no sample.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Hash of what the samples are (names and labels, not settings of the augmentation), so that a cursor is not used
+    /// Hash of the samples' identity (names and labels, not settings of the augmentation), so that a cursor is not used
     /// with other data.
     fn fingerprint(&self) -> u64;
 
@@ -43,8 +43,8 @@ pub trait Pipeline: Send + Sync {
     /// The file or key of a sample, for messages.
     fn location(&self, index: u64) -> String;
 
-    /// What a person should know of the data set before it is used, in words: what was found and left out. Whoever opens it
-    /// for a person tells them; see [`tell`].
+    /// Warnings for the user about the data set before it is used: what was found and left out. The code that opens it
+    /// for a user reports them; see [`tell`].
     fn warnings(&self) -> Vec<String> {
         Vec::new()
     }
@@ -52,40 +52,40 @@ pub trait Pipeline: Send + Sync {
     /// Reads the sample's bytes into `raw`, whose old content may be reused as storage.
     ///
     /// # Errors
-    /// What the storage reports.
+    /// Any error of the storage.
     fn read(&self, request: &Request, raw: &mut Raw, context: &mut SampleContext) -> Result<()>;
 
-    /// Decodes, augments and writes the sample into `slot`. Tells `context` which stage it is in. Randomness comes from
+    /// Decodes, augments and writes the sample into `slot`. Reports its stage to `context`. Randomness comes from
     /// [`Request::rng`] only.
     ///
     /// # Errors
     /// [`crate::Error::Sample`] for bytes that cannot be used.
     fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, context: &mut SampleContext) -> Result<()>;
 
-    /// How many calls of `read` should be under way at once, ahead of need, by threads that only read: enough to hide
-    /// the time that a network takes to answer. With 0 each sample is read by the worker that makes it.
+    /// The number of concurrent calls of `read` for prefetching, by threads that only read: enough to hide network
+    /// latency. With 0 the worker that makes a sample also reads it.
     fn read_ahead(&self) -> usize {
         0
     }
 
-    /// Whether `next` is read with `one` for next to nothing, because it lies right behind it: threads that read ahead then
-    /// call `read_many`.
+    /// True if reading `next` together with `one` costs next to nothing, because it lies right behind it: prefetching
+    /// threads then call `read_many`.
     fn is_near(&self, _one: u64, _next: u64) -> bool {
         false
     }
 
-    /// Reads several samples, each as `read` and into its own of `raws`; gives as many results.
+    /// Reads several samples, each as `read` into its own of `raws`; returns one result for each.
     fn read_many(&self, requests: &[Request], raws: &mut [Raw], context: &mut SampleContext) -> Vec<Result<()>> {
         requests.iter().zip(raws).map(|(request, raw)| self.read(request, raw, context)).collect()
     }
 
-    /// About how many bytes `read` will give, for the memory budget of reading ahead.
+    /// The approximate number of bytes that `read` gives, for the budget of prefetching.
     fn raw_bytes(&self, _index: u64) -> u64 {
         0
     }
 
-    /// Hears in which order samples will be asked for, so that a cache knows what is needed next. It must change nothing
-    /// of what `read` gives.
+    /// Announces the order in which samples will be read, so that a cache knows their next uses. It must not change the
+    /// bytes that `read` gives.
     ///
     /// # Errors
     /// A cache that cannot do its work.
@@ -94,10 +94,10 @@ pub trait Pipeline: Send + Sync {
     }
 }
 
-/// Tells what a person should know of these data sets, each thing once.
+/// Reports the warnings of these data sets, each once.
 ///
 /// # Errors
-/// What `sink` reports.
+/// Any error of `sink`.
 pub fn tell<'p>(data: impl IntoIterator<Item = &'p dyn Pipeline>, sink: &dyn Sink) -> Result<()> {
     let mut told = HashSet::new();
     for message in data.into_iter().flat_map(Pipeline::warnings) {
@@ -132,10 +132,10 @@ pub fn read_samples(
     results.into_iter().map(|result| result.map_err(ReadError::into_error)).collect()
 }
 
-/// Makes one sample on its own, the plain way: what the engine must equal.
+/// Makes one sample on its own, with simple code: the oracle of the engine.
 ///
 /// # Errors
-/// What the pipeline reports.
+/// Any error of the pipeline.
 pub fn make_sample(pipeline: &dyn Pipeline, request: &Request, context: &mut SampleContext) -> Result<Sample> {
     let specs = pipeline.fields();
     let mut raw = Raw::new();
