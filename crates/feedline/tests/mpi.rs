@@ -6,7 +6,7 @@ use feedline::train::mpi::MpiGroup;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Not a test of its own: what the ranks of the test below do.
+/// Not a test of its own: the ranks of the test below run it.
 #[test]
 #[ignore = "started by a_rank_that_panics_ends_the_others"]
 fn rank() {
