@@ -418,8 +418,8 @@ impl Tree {
 }
 
 /// True if the files beside an archive, with these `members` in `folder`, were unpacked from it; `loose` are all data
-/// files outside of archives, sorted. If any lie in `folder`, all data of the archive must be among them, so that no other
-/// part of it joins the data set by mistake.
+/// files outside of archives, sorted. If any lie in `folder`, all data of the archive must be among them, so that no
+/// other part of it joins the data set by mistake.
 ///
 /// # Errors
 /// A data member that does not lie beside the archive, where others do.
