@@ -1,5 +1,5 @@
-//! The pipeline: what a recipe declares so that the engine can make its samples. Owns the contract and the two ways to
-//! keep it (the naive one here, the parallel one in deliver/); knows no recipe.
+//! The pipeline: declares to the engine how a recipe's samples are made. Owns the contract and its simple
+//! implementation (the parallel one is in deliver/); knows no recipe.
 
 mod builder;
 mod fused_decode;
@@ -23,7 +23,7 @@ use std::collections::BTreeSet;
 /// to sample, so that reading allocates nothing in the steady state.
 pub type Raw = Vec<Vec<u8>>;
 
-/// One family of samples: how many there are, what they hold and how one is made.
+/// One family of samples: their number, their fields, and how one is made.
 ///
 /// Three methods are enough for samples that are computed: `len`, `fields` and `make`. Samples that are read need `read`
 /// and `location` too. Where each is one file of a [`SampleReader`], `sample_reader` is all that prefetching, coalescing
@@ -35,7 +35,7 @@ pub trait Pipeline: Send + Sync {
     /// Number of samples; must never change.
     fn len(&self) -> u64;
 
-    /// Whether there is no sample at all.
+    /// True if there is no sample.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -61,8 +61,8 @@ pub trait Pipeline: Send + Sync {
         format!("sample {index}")
     }
 
-    /// What a person should know of the data set before it is used, in words: what was found and left out. Whoever opens it
-    /// for a person tells them; see [`tell`].
+    /// Warnings for the user about the data set before it is used: what was found and left out. The code that opens it
+    /// for a user reports them; see [`tell`].
     fn warnings(&self) -> Vec<String> {
         Vec::new()
     }
@@ -75,7 +75,7 @@ pub trait Pipeline: Send + Sync {
         Ok(())
     }
 
-    /// Decodes, augments and writes the sample into `slot`. Tells `context` which stage it is in. Randomness comes from
+    /// Decodes, augments and writes the sample into `slot`. Reports its stage to `context`. Randomness comes from
     /// [`Request::rng`] only.
     ///
     /// # Errors
@@ -99,7 +99,7 @@ pub trait Pipeline: Send + Sync {
         self.sample_reader().is_some_and(|reader| reader.is_near(one, next))
     }
 
-    /// Reads several samples, each as `read` and into its own of `raws`; gives as many results.
+    /// Reads several samples, each as `read` into its own of `raws`; returns one result for each.
     fn read_many(&self, requests: &[Request], raws: &mut [Raw], context: &mut SampleContext) -> Vec<Result<()>> {
         match self.sample_reader() {
             Some(reader) => read_samples(reader, requests, raws, context),
@@ -112,8 +112,8 @@ pub trait Pipeline: Send + Sync {
         self.sample_reader().map_or(0, |reader| reader.size_bytes(index))
     }
 
-    /// Hears in which order samples will be asked for, so that a cache knows what is needed next. It must change nothing
-    /// of what `read` gives.
+    /// Announces the order in which samples will be read, so that a cache knows their next uses. It must not change the
+    /// bytes that `read` gives.
     ///
     /// # Errors
     /// A cache that cannot do its work.
@@ -122,10 +122,10 @@ pub trait Pipeline: Send + Sync {
     }
 }
 
-/// Tells what a person should know of these data sets, each thing once.
+/// Reports the warnings of these data sets, each once.
 ///
 /// # Errors
-/// What `sink` reports.
+/// Any error of `sink`.
 pub fn tell<'p>(data: impl IntoIterator<Item = &'p dyn Pipeline>, sink: &dyn Sink) -> Result<()> {
     let mut told = BTreeSet::new();
     for message in data.into_iter().flat_map(Pipeline::warnings) {
@@ -160,10 +160,10 @@ pub fn read_samples(
     results.into_iter().map(|result| result.map_err(ReadError::into_error)).collect()
 }
 
-/// Makes one sample on its own, the plain way: what the engine must equal.
+/// Makes one sample on its own, with simple code: the oracle of the engine.
 ///
 /// # Errors
-/// What the pipeline reports.
+/// Any error of the pipeline.
 pub fn make_sample(pipeline: &dyn Pipeline, request: &Request, context: &mut SampleContext) -> Result<Sample> {
     let specs = pipeline.fields();
     let mut raw = Raw::new();

@@ -1,14 +1,14 @@
-//! The ranks of a run as one group: what processes that train together say to each other. Owns the contract and the
-//! group of one; knows nothing of models, data or how ranks were started.
+//! The ranks of a run as one group: the collectives of processes that train together. Owns the contract and the group
+//! of one; knows nothing of models, data or how ranks were started.
 
 use crate::error::{Error, Result};
 use std::ops::AddAssign;
 
-/// The variable that says how many seconds ranks wait for each other before they give up, 600 unless said.
+/// Environment variable with the seconds that ranks wait for each other before they give up; 600 if unset.
 pub const TIMEOUT_VARIABLE: &str = "FEEDLINE_GROUP_TIMEOUT_S";
 
-/// Processes that train together. Every method is a meeting: all ranks call the same ones in the same order with the
-/// same lengths, and each waits for the others.
+/// Processes that train together. Every method but `rank`, `world_size` and `abort` is a collective: all ranks call the
+/// same ones in the same order with the same lengths, and each waits for the others.
 ///
 /// `rank`, `world_size`, `broadcast`, `gather` and `abort` are enough. The rest is made of them, by default; a transport
 /// that has something faster overrides it.
@@ -16,9 +16,9 @@ pub const TIMEOUT_VARIABLE: &str = "FEEDLINE_GROUP_TIMEOUT_S";
 /// Sums come out bit for bit equal on every rank, and equal again on a repetition with the same number of ranks.
 ///
 /// # Errors
-/// Every method fails if another rank has died or cannot be reached; the group is of no use after that.
+/// Every method fails if another rank has died or cannot be reached; the group is unusable after that.
 pub trait Group: Send + Sync {
-    /// This process, from 0, below the world size.
+    /// The number of this process, from 0, below the world size.
     fn rank(&self) -> u64;
 
     /// Number of processes, at least 1.
@@ -34,10 +34,10 @@ pub trait Group: Send + Sync {
         sum_on_rank_0(self, values, f64::to_le_bytes, f64::from_le_bytes)
     }
 
-    /// Replaces the bytes of every rank by those of rank 0, whatever their number.
+    /// Replaces the bytes of every rank by those of rank 0, whatever their length.
     fn broadcast(&self, bytes: &mut Vec<u8>) -> Result<()>;
 
-    /// The bytes of all ranks in the order of ranks, on rank 0; nothing on the others.
+    /// The bytes of all ranks in rank order, on rank 0; empty on the others.
     fn gather(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>>;
 
     /// Returns once every rank has called it.
@@ -46,8 +46,8 @@ pub trait Group: Send + Sync {
         self.broadcast(&mut Vec::new())
     }
 
-    /// Ends the processes of all ranks at once, this one with `exit_code`: for a rank that cannot go on while the
-    /// others wait for it. A group of one has nobody to end: it returns.
+    /// Ends the processes of all ranks at once, this one with `exit_code`: for a rank that cannot continue while the
+    /// others wait for it. A group of one has no other ranks to end: it returns.
     fn abort(&self, exit_code: i32);
 }
 

@@ -1,4 +1,4 @@
-//! Train: the loop that uses the batches. Knows no tensor framework: a [`Task`] holds the model, this folder holds
+//! Train: the loop that consumes the batches. Knows no tensor framework: a [`Task`] holds the model; this folder holds
 //! the order of events, the learning rate, the checkpoints and the history.
 
 pub mod checkpoint;
@@ -30,12 +30,12 @@ pub type Tensors = BTreeMap<String, Array>;
 /// Sums over the real samples of one or more batches. Sums, not means, so that steps and ranks can be added up.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Tally {
-    /// Samples counted: padding is not.
+    /// Number of samples, without padding.
     pub samples: u64,
     /// Sum of the loss over these samples.
     pub loss_sum: f64,
-    /// Sums over these samples from which [`Task::metrics`] makes the metrics: of the metrics themselves, unless the task
-    /// says otherwise.
+    /// Sums over these samples from which [`Task::metrics`] computes the metrics: of the metrics themselves, unless the
+    /// task defines others.
     pub metric_sums: Vec<f64>,
 }
 
@@ -77,7 +77,7 @@ impl Tally {
     }
 }
 
-/// Everything a task needs to go on after a restart.
+/// All state that a task needs to continue after a restart.
 #[derive(Debug, Clone, Default)]
 pub struct TaskState {
     /// Parameters and running statistics.
@@ -96,13 +96,13 @@ pub trait Task {
         &[]
     }
 
-    /// Length of [`Tally::metric_sums`], the same for every batch: of every tally that is summed over the ranks.
+    /// Length of [`Tally::metric_sums`], equal for every tally, since they are summed over the ranks.
     fn metric_sums_len(&self) -> usize {
         self.metric_names().len()
     }
 
-    /// The metrics of what was counted, in the order of [`Task::metric_names`]: means over the samples, unless a metric is
-    /// something else, such as a ratio of sums. NaN where nothing was counted.
+    /// Computes the metrics in the order of [`Task::metric_names`]: means over the samples, unless a metric is
+    /// something else, such as a ratio of sums. NaN if nothing was counted.
     fn metrics(&self, tally: &Tally) -> Vec<f64> {
         (0..tally.metric_sums.len()).map(|at| tally.metric(at)).collect()
     }
@@ -115,12 +115,13 @@ pub trait Task {
         assert!(!frozen, "a phase freezes the backbone, and this task does not implement Task::set_frozen");
     }
 
-    /// Sets the optimiser's momentum (Adam's beta1) for the steps that follow, in [0, 1). Asked of tasks whose phases have a
-    /// schedule of it.
+    /// Sets the optimiser's momentum (Adam's beta1) for the steps that follow, in [0, 1). Called only if a phase has a
+    /// momentum schedule.
     fn set_momentum(&mut self, _momentum: f64) {}
 
     /// One optimiser step of the whole group at learning rate `lr`, on the mean over the samples of all ranks; `batch`
-    /// is this rank's share. The tally counts the `batch.valid` leading samples of every rank: all get the same.
+    /// is this rank's share. The tally sums the `batch.valid` leading samples of every rank, and is the same on all
+    /// ranks.
     ///
     /// # Errors
     /// A batch that does not fit the model, or a loss that is not finite (the parameters are then unchanged).
@@ -152,8 +153,8 @@ pub trait Task {
         self.load_state(state)
     }
 
-    /// Loss and metrics of `batch`, this rank's share, in evaluation mode; changes nothing. No meeting of the ranks:
-    /// they may have different numbers of batches.
+    /// Loss and metrics of `batch`, this rank's share, in evaluation mode; changes nothing. Not a collective: ranks may
+    /// have different numbers of batches.
     ///
     /// # Errors
     /// A batch that does not fit the model.
@@ -162,10 +163,10 @@ pub trait Task {
     /// A copy of the state that [`Task::load_state`] takes.
     ///
     /// # Errors
-    /// Whatever the back end reports.
+    /// Any error of the back end.
     fn state(&self) -> Result<TaskState>;
 
-    /// Takes over a saved state: the task then goes on bit for bit as the one that saved it.
+    /// Restores a saved state: the task then continues bit for bit as the one that saved it.
     ///
     /// # Errors
     /// A tensor that is missing or has another shape, by name.

@@ -1,5 +1,5 @@
-//! Sources and what stands before them: conformance, a cache under kills and full disks, and a real S3 server behind a
-//! proxy with faults.
+//! Sources and their wrappers: conformance, a cache under kills and full disks, and a real S3 server behind a proxy
+//! with faults.
 
 mod archives;
 mod cache;
@@ -26,7 +26,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Some twenty objects as [`check`] wants them.
+/// Some twenty objects for [`check`].
 fn objects() -> Vec<(String, Vec<u8>)> {
     let bytes = |len: usize, seed: u32| -> Vec<u8> {
         (0..len as u32).map(|i| (i.wrapping_mul(2_654_435_761).wrapping_add(seed) >> 11) as u8).collect()
@@ -64,7 +64,7 @@ fn succeeded(output: &Output) {
     assert!(output.status.success() && out.contains("1 passed"), "{out}\n{err}");
 }
 
-/// The whole of each object through `source`, by several threads.
+/// All bytes of each object through `source`, read by several threads.
 fn read_all(source: &dyn Source, threads: usize) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
     let stop = Stop::default();
     let listed = source.list("", &stop)?;

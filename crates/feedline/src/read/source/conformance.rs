@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// one that is empty, one of a byte, one of some megabytes, and keys with spaces and letters beyond ASCII.
 ///
 /// # Errors
-/// The first thing that is not as [`Source`] says, in words.
+/// The first violation of the contract of [`Source`], in words.
 pub fn check(source: &dyn Source, objects: &[(String, Vec<u8>)]) -> Result<(), String> {
     let stop = Stop::default();
     let mut expect: Vec<&(String, Vec<u8>)> = objects.iter().collect();
@@ -44,7 +44,7 @@ pub fn check(source: &dyn Source, objects: &[(String, Vec<u8>)]) -> Result<(), S
         )?;
     }
 
-    // Twice over, so that what a cache gives is looked at, too; and one buffer for all, longer than needed or shorter.
+    // Twice, to check what a cache returns, too; and with one buffer for all, longer or shorter than needed.
     let mut bytes = vec![7; 1000];
     for _ in 0..2 {
         for (object, (key, content)) in listed.iter().zip(&expect) {
@@ -60,7 +60,7 @@ pub fn check(source: &dyn Source, objects: &[(String, Vec<u8>)]) -> Result<(), S
         }
     }
 
-    // Several at once: neighbours, the same twice, and one that is not there spoils no other.
+    // Several at once: adjacent ones, the same twice; one missing object must not affect the others.
     let mut wants = Vec::new();
     for (object, (_, content)) in listed.iter().zip(&expect) {
         let len = content.len() as u64;
@@ -93,7 +93,7 @@ pub fn check(source: &dyn Source, objects: &[(String, Vec<u8>)]) -> Result<(), S
         }
     }
 
-    // What cannot be read is an error of the right kind that names it.
+    // A failed read has the right kind of error, which names the object.
     let (object, (key, content)) = (&listed[0], expect[0]);
     let len = content.len() as u64;
     let want = |key, range, version| RangeRequest { key, range, version, until: None, stop: &stop };
@@ -107,7 +107,7 @@ pub fn check(source: &dyn Source, objects: &[(String, Vec<u8>)]) -> Result<(), S
         other => return Err(format!("head of a missing object gave {other:?}")),
     }
 
-    // Whoever is called off does not wait, and one read called off does not spoil the next.
+    // A cancelled read returns without waiting, and does not affect the next.
     let off = Stop::default();
     off.stop();
     let begun = Instant::now();
@@ -122,7 +122,7 @@ pub fn check(source: &dyn Source, objects: &[(String, Vec<u8>)]) -> Result<(), S
         return Err(format!("a read that was called off gave {error:?}"));
     }
 
-    // Many at once get each their own.
+    // Concurrent reads each get their own bytes.
     let wrong = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..8usize)
             .map(|thread| {

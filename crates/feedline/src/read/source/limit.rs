@@ -1,10 +1,10 @@
-//! At most so many requests under way. Owns the permits; who waits does so before the time of a request begins.
+//! Limits the number of concurrent requests. Owns the permits; waiting for one does not count towards the timeout.
 
 use crate::read::source::{Object, RangeRequest, ReadError, Source, SourceCache};
 use crate::stop::{PATIENCE, Stop};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-/// Lets only so many requests of all threads through at once.
+/// Lets only a limited number of requests of all threads through at once.
 #[derive(Debug)]
 pub struct Limit {
     inner: Arc<dyn Source>,
@@ -12,11 +12,11 @@ pub struct Limit {
     freed: Condvar,
 }
 
-/// One request's right to be under way.
+/// The right to send one request.
 struct Permit<'a>(&'a Limit);
 
 impl Limit {
-    /// `inner`, with at most `requests` at once, and at least one.
+    /// Wraps `inner`, with at most `requests` at once, and at least one.
     pub fn new(inner: Arc<dyn Source>, requests: usize) -> Limit {
         Limit { inner, free: Mutex::new(requests.max(1)), freed: Condvar::new() }
     }

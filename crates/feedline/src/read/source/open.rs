@@ -1,4 +1,4 @@
-//! From a URL to a source: which backend it names, and which wrappers stand before it.
+//! Opens a URL as a source: chooses the backend, and the wrappers around it.
 
 use crate::error::{Error, Result};
 use crate::read::location::check_url;

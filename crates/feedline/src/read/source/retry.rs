@@ -1,4 +1,4 @@
-//! Another try after a failure that may pass. Owns the waiting: exponential, with jitter, never shorter than the place
+//! Retries reads after temporary failures. Owns the waiting: exponential with jitter, never shorter than the server
 //! asks for, and bounded in total.
 
 use crate::read::source::{Object, RangeRequest, ReadError, ReadErrorKind, Source, SourceCache};
@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 /// The wait after the first failure; it doubles with each further one.
 const FIRST: Duration = Duration::from_millis(100);
 
-/// The longest wait that is not asked for.
+/// The longest wait that no server asked for.
 const MOST: Duration = Duration::from_secs(20);
 
-/// Tries a source again while its failures may pass.
+/// Retries reads of a source after temporary failures.
 #[derive(Debug)]
 pub struct Retry {
     inner: Arc<dyn Source>,
@@ -21,7 +21,7 @@ pub struct Retry {
 }
 
 impl Retry {
-    /// `inner`, with `budget` of time for one read and all its tries.
+    /// Wraps `inner`, with `budget` of time for one read and all its tries.
     pub fn new(inner: Arc<dyn Source>, budget: Duration) -> Retry {
         Retry { inner, budget }
     }
@@ -38,7 +38,7 @@ impl Retry {
                 Err(error) if error.kind.is_passing() => error,
                 other => return other,
             };
-            // Whatever a server asks for: it may be a year, or more than there are seconds.
+            // Not trusted: a server may ask for a year, or for `u64::MAX` seconds.
             let asked = error.retry_after.unwrap_or_default();
             let wait = backoff(tries).max(asked);
             if wait > self.budget.saturating_sub(begun.elapsed()) {
@@ -63,8 +63,8 @@ impl Retry {
     }
 }
 
-/// Half of the exponential wait and a random share of the other half: readers that failed together do not come back
-/// together. The only random number here that is no function of the seed; it changes when, not what.
+/// Half of the exponential wait and a random share of the other half, so that readers that failed together do not
+/// return together. The only random number here that does not depend on the seed; it affects timing, not data.
 fn backoff(tries: u32) -> Duration {
     let wait = FIRST.saturating_mul(1 << (tries - 1).min(16)).min(MOST);
     let random = RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64;

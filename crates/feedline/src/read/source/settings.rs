@@ -1,4 +1,4 @@
-//! How objects are read: the settings of storage, and which paths they map to URLs.
+//! The settings of storage, and the mapping of paths to URLs.
 
 use crate::error::{Error, Result};
 use crate::read::location::check_url;
@@ -10,8 +10,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// How objects are read. Changes speed and patience, never what is read. Credentials are not settings: they come from
-/// where the provider's own tools take them, or from a client of the caller's.
+/// Settings of storage. They change speed and patience, never the bytes that are read. Credentials are not among them:
+/// they come from where the provider's own tools take them, or from the caller's own client.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Storage {
@@ -29,15 +29,15 @@ pub struct Storage {
     pub retry_s: f64,
     /// Folder that keeps what was read, for all ranks and jobs of a machine; empty is none.
     pub cache_dir: PathBuf,
-    /// What the cache may hold.
+    /// Size limit of the cache in bytes.
     pub cache_bytes: u64,
-    /// Who shares it.
+    /// The users who share the cache.
     pub cache_mode: CacheMode,
     /// `PREFIX=URL`: a path that begins with PREFIX is read from URL instead. Empty is none.
     pub map: String,
-    /// Where listings are kept; empty is `feedline/listings` in the user's folder for caches.
+    /// Folder of cached listings; empty is `feedline/listings` in the user's cache folder.
     pub listings_dir: PathBuf,
-    /// What another client of the caller's signs with, in place of the environment. Never written anywhere.
+    /// Credentials of a client of the caller's, used instead of the environment. Never written anywhere.
     #[serde(skip)]
     pub credentials: Option<Credentials>,
     /// A source of the caller's own. A URL that begins with its location is read from it through the same wrappers as a
@@ -57,7 +57,7 @@ pub struct Credentials {
 }
 
 impl fmt::Debug for Credentials {
-    /// Without them.
+    /// Omits the keys.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Credentials(...)")
     }
@@ -84,10 +84,10 @@ impl Default for Storage {
 }
 
 impl Storage {
-    /// That the settings make sense.
+    /// Checks that the settings are valid.
     ///
     /// # Errors
-    /// The first that does not.
+    /// The first setting that is not.
     pub fn check(&self) -> Result<()> {
         let positive = |value: f64| value > 0.0 && value <= 1e9;
         let checks = [
@@ -151,7 +151,7 @@ impl Storage {
         self.map.split_once('=').filter(|(prefix, url)| !prefix.is_empty() && is_url(Path::new(url)))
     }
 
-    /// Where `path` is read from: another place if it falls under [`Storage::map`].
+    /// The place that `path` is read from: a URL if it falls under [`Storage::map`], else `path`.
     pub fn resolve(&self, path: &Path) -> PathBuf {
         let mapped = self.mapping().and_then(|(prefix, url)| {
             let rest = path.strip_prefix(prefix).ok()?.to_str()?;

@@ -1,14 +1,14 @@
-//! A time after which a request counts as lost. Owns the reckoning; the backend gives up when it is told.
+//! A deadline after which a request counts as lost. Owns its computation; the backend gives up at the deadline.
 
 use crate::read::source::{Object, RangeRequest, ReadError, ReadErrorKind, Source, SourceCache};
 use crate::stop::Stop;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// So much may come within one timeout: a large object has several.
+/// Bytes per timeout: a larger object gets several.
 const BYTES: u64 = 16 << 20;
 
-/// Gives every request a time to be done by.
+/// Gives every request a deadline.
 #[derive(Debug)]
 pub struct Timeout {
     inner: Arc<dyn Source>,
