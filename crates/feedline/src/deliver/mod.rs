@@ -108,6 +108,7 @@ pub struct Loader {
 impl Loader {
     /// A loader at the beginning of epoch 0.
     ///
+    /// # Errors
     /// A data set of another size than the plan's, a rank out of range, a batch size of 0, or with `drop_last` a split
     /// with fewer samples than one batch on every rank.
     pub fn new(pipeline: Arc<dyn Pipeline>, plan: Plan, options: LoaderOptions) -> Result<Loader> {
