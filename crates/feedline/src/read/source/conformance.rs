@@ -209,7 +209,7 @@ struct Inner {
 
 impl Inner {
     fn new(objects: &[(String, Vec<u8>)]) -> Inner {
-        let mut objects: Vec<(Object, Vec<u8>)> = objects.to_vec().into_iter().map(listed).collect();
+        let mut objects: Vec<(Object, Vec<u8>)> = objects.iter().cloned().map(listed).collect();
         objects.sort_by(|(one, _), (other, _)| one.key.cmp(&other.key));
         Inner { objects, calls: AtomicUsize::new(0) }
     }
