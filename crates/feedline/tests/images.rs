@@ -172,7 +172,7 @@ fn batches(loader: &mut Loader) -> Vec<Batch> {
 
 #[test]
 fn a_declared_loader_delivers_the_bytes_of_one_put_together_from_its_parts() {
-    let steps = vec![
+    let steps = [
         ImageOp::RandomResizedCrop {
             size_px: [40, 56],
             scale: [0.08, 1.0],

@@ -226,7 +226,7 @@ mod tests {
             print(None, "x", 2),
             print(None, "x", 3),
         ];
-        assert_eq!(HashSet::from(prints).len(), prints.len());
+        assert_eq!(std::collections::BTreeSet::from(prints).len(), prints.len());
         assert_eq!(print(Some(&["a", "b"]), "x", 2), prints[0]);
     }
 }
