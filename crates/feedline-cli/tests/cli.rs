@@ -630,6 +630,13 @@ fn bench_measures_the_loader_and_says_what_limits_it() {
     expect(&words, 0, &["epoch 0", "96 samples"]);
     let words = String::from_utf8_lossy(&words.stdout).into_owned();
     assert!(words.contains("first batch after") && words.contains("one worker makes"), "{words}");
+
+    // A list of operations is measured as it is trained with: not at the 224 px and the batch of 64 of work A.
+    let ops = r#"augment.ops=[{ op = "resize", size_px = [64, 64] }, { op = "horizontal_flip", p = 0.5 }]"#;
+    let listed = ["bench", "--data", data, "--epochs", "1", "--workers", "1", "--set", ops];
+    expect(&run(&listed), 0, &["96 samples, batch 32"]);
+    let both = run(&[&listed[..], &["--augment", "light"]].concat());
+    expect(&both, 2, &["augment.preset is light and augment.ops is a list"]);
 }
 
 #[test]

@@ -22,8 +22,8 @@ pub struct Args {
     /// Passes over the data; the first one warms up
     #[arg(long, default_value_t = 3, value_name = "N")]
     epochs: u64,
-    /// One of the works of bench/README.md instead of your own settings [default: a, unless --augment or --config is
-    /// given; e for a path that is no image data set]
+    /// One of the works of bench/README.md instead of your own settings [default: a, unless --augment, --config or
+    /// --set augment.ops is given; e for a path that is no image data set]
     #[arg(long, value_parser = works(), ignore_case = true)]
     work: Option<Work>,
     /// Shape of one sample of raw files, e.g. 120000,4
@@ -60,7 +60,9 @@ pub fn run_recipe<R: Recipe>(args: &Args) -> Result<Done> {
         work: args.work,
         shape: args.shape.as_deref(),
         data: args.data.data.as_deref(),
-        has_settings: args.data.augment.is_some() || args.data.config.is_some(),
+        has_settings: args.data.augment.is_some()
+            || args.data.config.is_some()
+            || args.data.set.iter().any(|assignment| assignment.trim_start().starts_with("augment.ops")),
     };
     let BenchSetup { config, data, plan } = R::bench(&asked, &|said| or_demo::<R>(args.data.said(said)?)?.resolve())?;
     let (batch_size, num_workers) = (config.batch_size(), config.loader().num_workers());

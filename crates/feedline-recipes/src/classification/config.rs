@@ -3,14 +3,16 @@
 
 use super::network::backbone::Backbone;
 use crate::network::device::{DeviceKind, Precision};
+use crate::recipe::setting_name;
 use crate::settings::{self, LoaderSettings, Settings, in_range};
-use feedline::augment::Augmentation;
+use feedline::augment::{Augmentation, ImageOp, output_size_px};
 use feedline::pipeline::DecodeMode;
 use feedline::read::Storage;
 use feedline::train::consistency::BatchSplit;
 use feedline::train::schedule::{LrDecay, OptimizerKind};
 use feedline::{Error, Result};
-use serde::{Deserialize, Serialize};
+use serde::de::IntoDeserializer;
+use serde::{Deserialize, Deserializer, Serialize};
 use std::path::PathBuf;
 
 /// The commented reference of every key, with its default.
@@ -60,11 +62,78 @@ pub struct ModelConfig {
 
 /// Section `augment`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "AugmentKeys", into = "AugmentKeys")]
 pub struct AugmentConfig {
-    pub preset: Augmentation,
+    pub ops: TrainOps,
     pub mean: [f64; 3],
     pub std: [f64; 3],
+}
+
+/// The operations on pictures of the training split.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TrainOps {
+    /// Key `preset`: a list that never changes.
+    Preset(Augmentation),
+    /// Key `ops`: a list that is written out, of one operation at least.
+    List(Vec<ImageOp>),
+}
+
+impl AugmentConfig {
+    /// The operations of training, which give pictures of `input_px` x `input_px`.
+    pub fn train_ops(&self, input_px: u32) -> Vec<ImageOp> {
+        match &self.ops {
+            TrainOps::Preset(preset) => preset.train_ops(input_px),
+            TrainOps::List(ops) => ops.clone(),
+        }
+    }
+}
+
+/// The keys of section `augment` as they are written.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AugmentKeys {
+    /// Empty is not set.
+    #[serde(default, deserialize_with = "unless_empty", skip_serializing_if = "Option::is_none")]
+    preset: Option<Augmentation>,
+    /// Empty is not set.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    ops: Vec<ImageOp>,
+    mean: [f64; 3],
+    std: [f64; 3],
+}
+
+fn unless_empty<'de, D: Deserializer<'de>>(text: D) -> Result<Option<Augmentation>, D::Error> {
+    let name = String::deserialize(text)?;
+    if name.is_empty() { Ok(None) } else { Augmentation::deserialize(name.into_deserializer()).map(Some) }
+}
+
+impl TryFrom<AugmentKeys> for AugmentConfig {
+    type Error = String;
+
+    fn try_from(AugmentKeys { preset, ops, mean, std }: AugmentKeys) -> Result<AugmentConfig, String> {
+        let ops = match (preset, ops.is_empty()) {
+            (preset, true) => TrainOps::Preset(preset.unwrap_or_default()),
+            (None, false) => TrainOps::List(ops),
+            (Some(preset), false) => {
+                return Err(format!(
+                    "augment.preset is {} and augment.ops is a list of operations, and only one of them can hold: leave \
+                     one out, or set augment.preset to \"\"",
+                    setting_name(&preset)
+                ));
+            }
+        };
+        Ok(AugmentConfig { ops, mean, std })
+    }
+}
+
+impl From<AugmentConfig> for AugmentKeys {
+    fn from(AugmentConfig { ops, mean, std }: AugmentConfig) -> AugmentKeys {
+        let (preset, ops) = match ops {
+            TrainOps::Preset(preset) => (Some(preset), Vec::new()),
+            TrainOps::List(ops) => (None, ops),
+        };
+        AugmentKeys { preset, ops, mean, std }
+    }
 }
 
 /// Section `train`.
@@ -176,6 +245,19 @@ impl Settings for Config {
             (train.checkpoint_seconds >= 0.0, "train.checkpoint_seconds", "at least 0"),
         ];
         in_range(checks.into_iter().chain(self.data.loader.checks()))?;
+        if let TrainOps::List(ops) = &self.augment.ops {
+            ops.iter().try_for_each(ImageOp::validate)?;
+            let px = self.input_px();
+            if output_size_px(ops) != Some([px; 2]) {
+                let found = output_size_px(ops).map_or("any size".to_string(), |[height, width]| {
+                    format!("{height} x {width} px (height x width)")
+                });
+                return Err(Error::config(
+                    format!("augment.ops ends in pictures of {found}, and the network takes {px} x {px}"),
+                    format!("Let its last operation with a size_px have [{px}, {px}], or set model.input_px"),
+                ));
+            }
+        }
         if train.freeze_train && train.freeze_epochs > train.epochs {
             return Err(Error::config(
                 format!(
@@ -254,6 +336,42 @@ mod tests {
             for part in parts {
                 assert!(error.contains(part), "{text:?} gives {error:?}, without {part:?}");
             }
+        }
+    }
+
+    #[test]
+    fn the_operations_of_training_are_a_preset_or_a_list() {
+        let with = |augment: &str| said(&format!("[data]\ndir = \"d\"\n[augment]\n{augment}"));
+        let ops = r#"ops = [
+            { op = "random_resized_crop", size_px = [64, 64], scale = [0.5, 1], ratio = [0.75, 1.25] },
+            { op = "horizontal_flip", p = 0.5 },
+            { op = "autoaugment_imagenet" },
+        ]"#;
+        let config = with(ops).unwrap();
+        let names: Vec<&str> = config.augment.train_ops(64).iter().map(ImageOp::name).collect();
+        assert_eq!(names, ["random_resized_crop", "horizontal_flip", "autoaugment_imagenet"]);
+        // What is saved means the same again, on its own as well as over the defaults, and may not change in a run.
+        let text = config.to_toml().unwrap();
+        assert_eq!((&Config::from_toml(&text).unwrap(), &said(&text).unwrap()), (&config, &config), "{text}");
+        let error = config.check_resume(&with("").unwrap()).unwrap_err().to_string();
+        assert!(error.contains("augment.ops was [{") && error.contains("is now not there"), "{error}");
+        // A preset is saved by its name, as it always was.
+        let default = with("").unwrap();
+        assert_eq!(default.augment.ops, TrainOps::Preset(Augmentation::Light));
+        assert!(default.to_toml().unwrap().contains("[augment]\npreset = \"light\"\nmean"));
+        assert_eq!(with("preset = \"light-1\"").unwrap(), default);
+
+        for (augment, part) in [
+            (format!("preset = \"light\"\n{ops}"), "augment.preset is light and augment.ops is a list"),
+            ("ops = [{ op = \"flip\" }]".into(), "unknown variant `flip`, expected one of `random_resized_crop`"),
+            ("ops = [{ op = \"horizontal_flip\" }]".into(), "missing field `p`"),
+            ("ops = [{ op = \"horizontal_flip\", p = 2 }]".into(), "p of horizontal_flip is out of range"),
+            ("ops = [{ op = \"horizontal_flip\", p = 1 }]".into(), "any size, and the network takes 64 x 64"),
+            ("ops = [{ op = \"resize\", size_px = [64, 48] }]".into(), "64 x 48 px (height x width), and the network"),
+            ("preset = \"heavy\"".into(), "unknown variant `heavy`, expected one of `light`"),
+        ] {
+            let error = with(&augment).unwrap_err().to_string();
+            assert!(error.contains(part), "{augment:?} gives {error:?}, without {part:?}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! The recipe as far as its network goes: phases and learning rates of a run, its files, its figures and the words about
 //! it. The order of events belongs to `run`.
 
-use super::config::Config;
+use super::config::{Config, TrainOps};
 use super::data;
 use super::evaluate;
 use super::network::backbone::Backbone;
@@ -11,6 +11,7 @@ use super::recipe::Classification;
 use crate::recipe::{EvalOptions, EvalReport, Finished, RunFigures, Setup, SplitsOf, Trainable, setting_name};
 use crate::run;
 use feedline::Result;
+use feedline::augment::ImageOp;
 use feedline::event::Sink;
 use feedline::pipeline::Images;
 use feedline::pipeline::Pipeline;
@@ -106,7 +107,10 @@ impl Trainable for Classification {
             config.model.backbone.name(),
             setting_name(&config.model.precision),
             task.device_name(),
-            setting_name(&config.augment.preset),
+            match &config.augment.ops {
+                TrainOps::Preset(preset) => setting_name(preset),
+                TrainOps::List(ops) => ops.iter().map(ImageOp::name).collect::<Vec<_>>().join(" + "),
+            },
             config.train.epochs,
             config.train.batch_size,
             setup.over_ranks(),

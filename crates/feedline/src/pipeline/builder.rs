@@ -215,13 +215,13 @@ impl ImagesBuilder {
 
     /// Notes a step that changes pictures where there are none any more, or none of equal size yet.
     fn expect_pictures(&mut self, step: &str) {
-        if let PixelOutput::Floats { .. } = self.options.numbers {
-            let problem = format!("{step} comes after normalize()");
-            self.note(Error::config(problem, "Steps on pictures come before normalize()"));
-        }
         if self.shorter.is_some() {
             let problem = "resize(n) keeps the aspect ratio, so pictures would differ in size";
             self.note(Error::config(problem, "Add .center_crop(n)"));
+        }
+        if let PixelOutput::Floats { .. } = self.options.numbers {
+            let problem = format!("{step} comes after normalize()");
+            self.note(Error::config(problem, "Steps on pictures come before normalize()"));
         }
     }
 

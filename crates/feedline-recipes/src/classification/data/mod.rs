@@ -33,8 +33,8 @@ pub fn images(list: ImageList, ops: Vec<ImageOp>, config: &Config, cache: Option
     )
 }
 
-/// The training and the validation split that `config` names. The training split is augmented by the preset, the
-/// validation split never.
+/// The training and the validation split that `config` names. The training split is augmented, the validation
+/// split never.
 ///
 /// # Errors
 /// Folders or lists that cannot be used.
@@ -44,7 +44,7 @@ pub fn open(config: &Config) -> Result<(Arc<Images>, Arc<Images>)> {
     let cache = cache(config);
     let val_cache = cache.as_ref().map(DecodedCache::sibling);
     let val = open_val_cached(config, &folder, &list.classes, val_cache)?;
-    Ok((Arc::new(images(list, config.augment.preset.train_ops(config.input_px()), config, cache)?), val))
+    Ok((Arc::new(images(list, config.augment.train_ops(config.input_px()), config, cache)?), val))
 }
 
 /// Order of the training split over `ranks`.

@@ -3,6 +3,7 @@
 use crate::classification::config::Said;
 use crate::classification::data;
 use crate::classification::demo::{DemoOptions, write_demo_data};
+use feedline::augment::Augmentation;
 use feedline::deliver::{Loader, LoaderOptions};
 use feedline::pipeline::Pipeline;
 use feedline::plan::Plan;
@@ -51,6 +52,17 @@ fn batches_are_equal_for_any_workers_after_any_resume_and_on_every_run() {
             assert!(epochs(&mut second, 2) == whole[cut..], "{augment} resumed after {cut}");
         }
     }
+}
+
+#[test]
+fn a_list_of_operations_delivers_what_the_preset_with_these_operations_delivers() {
+    let dir = tempfile::tempdir().unwrap();
+    let preset = train_data(&dir.path().join("d"), "light");
+    let said = Said::defaults().set("data.dir", dir.path().join("d").to_str().unwrap()).unwrap();
+    let ops = toml::Value::try_from(Augmentation::Light.train_ops(48)).unwrap();
+    let said = said.assign(&format!("augment.ops={ops}")).and_then(|said| said.set("model.input_px", 48)).unwrap();
+    let listed: Arc<dyn Pipeline> = data::open(&said.resolve().unwrap()).unwrap().0;
+    assert!(epochs(&mut loader(&listed, 2), 2) == epochs(&mut loader(&preset, 0), 2));
 }
 
 #[test]
