@@ -12,7 +12,7 @@ use feedline::decode::{NPY_HEADER_BYTES_MAX, NpyHeader, decode_points, dimension
 use feedline::read::{Storage, read_start, read_text};
 use feedline::{Error, Result};
 use serde::Serialize;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -144,7 +144,7 @@ fn unlisted(root: &Path, layout: Layout, lists: &[(&str, Vec<String>)]) -> Resul
         if of_folder.peek().is_none() || !path.is_dir() {
             continue;
         }
-        let listed: HashSet<&str> = of_folder.flat_map(|(_, ids)| ids).map(String::as_str).collect();
+        let listed: BTreeSet<&str> = of_folder.flat_map(|(_, ids)| ids).map(String::as_str).collect();
         let failed = |e| Error::io("list the folder", &path, e);
         let (mut count, mut first) = (0u64, None::<String>);
         for entry in fs::read_dir(&path).map_err(failed)? {

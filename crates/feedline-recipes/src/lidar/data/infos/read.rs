@@ -7,7 +7,7 @@ use feedline::{Error, Result};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::cell::Cell;
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// The remedy for a file that cannot be used.
@@ -21,7 +21,7 @@ const REBUILD: &str = "Build the infos anew: feedline lidar infos --data DIR --o
 /// comes twice.
 pub fn read_infos(root: &Path, names: &[String], storage: &Storage) -> Result<Vec<Frame>> {
     let mut frames = Vec::new();
-    let mut ids = HashSet::new();
+    let mut ids = BTreeSet::new();
     for name in names {
         let (path, entries) = entries(root, name, storage, |value| match value {
             Value::Array(frames) => Ok(frames),
