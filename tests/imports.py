@@ -1,7 +1,7 @@
 """Reads which file imports which from the text of Rust crates and Python packages. Compiles nothing, runs nothing.
 
-An import points to the file that defines the name: a `mod.rs` or `__init__.py` that re-exports it is looked through. A Rust
-file may use what its parent modules define (`super::`), so those imports are left out, as are those of tests.
+An import points to the file that defines the name: a `mod.rs` or `__init__.py` that re-exports it is looked through. Imports
+of Rust tests are left out.
 """
 
 import ast
@@ -17,6 +17,7 @@ BRACKET = re.compile(r"[][(){};]")
 MODULE = re.compile(r"\bmod\s+(\w+)\s*;")
 USE = re.compile(r"\b(pub(?:\([^)]*\))?\s+)?use\s+([^;]+);")
 ITEM = re.compile(r"\b(?:fn|struct|enum|union|trait|type|const|static|mod|macro_rules!)\s+(?!fn\b|unsafe\b)(?:mut\s+)?(\w+)")
+INLINE_MODULE = re.compile(r"\bmod\s+\w+\s*\{")
 PATH = re.compile(r"(?<![\w:.$])(\w+(?:\s*::\s*\w+)+)")
 
 
@@ -25,18 +26,23 @@ def blank(text):
     return re.sub(r"[^\n]", " ", text)
 
 
+def end_of_item(code, start):
+    """Where the item that begins at `start` ends, attributes included: after its `;` or its last `}`."""
+    depth = 0
+    for mark in BRACKET.finditer(code, start):
+        depth += {"{": 1, "(": 1, "[": 1, "}": -1, ")": -1, "]": -1}.get(mark[0], 0)
+        if depth == 0 and mark[0] in ";}":
+            return mark.end()
+    return len(code)
+
+
 @functools.cache
 def code_of(file):
     """The code of a Rust file, the same without the items under `#[cfg(test)]`, and the names of the modules among these."""
     whole = NOT_CODE.sub(lambda found: blank(found[0]), file.read_text())
     parts, modules, at = [], [], 0
     while found := TEST_ONLY.search(whole, at):
-        depth, end = 0, len(whole)
-        for mark in BRACKET.finditer(whole, found.start()):
-            depth += {"{": 1, "(": 1, "[": 1, "}": -1, ")": -1, "]": -1}.get(mark[0], 0)
-            if depth == 0 and mark[0] in ";}":
-                end = mark.end()
-                break
+        end = end_of_item(whole, found.start())
         modules += MODULE.findall(whole, found.start(), end)
         parts += [whole[at : found.start()], blank(whole[found.start() : end])]
         at = end
@@ -74,10 +80,15 @@ class Module:
 
     def __init__(self, file, path, is_test):
         self.file, self.path, self.is_test = file, path, is_test
-        _, self.code, self.test_modules = code_of(file)
+        _, code, self.test_modules = code_of(file)
+        # A module within the file begins its paths one level further down.
+        for found in INLINE_MODULE.finditer(code):
+            end = end_of_item(code, found.start())
+            code = code[: found.start()] + code[found.start() : end].replace("super::", "self ::") + code[end:]
+        self.code = code
         self.modules = MODULE.findall(self.code)
         self.uses, self.globs, self.used = {}, [], []
-        body = USE.sub(lambda found: blank(found[0]), self.code)
+        body = MODULE.sub(lambda found: blank(found[0]), USE.sub(lambda found: blank(found[0]), self.code))
         words = set(re.findall(r"\w+", body))
         for found in USE.finditer(self.code):
             line = self.code.count("\n", 0, found.start()) + 1
@@ -148,7 +159,7 @@ class Crate:
             for parts, line, is_reexported in module.used:
                 found = None if is_reexported else self._find(module, parts)
                 # A `use` of a module imports nothing yet: the paths through its name do.
-                if found and found[1] and module.path[: len(found[0].path)] != found[0].path:
+                if found and found[1] and found[0] is not module:
                     arrows.setdefault((module.path, found[0].path), line)
         return arrows
 

@@ -256,24 +256,6 @@ impl Plan {
         }
         hash_words(&words)
     }
-
-    /// Steps of one rank from global position `start` to the end of an epoch, at `batch_size` samples a step. It does not
-    /// compute the epoch's order.
-    pub fn num_batches(&self, start: u64, rank: u64, batch_size: u64, drop_last: bool) -> u64 {
-        self.epoch_from(0, start).num_batches(rank, batch_size, drop_last)
-    }
-
-    /// The order of one epoch from its beginning.
-    pub fn epoch(&self, epoch: u64) -> EpochPlan {
-        self.epoch_from(epoch, 0)
-    }
-
-    /// The rest of an epoch of which the first `start` global positions are already consumed, dealt again to this
-    /// plan's ranks. For the same number of ranks that is the continuation. The order is computed on demand; with
-    /// [`Permutation::Torch`] the first look-up also computes the steps of the consumed positions.
-    pub fn epoch_from(&self, epoch: u64, start: u64) -> EpochPlan {
-        EpochPlan::new(self.clone(), epoch, start)
-    }
 }
 
 #[cfg(test)]

@@ -442,7 +442,17 @@ impl<'p> Machine<'p> {
                 };
                 Value::Object(items.iter().map(entry).collect::<Result<Map<_, _>, _>>()?)
             }
-            Object::Array(Some(array)) => array.value(self, depth, left)?,
+            Object::Array(Some(array)) => {
+                *left = left.checked_sub(array.len()).ok_or(GROWS)?;
+                array.value(&mut |at| match &self.objects[array.data] {
+                    Object::Bytes(bytes) => array.value_at(at, bytes),
+                    // A list can have changed since.
+                    Object::List(items) => {
+                        self.value(*items.get(at).ok_or("an array lost its objects")?, depth + 1, left)
+                    }
+                    _ => Err("an array holds neither bytes nor objects".into()),
+                })?
+            }
             Object::Array(None) => return Err("an array was never filled".into()),
             Object::Bytes(_) => return Err("it holds bytes where a text or a number was expected".into()),
             Object::Dtype(_) | Object::Name(_) => return Err("it holds a type where a value was expected".into()),

@@ -1,6 +1,5 @@
 //! NumPy's arrays in pickles. Owns their dtypes and the order of their values.
 
-use super::{GROWS, Id, Machine, Object};
 use serde_json::{Number, Value};
 
 /// NumPy's own limit was 32 for long.
@@ -86,14 +85,14 @@ impl Dtype {
     }
 }
 
-/// An array: its values lie in another object.
+/// An array whose values lie in another object, which it knows by number.
 #[derive(Debug, Clone)]
 pub(super) struct NdArray {
     /// Empty for a scalar.
     shape: Vec<usize>,
     is_fortran: bool,
     dtype: Dtype,
-    data: Id,
+    pub(super) data: usize,
 }
 
 impl NdArray {
@@ -102,7 +101,7 @@ impl NdArray {
         dtype: Dtype,
         shape: Vec<usize>,
         is_fortran: bool,
-        data: Id,
+        data: usize,
         bytes: usize,
     ) -> Result<Self, String> {
         let unit = if dtype.kind == Kind::Object { 1 } else { dtype.size_bytes };
@@ -126,18 +125,14 @@ impl NdArray {
         self.shape.iter().product::<usize>() * self.shape.len().max(1)
     }
 
-    /// Its values in lists of lists, as `tolist` gives them.
-    pub(super) fn value(&self, machine: &Machine, depth: usize, left: &mut usize) -> Result<Value, String> {
-        *left = left.checked_sub(self.len()).ok_or(GROWS)?;
-        if self.len() == 0 {
-            return Ok(Value::Array(Vec::new()));
-        }
-        self.nested(0, 0, &mut |at| match &machine.objects[self.data] {
-            Object::Bytes(bytes) => self.dtype.value(&bytes[at * self.dtype.size_bytes..][..self.dtype.size_bytes]),
-            // A list can have changed since.
-            Object::List(items) => machine.value(*items.get(at).ok_or("an array lost its objects")?, depth + 1, left),
-            _ => Err("an array holds neither bytes nor objects".into()),
-        })
+    /// The value at a place within the bytes of an array that holds no objects.
+    pub(super) fn value_at(&self, place: usize, bytes: &[u8]) -> Result<Value, String> {
+        self.dtype.value(&bytes[place * self.dtype.size_bytes..][..self.dtype.size_bytes])
+    }
+
+    /// Its values in lists of lists, as `tolist` gives them; `item` gives the value at a place.
+    pub(super) fn value(&self, item: &mut dyn FnMut(usize) -> Result<Value, String>) -> Result<Value, String> {
+        if self.len() == 0 { Ok(Value::Array(Vec::new())) } else { self.nested(0, 0, item) }
     }
 
     fn nested(
