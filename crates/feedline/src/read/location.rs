@@ -42,14 +42,69 @@ pub(in crate::read) fn unreadable(key: &str) -> Option<&'static str> {
     }
 }
 
-/// A path that names archives: their folder, their names, and the rest, a folder inside them.
-pub(in crate::read) struct Named<'a> {
-    pub(in crate::read) folder: &'a str,
-    pub(in crate::read) names: Vec<String>,
-    pub(in crate::read) inside: &'a str,
+/// A place with data as a person writes it, taken apart once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::read) struct Location {
+    /// The path or URL.
+    pub(in crate::read) path: PathBuf,
+    pub(in crate::read) place: Place,
 }
 
-pub(in crate::read) fn archives_named(path: &Path) -> Option<Named<'_>> {
+/// What a path or URL names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::read) enum Place {
+    /// A file or folder of this machine, which need not be there.
+    Local,
+    /// A file or folder at this URL.
+    Url(String),
+    /// Archives, at a URL or of this machine.
+    Archives(NamedArchives),
+}
+
+/// Archives that a path or URL names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::read) struct NamedArchives {
+    /// The folder that they lie in. Of a [`Location`] it is a URL, `file://` if it is one of this machine.
+    pub(in crate::read) folder: String,
+    pub(in crate::read) names: Vec<String>,
+    /// A folder or file inside of them; empty for all that they hold.
+    pub(in crate::read) inside: String,
+}
+
+impl Location {
+    /// Takes a path or URL apart. Whether a part of it is an archive or a folder of that name is looked up.
+    ///
+    /// # Errors
+    /// A relative path where the current directory cannot be told.
+    pub(in crate::read) fn parse(path: PathBuf) -> Result<Location> {
+        let place = match (archives_named(&path), path.to_str().filter(|_| is_url(&path))) {
+            (Some(named), Some(_)) => Place::Archives(named),
+            (Some(_), None) => archives_named(Path::new(&file_url(&path)?)).map_or(Place::Local, Place::Archives),
+            (None, Some(url)) => Place::Url(url.to_owned()),
+            (None, None) => Place::Local,
+        };
+        Ok(Location { path, place })
+    }
+
+    /// Whether it is a path of this machine, in an archive or not.
+    pub(in crate::read) fn is_local(&self) -> bool {
+        !is_url(&self.path)
+    }
+}
+
+/// The URL of a file or folder of this machine.
+///
+/// # Errors
+/// A name that is not UTF-8; a relative path where the current directory cannot be told.
+pub(in crate::read) fn file_url(path: &Path) -> Result<String> {
+    let absolute = std::path::absolute(path).map_err(|e| Error::io("find", path, e))?;
+    match absolute.to_str() {
+        Some(text) => Ok(format!("file://{text}")),
+        None => Err(Error::dataset(path, "its name is not UTF-8", "Rename it: it is read as a URL")),
+    }
+}
+
+fn archives_named(path: &Path) -> Option<NamedArchives> {
     let text = path.to_str()?;
     let local = if is_url(path) { text.strip_prefix("file://") } else { Some(text) };
     // The name of a bucket or a host is not that of an archive.
@@ -60,7 +115,8 @@ pub(in crate::read) fn archives_named(path: &Path) -> Option<Named<'_>> {
         if is_openable(part) && !local.is_some_and(|local| Path::new(&local[..end]).is_dir()) {
             let folder = &text[..text.len() - rest.len() + start];
             let folder = folder.strip_suffix('/').unwrap_or(folder);
-            return Some(Named { folder, names: expand(part), inside: rest[end..].trim_matches('/') });
+            let (folder, inside) = (folder.to_owned(), rest[end..].trim_matches('/').to_owned());
+            return Some(NamedArchives { folder, names: expand(part), inside });
         }
         start = end + 1;
     }
@@ -74,8 +130,8 @@ pub fn is_in_archive(path: &Path) -> bool {
 
 /// The local folder and the names of the archives that a path names; `None` if it names none.
 pub fn local_archives(path: &Path) -> Option<(PathBuf, Vec<String>)> {
-    let Named { folder, names, inside } = archives_named(path).filter(|_| !is_url(path))?;
-    let folder = match folder {
+    let NamedArchives { folder, names, inside } = archives_named(path).filter(|_| !is_url(path))?;
+    let folder = match &*folder {
         "" if path.is_absolute() => "/",
         "" => ".",
         folder => folder,
@@ -148,6 +204,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_location_is_a_path_a_url_or_archives_whose_folder_is_a_url() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().display();
+        let archives = |folder: &str, names: &[&str], inside: &str| {
+            let names = names.iter().map(|name| name.to_string()).collect();
+            Place::Archives(NamedArchives { folder: folder.into(), names, inside: inside.into() })
+        };
+        for (path, place, is_local) in [
+            ("s3://b/data".into(), Place::Url("s3://b/data".into()), false),
+            (format!("{dir}/data"), Place::Local, true),
+            ("data".into(), Place::Local, true),
+            ("s3://b/x-{0..1}.tar/a".into(), archives("s3://b", &["x-0.tar", "x-1.tar"], "a"), false),
+            (format!("{dir}/x.zip/./a/"), archives(&format!("file://{dir}"), &["x.zip"], "a"), true),
+            ("/x.zip".into(), archives("file://", &["x.zip"], ""), true),
+        ] {
+            let path: String = path;
+            let location = Location::parse(path.clone().into()).unwrap();
+            assert_eq!((location.is_local(), &*location.path), (is_local, Path::new(&path)));
+            assert_eq!(location.place, place, "{path}");
+        }
+    }
+
+    #[test]
     fn archives_that_a_path_names_are_told_from_buckets_hosts_and_folders() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("folder.zip");
@@ -169,7 +248,8 @@ mod tests {
         ] {
             let path: String = path;
             let named = archives_named(Path::new(&path));
-            let found = named.as_ref().map(|Named { folder, names, inside }| (*folder, names.clone(), *inside));
+            let found =
+                named.as_ref().map(|NamedArchives { folder, names, inside }| (&**folder, names.clone(), &**inside));
             let expect = expect.map(|(folder, names, inside)| {
                 (folder, names.iter().map(|name| name.to_string()).collect::<Vec<_>>(), inside)
             });

@@ -7,7 +7,7 @@ use crate::read::file::{no_file, read_start};
 use crate::read::list::folder::Folder;
 use crate::read::list::folder::names::Kind;
 use crate::read::list::sample_reader::{SampleReader, read_sample};
-use crate::read::location::{holds_archives, is_in_archive};
+use crate::read::location::{Location, Place, holds_archives};
 use crate::read::source::ReadError;
 use crate::read::source::settings::Storage;
 use crate::stop::Stop;
@@ -118,9 +118,11 @@ impl FileList {
         if urls > 0 {
             folder = Some(Folder::of_files(&paths, storage)?);
         } else if paths.iter().any(|path| !path.is_file()) {
-            let archived = |folder: &&Path| is_in_archive(folder) || holds_archives(folder);
-            if let Some(root) = common_folder(&paths).filter(|root| archived(&root.as_path())) {
-                let opened = Folder::open(&root, storage)?;
+            let root = common_folder(&paths).map(Location::parse).transpose()?;
+            let is_archived = |root: &Location| root.place != Place::Local || holds_archives(&root.path);
+            if let Some(location) = root.filter(is_archived) {
+                let root = location.path.clone();
+                let opened = Folder::at(location, storage)?;
                 let inside = |path: &PathBuf| opened.path().join(path.strip_prefix(&root).unwrap_or(path));
                 paths = paths.iter().map(inside).collect();
                 folder = Some(opened);

@@ -4,10 +4,9 @@ use crate::error::{Error, Result};
 use crate::read::list::folder::Folder;
 use crate::read::list::folder::names::Kind;
 use crate::read::list::sample_reader::SampleReader;
-use crate::read::location::archives_named;
+use crate::read::location::{Location, Place};
 use crate::read::source::ReadError;
 use crate::read::source::settings::Storage;
-use crate::url::is_url;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -16,12 +15,12 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// [`Error::Io`] with the file's name or URL.
 pub(in crate::read) fn read_whole(path: &Path, storage: &Storage) -> Result<Vec<u8>> {
-    let path = storage.resolve(path);
-    if !is_url(&path) {
-        // A pipe that is named here is meant to be waited for.
-        return fs::read(&path).map_err(|e| Error::io("read the list", path, e));
+    let location = storage.locate(path)?;
+    if location.is_local() {
+        // Who names a pipe means to wait for it.
+        return fs::read(&location.path).map_err(|e| Error::io("read the list", location.path, e));
     }
-    match open_file(&path, storage)? {
+    match open_at(location, storage)? {
         Some((_, stored)) => stored.read_whole().map_err(ReadError::into_error),
         None => Err(Error::dataset(path, "it cannot be opened", "Check the URL")),
     }
@@ -33,9 +32,14 @@ pub(in crate::read) fn read_whole(path: &Path, storage: &Storage) -> Result<Vec<
 /// # Errors
 /// A URL that cannot be opened; a missing file; an archive of several files that is named without one of them.
 pub fn open_file(path: &Path, storage: &Storage) -> Result<Option<(PathBuf, SampleReader)>> {
-    let mut path = storage.resolve(path);
-    if let Some(inside) = archives_named(&path).map(|named| named.inside.to_owned()) {
-        let mut folder = Folder::open(&path, storage)?;
+    open_at(storage.locate(path)?, storage)
+}
+
+fn open_at(location: Location, storage: &Storage) -> Result<Option<(PathBuf, SampleReader)>> {
+    let mut path = location.path.clone();
+    if let Place::Archives(named) = &location.place {
+        let inside = named.inside.clone();
+        let mut folder = Folder::at(location, storage)?;
         let names = folder.root().names()?;
         // As in NumPy, the name of an array may omit `.npy`.
         if !inside.is_empty() && names.iter().any(|(name, _)| *name == *format!("{inside}.npy")) {
@@ -57,10 +61,7 @@ pub fn open_file(path: &Path, storage: &Storage) -> Result<Option<(PathBuf, Samp
             format!("Name one behind the archive and a `/`: {}", names.join(", ")),
         ));
     }
-    if !is_url(&path) {
-        return Ok(None);
-    }
-    let url = path.display().to_string();
+    let Place::Url(url) = location.place else { return Ok(None) };
     let (folder, key) = url.rsplit_once('/').unwrap_or((&url, ""));
     let folder = Folder::of_objects(folder, &[key.to_owned()], storage)?.join(key);
     let stored = folder.stored(std::iter::once(folder.path())).ok().flatten();

@@ -1,7 +1,7 @@
 //! The settings of storage, and the mapping of paths to URLs.
 
 use crate::error::{Error, Result};
-use crate::read::location::check_url;
+use crate::read::location::{Location, check_url};
 use crate::read::source::Source;
 use crate::read::source::cache_folder::CacheMode;
 use crate::url::{is_url, without_query};
@@ -149,6 +149,14 @@ impl Storage {
 
     fn mapping(&self) -> Option<(&str, &str)> {
         self.map.split_once('=').filter(|(prefix, url)| !prefix.is_empty() && is_url(Path::new(url)))
+    }
+
+    /// The parsed location that `path` is read from.
+    ///
+    /// # Errors
+    /// As [`Location::parse`].
+    pub(in crate::read) fn locate(&self, path: &Path) -> Result<Location> {
+        Location::parse(self.resolve(path))
     }
 
     /// The place that `path` is read from: a URL if it falls under [`Storage::map`], else `path`.

@@ -10,7 +10,7 @@ use crate::read::archive::encoding::Encoding;
 use crate::read::archive::member::Member;
 use crate::read::list::sample_reader::{Extent, SampleReader};
 use crate::read::location::{
-    Named, archives_named, check_url, compressed, holds_archives, incomplete, is_in_archive, url_of,
+    Location, NamedArchives, Place, check_url, compressed, file_url, holds_archives, incomplete, url_of,
 };
 use crate::read::names::{
     CLASSES_FILE, INCOMPLETE, INDEX_EXTENSION, SPLITS, is_archive, is_compressed, is_data, is_openable, split_of,
@@ -20,7 +20,6 @@ use crate::read::source::listing::Listing;
 use crate::read::source::settings::Storage;
 use crate::read::source::{Object, ReadError, ReadErrorKind, Source};
 use crate::stop::Stop;
-use crate::url::is_url;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -68,31 +67,33 @@ impl Folder {
     /// # Errors
     /// A URL that cannot be opened or listed; an invalid archive.
     pub fn open(path: &Path, storage: &Storage) -> Result<Folder> {
-        let mut path = storage.resolve(path);
+        Folder::at(storage.locate(path)?, storage)
+    }
+
+    /// As [`Folder::open`].
+    pub(in crate::read) fn at(Location { path, place }: Location, storage: &Storage) -> Result<Folder> {
         if path.to_str().is_some_and(is_compressed) && !path.is_dir() {
             return Err(compressed(path));
         }
-        if !is_url(&path) {
-            if !is_in_archive(&path) && !holds_archives(&path) {
+        match place {
+            Place::Archives(NamedArchives { folder, names, inside }) => {
+                Ok(Folder::of_objects(&folder, &names, storage)?.join(inside))
+            }
+            Place::Url(url) => Folder::listed(&url, storage),
+            Place::Local if holds_archives(&path) => Folder::listed(&file_url(&path)?, storage),
+            Place::Local => {
                 // `feedline pack` was killed before its first archive was written.
                 let mut folders = std::iter::once("").chain(SPLITS).map(|split| path.join(split));
-                if let Some(folder) = folders.find(|folder| folder.join(INCOMPLETE).exists()) {
-                    return Err(incomplete(folder));
+                match folders.find(|folder| folder.join(INCOMPLETE).exists()) {
+                    Some(folder) => Err(incomplete(folder)),
+                    None => Ok(Folder { path, tree: None }),
                 }
-                return Ok(Folder { path, tree: None });
             }
-            let absolute = std::path::absolute(&path).map_err(|e| Error::io("find", &path, e))?;
-            let Some(text) = absolute.to_str() else {
-                return Err(Error::dataset(&path, "its name is not UTF-8", "Rename it: it is read as a URL"));
-            };
-            path = format!("file://{text}").into();
         }
-        if let Some(Named { folder, names, inside }) = archives_named(&path) {
-            return Ok(Folder::of_objects(folder, &names, storage)?.join(inside));
-        }
-        let Some(url) = path.to_str() else {
-            return Err(Error::dataset(&path, "its name is not UTF-8", "Rename it: it is read as a URL"));
-        };
+    }
+
+    /// All that lies at `url`.
+    fn listed(url: &str, storage: &Storage) -> Result<Folder> {
         let source = storage.open(url)?;
         let Listing { mut objects, mut left_out } = storage.listing(&*source, false)?;
         // A list may name it. In a folder it is left out: an empty folder name would be a class without a name.
@@ -108,7 +109,7 @@ impl Folder {
                 format!(" that can be read; {} cannot, of the first {why}: {location:?}", left_out.len())
             });
             return Err(Error::dataset(
-                &path,
+                url,
                 format!("there is no object{}", more.unwrap_or_default()),
                 "Check bucket and folder; if objects were added since, forget the old listing: feedline index --refresh URL",
             ));
