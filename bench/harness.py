@@ -111,7 +111,7 @@ def names_of(work, args):
 
 
 def format_of(name):
-    """Whose format it reads."""
+    """The loader whose format it reads."""
     return name.removesuffix("-cache")
 
 

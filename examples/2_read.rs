@@ -43,7 +43,7 @@ fn main() -> feedline::Result<()> {
         total_bytes as f64 / 1e6 / seconds
     );
 
-    // What is wrong is said with what to do about it.
+    // Errors say what is wrong and how to fix it.
     if let Err(error) = ImageList::train(dir.join("train").as_path()) {
         println!("\nA wrong folder: {error}");
     }

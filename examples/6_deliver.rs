@@ -14,17 +14,8 @@ impl Pipeline for Squares {
     fn len(&self) -> u64 {
         20
     }
-    fn fingerprint(&self) -> u64 {
-        20
-    }
     fn fields(&self) -> &[FieldSpec] {
         &self.0
-    }
-    fn location(&self, index: u64) -> String {
-        format!("number {index}")
-    }
-    fn read(&self, _: &Request, _: &mut Raw, _: &mut SampleContext) -> Result<()> {
-        Ok(()) // nothing to read: the numbers are made up
     }
     fn make(&self, request: &Request, _: &Raw, slot: &mut Slot<'_>, _: &mut SampleContext) -> Result<()> {
         slot.dense::<f32>("square")[0] = (request.index.pow(2) as f64 + request.rng("noise").uniform(0.0, 0.5)) as f32;

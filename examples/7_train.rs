@@ -49,7 +49,7 @@ fn main() -> Result<()> {
     run.train(printer.clone(), &|| printer.0.load(Ordering::Relaxed) >= 30)?;
     println!("stopped after {} steps; going on from the checkpoint", run.progress().step);
     drop(run); // one run at a time may hold its folder
-    // What follows is bit for bit what would have followed without the stop.
+    // The rest of the run equals an uninterrupted one, bit for bit.
     if let Some(summary) = Run::resume(&dir, Ok, false, Arc::new(SingleRank))?.train(printer, &|| false)? {
         println!("best val accuracy {:.1} %; run folder {}", 100.0 * summary.best_val_accuracy, dir.display());
     }

@@ -1,4 +1,4 @@
-"""What Pillow makes of pictures, over a pipe: the other half of src/pillow.rs.
+"""Decodes pictures with Pillow, over a pipe: the other half of src/pillow.rs.
 
 In comes a length (u32, little-endian) and so many bytes of a picture; out go a length and so many bytes of answer: `+`, the
 mode in 8 bytes, width and height (u32) and RGB pixels; or `-` and what Pillow said.

@@ -95,8 +95,10 @@ def main():
         record("demo", cases.demo_cases(feedline_ok, digests, few, root))
         loaders = cases.sources(root, feedline_ok) | cases.demo_sources(few)
         record("batches", {name: lambda make=make: cases.first_batches(make) for name, make in loaders.items()})
-        record("states", {name: lambda make=make: cases.state_record(make) for name, make in loaders.items() if cases.has_state(name)})
-        record("runs", {recipe: lambda recipe=recipe: save_run(binary, feedline_ok, recipe, few[recipe]) for recipe in runs.RECIPES})
+        with_state = {name: make for name, make in loaders.items() if cases.has_state(name)}
+        record("states", {name: lambda make=make: cases.state_record(make) for name, make in with_state.items()})
+        of_runs = {recipe: lambda recipe=recipe: save_run(binary, feedline_ok, recipe, few[recipe]) for recipe in runs.RECIPES}
+        record("runs", of_runs)
     finally:
         shutil.rmtree(FOLDER)
 

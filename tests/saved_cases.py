@@ -212,9 +212,15 @@ def sources(root, feedline_ok):
     feedline_ok("pack", root / "list.txt", "--classes", root / "classes.txt", "--out", root / "packed list")
     spoilt, arrays, scenes = spoilt_folder(root / "spoilt"), array_files(root / "arrays"), scene_folder(root / "scenes")
     archives = {
-        "tar": "shards/webdataset", "zip": "shards/zip/all.zip", "mds": "shards/mds", "tar, several labels": "archives/labels.tar",
-        "tar of a Mac": "archives/mac.tar", "zip of a Mac": "archives/mac.zip/train", "parquet": "parquet/datasets.parquet", "parquet, zstd": "parquet/zstd_v2.parquet",
-    }  # fmt: skip
+        "tar": "shards/webdataset",
+        "zip": "shards/zip/all.zip",
+        "mds": "shards/mds",
+        "tar, several labels": "archives/labels.tar",
+        "tar of a Mac": "archives/mac.tar",
+        "zip of a Mac": "archives/mac.zip/train",
+        "parquet": "parquet/datasets.parquet",
+        "parquet, zstd": "parquet/zstd_v2.parquet",
+    }
     made = {
         "folder": lambda: feedline.images(pictures).resize((8, 8)),
         "list": lambda: feedline.images(root / "list.txt", classes=root / "classes.txt").random_resized_crop(8),

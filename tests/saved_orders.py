@@ -98,7 +98,7 @@ SAMPLERS = {
         range(10**12), 4096 * ranks, 4095 * ranks + rank, seed=seed, tail=tail, permutation="feistel"
     ),
 }
-# The data set's length in steps of two samples on two ranks: another number of ranks makes other buckets.
+# Of each sample, for buckets.
 LENGTHS = [int(length) for length in noise(23, 5)]
 
 
@@ -151,15 +151,12 @@ def sampler_state(name, tail):
 def sampler_goes_on(name, tail, state):
     """What ranks get after a state, and in the epoch after it; their state in the middle of that."""
     record = {}
-    for ranks in (1, 2, 3):
+    # A bucket is cut into steps of all ranks together, so a state goes on where these have as many samples: four.
+    for ranks in (1, 2) if name == "buckets" else (1, 2, 3):
         for rank in range(ranks):
             if name == "buckets":
-                # The steps of another number of ranks are another order, but batches of another size may share them.
                 sampler = DistributedBatchSampler(range(23), 4 // ranks, ranks, rank, seed=3, lengths=LENGTHS, window=12, tail=tail)
-                if ranks == 3:
-                    continue
             else:
-                # The state of 8192 ranks goes on here, too.
                 sampler = SAMPLERS[name](tail, 5, ranks, rank)
             sampler.load_state_dict(state)
             rest = list(islice(sampler, 30))

@@ -11,8 +11,9 @@ import saved_cases as cases
 import saved_orders as orders
 import saved_runs as runs
 
-SAVED = {name: json.loads((cases.SAVED / f"{name}.json").read_text("utf-8")) for name in ("orders", "demo", "batches", "states", "runs")}
-MADE_ON = {name: saved.pop("made on") for name, saved in SAVED.items()}
+KINDS = ("orders", "demo", "batches", "states", "runs")
+SAVED = {kind: json.loads((cases.SAVED / f"{kind}.json").read_text("utf-8")) for kind in KINDS}
+MADE_ON = {kind: saved.pop("made on") for kind, saved in SAVED.items()}
 
 
 def assert_saved(kind, name, found):

@@ -33,7 +33,7 @@ def turned(points, angle):
 
 @numba.njit(cache=True)
 def inside_any(points, boxes):
-    """Which points are in one of the boxes: `points_in_boxes_cpu`."""
+    """A mask of the points in one of the boxes: `points_in_boxes_cpu`."""
     found = np.zeros(len(points), np.bool_)
     for at in range(len(boxes)):
         x, y, z, dx, dy, dz, heading = boxes[at, :7]
@@ -59,7 +59,7 @@ def corners(box):
 
 @numba.njit(cache=True)
 def overlaps(some, others):
-    """Whether ground plans overlap, pair by pair: what `boxes_bev_iou_cpu` above 0 tells."""
+    """True for each pair of overlapping ground plans: the same as `boxes_bev_iou_cpu` above 0."""
     out = np.zeros((len(some), len(others)), np.bool_)
     for i in range(len(some)):
         a = corners(some[i])

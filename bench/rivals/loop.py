@@ -1,4 +1,4 @@
-"""What every Python rival shares: arguments, sample lists, the epoch loop and its checks, the JSON report.
+"""Shared by all Python rivals: arguments, sample lists, the epoch loop and its checks, the JSON report.
 
 A rival's file defines `build(args) -> loader`; `for batch in loader()` is one epoch. `run(build)` does the rest. What
 `loader.empty()` does, where there is such a thing, happens between epochs and is not timed.

@@ -42,14 +42,14 @@ class Emptied:
 
 
 def chunks(args, names):
-    """What the cache holds, which is everything: so it was loaded in this epoch."""
+    """The files in the cache. All must be there, which proves that they were loaded in this epoch."""
     found, wanted = list(args.scratch.rglob(names)), len(list(pathlib.Path(args.shards).glob(names)))
     assert len(found) == wanted, f"{len(found)} of {wanted} {names} are in the cache"
     return found
 
 
 def litdata_options():
-    """Where litdata finds the server. Its way to one without TLS is shut; we open it."""
+    """litdata's options for the local server. litdata refuses servers without TLS unless `allow_http` is set."""
     from litdata.streaming import downloader
 
     downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = True

@@ -72,7 +72,7 @@ if args.weights:
     model.load_state_dict({k: given[k] if k in given and given[k].shape == v.shape else v for k, v in known.items()})
 model_train = model
 if distributed:
-    # Which parameters are in use changes with the freezing.
+    # Freezing changes the set of trained parameters.
     model_train = torch.nn.parallel.DistributedDataParallel(
         model, device_ids=[local_rank] if cuda else None, find_unused_parameters=True
     )
@@ -102,12 +102,12 @@ def freeze(frozen):
 
 
 def phase(epoch):
-    """Whether the backbone is frozen in this epoch, and the batch size."""
+    """(True if the backbone is frozen in this epoch, the batch size)."""
     frozen = args.freeze_train and epoch < args.freeze_epoch
     return frozen, args.freeze_batch_size if frozen else args.unfreeze_batch_size
 
 
-# Where the run stands: a new one, or the last checkpoint.
+# Start a new run, or resume from the last checkpoint.
 checkpoint_path = Path(args.save_dir) / "checkpoint.pt"
 checkpoint = torch.load(checkpoint_path, map_location=device) if args.resume and checkpoint_path.is_file() else None
 loss_history = LossHistory(args.save_dir, model, input_shape) if rank == 0 else None

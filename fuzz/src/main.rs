@@ -1,5 +1,5 @@
-//! Fuzzing of every parser of Feedline: inputs are changed at random, and none may panic, hang, overflow, take memory beyond
-//! a bound, or give pixels that depend on how they were asked for.
+//! Fuzzing of every parser of Feedline: inputs are changed at random, and none may panic, hang, overflow, use memory beyond
+//! a bound, or give pixels that depend on the way of decoding.
 //!
 //! ```text
 //! fuzz/run                                       a minute over all targets
@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use targets::Target;
 use worker::Report;
 
-/// What counts the memory of an input.
+/// The allocator that measures the memory of an input.
 #[global_allocator]
 static MEMORY: peak_alloc::PeakAlloc = peak_alloc::PeakAlloc;
 
@@ -44,7 +44,7 @@ usage: feedline-fuzz [--seconds S] [--seed N] [--jobs N] [--target NAME]... [--p
 --worker FILE     for the program itself: runs one target and writes its report there
 --scratch DIR     for the program itself: where targets write the files they read";
 
-/// What was asked for.
+/// The command line's flags.
 #[derive(Debug, Clone)]
 pub struct Flags {
     pub seconds: f64,
@@ -139,7 +139,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs one input as a worker would. Gives whether it is fine.
+/// Runs one input as a worker would. True if it passes.
 fn replay(target: &'static Target, flags: &Flags, file: &Path) -> Result<bool, String> {
     let bytes = std::fs::read(file).map_err(|e| format!("{}: {e}", file.display()))?;
     let said = worker::replay(target, flags, bytes);
@@ -149,7 +149,7 @@ fn replay(target: &'static Target, flags: &Flags, file: &Path) -> Result<bool, S
     Ok(is_fine)
 }
 
-/// Runs all chosen targets and prints the table. Gives whether nothing failed.
+/// Runs all chosen targets and prints the table. True if nothing failed.
 fn all(chosen: &[&'static Target], flags: &Flags) -> Result<bool, String> {
     let begun = Instant::now();
     let weights: u32 = chosen.iter().map(|target| target.weight).sum();
@@ -252,7 +252,7 @@ fn watched(target: &'static Target, flags: &Flags, seconds: f64) -> Result<Repor
         if ended.status.code() == Some(2) {
             return Err(said.into_owned());
         }
-        // What it was at when it ended.
+        // The input that the worker was running when it ended.
         let input =
             std::fs::read(worker::input_path(&scratch)).map_err(|e| format!("{}: {e}; {said}", ended.status))?;
         let how = match ended.status.code() {

@@ -1,12 +1,12 @@
-//! From one input to the next: a random generator, and changes that keep enough of a file for it to reach the parser behind
-//! its first check. Owns no knowledge of a format but for the checksums that would refuse every change.
+//! Mutation of inputs: a random generator, and changes that keep enough of a file to pass the parser's first check. Knows
+//! nothing of formats except the checksums that would refuse every change.
 
-/// SplitMix64: all that is random here follows from its seed.
+/// SplitMix64: all random choices here follow from its seed.
 #[derive(Debug, Clone)]
 pub struct Draw(u64);
 
 impl Draw {
-    /// Of a seed and a word, so that no two targets draw the same numbers.
+    /// Seeded by a number and a word, so that no two targets draw the same numbers.
     pub fn new(seed: u64, word: &[u8]) -> Draw {
         Draw(word.iter().fold(seed ^ 0xCBF2_9CE4_8422_2325, |hash, byte| {
             (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01B3)
@@ -31,7 +31,7 @@ impl Draw {
     }
 }
 
-/// What is made right again after a change, most of the time.
+/// The checksums that are repaired after most changes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Mend {
     Nothing,

@@ -1,4 +1,4 @@
-//! Pillow as the other opinion on a picture: `pillow.py` in a Python that has it, over a pipe.
+//! Pillow as a second decoder to compare with: `pillow.py` in a Python that has it, over a pipe.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 #[derive(Debug)]
 pub struct Pillow(Child);
 
-/// What Pillow makes of a picture.
+/// Pillow's result for a picture.
 #[derive(Debug, PartialEq)]
 pub enum Said {
     Pixels { mode: String, width_px: u32, height_px: u32, rgb: Vec<u8> },
@@ -16,7 +16,7 @@ pub enum Said {
 }
 
 impl Pillow {
-    /// `vectors`: whether libjpeg-turbo may use its vector code. Without, it gives other pixels where sums leave 16 bits.
+    /// `vectors`: true if libjpeg-turbo may use its vector code. Without it, pixels differ where sums overflow 16 bits.
     pub fn start(python: &Path, vectors: bool) -> std::io::Result<Pillow> {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("pillow.py");
         let mut command = Command::new(python);
@@ -25,7 +25,7 @@ impl Pillow {
             command.env("JSIMD_FORCENONE", "1");
         }
         let mut pillow = Pillow(command.spawn()?);
-        // A Python without Pillow is found out now, not at the first picture.
+        // Detects a Python without Pillow now, not at the first picture.
         pillow.ask(b"")?;
         Ok(pillow)
     }

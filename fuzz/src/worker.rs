@@ -1,8 +1,8 @@
-//! One target in one process: the loop over inputs, and what is counted of it. Owns the bounds on time and memory; knows no
+//! One target in one process: the loop over inputs, and its counts. Owns the bounds on time and memory; knows no
 //! format.
 
 use crate::mutate::{Draw, mutate};
-use crate::targets::{Bench, Target, Verdict};
+use crate::targets::{Bench, Target, Verdict, kind};
 use crate::{Flags, MEMORY};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,10 +20,10 @@ pub const HUNG: i32 = 3;
 /// Inputs that are kept to be changed further, besides those of the corpus.
 const POOL: usize = 1000;
 
-/// So many ways to be refused are told apart.
+/// Most kinds of refusals that are distinguished.
 const KINDS: usize = 10_000;
 
-/// What a worker counted.
+/// The counts of a worker.
 #[derive(Debug, Default, Clone)]
 pub struct Report {
     pub inputs: u64,
@@ -32,15 +32,15 @@ pub struct Report {
     pub caught: u64,
     /// The different ways to be refused, numbers and names left out.
     pub kinds: BTreeSet<String>,
-    /// What a comparison with another program came to.
+    /// Results of comparisons with another program, and their counts.
     pub compared: BTreeMap<String, u64>,
-    /// Where dependencies panicked.
+    /// Places of panics in dependencies, and their counts.
     pub panics: BTreeMap<String, u64>,
-    /// By what is left of the words when numbers are left out.
+    /// Failures by their text without numbers.
     pub failures: BTreeMap<String, Failure>,
 }
 
-/// Inputs that failed alike.
+/// Inputs with the same kind of failure.
 #[derive(Debug, Clone)]
 pub struct Failure {
     pub count: u64,
@@ -118,45 +118,12 @@ impl Report {
     }
 }
 
-/// Words without what differs from input to input: numbers, names, and all that is quoted or in brackets.
-pub fn kind(said: &str) -> String {
-    let mut plain = String::new();
-    let mut open = Vec::new();
-    let mut before = ' ';
-    for letter in said.chars().take(1000) {
-        let closes = open.last() == Some(&letter);
-        match letter {
-            _ if closes => drop(open.pop()),
-            '{' => open.push('}'),
-            '[' => open.push(']'),
-            '`' | '"' => open.push(letter),
-            // But not the one in `Pillow's`.
-            '\'' if !before.is_alphanumeric() => open.push(letter),
-            _ if open.is_empty() => plain.push(letter),
-            _ => {}
-        }
-        before = letter;
-    }
-    let is_word = |word: &&str| {
-        word.chars().all(|letter| letter.is_ascii_graphic() && !letter.is_ascii_digit() && letter != '\\')
-    };
-    let mut kind = String::new();
-    for word in plain.split_whitespace() {
-        let word = if is_word(&word) { word } else { "#" };
-        if word != "#" || !kind.ends_with('#') {
-            kind += if kind.is_empty() { "" } else { " " };
-            kind += word;
-        }
-    }
-    kind.chars().take(160).collect()
-}
-
 /// Where the input lies that a worker is at.
 pub fn input_path(scratch: &Path) -> PathBuf {
     scratch.join("input")
 }
 
-/// Panics since they were last taken: where, and what was said.
+/// Panics since they were last taken: their place and message.
 static PANICS: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());
 
 fn listen_to_panics() {
@@ -170,12 +137,12 @@ fn listen_to_panics() {
     }));
 }
 
-/// Whether code at this place is Feedline's own, and not that of a dependency.
+/// True if code at this place is Feedline's own, and not that of a dependency.
 fn is_ours(place: &str) -> bool {
     place.contains("crates/feedline") || place.starts_with("src/")
 }
 
-/// What an input came to.
+/// The outcome of an input.
 enum Outcome {
     Fine { accepted: bool, said: String, compared: Option<String>, caught: Vec<String> },
     Failed(String),
@@ -206,7 +173,7 @@ fn try_input(target: &Target, bench: &mut Bench, bytes: &[u8]) -> Outcome {
     }
 }
 
-/// The place in a dependency without where cargo keeps it.
+/// The place in a dependency without cargo's folder.
 fn short(place: &str) -> String {
     match place.find("/registry/src/") {
         Some(at) => place[at..].splitn(5, '/').nth(4).unwrap_or(place).to_owned(),
@@ -250,7 +217,7 @@ fn run_here(target: &'static Target, flags: &Flags, report_path: &Path) -> Resul
     for at in 0.. {
         let mut bytes = match corpus.get(at) {
             Some(seed) => seed.clone(),
-            // Half of them from the corpus: what grew out of it is further from being a picture, or whatever it should be.
+            // Half of the inputs come from the corpus: mutated ones are farther from a valid file.
             None if draw.one_in(2) => corpus[draw.below(corpus.len())].clone(),
             None => pool[draw.below(pool.len())].clone(),
         };
@@ -274,7 +241,7 @@ fn run_here(target: &'static Target, flags: &Flags, report_path: &Path) -> Resul
                     *report.compared.entry(compared).or_default() += 1;
                 }
                 let is_new = report.kinds.len() < KINDS && report.kinds.insert(kind(&said));
-                // What got somewhere new, or went through, is worth another change.
+                // An input with a new kind of refusal, or an accepted one, is kept for further changes.
                 if at >= corpus.len() && pool.len() < POOL && (is_new || accepted && draw.one_in(50)) {
                     pool.push(bytes);
                 }
@@ -300,7 +267,7 @@ fn corpus_of(target: &Target) -> Result<Vec<Vec<u8>>, String> {
     Ok(corpus)
 }
 
-/// One input: whether it is fine, and in words what came of it.
+/// Runs one input: true if it passes, and a text with the result.
 pub fn replay(target: &'static Target, flags: &Flags, bytes: Vec<u8>) -> Result<(bool, String), String> {
     fs::create_dir_all(&flags.scratch).map_err(|e| e.to_string())?;
     let flags = flags.clone();

@@ -13,7 +13,7 @@ mod report;
 
 use std::error::Error;
 
-/// What the harness asks for.
+/// The arguments from the harness.
 pub struct Args {
     pub name: String,
     pub work: String,

@@ -1,9 +1,9 @@
-//! `bench-rust proxy HOST:PORT LATENCY_MS BYTES_PER_SECOND`: a longer line to a server. Prints its own address, and ends
+//! `bench-rust proxy HOST:PORT LATENCY_MS BYTES_PER_SECOND`: adds latency to a server. Prints its own address, and ends
 //! with its standard input.
 //!
-//! Each byte of an answer is handed on the latency after it came, however many are under way, on any number of
-//! connections; nothing is parsed, and nothing waits for the end of anything. All connections together get
-//! `BYTES_PER_SECOND`; 0 is without limit.
+//! Each byte of an answer is passed on after the latency, independent of the bytes in flight, on any number of
+//! connections. Nothing is parsed or buffered until its end. All connections together get `BYTES_PER_SECOND`;
+//! 0 is no limit.
 
 use std::error::Error;
 use std::io::{Read, Write};
@@ -20,7 +20,7 @@ struct Line {
     free_at: Mutex<Instant>,
 }
 
-/// At most so many parts of an answer are on the line of one connection: some 10 MB, as TCP's windows are.
+/// Most parts of an answer in flight on one connection: some 10 MB, as TCP's windows.
 const PARTS: usize = 256;
 
 pub fn run(mut words: impl Iterator<Item = String>) -> Result<(), Box<dyn Error>> {
@@ -72,7 +72,7 @@ impl Line {
         to_client.shutdown(Shutdown::Both)
     }
 
-    /// When the line, which all connections share, has sent so many bytes more.
+    /// The time at which the line, which all connections share, has sent `bytes` more.
     fn free(&self, bytes: usize) -> Instant {
         if self.bytes_per_second == 0.0 {
             return Instant::now();

@@ -7,12 +7,14 @@
 //! supported here; 8 training failed; 9 the ranks cannot go on together; 10 `verify` found no proof; 130, 143 and 138 interrupted by Ctrl-C, SIGTERM and SIGUSR1, with a checkpoint saved.
 
 mod commands;
+mod exit;
 #[cfg(feature = "train")]
 mod progress;
+mod recipes;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-pub use commands::recipes::Recipes;
-use feedline::Error;
+use exit::{Done, exit_code};
+pub use recipes::Recipes;
 use std::ffi::OsString;
 
 #[derive(Parser)]
@@ -59,19 +61,6 @@ enum Command {
     DemoData(commands::demo_data::Args),
 }
 
-/// The good ends of a command.
-enum Done {
-    Ok,
-    /// By a signal, after saving a checkpoint.
-    #[cfg(feature = "train")]
-    Interrupted(i32),
-    /// With the exit code of another process, which has said why.
-    #[cfg(feature = "train")]
-    Code(i32),
-    /// `verify` did its work and found that not everything was delivered as planned.
-    NotProved,
-}
-
 /// Runs the command line `words`, of which the first is the program's own name, and returns its exit code.
 pub fn run(words: impl IntoIterator<Item = OsString>) -> u8 {
     run_with(words, &Recipes::every())
@@ -89,19 +78,25 @@ pub fn run_with(words: impl IntoIterator<Item = OsString>, recipes: &Recipes) ->
     };
     let done = match command {
         #[cfg(feature = "train")]
-        Command::Train(args) => commands::train::run(args, recipes),
+        Command::Train(args) => recipes.train(&args),
         #[cfg(feature = "train")]
         Command::Launch(args) => commands::launch::run(args),
         #[cfg(feature = "train")]
-        Command::Eval(args) => commands::eval::run(args, recipes),
-        Command::Bench(args) => commands::bench::run(args, recipes),
-        Command::Show(args) => commands::show::run(args, recipes),
+        Command::Eval(args) => recipes.eval(&args),
+        #[cfg(feature = "train")]
+        Command::Bench(args) if args.all_reduce => commands::all_reduce::run(args.seconds),
+        Command::Bench(args) => recipes.of_data(&args.data).and_then(|recipe| (recipe.bench)(&args)),
+        Command::Show(args) => recipes.of_data(&args.data).and_then(|recipe| (recipe.show)(&args)),
         Command::Plan(args) => commands::plan::run(args),
         Command::Verify(args) => commands::verify::run(args),
-        Command::Index(args) => commands::index::run(args, recipes),
-        Command::Pack(args) => commands::pack::run(args, recipes),
+        Command::Index(args) => {
+            recipes.storage(args.config.as_deref(), &args.set).and_then(|storage| commands::index::run(&args, &storage))
+        }
+        Command::Pack(args) => {
+            recipes.storage(None, &args.set).and_then(|storage| commands::pack::run(&args, &storage))
+        }
         Command::Lidar(args) => commands::lidar::run(args),
-        Command::DemoData(args) => commands::demo_data::run(args, recipes),
+        Command::DemoData(args) => recipes.named(&args.recipe).and_then(|recipe| (recipe.demo_data)(&args)),
     };
     match done {
         Ok(Done::Ok) => 0,
@@ -128,20 +123,4 @@ fn parse(words: impl IntoIterator<Item = OsString>, recipes: &Recipes) -> Result
         });
     }
     Cli::from_arg_matches(&command.try_get_matches_from(words)?)
-}
-
-/// The exit code that an error ends the process with.
-fn exit_code(error: &Error) -> u8 {
-    match error {
-        Error::Config { .. } => 2,
-        Error::Dataset { .. } | Error::SplitTooSmall { .. } => 3,
-        Error::Sample { .. } | Error::Step { .. } | Error::TooManyBadSamples { .. } => 4,
-        Error::Run { source, .. } => exit_code(source),
-        Error::Io { .. } => 5,
-        Error::Resume { .. } | Error::Checkpoint { .. } => 6,
-        Error::Unsupported { .. } => 7,
-        Error::Train { .. } => 8,
-        Error::Group { .. } => 9,
-        _ => 1,
-    }
 }

@@ -1,4 +1,4 @@
-//! What a person sees while a run goes on: a bar per epoch, a line when it is done. A consumer of events.
+//! The progress display of a run: a bar per epoch, a line when it is done. A consumer of events.
 
 use feedline::Result;
 use feedline::event::{Event, Sink};

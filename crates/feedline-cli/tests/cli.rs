@@ -79,7 +79,7 @@ fn events(run: &Path) -> Vec<serde_json::Value> {
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
-/// What was reported of each step and epoch, the last word if there are several: a resumed run repeats some.
+/// The reported losses of each step and epoch; the last one if there are several, since a resumed run repeats some.
 fn losses(run: &Path) -> BTreeMap<(u64, u64), String> {
     let mut found = BTreeMap::new();
     for event in events(run) {

@@ -1,5 +1,6 @@
 //! Demo data sets on disk, whole or not at all. Owns the file that says so, the folder that is written beside and put
 //! in place by a rename, and the two threads that draw; what is drawn belongs to the modules beside.
+#![expect(clippy::disallowed_methods, reason = "owns the folder of a drawn data set")]
 
 use feedline::train::lock::locks_reach_everyone;
 use feedline::{Error, Result};
@@ -10,23 +11,23 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
-/// The file that says a folder is a whole demo data set.
+/// The file that marks a folder as a complete demo data set.
 const MARKER: &str = "demo.json";
 const THREADS: usize = 2;
 
-/// What the demo data set in a folder was made with.
+/// The version and the options that a demo data set was made with.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Marker<O> {
-    /// Goes up whenever the files change.
+    /// Incremented whenever the files change.
     pub version: u32,
     pub options: O,
 }
 
-/// Has `write` fill the folder that becomes `dir`, unless the demo data set of `marker` is there already. It is written
-/// beside `dir` and renamed at the end, so that `dir` is never half-written.
+/// Calls `write` to fill the folder that becomes `dir`, unless the demo data set of `marker` exists already. It is written
+/// next to `dir` and renamed at the end, so that `dir` is never half-written.
 ///
 /// # Errors
-/// A folder `dir` that holds something else, which stays untouched; what `write` answers; a file that cannot be
+/// A folder `dir` that holds something else, which stays untouched; an error of `write`; a file that cannot be
 /// written. Nothing is left behind.
 pub(crate) fn write_whole<O>(dir: &Path, marker: &Marker<O>, write: impl FnOnce(&Path) -> Result<()>) -> Result<()>
 where
@@ -44,13 +45,13 @@ where
         Err(source) => Err(Error::io("put the demo data set in place at", dir, source)),
     });
     if !matches!(written, Ok(true)) {
-        // This folder is ours: we made it a moment ago. What matters is the first error.
+        // This process has just made the folder. Only the first error matters.
         let _ = fs::remove_dir_all(&unfinished);
     }
     written.map(|_| ())
 }
 
-/// Calls `write` for each of `samples`, on two threads; `progress` is told (samples done, samples in all) after each.
+/// Calls `write` for each of `samples`, on two threads, and `progress` with (samples done, samples in all) after each.
 ///
 /// # Errors
 /// The first error of `write`; the rest is not begun.
@@ -68,7 +69,7 @@ pub(crate) fn write_each<S: Sync>(
                 for sample in samples.iter().skip(thread).step_by(THREADS) {
                     let result = write(sample);
                     let failed = result.is_err();
-                    // Nobody listens any more once the other thread has failed.
+                    // The receiver is gone once the other thread has failed.
                     if sender.send(result).is_err() || failed {
                         return;
                     }
@@ -84,7 +85,7 @@ pub(crate) fn write_each<S: Sync>(
     })
 }
 
-/// Whether `dir` is this demo data set; an error if it is something else, false if it is absent or empty.
+/// True if `dir` is this demo data set, false if it is absent or empty; an error if it is something else.
 fn is_written<O: PartialEq + DeserializeOwned>(dir: &Path, wanted: &Marker<O>) -> Result<bool> {
     let foreign = |problem: &str| {
         Err(Error::dataset(dir, problem, "Choose another folder, or remove this one if nobody needs it any more"))
@@ -110,8 +111,8 @@ fn write_marker<O: Serialize>(folder: &Path, marker: &Marker<O>) -> Result<()> {
     fs::write(&path, text + "\n").map_err(|source| Error::io("write", path, source))
 }
 
-/// A new folder `dir.tmp-<pid>`, on the same file system as `dir` will be, and what tells others that it is under way. What
-/// killed processes left there is removed first.
+/// Makes a new folder `dir.tmp-<pid>` on the file system of `dir`, and a lock that marks it as in use. Removes the leftovers
+/// of killed processes first.
 fn make_folder_beside(dir: &Path) -> Result<(PathBuf, Option<File>)> {
     let dir = std::path::absolute(dir).map_err(|source| Error::io("find", dir, source))?;
     let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else {
@@ -128,7 +129,7 @@ fn make_folder_beside(dir: &Path) -> Result<(PathBuf, Option<File>)> {
         }
         let folder = parent.join(name);
         match fs::create_dir(&folder) {
-            // The kernel gives the lock back when this process ends, however it ends.
+            // The kernel releases the lock when this process ends in any way.
             Ok(()) => return Ok((folder.clone(), File::open(&folder).ok().filter(|open| open.try_lock().is_ok()))),
             // Left by a killed process of the same number; in containers that is not rare.
             Err(source) if source.kind() == std::io::ErrorKind::AlreadyExists => serial += 1,
@@ -140,14 +141,14 @@ fn make_folder_beside(dir: &Path) -> Result<(PathBuf, Option<File>)> {
 /// Linux gives no process a higher number.
 const PID_MAX: u32 = 1 << 22;
 
-/// Removes `<name>.tmp-<pid>` in `parent` where the process has ended; where that cannot be known (another machine may have
-/// made it), it stays. Says what it does.
+/// Removes `<name>.tmp-<pid>` in `parent` if its process has ended; if that is unknown (another machine may have made it),
+/// it stays. Prints what it removes.
 fn remove_leftovers(parent: &Path, name: &OsStr) {
     let prefix = format!("{}.tmp-", name.display());
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let file_name = entry.file_name();
         let Some(rest) = file_name.to_str().and_then(|name| name.strip_prefix(&prefix)) else { continue };
-        // The process, perhaps with a serial number; what is no process id, such as a date, is a name that a person gave.
+        // The process id, perhaps with a serial number; anything else, such as a date, is a name that a person gave.
         let (pid, serial) = rest.split_once('-').unwrap_or((rest, "0"));
         let (Ok(pid), Ok(_)) = (pid.parse::<u32>(), serial.parse::<u32>()) else { continue };
         if pid > PID_MAX {

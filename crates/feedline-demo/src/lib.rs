@@ -2,6 +2,7 @@
 //! writes it in the layout of a real data set, whole or not at all; equal options give equal bytes. The crate uses only the
 //! public API of `feedline` and knows no recipe.
 #![deny(unsafe_code)]
+#![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::disallowed_types))]
 
 mod folder;
 

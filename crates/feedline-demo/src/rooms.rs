@@ -2,6 +2,7 @@
 //! holds what; the rooms belong to `room.rs`, their pictures and voxels to `view.rs`.
 //!
 //! Classes are told by colour and shape. Colours vary from object to object, and what is hidden must be guessed.
+#![expect(clippy::disallowed_methods, reason = "writes the files of a drawn data set")]
 
 mod files;
 mod room;
@@ -17,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::Path;
 
-/// What a demo data set consists of.
+/// The options of a demo data set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DemoOptions {
@@ -29,8 +30,8 @@ pub struct DemoOptions {
     pub seed: u64,
     /// Rows and columns of the pictures, 8 to 4096 each.
     pub image_px: [u32; 2],
-    /// Voxels along x (to the right), y (up) and z (away from the camera), 4 to 256 each. FitContext they are 4.8 m wide,
-    /// 2.88 m high and 4.8 m deep, whatever their number.
+    /// Voxels along x (to the right), y (up) and z (away from the camera), 4 to 256 each. The whole grid is 4.8 m wide,
+    /// 2.88 m high and 4.8 m deep, for any number of voxels.
     pub grid: [usize; 3],
 }
 
@@ -44,7 +45,7 @@ impl Default for DemoOptions {
 pub const DEMO_CLASSES: [&str; 12] =
     ["empty", "ceiling", "floor", "wall", "window", "chair", "bed", "sofa", "table", "tvs", "furniture", "objects"];
 
-/// Goes up whenever the files change.
+/// Incremented whenever the files change.
 const VERSION: u32 = 1;
 
 const FOLDERS: [&str; 6] = ["RGB", "HHA", "Label", "TSDF", "Mapping", "sketch3D"];

@@ -1,8 +1,9 @@
-//! Pictures of six kinds of shapes, in class folders: data for a classifier. Owns how they look; how they get to disk whole
-//! or not at all belongs to `folder.rs`.
+//! Pictures of six kinds of shapes, in class folders: data for a classifier. Owns their appearance; `folder.rs` writes them
+//! to disk atomically.
 //!
 //! The class is in the outline alone: area, colour, place, turn, background and stray lines are drawn from the same
 //! distributions for all classes, so that no linear function of the pixels tells them apart.
+#![expect(clippy::disallowed_methods, reason = "writes the files of a drawn data set")]
 
 use crate::folder::{Marker, write_each, write_whole};
 use feedline::plan::rng::SampleRng;
@@ -12,7 +13,7 @@ use std::f64::consts::{PI, TAU};
 use std::fs;
 use std::path::Path;
 
-/// What a demo data set consists of.
+/// The options of a demo data set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DemoOptions {
@@ -33,7 +34,7 @@ impl Default for DemoOptions {
 /// Names of the classes, in the order of their labels.
 pub const DEMO_CLASSES: [&str; 6] = ["circle", "cross", "ring", "square", "star", "triangle"];
 
-/// Goes up whenever the pictures change.
+/// Incremented whenever the pictures change.
 const VERSION: u32 = 3;
 
 /// Writes the demo data set `dir/{train,test}/<class>/NNNN.jpg`, unless it is there already, whole and with the same
@@ -102,7 +103,7 @@ fn draw(class: &str, width_px: usize, height_px: usize, rng: &mut SampleRng) -> 
     };
     let centre = (place(rng, width), place(rng, height));
     let (sin, cos) = rng.uniform(0.0, TAU).sin_cos();
-    // Lighter than the background, whatever the hue: what is figure and what is ground need not be learned.
+    // Lighter than the background, for any hue, so that a network need not learn which is the figure.
     let near = random_colour(rng, 120.0, 245.0);
     let far: Colour = std::array::from_fn(|i| (near[i] + rng.uniform(-30.0, 30.0)).clamp(0.0, 255.0));
     picture.paint(centre, reach + 1.0, |x, y| {
@@ -220,8 +221,8 @@ impl Picture {
         Picture { width_px, height_px, pixels: (0..width_px * height_px).map(at).collect() }
     }
 
-    /// Mixes in what `shade` gives for the offset from `centre`: how far inside a pixel lies (0 none, 1 all), and its
-    /// colour. Looks at pixels within `reach` only.
+    /// Blends in the result of `shade` for the offset from `centre`: the coverage of a pixel (0 none, 1 all), and its
+    /// colour. Only pixels within `reach` are visited.
     fn paint(&mut self, centre: Point, reach: f64, shade: impl Fn(f64, f64) -> (f64, Colour)) {
         let span = |centre: f64, limit: usize| {
             (centre - reach).clamp(0.0, limit as f64) as usize..(centre + reach + 1.0).clamp(0.0, limit as f64) as usize

@@ -1,7 +1,8 @@
-//! Streets in the files of KITTI's object data: data for finding objects in lidar clouds. Owns the options and which file holds
-//! what; the streets belong to `street.rs`, what the lidar and the camera see of them to `sensors.rs`, the text files to `files.rs`.
+//! Streets in the files of KITTI's object data: data for detecting objects in lidar clouds. Owns the options and the file layout;
+//! the streets belong to `street.rs`, their lidar and camera views to `sensors.rs`, the text files to `files.rs`.
 //!
 //! Classes are told by shape. There are walls, poles, trees, bushes and bins besides, and what hides what follows from the rays.
+#![expect(clippy::disallowed_methods, reason = "writes the files of a drawn data set")]
 
 mod camera;
 mod cast;
@@ -19,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::Path;
 
-/// What a demo data set consists of.
+/// The options of a demo data set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DemoOptions {
@@ -43,10 +44,10 @@ impl Default for DemoOptions {
     }
 }
 
-/// Names of the classes that are labelled, the last of which `kitti_dataset.yaml` does not count.
+/// Names of the labelled classes; `kitti_dataset.yaml` does not use the last.
 pub const DEMO_CLASSES: [&str; 4] = ["Car", "Pedestrian", "Cyclist", "Van"];
 
-/// Goes up whenever the files change.
+/// Incremented whenever the files change.
 const VERSION: u32 = 1;
 
 const FOLDERS: [&str; 3] = ["velodyne", "calib", "image_2"];
@@ -138,7 +139,7 @@ fn write_frame(folder: &Path, options: &DemoOptions, number: u64) -> Result<()> 
     Ok(())
 }
 
-/// What is written of a frame.
+/// The content of a frame.
 struct Drawn {
     points: Vec<[f32; 4]>,
     image: feedline::decode::RgbImage,

@@ -1,6 +1,6 @@
-//! One array of a batch on its way to Python without a copy: DLPack for torch and others, the array interface for
-//! NumPy. Owns the layout of DLPack's structures and who frees what; the storage goes back to its pool with the last
-//! Python object that looks at it.
+//! Passes an array of a batch to Python without a copy: DLPack for torch and others, the array interface for
+//! NumPy. Owns the layout of DLPack's structures and the rules of freeing; the storage goes back to its pool with the
+//! last Python object that refers to it.
 //!
 //! DLPack: <https://dmlc.github.io/dlpack/latest/c_api.html>.
 
@@ -34,7 +34,7 @@ struct DlTensor {
     byte_offset: u64,
 }
 
-/// DLPack before 1.0, which torch still asks for at times.
+/// DLPack before 1.0, which torch still requests in some cases.
 #[repr(C)]
 struct Managed {
     tensor: DlTensor,
@@ -53,7 +53,7 @@ struct ManagedVersioned {
     tensor: DlTensor,
 }
 
-/// What a managed tensor keeps alive.
+/// The objects that a managed tensor keeps alive.
 struct Context {
     array: Arc<feedline::Array>,
     shape: Vec<i64>,
@@ -111,7 +111,7 @@ unsafe extern "C" fn delete_versioned(managed: *mut ManagedVersioned) {
 const NAME: &CStr = c"dltensor";
 const NAME_VERSIONED: &CStr = c"dltensor_versioned";
 
-/// Frees what nobody took: a consumer renames the capsule and frees the tensor itself.
+/// Frees a tensor that was not consumed: a consumer renames the capsule and frees the tensor itself.
 unsafe extern "C" fn destroy(capsule: *mut ffi::PyObject) {
     // SAFETY: Python calls this with the capsule that is dying, made by `capsule` with one of the two names; under its
     // first name it still owns the tensor.

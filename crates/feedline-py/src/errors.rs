@@ -1,4 +1,4 @@
-//! Errors of the library as exceptions of `feedline.errors`. Owns which becomes which, and the facts it carries.
+//! Converts errors of the library to exceptions of `feedline.errors`. Owns the mapping, and the attributes they carry.
 
 use feedline::Error;
 use feedline::pipeline::{Interrupted, NotOfTheSample};
@@ -12,7 +12,7 @@ pub fn raise(py: Python<'_>, error: Error) -> PyErr {
 
 fn build(py: Python<'_>, error: Error) -> PyResult<PyErr> {
     let error = match error {
-        // A KeyboardInterrupt in a step of the user's is a KeyboardInterrupt.
+        // A KeyboardInterrupt in a user's step is raised unchanged.
         Error::Step { source, name, index, location } => {
             match source.downcast::<Interrupted>().map(|stop| stop.0.downcast()) {
                 Ok(Ok(stop)) => return Ok(*stop),
@@ -25,7 +25,7 @@ fn build(py: Python<'_>, error: Error) -> PyResult<PyErr> {
     let facts = PyDict::new(py);
     let mut cause = None;
     let error = match error {
-        // The exception is that of the reason; which sample it was, its attributes say.
+        // The exception is that of the cause; its attributes name the sample.
         Error::Run { stage, index, location, source } => {
             facts.set_item("stage", stage.name())?;
             facts.set_item("index", index)?;

@@ -35,12 +35,12 @@ impl History {
         py.detach(write).map_err(|e| raise(py, e))
     }
 
-    /// Brings what was written to its file.
+    /// Writes the buffered records to the file.
     fn flush(&self, py: Python<'_>) -> PyResult<()> {
         py.detach(|| self.written.lock().unwrap_or_else(PoisonError::into_inner).0.flush()).map_err(|e| raise(py, e))
     }
 
-    /// Adds the losses of an epoch, from 1, and writes everything anew.
+    /// Adds the losses of an epoch, from 1, and rewrites all files.
     fn append(&self, py: Python<'_>, epoch: u64, train_loss: f64, val_loss: f64) -> PyResult<()> {
         let append = || -> Result<()> {
             let (writer, epochs) = &mut *self.written.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,5 +1,5 @@
-//! The native half of the Python package `feedline`: converts between Python and the library, lets go of the interpreter
-//! while the library works, and turns its errors into exceptions. No logic of its own; what people call is in `python/`.
+//! The native half of the Python package `feedline`: converts between Python and the library, releases the interpreter
+//! while the library works, and turns its errors into exceptions. No logic of its own; the public functions are in `python/`.
 #![expect(unsafe_code, reason = "DLPack and the memory of NumPy arrays are raw pointers")]
 
 mod array;
@@ -51,7 +51,7 @@ mod _native {
         py.detach(|| feedline_cli::run(words))
     }
 
-    /// (rank, world_size, the rule that told) of this process.
+    /// (rank, world_size, the rule used) of this process.
     #[pyfunction]
     #[pyo3(signature = (explicit, group))]
     fn discover(

@@ -1,5 +1,4 @@
-//! Point clouds with boxes for Python. Owns the reading of what Python declares and says; files, order and figures are the
-//! recipe's.
+//! Point clouds with boxes for Python. Owns the parsing of Python's arguments; files, order and metrics are the recipe's.
 
 use crate::array::Array;
 use crate::errors::raise;
@@ -19,7 +18,7 @@ use std::sync::Arc;
 #[pyclass(frozen, module = "feedline._native")]
 pub struct Clouds(Arc<lidar::Clouds>);
 
-/// What `LidarDataset` says.
+/// The arguments of `LidarDataset`.
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Declared {
@@ -60,12 +59,12 @@ impl Clouds {
         py.detach(open).map(|clouds| Clouds(Arc::new(clouds))).map_err(|e| raise(py, e))
     }
 
-    /// For the loader.
+    /// The data set as a source for the loader.
     fn source(&self) -> Source {
         Source::new(Arc::clone(&self.0) as Arc<dyn Pipeline>)
     }
 
-    /// What a network is built from, as JSON.
+    /// The facts that a network is built from, as JSON.
     fn facts(&self) -> String {
         let (options, grid, frames) = (self.0.options(), self.0.grid(), self.0.frames());
         json!({
@@ -90,7 +89,7 @@ impl Clouds {
         self.0.frames().iter().map(|frame| frame.point_cloud.lidar_idx.clone()).collect()
     }
 
-    /// Of each frame P2, R0_rect and Tr_velo_to_cam: float32 (N, 3, 4, 4); without calibration zeros.
+    /// P2, R0_rect and Tr_velo_to_cam of each frame: float32 (N, 3, 4, 4); zeros without calibration.
     fn calibs(&self, py: Python<'_>) -> Array {
         let frames = self.0.frames();
         let values: Vec<f32> = py.detach(|| {
@@ -103,7 +102,7 @@ impl Clouds {
         Array::new(feedline::Array::from_slice([frames.len(), 3, 4, 4], &values))
     }
 
-    /// The fields of one sample as it is in an epoch.
+    /// The fields of one sample as made in an epoch.
     fn sample(&self, py: Python<'_>, index: u64, epoch: u64, seed: u64) -> PyResult<Vec<(String, Array)>> {
         let request = Request { seed, epoch, pass: epoch, position: index, index, padded: false };
         let sample =
@@ -112,8 +111,8 @@ impl Clouds {
         Ok(names.zip(sample.fields.into_iter().map(Array::new)).collect())
     }
 
-    /// The figures of predictions for all frames, in JSON: their text, and (name, number). `truth` stands for the labels of
-    /// the frames, where those are not of a camera.
+    /// The metrics of predictions (JSON) for all frames: their text, and (name, number). `truth` replaces the labels of the
+    /// frames in data sets without a camera.
     #[pyo3(signature = (predictions, class_names, truth))]
     fn evaluate(
         &self,

@@ -1,14 +1,13 @@
-//! The loader for Python: one engine, its cursor, and batches as tensors. Owns the waiting (signals are looked after,
-//! the interpreter is let go) and what happens after a fork; order, threads and epochs are the library's.
+//! The loader for Python: one engine, its cursor, and batches as tensors. Owns the waiting (it handles signals and
+//! releases the interpreter) and the behaviour after a fork; order, threads and epochs are the library's.
 
 use crate::array::{Array, capsule};
 use crate::errors::raise;
-use crate::plan::Plan;
+use crate::plan::{Plan, parse_cursor};
 use crate::source::Source;
 use crate::steps::is_inside;
 use feedline::deliver::{LoaderOptions, OnBadSample};
 use feedline::event::{Event, Sink};
-use feedline::plan::Cursor;
 use feedline::{Batch, BatchField, Error, Result};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -18,16 +17,8 @@ use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How long a wait may keep Python's signals waiting.
+/// Longest time that a wait may delay Python's signals.
 const SIGNALS: Duration = Duration::from_millis(50);
-
-/// Reads a cursor.
-pub fn parse_cursor(py: Python<'_>, json: &str) -> PyResult<Cursor> {
-    serde_json::from_str(json).map_err(|e| {
-        let problem = format!("this is no state of a loader or sampler: {e}");
-        raise(py, Error::config(problem, "Give what state_dict() returned, unchanged"))
-    })
-}
 
 /// Warnings and replaced samples go to a function of Python's, as JSON.
 struct Listener(Py<PyAny>);
@@ -47,7 +38,7 @@ impl Sink for Listener {
     }
 }
 
-/// What a batch becomes.
+/// The output type of a batch, with the function that converts to it.
 enum Form {
     /// `torch.utils.dlpack.from_dlpack`.
     Torch(Py<PyAny>),
@@ -61,7 +52,7 @@ enum Form {
 pub struct Loader {
     /// `None` once closed.
     engine: Mutex<Option<feedline::deliver::Loader>>,
-    /// The process it was made in: threads do not survive a fork.
+    /// The process that made it: threads do not survive a fork.
     process: u32,
     began: Instant,
     num_workers: usize,
@@ -154,7 +145,7 @@ impl Loader {
         }
     }
 
-    /// (epoch, position) that are delivered.
+    /// (epoch, position) up to which samples were delivered.
     fn place(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
         self.with(py, |engine| {
             let cursor = engine.state_dict();
@@ -197,7 +188,7 @@ impl Loader {
         Ok((json, stats.verdict(self.began.elapsed().as_secs_f64(), self.num_workers)))
     }
 
-    /// Stops the threads. What was delivered stays valid.
+    /// Stops the threads. Delivered batches stay valid.
     fn close(&self, py: Python<'_>) {
         if self.process == std::process::id() {
             py.detach(|| {
@@ -213,7 +204,7 @@ impl Loader {
         self.engine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Works with the engine while other threads of Python go on.
+    /// Runs `work` on the engine without the interpreter, so that other Python threads continue.
     fn with<T: Send>(
         &self,
         py: Python<'_>,
@@ -272,16 +263,16 @@ impl Drop for Loader {
     }
 }
 
-/// Bounds the wait for the steps of a loader that was closed. A thread cannot be stopped, and Python handles no Ctrl-C while
-/// native code waits. `loader.py` waits as long at the end of the program.
+/// Longest wait for the steps of a closed loader. A thread cannot be stopped, and Python handles no Ctrl-C while
+/// native code waits. `loader.py` waits equally long at the end of the program.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Holds the threads that end engines and that nobody waits for, and the process that they belong to: a fork copies none.
+/// Background threads that end engines, and the process that they belong to: a fork copies no threads.
 static ENDING: Mutex<(u32, Vec<JoinHandle<()>>)> = Mutex::new((0, Vec::new()));
 
-/// Ends an engine and its threads. A step that drops one (a garbage collection may come at any moment) cannot wait for its
-/// workers: it may be one of them, and the others may be waiting for their turn. Then, and where a step takes longer than
-/// [`PATIENCE`], only another thread waits.
+/// Ends an engine and its threads. A step that drops an engine (a garbage collection may run at any moment) cannot wait for
+/// its workers: it may be one of them, and the others may wait for the lock that it holds. Then, and if a step takes longer
+/// than [`PATIENCE`], only a background thread waits.
 fn end(engine: feedline::deliver::Loader) {
     let Some(ending) = begin_to_end(engine) else { return };
     if !is_inside() {
@@ -293,7 +284,7 @@ fn end(engine: feedline::deliver::Loader) {
     ending_now().1.push(ending);
 }
 
-/// The thread that ends an engine; `None` if none can be started, and the engine has ended here after all.
+/// Starts a thread that ends an engine; `None` if no thread can be started: the engine is then ended here.
 fn begin_to_end(engine: feedline::deliver::Loader) -> Option<JoinHandle<()>> {
     std::thread::Builder::new().name("feedline-end".into()).spawn(|| drop(engine)).ok()
 }
@@ -308,7 +299,7 @@ fn ending_now() -> MutexGuard<'static, (u32, Vec<JoinHandle<()>>)> {
     ending
 }
 
-/// Waits for a thread until `deadline`; tells whether it has ended.
+/// Waits for a thread until `deadline`; true if it has ended.
 fn ends_in_time(thread: &JoinHandle<()>, deadline: Instant) -> bool {
     let mut pause = Duration::from_micros(20);
     while !thread.is_finished() && Instant::now() < deadline {
@@ -326,8 +317,8 @@ fn say_late(what: &str) {
     );
 }
 
-/// Ends these engines, and waits until they and all that were dropped have ended: at most so long. Tells whether they have;
-/// if not, words say so if they are wanted.
+/// Ends these engines, and waits for them and all dropped ones, at most `patience_s` seconds. True if all have ended; if not,
+/// `with_words` prints a message.
 #[pyfunction]
 pub fn settle(py: Python<'_>, engines: Vec<Py<Loader>>, patience_s: f64, with_words: bool) -> bool {
     py.detach(|| {
@@ -345,13 +336,13 @@ pub fn settle(py: Python<'_>, engines: Vec<Py<Loader>>, patience_s: f64, with_wo
     })
 }
 
-/// Tells whether this thread is running a step of the user's.
+/// True if this thread is running a user's step.
 #[pyfunction]
 pub fn inside() -> bool {
     is_inside()
 }
 
-/// Where a batch stands.
+/// The position of a batch, its number of real samples and their indices.
 #[pyclass(frozen, get_all, module = "feedline._native")]
 pub struct Facts {
     epoch: u64,

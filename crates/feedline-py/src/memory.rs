@@ -1,5 +1,5 @@
 //! Samples that are rows of arrays in Python's memory (NumPy arrays, memory maps). Reads them from any thread without
-//! the interpreter; keeps them alive, and owns nothing of what they hold.
+//! the interpreter, and keeps the arrays alive.
 
 use feedline::deliver::SampleContext;
 use feedline::pipeline::{Pipeline, Raw};
@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 struct Column {
     start: *const u8,
     row_bytes: usize,
-    /// Keeps the memory where it is.
+    /// Keeps the memory alive.
     _owner: Py<PyAny>,
 }
 

@@ -1,14 +1,22 @@
-//! The plan for Python: arguments in, indices out.
+//! The plan for Python: arguments in, indices and cursors out.
 
 use crate::errors::raise;
-use feedline::plan::{EpochPlan, Permutation, Tail};
+use feedline::plan::{Cursor, EpochPlan, Permutation, Tail};
 use feedline::{Error, Result};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Indices handed over at once: Python then takes them one by one at no cost of ours.
+/// Indices per list: Python then iterates them without calls of native code.
 const CHUNK: u64 = 4096;
+
+/// Reads a cursor from the JSON of a `state_dict()`; other text is a `ConfigError`.
+pub fn parse_cursor(py: Python<'_>, json: &str) -> PyResult<Cursor> {
+    serde_json::from_str(json).map_err(|e| {
+        let problem = format!("this is no state of a loader or sampler: {e}");
+        raise(py, Error::config(problem, "Give what state_dict() returned, unchanged"))
+    })
+}
 
 /// See `feedline::plan::Plan`.
 #[pyclass(frozen, module = "feedline._native")]
@@ -70,7 +78,7 @@ impl Plan {
         py.detach(make).map(Plan).map_err(|e| raise(py, e))
     }
 
-    /// Samples of a rank in an epoch of which `start` global positions are gone.
+    /// Samples of a rank in an epoch after its first `start` global positions.
     fn num_samples(&self, rank: u64, start: u64) -> u64 {
         self.0.epoch_from(0, start).num_samples(rank)
     }
@@ -89,13 +97,13 @@ impl Plan {
 
     /// The cursor of this plan as JSON; without a data set its fingerprint is 0.
     fn cursor(&self, epoch: u64, position: u64) -> PyResult<String> {
-        let cursor = feedline::plan::Cursor::new(0, &self.0, epoch, position, 0);
+        let cursor = Cursor::new(0, &self.0, epoch, position, 0);
         serde_json::to_string(&cursor).map_err(|e| pyo3::exceptions::PyValueError::new_err(e.to_string()))
     }
 
-    /// The plan as it goes on from a cursor, and that cursor's epoch and position.
+    /// The plan to resume with from a cursor, and that cursor's epoch and position.
     fn resume(&self, py: Python<'_>, cursor: &str) -> PyResult<(Plan, u64, u64)> {
-        let cursor = crate::loader::parse_cursor(py, cursor)?;
+        let cursor = parse_cursor(py, cursor)?;
         let plan = cursor.resume(0, &self.0).map_err(|e| raise(py, e))?;
         Ok((Plan(plan), cursor.epoch, cursor.position))
     }

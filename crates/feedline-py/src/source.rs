@@ -1,4 +1,4 @@
-//! Sources: what a declaration in Python becomes. Owns the reading of the declaration and nothing of what it declares.
+//! Sources: converts declarations from Python to pipelines. Owns only the parsing of the declaration.
 
 use crate::errors::raise;
 use crate::memory::Memory;
@@ -20,7 +20,7 @@ use std::sync::Arc;
 #[pyclass(frozen, module = "feedline._native")]
 pub struct Source {
     pub pipeline: Arc<dyn Pipeline>,
-    /// Where they are pictures: their list.
+    /// The list of the pictures, if the samples are pictures.
     list: Option<ImageList>,
 }
 
@@ -30,7 +30,7 @@ impl Source {
     }
 }
 
-/// A step as Python declares it: an operation in JSON, or a name, a function and whether it wants a generator.
+/// A step as Python declares it: an operation in JSON, or a name, a function and true if it takes a generator.
 #[derive(FromPyObject)]
 pub enum Declared {
     Op(String),
@@ -53,7 +53,7 @@ impl Declared {
     }
 }
 
-/// What `images` can be given.
+/// The kinds of input that `images` accepts.
 #[derive(FromPyObject)]
 pub enum Files {
     /// Paths and labels.
@@ -62,7 +62,7 @@ pub enum Files {
     Path(PathBuf),
 }
 
-/// How finished pictures become numbers: mean, std, and the steps after them.
+/// The conversion of pictures to floats: mean, std, and the steps after it.
 type Floats = ([f64; 3], [f64; 3], Vec<Declared>);
 
 #[pymethods]
@@ -178,7 +178,7 @@ impl Source {
         Ok(Source { pipeline: Arc::new(mapped), list: None })
     }
 
-    /// Makes the first sample in the calling thread, for what its steps learn from it; whether it could be made.
+    /// Makes the first sample in the calling thread, so that its steps learn from it; true if that succeeded.
     fn try_first(&self, py: Python<'_>) -> bool {
         py.detach(|| {
             let first = Plan::unshuffled(self.pipeline.len().max(1), 1).map(|plan| plan.epoch(0).at(0));
@@ -196,7 +196,7 @@ impl Source {
         self.pipeline.fields().iter().map(|field| field.name.clone()).collect()
     }
 
-    /// Names what was left out of the data, in words for a person.
+    /// Warnings about files that were left out of the data, for a person.
     #[getter]
     fn warnings(&self) -> Vec<String> {
         self.pipeline.warnings()

@@ -1,5 +1,5 @@
-//! Steps in Python: takes the interpreter, hands over NumPy arrays, takes back what comes. Owns the conversion of
-//! samples; what a step does is the user's.
+//! Steps in Python: acquires the interpreter, passes NumPy arrays, and takes back the results. Owns the conversion of
+//! samples.
 
 use crate::array::Array;
 use crate::memory::dtype_of;
@@ -21,25 +21,25 @@ use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 
-/// Begins the names of the engine's worker threads.
+/// Prefix of the names of the engine's worker threads.
 const WORKER: &str = "feedline:";
 
 thread_local! {
-    /// Counts the calls into Python that this thread is in.
+    /// Number of nested calls into Python on this thread.
     static INSIDE: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Tells whether this thread is running a step. It must not wait for a loader's workers then: they may wait for the turn
-/// that the step holds.
+/// True if this thread is running a step. It must then not wait for a loader's workers: they may wait for the lock that
+/// the step holds.
 pub fn is_inside() -> bool {
     INSIDE.get() > 0
 }
 
-/// A function of the user's, as `feedline.own.Own` wraps it: it is also given a number to seed generators with, or in a
-/// worker thread `None`.
+/// A user's function, as `feedline.own.Own` wraps it: it also gets a number to seed generators with, or `None` in a
+/// worker thread.
 pub struct PyStep {
     function: Py<PyAny>,
-    /// Whether it wants a keyword argument `rng`.
+    /// True if it takes a keyword argument `rng`.
     with_rng: bool,
 }
 
@@ -63,7 +63,7 @@ fn generator<'py>(py: Python<'py>, mut rng: SampleRng) -> PyResult<Bound<'py, Py
     random.getattr("Generator")?.call1((random.getattr("Philox")?.call((), Some(&philox))?,))
 }
 
-/// The interpreter, for a thread of ours.
+/// Runs `work` with the interpreter, on a Feedline thread.
 fn with_python<T>(work: impl FnOnce(Python<'_>) -> PyResult<T>) -> PyResult<T> {
     INSIDE.set(INSIDE.get() + 1);
     // Also if it panics.
@@ -78,8 +78,8 @@ fn with_python<T>(work: impl FnOnce(Python<'_>) -> PyResult<T>) -> PyResult<T> {
     done.unwrap_or_else(|| Err(PyRuntimeError::new_err("the interpreter is shutting down")))
 }
 
-/// What is no `Exception`, such as a KeyboardInterrupt, says nothing of the sample; nor does a lack of memory, or what
-/// `feedline.own` raises itself, or what a network, a disk or a bug in the code raises.
+/// Classifies an exception of a step. The sample is not at fault if it is no `Exception` (a KeyboardInterrupt, say), a lack
+/// of memory, an error of `feedline.own` itself, or an error of a network, a disk or a bug in the code.
 fn step_error(error: PyErr) -> StepError {
     let is_raised = Python::try_attach(|py| {
         error.is_instance_of::<PyException>(py)
@@ -116,14 +116,14 @@ const NETWORK: [&str; 17] = [
     "urllib3",
 ];
 
-/// Whether an exception says that the sample's file is not there or that its bytes cannot be used.
+/// True if an exception means that the sample's file is missing or that its bytes cannot be used.
 fn is_of_the_sample(error: &Bound<'_, PyBaseException>) -> bool {
     is_fault_of_the_sample(error, 0)
 }
 
-/// `depth`: of how many exceptions this one is the cause; causes may form a ring.
+/// `depth`: number of exceptions that were followed to this cause; causes may form a cycle.
 fn is_fault_of_the_sample(error: &Bound<'_, PyBaseException>, depth: u32) -> bool {
-    // A file that is not there is named by these; so say the clients of stores.
+    // These mean a missing file; so do answers of object stores.
     if error.is_instance_of::<PyFileNotFoundError>()
         || error.is_instance_of::<PyNotADirectoryError>()
         || error.is_instance_of::<PyIsADirectoryError>()
@@ -131,7 +131,7 @@ fn is_fault_of_the_sample(error: &Bound<'_, PyBaseException>, depth: u32) -> boo
     {
         return true;
     }
-    // What Feedline itself says of another loader or source is not this sample's doing.
+    // An error of Feedline about another loader or source is not this sample's fault.
     let of_feedline = |name: &str| {
         let class = error.py().import("feedline.errors").and_then(|errors| errors.getattr(name));
         class.and_then(|class| error.is_instance(&class)).unwrap_or(false)
@@ -139,12 +139,12 @@ fn is_fault_of_the_sample(error: &Bound<'_, PyBaseException>, depth: u32) -> boo
     if of_feedline("FeedlineError") && !of_feedline("SampleError") {
         return false;
     }
-    // torch says so of a lack of memory, and of a device that fails.
+    // torch raises these for a lack of memory, and for a failing device.
     let said = error.to_string();
     if said.contains("DefaultCPUAllocator") || said.contains("CUDA error") {
         return false;
     }
-    // Libraries wrap what a network told them.
+    // Libraries wrap network errors.
     if let Ok(cause) = error.getattr("__cause__").and_then(|cause| Ok(cause.cast_into::<PyBaseException>()?))
         && depth < 16
         && !is_fault_of_the_sample(&cause, depth + 1)
@@ -158,7 +158,7 @@ fn is_fault_of_the_sample(error: &Bound<'_, PyBaseException>, depth: u32) -> boo
     {
         return false;
     }
-    // What the system says has a number. Pillow's "image file is truncated" is an OSError without one.
+    // Errors of the system have a number. Pillow's "image file is truncated" is an OSError without one.
     let has_number = error.getattr("errno").is_ok_and(|errno| !errno.is_none());
     if error.is_instance_of::<PyOSError>() && has_number
         || error.is_instance_of::<PyConnectionError>()
@@ -175,7 +175,7 @@ fn is_fault_of_the_sample(error: &Bound<'_, PyBaseException>, depth: u32) -> boo
     !error.get_type().mro().iter().any(|class| module(class).is_ok_and(is_network))
 }
 
-/// Whether an answer of a store or a web server says that there is no such object: status 404.
+/// True if a store or a web server answered that there is no such object: status 404.
 fn says_missing(error: &Bound<'_, PyBaseException>) -> bool {
     let of_urllib = || error.getattr("code")?.extract::<u16>();
     let of_requests = || error.getattr("response")?.getattr("status_code")?.extract::<u16>();
@@ -186,7 +186,7 @@ fn says_missing(error: &Bound<'_, PyBaseException>) -> bool {
     [of_urllib(), of_requests(), of_botocore()].into_iter().any(|status: PyResult<u16>| status.is_ok_and(|s| s == 404))
 }
 
-/// An array of the user's as contiguous bytes of one of our element types.
+/// A user's array as contiguous bytes of one of Feedline's element types.
 struct Taken {
     dtype: DType,
     shape: Vec<usize>,
@@ -221,7 +221,7 @@ impl PyStep {
         PyStep { function, with_rng }
     }
 
-    /// Calls it with arrays; what it draws is of `stream`.
+    /// Calls it with arrays; its draws come from `stream`.
     fn call<'py>(
         &self,
         py: Python<'py>,
@@ -295,7 +295,7 @@ impl CustomTransform for PyStep {
     }
 }
 
-/// There is no memory for what a step is given.
+/// The error if there is no memory for the arguments of a step.
 fn no_memory(error: Error) -> StepError {
     step_error(PyMemoryError::new_err(error.to_string()))
 }
@@ -348,7 +348,7 @@ impl Mapped {
         if let Ok(fields) = made.cast::<PyDict>() {
             return fields.iter().map(|(name, value)| Ok((Some(name.extract()?), Taken::new(&value)?))).collect();
         }
-        // A list is what a tuple is, as in torch: one array out of it would be another thing than its values.
+        // A list is treated as a tuple, as in torch, and not converted to one array.
         if made.is_instance_of::<PyTuple>() || made.is_instance_of::<PyList>() {
             return made.try_iter()?.map(|value| Ok((None, Taken::new(&value?)?))).collect();
         }
@@ -419,7 +419,7 @@ impl Pipeline for Mapped {
     }
 }
 
-/// Sample i is the number i: what a Python dataset is asked with.
+/// Sample i is the number i, the argument of a Python dataset's `__getitem__`.
 pub struct Numbers {
     len: u64,
     fingerprint: u64,

@@ -1,4 +1,4 @@
-"""What the tests share: drawn pictures, scenes in TorchSSC's layout, and fresh processes."""
+"""Fixtures of the tests: drawn pictures, scenes in TorchSSC's layout, and new processes."""
 
 import subprocess
 import sys
@@ -44,7 +44,7 @@ def write_scenes(folder, train, val=0, image_px=(24, 32), grid=(6, 4, 6), seed=0
             Image.fromarray(rng.integers(0, 256, (*image_px, 3), dtype=np.uint8)).save(folder / path)
         label = rng.integers(0, 12, voxels)
         label[rng.random(voxels) < 0.1] = 255
-        # Whatever a person may have written.
+        # Any element type that a user may have saved.
         np.savez_compressed(folder / f"Label/{name}.npz", label.astype([np.uint8, np.int64, np.float32][number % 3]))
         weight = (rng.random(voxels) < 0.7).astype(np.float32)
         save = np.savez if number % 2 else np.savez_compressed

@@ -34,7 +34,7 @@ def turned(points, angle):
 
 
 def inside(points, box, margin=0.0):
-    """Which points are in a box that is larger by `margin` on each side."""
+    """A mask of the points in a box that is larger by `margin` on each side."""
     local = turned(points[:, :3].astype(np.float64) - box[:3], -box[6])
     return (np.abs(local) <= np.asarray(box[3:6]) / 2 + margin).all(axis=1)
 
@@ -45,7 +45,7 @@ def corners_bev(box):
 
 
 def overlap_bev(a, b):
-    """Whether the ground plans of two boxes touch: no axis of either parts them."""
+    """True if the ground plans of two boxes touch: no axis of either separates them."""
     for box in (a, b):
         for angle in (box[6], box[6] + np.pi / 2):
             axis = np.array([np.cos(angle), np.sin(angle)])
@@ -77,7 +77,7 @@ class Calib:
         return seen[:, :2] / rect[:, 2:3], seen[:, 2] - self.p2[2, 3]
 
     def seen(self, points, image=IMAGE):
-        """Which points the camera sees."""
+        """A mask of the points that the camera sees."""
         pixels, depth = self.to_pixels(self.to_rect(points))
         (height, width), u, v = image, pixels[:, 0], pixels[:, 1]
         return (u >= 0) & (u < width) & (v >= 0) & (v < height) & (depth >= 0)

@@ -333,7 +333,7 @@ def test_an_iterator_that_nothing_is_taken_from_is_no_epoch():
     expect = [steps(loader(20, batch_size=6, shuffle=True))]
     thrown_away, used = iter(ours), iter(ours)
     assert steps(used) == expect[0] and ours.epoch == 1
-    # What programs that set the epoch of a loader's sampler set is the loader's.
+    # Setting the epoch of a loader's sampler sets the loader's epoch.
     ours.sampler.set_epoch(0)
     assert (ours.sampler.epoch, len(ours.sampler)) == (0, 20)
     with pytest.warns(UserWarning, match="second time"):

@@ -187,7 +187,7 @@ except feedline.FeedlineError as error:
 
 
 def test_a_picture_that_no_memory_holds_ends_the_run_and_is_not_replaced(python, pictures):
-    """Where others take the memory, no good picture is taken for a bad one."""
+    """If other programs use the memory, no good picture counts as a bad one."""
     ended = python(
         """
 import resource, sys

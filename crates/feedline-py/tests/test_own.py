@@ -147,7 +147,7 @@ def test_epochs_draw_other_numbers_and_a_resumed_run_the_same():
 
 
 def program(batches=None):
-    """What a program draws between its batches: dropout, a normal number in advance, Python's."""
+    """The draws of a program between its batches: dropout, a cached normal number, Python's generator."""
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     drawn, ones = [], torch.ones(64)
     for _ in range(30):
@@ -286,7 +286,7 @@ def test_v2_transforms_get_images_and_may_change_the_size(pictures):
         feedline.images(pictures).resize((8, 8)).normalize().map(v2.Resize((9, 7)), size=(9, 7))
 
 
-# What an item may be
+# Types of items
 
 
 class Items(Dataset):

@@ -1,4 +1,4 @@
-"""Which rank a loader or sampler is: arguments, torch's process group, a launcher's variables; with real processes."""
+"""The rank of a loader or sampler: from arguments, torch's process group, a launcher's variables; with real processes."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What can be a source: folders, lists, arrays, datasets; against torchvision and Pillow."""
+"""The kinds of sources: folders, lists, arrays, datasets; compared with torchvision and Pillow."""
 
 import copy
 import json

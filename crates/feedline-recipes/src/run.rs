@@ -1,5 +1,6 @@
 //! A training run of any recipe: from settings to a run folder. Puts task, data, phases and loop together; owns no step of
 //! any of them, and knows no recipe and no tensor framework.
+#![expect(clippy::disallowed_methods, reason = "reads the settings and the list of a run that goes on")]
 
 use crate::recipe::{Finished, RunFigures, Setup, Trainable};
 use crate::settings::{CONFIG, Settings};
@@ -15,7 +16,7 @@ use feedline::train::run::{CHECKPOINTS, RunFolder};
 use feedline::train::{FitContext, FitData, Outcome, Tally, Task, fit};
 use feedline::{Error, Result};
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -37,7 +38,7 @@ impl<R: Trainable> Run<R> {
     /// trained: that is moved aside. Nothing is written before data, model and weights are known to be good.
     ///
     /// # Errors
-    /// Whatever is wrong with the settings, the data, the weights or the folder.
+    /// Any fault of the settings, the data, the weights or the folder.
     pub fn create(config: R::Config, dir: &Path, group: Arc<dyn Group>) -> Result<Run<R>> {
         let config = config.absolute()?;
         let (train, val) = R::open_splits(&config)?;
@@ -305,8 +306,8 @@ impl<R: Trainable> Run<R> {
     }
 }
 
-/// That the recipe's own files in the run folder are those that the data gives now. `is_same` says that the checkpoint knows
-/// the data to be the same: then one that is missing can be made anew.
+/// Checks that the recipe's own files in the run folder equal those that the data gives now. `is_same`: the checkpoint's
+/// fingerprint shows the data to be the same, so a missing file can be rewritten.
 fn same_files(dir: &Path, files: &[(&'static str, String)], is_same: bool, is_trained: bool) -> Result<()> {
     for (name, now) in files {
         let path = dir.join(name);
@@ -336,7 +337,7 @@ fn same_files(dir: &Path, files: &[(&'static str, String)], is_same: bool, is_tr
         }
         let (old, now): (Vec<&str>, Vec<&str>) = (old.lines().collect(), now.lines().collect());
         let without = |these: &[&str], others: &[&str]| -> Vec<String> {
-            let others: HashSet<&str> = others.iter().copied().collect();
+            let others: BTreeSet<&str> = others.iter().copied().collect();
             these.iter().filter(|name| !others.contains(*name)).map(|name| name.to_string()).collect()
         };
         let (added, removed) = (without(&now, &old), without(&old, &now));
@@ -356,8 +357,8 @@ fn same_files(dir: &Path, files: &[(&'static str, String)], is_same: bool, is_tr
     Ok(())
 }
 
-/// What has become of the training samples since `list` (see [`SAMPLES`]) was written, in words; `None` if it cannot be
-/// read or nothing has.
+/// A text with the changes of the training samples since `list` (see [`SAMPLES`]) was written; `None` if it cannot be
+/// read or nothing changed.
 fn difference(list: &Path, now: &str) -> Option<String> {
     let old = std::fs::read_to_string(list).ok()?;
     let classes = |text: &str| -> BTreeMap<String, String> {

@@ -1,6 +1,7 @@
 //! Settings of any recipe, in two steps: what was said (the embedded defaults, a file, the command line, merged key by
 //! key) and what it means (the recipe's own structure, checked). Owns the merging and what may change when a run goes on;
 //! knows no key but those that every recipe has.
+#![expect(clippy::disallowed_methods, reason = "reads files of settings, and checks the paths in them")]
 
 use feedline::deliver::{LoaderOptions, OnBadSample};
 use feedline::event::Sink;
@@ -36,8 +37,8 @@ pub trait Settings: Clone + Serialize + DeserializeOwned {
     /// The commented reference of every key, with its default.
     const DEFAULT_TOML: &'static str;
 
-    /// What may be another when a run goes on: where things are and how fast they go, and who gets how much of a step. All
-    /// else would make it another run. Section `storage` may always change.
+    /// Keys that may change when a run resumes: locations, speed, and each rank's share of a step. A change of any other
+    /// would make it another run. Section `storage` may always change.
     const CHANGEABLE: &'static [&'static str];
 
     /// Keys of section `data` that say where the data is; all empty is no data.
@@ -139,12 +140,13 @@ pub trait Settings: Clone + Serialize + DeserializeOwned {
     /// As [`Settings::to_toml`].
     fn facts(&self) -> Result<Vec<(String, String)>> {
         let mut keys = self.keys()?;
-        // Nor does it matter by which way the bytes come.
+        // The way in which bytes are read does not matter either.
         keys.retain(|(key, _)| !Self::CHANGEABLE.contains(&key.as_str()) && !key.starts_with("storage."));
         Ok(keys)
     }
 
-    /// What an evaluation is of: where the data is, and what else may not change in a run, but for the device.
+    /// The settings that identify an evaluation: the location of the data, and all keys that may not change in a run, except
+    /// the device.
     ///
     /// # Errors
     /// As [`Settings::to_toml`].

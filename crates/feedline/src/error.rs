@@ -1,7 +1,7 @@
-//! Every way Feedline can fail. Owns the one error enum and its wording; knows nothing of exit codes (the CLI does).
+//! All errors of Feedline. Owns the one error enum and its wording; knows nothing of exit codes (the CLI does).
 //!
-//! A message says what failed, where (file, key, index), which limit was broken and what to do about it. The functions that
-//! make an error leave out what is secret in a URL.
+//! A message says what failed, where (file, key, index), which limit was exceeded and how to fix it. The functions that
+//! make an error remove the secrets of URLs.
 
 use crate::url::{without_query, without_secrets};
 use std::fmt;
@@ -48,7 +48,7 @@ impl fmt::Display for Stage {
 /// Shorthand for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong. `Display` gives one or two complete sentences for a person.
+/// The error type. `Display` gives one or two complete sentences for a person.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -69,7 +69,7 @@ pub enum Error {
     )]
     SplitTooSmall { split: String, samples: u64, batch_size: u64 },
 
-    /// A bad sample: its file is not there, or its bytes were read and cannot be used.
+    /// A bad sample: its file is missing, or its bytes were read and cannot be used.
     #[error("failed to {stage} sample {index} ({location}): {problem}")]
     Sample { stage: Stage, index: u64, location: String, problem: String },
 
@@ -78,11 +78,11 @@ pub enum Error {
     #[error("failed to {stage} sample {index} ({location}): {source}")]
     Run { stage: Stage, index: u64, location: String, source: Box<Error> },
 
-    /// Code panicked, which no input may make it do.
+    /// Code panicked. No input may cause this.
     #[error("the code panicked: {problem}. This is a bug, please report it")]
     Bug { problem: String },
 
-    /// A step of the caller's own failed on a sample; `source` is what it said.
+    /// A custom step failed on a sample; `source` is its error.
     #[error("step {name} failed on sample {index} ({location}): {source}")]
     Step { name: String, index: u64, location: String, source: Box<dyn std::error::Error + Send + Sync> },
 
@@ -97,7 +97,7 @@ pub enum Error {
     #[error("failed to {action} {}: {source}{}", path.display(), io_remedy(source))]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
 
-    /// Memory whose size the data or the settings decide cannot be had.
+    /// The system refuses memory whose size depends on the data or the settings.
     #[error("{what} needs {bytes} bytes of memory in one piece, which the system refuses. {remedy}")]
     Memory { what: String, bytes: u64, remedy: String },
 
@@ -142,8 +142,8 @@ impl Error {
         Error::Io { action, path: shown(path.as_ref().to_path_buf()), source }
     }
 
-    /// Whether it says of one sample that its file is not there, or that its bytes were read and cannot be used. All else,
-    /// what a network or a disk does and what settings forbid, is no fault of the sample.
+    /// True if the sample itself is bad: its file is missing, or its bytes were read and cannot be used. False for every other
+    /// error, such as those of a network, a disk or the settings.
     pub(crate) fn is_of_the_sample(&self) -> bool {
         use std::io::ErrorKind as Kind;
         match self {
@@ -157,14 +157,14 @@ impl Error {
         }
     }
 
-    /// Memory that cannot be had.
+    /// An error for memory that the system refuses.
     pub fn memory(what: impl Into<String>, bytes: u64) -> Error {
         let remedy =
             "Lower the batch size, the number of workers or the size of a sample, or use a machine with more memory";
         Error::Memory { what: what.into(), bytes, remedy: remedy.into() }
     }
 
-    /// Whose memory it was that could not be had; any other error stays as it is.
+    /// Sets the purpose of the memory in [`Error::Memory`]; any other error stays as it is.
     pub(crate) fn needed_for(self, what: impl FnOnce() -> String) -> Error {
         match self {
             Error::Memory { bytes, remedy, .. } => Error::Memory { what: what(), bytes, remedy },
@@ -183,22 +183,22 @@ impl Error {
     }
 }
 
-/// What a step of the caller's own may fail with.
+/// The error type of a custom step.
 pub type StepError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What a step fails with that was stopped (by Ctrl-C, say) and finds nothing wrong with the sample, which is then not
-/// replaced by another.
+/// Error of a step that was interrupted (by Ctrl-C, say). The sample is not at fault, so it is not replaced by
+/// another.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct Interrupted(pub StepError);
 
-/// What a step fails with for a reason that is not the sample's own, such as a network, a disk or memory: the sample is
-/// then not replaced by another.
+/// Error of a step for a reason other than the sample, such as a network, a disk or memory. The sample is
+/// not replaced by another.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct NotOfTheSample(pub StepError);
 
-/// A path as it may be shown: URLs of it hold no secret.
+/// The path without the secrets of a URL, for messages.
 fn shown(path: PathBuf) -> PathBuf {
     let text = path.to_str().map(without_query);
     text.map_or(path, PathBuf::from)

@@ -1,4 +1,4 @@
-//! What leaves the engine: one enum, consumed by the progress bar, the JSON lines, TensorBoard and callers alike.
+//! Events of the engine: one enum for the progress bar, the JSON lines, TensorBoard and callers alike.
 
 use crate::error::Result;
 use crate::meter::StatsSnapshot;
@@ -6,12 +6,12 @@ use crate::sample::Replaced;
 use serde::Serialize;
 use std::sync::Arc;
 
-/// Something worth telling.
+/// An event of a run.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Event {
-    /// Something a person should know, that stops nothing.
+    /// A message for a person; the run continues.
     Warning { message: String },
     /// A sample was replaced by another.
     Replaced(Replaced),
@@ -35,7 +35,7 @@ pub enum Event {
     EpochEnd(EpochRecord),
     /// A checkpoint was published.
     Checkpoint { path: String, epoch: u64, step: u64, best: bool },
-    /// The run goes on from a checkpoint. Events after that checkpoint stand above a second time.
+    /// The run resumes from a checkpoint. Events after that checkpoint, already emitted before the stop, occur again.
     Resumed { epoch: u64, step: u64 },
 }
 
@@ -57,21 +57,21 @@ pub struct EpochRecord {
     pub data_wait_share: f64,
     pub train_seconds: f64,
     pub val_seconds: f64,
-    /// What the loader's stages did in this epoch.
+    /// Statistics of the loader's stages in this epoch.
     pub stages: StatsSnapshot,
 }
 
-/// Whoever wants to hear.
+/// A consumer of events.
 pub trait Sink: Send + Sync {
     /// Takes one event. Must not block for long: the engine waits.
     ///
     /// # Errors
-    /// What cannot be written down; the run then stops, since it could no longer be told what it did.
+    /// The event cannot be recorded. The run then stops, because its record would be incomplete.
     fn emit(&self, event: &Event) -> Result<()>;
 }
 
-/// Prints a line to standard error as `eprintln!` does, and goes on where nobody can read it any more: a terminal that was
-/// closed or a full disk must not end a training.
+/// Prints a line to standard error as `eprintln!` does, but ignores a failure: a closed terminal or a full disk must not end
+/// a training.
 #[macro_export]
 macro_rules! say {
     ($($words:tt)*) => {{
@@ -80,7 +80,7 @@ macro_rules! say {
     }};
 }
 
-/// Prints warnings to standard error and nothing else: what a loader does when nobody listens.
+/// Prints only warnings, to standard error: the default sink of a loader.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Warnings;
 
@@ -93,7 +93,7 @@ impl Sink for Warnings {
     }
 }
 
-/// Passes every event to several, in order.
+/// Passes every event to several sinks, in order.
 pub struct MultiSink(pub Vec<Arc<dyn Sink>>);
 
 impl Sink for MultiSink {

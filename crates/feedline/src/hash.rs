@@ -1,5 +1,5 @@
-//! Hashes of names and of sequences of numbers: keys of random streams, fingerprints, names of files that are kept. What
-//! they give stands in saved runs and never changes.
+//! Hashes of names and of sequences of numbers, for keys of random streams, fingerprints and file names. Saved runs contain
+//! their values, so they must never change.
 
 /// The finaliser of SplitMix64 (Steele et al., OOPSLA'14): a bijection in which every input bit reaches every output bit.
 pub(crate) fn mix(mut z: u64) -> u64 {

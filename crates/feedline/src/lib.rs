@@ -1,5 +1,5 @@
 //! Feedline feeds distributed training: every rank gets its share of every epoch, each sample once, in an order that
-//! can be proved; and a run that was stopped goes on with exactly the next sample.
+//! can be verified; and a stopped run resumes with exactly the next sample.
 //!
 //! **A batch is a pure function of (data set, seed, epoch, position).** The number of workers, thread timing, restarts
 //! and, seen globally, the number of ranks change nothing that is delivered.
@@ -34,11 +34,11 @@
 //! ```
 //! use feedline::plan::{Plan, Tail};
 //!
-//! // What torch's DistributedSampler(range(10), num_replicas=3, rank=0, seed=0) gives in its first epoch.
+//! // The first epoch of torch's DistributedSampler(range(10), num_replicas=3, rank=0, seed=0).
 //! let plan = Plan::new(10, 3)?;
 //! let indices: Vec<u64> = plan.epoch(0).rank(0).map(|request| request.index).collect();
 //! assert_eq!(indices, [4, 5, 0, 2]);
-//! // What `set_epoch(1)` changes: the order, for all ranks alike.
+//! // The second epoch, as after `set_epoch(1)`: another order, for all ranks alike.
 //! let indices: Vec<u64> = plan.epoch(1).rank(0).map(|request| request.index).collect();
 //! assert_eq!(indices, [5, 2, 9, 4]);
 //! // No sample twice, for evaluation.
@@ -49,6 +49,7 @@
 //!
 //! Recipes (crate `feedline-recipes`) put the stages together for one family of work through [`pipeline::Pipeline`].
 #![deny(unsafe_code)]
+#![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::disallowed_types))]
 
 pub mod plan;
 

@@ -1,6 +1,7 @@
 //! What the stages did: items, bytes, busy time, and time blocked. Counted by each worker on its own and added to the
 //! shared figures once a claim, so that counting costs nothing that can be measured. Owns the memory budget of samples
 //! under way too, because it is the same worker that waits.
+#![expect(clippy::disallowed_methods, reason = "measures times, which no batch sees")]
 
 use crate::error::Stage;
 use crate::stop::Stop;
@@ -11,8 +12,8 @@ use std::time::{Duration, Instant};
 
 const STAGES: usize = Stage::ALL.len();
 
-/// What a worker tells its loader while it makes a sample: which stage it is in, what it put out, and how much memory
-/// it needs. A pipeline calls [`SampleContext::enter`]; the context adds up.
+/// A worker's report to its loader while it makes a sample: the running stage, the bytes put out, and the memory
+/// needed. A pipeline calls [`SampleContext::enter`]; the context adds up the times.
 #[derive(Debug)]
 pub struct SampleContext {
     index: u64,
@@ -68,22 +69,22 @@ impl SampleContext {
         self
     }
 
-    /// What calls off a read that takes long: the loader is dropped, or goes elsewhere.
+    /// The signal that cancels a slow read when the loader is dropped or seeks to another position.
     pub fn stop_signal(&self) -> &Stop {
         &self.stop
     }
 
-    /// So long it took until bytes were there that others read.
+    /// Adds the time that the sample waited for bytes that other threads read.
     pub(crate) fn fetched(&mut self, waited: Duration) {
         self.fetch += waited;
     }
 
-    /// The sample `index` begins. One that is not `timed` is counted, and its time taken to be that of the others.
+    /// Starts the sample `index`. One that is not `timed` is counted; its time is estimated by that of the others.
     pub(crate) fn begin(&mut self, index: u64, timed: bool) {
         (self.index, self.timed, self.entered) = (index, timed, 0);
     }
 
-    /// From now on time belongs to `stage`.
+    /// Counts the time from now on for `stage`.
     pub fn enter(&mut self, stage: Stage) {
         self.stop();
         self.stage = Some(stage);
@@ -103,8 +104,8 @@ impl SampleContext {
         }
     }
 
-    /// Says that the sample needs about `bytes` of working memory from now to its end, and waits until the loader's
-    /// memory budget allows it. A need above the whole budget is granted once nobody else holds any. A second call
+    /// Reserves about `bytes` of working memory from now to the sample's end, and waits until the loader's
+    /// memory budget allows it. A request above the whole budget is granted once no other sample holds any. A second call
     /// for the same sample replaces the first.
     pub fn reserve(&mut self, bytes: u64) {
         let Some(budget) = self.budget.clone() else { return };
@@ -117,7 +118,7 @@ impl SampleContext {
         }
     }
 
-    /// Gives back what the sample had reserved.
+    /// Releases the sample's reservation.
     pub(crate) fn release(&mut self) {
         if let Some(budget) = &self.budget
             && self.reserved_bytes > 0
@@ -150,7 +151,7 @@ impl Drop for SampleContext {
     }
 }
 
-/// What one worker did for one sample (or batch, when it collated) without a pause.
+/// An uninterrupted span of one worker's work on one sample (or batch, for collate).
 #[derive(Debug, Clone)]
 pub struct Span {
     pub stage: Stage,
@@ -162,10 +163,10 @@ pub struct Span {
     pub busy: Duration,
 }
 
-/// Spans kept at most, so that a trace of a long run does not fill the memory: about 200 MB as JSON.
+/// Most spans that a trace keeps, so that a long run does not fill the memory: about 200 MB as JSON.
 const MAX_SPANS: usize = 2_000_000;
 
-/// Bytes of working memory that the samples under way may hold together.
+/// Limit of the working memory of all samples in flight, in bytes.
 #[derive(Debug)]
 pub(crate) struct Budget {
     limit_bytes: u64,
@@ -178,7 +179,7 @@ impl Budget {
         Budget { limit_bytes, held_bytes: Mutex::new(0), freed: Condvar::new() }
     }
 
-    /// How long it had to wait, if it had to.
+    /// Takes `bytes` from the budget; blocks until they are free. Returns the time waited, if any.
     fn take(&self, bytes: u64) -> Option<Duration> {
         let mut held = self.held_bytes.lock().unwrap_or_else(PoisonError::into_inner);
         let fits = |held: u64| held == 0 || held.saturating_add(bytes) <= self.limit_bytes;
@@ -219,7 +220,7 @@ impl Stats {
         self.trace.is_some()
     }
 
-    /// Adds what `worker` did and sets its context back.
+    /// Adds the figures of `worker` and resets its context.
     pub(crate) fn add(&self, context: &mut SampleContext, worker: usize) {
         context.stop();
         for (at, sum) in context.sums.iter_mut().enumerate().filter(|(_, sum)| sum.items > 0) {
@@ -240,12 +241,12 @@ impl Stats {
         }
     }
 
-    /// A worker had nothing to do: the batches allowed in flight were all taken.
+    /// Adds time in which a worker was idle, because the limit of batches in flight was reached.
     pub(crate) fn add_idle(&self, time: Duration) {
         self.idle_ns.fetch_add(time.as_nanos() as u64, Relaxed);
     }
 
-    /// The consumer waited for a batch since `asked`.
+    /// Adds the time that the consumer waited for a batch, since `asked`.
     pub(crate) fn add_wait(&self, asked: Instant) {
         let busy = asked.elapsed();
         self.wait_ns.fetch_add(busy.as_nanos() as u64, Relaxed);
@@ -257,7 +258,7 @@ impl Stats {
         }
     }
 
-    /// The spans noted so far, which are then forgotten.
+    /// Removes and returns the spans recorded so far.
     pub(crate) fn take_trace(&self) -> Vec<Span> {
         self.trace
             .as_ref()
@@ -283,7 +284,7 @@ impl Stats {
     }
 }
 
-/// What one stage did.
+/// Statistics of one stage.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct StageCount {
     pub items: u64,
@@ -302,8 +303,8 @@ pub struct StatsSnapshot {
     pub collate: StageCount,
     /// Seconds workers were blocked because enough batches were ready (on put), added over all workers.
     pub idle_s: f64,
-    /// Seconds workers were blocked because the bytes of their sample were not there yet, added over all workers. Not 0
-    /// only where threads read ahead; `read.busy_s` is then the time of their requests, and `read.items` the number.
+    /// Seconds workers were blocked because the bytes of their sample had not arrived yet, added over all workers. 0
+    /// without prefetch threads; with them `read.busy_s` is the time of their requests, and `read.items` the number.
     #[serde(default)]
     pub fetch_s: f64,
     /// Threads that read ahead; 0 if workers read for themselves.
@@ -314,7 +315,7 @@ pub struct StatsSnapshot {
 }
 
 impl StatsSnapshot {
-    /// What happened since `earlier`.
+    /// The figures since `earlier`.
     #[must_use]
     pub fn since(&self, earlier: &StatsSnapshot) -> StatsSnapshot {
         let stage = |now: StageCount, then: StageCount| StageCount {

@@ -1,8 +1,8 @@
-//! URLs in paths and texts: which paths are URLs, and how either is shown without what is secret in it.
+//! URLs in paths and texts: recognises them, and removes their secrets for display.
 
 use std::path::Path;
 
-/// Whether a path is the URL of a source rather than a file of this machine.
+/// True if a path is the URL of a source and not a file of this machine.
 pub fn is_url(path: &Path) -> bool {
     let scheme = path.to_str().and_then(|text| text.split_once("://")).map(|(scheme, _)| scheme);
     scheme.is_some_and(|scheme| {
@@ -10,8 +10,8 @@ pub fn is_url(path: &Path) -> bool {
     })
 }
 
-/// A text without what is secret in the URLs in it: what stands before an `@` in front of a host, and behind a `?`. For
-/// whatever is printed or written.
+/// A text without the secrets of its URLs: the user part before an `@` of the host, and the query after a `?`. For
+/// everything that is printed or written.
 pub(crate) fn without_secrets(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut rest = text;
@@ -26,7 +26,7 @@ pub(crate) fn without_secrets(text: &str) -> String {
             None => shown += path,
             Some((path, query)) => {
                 shown += path;
-                // What the sentence goes on with.
+                // Punctuation at the end belongs to the sentence, not to the query.
                 shown += &query[query.trim_end_matches([':', ',', ';', '.', ')']).len()..];
             }
         }
@@ -35,7 +35,7 @@ pub(crate) fn without_secrets(text: &str) -> String {
     shown + rest
 }
 
-/// A whole URL, blanks and all, without what is secret in it; a path as it is.
+/// A whole URL, which may contain blanks, without its secrets; a path is returned unchanged.
 pub(crate) fn without_query(path: &str) -> String {
     match path.split_once("://") {
         Some((scheme, rest)) if is_url(Path::new(path)) && scheme != "file" => {

@@ -23,7 +23,7 @@ fn cases(wanted: impl Fn(&str) -> bool) -> Vec<Value> {
     all["cases"].as_array().unwrap().iter().filter(|case| wanted(case["op"].as_str().unwrap())).cloned().collect()
 }
 
-/// FNV-1a, 64 bits, as the script has it.
+/// FNV-1a, 64 bits, as in the script.
 fn digest(bytes: &[u8]) -> String {
     let fold = |h: u64, &b: &u8| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01B3);
     format!("{:016x}", bytes.iter().fold(0xCBF2_9CE4_8422_2325, fold))

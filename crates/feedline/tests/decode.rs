@@ -22,7 +22,7 @@ fn decode(bytes: &[u8]) -> Result<RgbImage, Fault> {
 fn every_kind_of_jpeg_and_png_gives_pillows_pixels() {
     let cases: serde_json::Value = serde_json::from_slice(&read("images/cases.json")).unwrap();
     let mut checked = 0;
-    // One image for all: what an earlier, larger picture left behind must not shine through.
+    // One image for all: no leftovers of an earlier, larger picture may show.
     let mut image = RgbImage { width_px: 300, height_px: 200, pixels: vec![77; 180_000] };
     for case in cases["cases"].as_array().unwrap().iter().filter(|case| case["op"] == "decode") {
         let source = case["source"].as_str().unwrap();
@@ -78,7 +78,7 @@ fn hostile_files_are_refused_in_words() {
     assert_eq!(files, refused.len(), "every hostile file is tested");
 }
 
-/// A file that is cut between scans has an end, and libjpeg fills in what is missing. Nothing else is guessed.
+/// A file that is cut between scans has an end, and libjpeg interpolates the rest. Nothing else is guessed.
 #[test]
 fn a_progressive_picture_without_its_last_scans_is_smoothed_and_one_cut_within_a_scan_is_not() {
     let whole = decode(&read("images/jpeg/ycbcr420_progressive.jpg")).unwrap();
@@ -101,8 +101,8 @@ fn the_limit_is_the_callers() {
     assert!(problem.contains("41 x 31 px is 1271 pixels, more than the 1270 allowed"), "{problem}");
 }
 
-/// Every prefix of a picture, and pictures with bytes changed, cut out and doubled: an answer, never a panic, and an
-/// image whose parts agree.
+/// Every prefix of a picture, and pictures with bytes changed, cut out and doubled, give an error or an image whose
+/// parts agree, never a panic.
 #[test]
 fn damaged_pictures_never_panic() {
     let sources = [
@@ -121,7 +121,7 @@ fn damaged_pictures_never_panic() {
         "png/rgba16.png",
         "png/grey1.png",
     ];
-    // A small limit keeps a damaged size field from costing seconds.
+    // A small limit prevents that a damaged size field costs seconds.
     let limits = Limits { max_pixels: 1_000_000 };
     let mut image = RgbImage::default();
     let (mut tried, mut refused) = (0, 0);
@@ -169,7 +169,7 @@ fn a_cut_jpeg_is_never_passed_off_as_whole() {
             let result = decode(&bytes[..bytes.len() * kept / 100]);
             assert!(result.is_err(), "{source}: {kept} % of the bytes were enough");
         }
-        // Any marker ends a scan, whatever stands behind it, those that are passed over elsewhere too.
+        // Any marker ends a scan, whatever is behind it, including markers that are skipped elsewhere.
         let scan = bytes.windows(2).rposition(|two| two == [0xFF, 0xDA]).unwrap() + 20;
         for marker in [0x01, 0xE3] {
             let (before, after) = bytes.split_at(scan);

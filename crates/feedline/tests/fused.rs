@@ -76,7 +76,7 @@ fn request(index: u64, epoch: u64) -> Request {
     Request { seed: 7, epoch, pass: epoch, position: 0, index, padded: false }
 }
 
-/// The picture by the plain code.
+/// The picture by the simple code.
 fn plain(ops: &[ImageOp], bytes: &[u8], request: &Request) -> RgbImage {
     let mut image = RgbImage::default();
     decode_rgb(bytes, &Limits::default(), &mut image).unwrap();
@@ -118,7 +118,7 @@ fn a_cache_of_any_size_changes_no_pixel_and_stays_within_its_budget() {
                 for epoch in 0..5 {
                     for (index, bytes) in (0..).zip(&pictures) {
                         let request = request(index, epoch);
-                        // What comes out of the cache needs no bytes.
+                        // A sample from the cache needs no bytes.
                         let bytes_now = if path.is_cached(&request) { &[][..] } else { bytes };
                         assert!(
                             run(&path, bytes_now, &request) == run(&uncached, bytes, &request),
@@ -170,7 +170,7 @@ fn a_shrunk_picture_differs_little_and_one_that_cannot_be_shrunk_not_at_all() {
 
 #[test]
 fn crops_drawn_from_the_header_follow_the_plan() {
-    // The same sample in the same epoch looks the same on whichever rank and position it falls.
+    // The same sample in the same epoch looks the same on any rank and at any position.
     let bytes = jpeg(500, 375, 90, Subsampling::S420, 1);
     let path = FusedDecode::new(lists().swap_remove(0), Limits::default(), DecodeMode::Fused);
     let of = |ranks: u64| {

@@ -66,7 +66,7 @@ fn plain(request: &Request) -> RgbImage {
     image
 }
 
-/// Adds what it draws; or fails on sample 3.
+/// Adds a random number; or fails on sample 3.
 #[derive(Debug)]
 struct Shift {
     fails: bool,
@@ -115,7 +115,7 @@ fn pictures_become_numbers_as_the_plain_code_makes_them() {
 
 #[test]
 fn a_step_of_ones_own_has_its_place_and_its_own_randomness() {
-    // The places of those after it move by one.
+    // The indexes of the steps after it move by one.
     let mut steps = ops().into_iter().map(Step::Op).collect::<Vec<_>>();
     steps.insert(2, own(false));
     let with_own = images(steps, PixelOutput::Bytes);
@@ -172,7 +172,7 @@ fn batches(loader: &mut Loader) -> Vec<Batch> {
 
 #[test]
 fn a_declared_loader_delivers_the_bytes_of_one_put_together_from_its_parts() {
-    let steps = vec![
+    let steps = [
         ImageOp::RandomResizedCrop {
             size_px: [40, 56],
             scale: [0.08, 1.0],

@@ -31,7 +31,7 @@ impl RegressionTask {
         RegressionTask { parameters, stepper }
     }
 
-    /// What the network says of each real sample.
+    /// The network's prediction for each real sample.
     ///
     /// # Errors
     /// A batch of another recipe.

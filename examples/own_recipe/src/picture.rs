@@ -1,4 +1,4 @@
-//! What a batch looks like: its pictures as they are trained on, each with its number.
+//! Draws a batch: its pictures as the network sees them, each with its number.
 
 use crate::config::Config;
 use crate::data::Numbered;

@@ -41,10 +41,8 @@ fn the_recipe_trains_resumes_and_is_evaluated() {
     assert!(epochs[39] < epochs[0] / 20.0, "the loss falls: {epochs:?}");
     let summary = json(&whole.join("summary.json"));
     assert!(summary["val_mae"].as_f64().unwrap() < 0.05, "{summary}");
-    assert!(
-        summary["best_val_mae"].as_f64().unwrap() <= summary["val_mae"].as_f64().unwrap(),
-        "of an error the smallest is best: {summary}"
-    );
+    let [best, last] = ["best_val_mae", "val_mae"].map(|key| summary[key].as_f64().unwrap());
+    assert!(best <= last + 1e-9, "of an error the smallest is best: {summary}");
     let (proof, _) = done(dir, &["verify", "whole"]);
     assert!(proof.contains("each of 128 samples exactly once"), "{proof}");
 

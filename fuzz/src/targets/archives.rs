@@ -1,8 +1,10 @@
-//! Archives: an index is of members that lie in the archive, and each member can be read or is refused.
+//! Archives: an index lists only members inside the archive, and each member can be read or is refused.
 
 use super::{Bench, Verdict};
 use feedline::read::archive::{Index, Member, index, indexes, to_text};
-use feedline::read::{ReadErrorKind, FileList, Folder, RangeRequest, ImageList, Object, ReadError, Source, Stop, Storage};
+use feedline::read::{
+    FileList, Folder, ImageList, Object, RangeRequest, ReadError, ReadErrorKind, Source, Stop, Storage,
+};
 use std::collections::BTreeMap;
 
 pub const TAR: &[&[u8]] = &[
@@ -103,7 +105,8 @@ impl Source for Held {
     fn get(&self, want: &RangeRequest<'_>, into: &mut Vec<u8>) -> Result<(), ReadError> {
         let bytes =
             self.0.get(want.key).and_then(|bytes| bytes.get(want.range.start as usize..want.range.end as usize));
-        let bytes = bytes.ok_or_else(|| ReadError::new(ReadErrorKind::Missing, self.location(want.key), "no such bytes"))?;
+        let bytes =
+            bytes.ok_or_else(|| ReadError::new(ReadErrorKind::Missing, self.location(want.key), "no such bytes"))?;
         into.clear();
         into.extend_from_slice(bytes);
         Ok(())
@@ -125,7 +128,7 @@ fn storage(bench: &Bench) -> Storage {
     Storage { listings_dir: bench.dir.join("listings"), requests_in_flight: 2, ..Storage::default() }
 }
 
-/// What must hold of an index of an archive of so many bytes.
+/// Checks the index of an archive of `size_bytes`; returns the violated property, if any.
 fn wrong_with(members: &[Member], size_bytes: u64) -> Option<String> {
     let outside = |member: &&Member| member.start.checked_add(member.stored_bytes).is_none_or(|end| end > size_bytes);
     if let Some(member) = members.iter().find(outside) {
@@ -151,7 +154,7 @@ fn archive(bench: &Bench, bytes: &[u8], end: &str) -> Verdict {
     if let Some(problem) = wrong_with(&index.members, object.size_bytes) {
         return Verdict::Wrong(problem);
     }
-    // Written down and read again it is the same.
+    // Writing and reading an index gives the same index.
     let text = to_text(&index, object.size_bytes);
     let beside = Held(BTreeMap::from([(key.clone(), bytes.to_vec()), (format!("{key}.index"), text.into_bytes())]));
     let objects = beside.list("", &Stop::default()).unwrap_or_default();

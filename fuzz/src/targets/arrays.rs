@@ -48,7 +48,7 @@ pub fn npy(_: &mut Bench, bytes: &[u8]) -> Verdict {
     let (mut whole, mut real) = (vec![0i64; count], vec![0f32; count]);
     let one = decode_npy(bytes, &shape, &mut whole);
     let other = decode_npy(bytes, &shape, &mut real);
-    // What is a whole number is also a number.
+    // An array that reads as integers must also read as floats.
     if one.is_ok()
         && let Err(said) = &other
     {

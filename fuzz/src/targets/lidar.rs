@@ -1,4 +1,4 @@
-//! What describes clouds of points: KITTI's text files, OpenPCDet's pickles and settings, our own infos.
+//! Descriptions of point clouds: KITTI's text files, OpenPCDet's pickles and settings, Feedline's own infos.
 
 use super::{Bench, Verdict};
 use feedline::read::Storage;
@@ -79,7 +79,7 @@ fn kitti(bench: &Bench, name: &str, bytes: &[u8]) -> Verdict {
     let layout = if name.starts_with("labels") { Layout::Custom } else { Layout::Kitti };
     let built = build(&root, &InfoOptions { layout, num_threads: 1, overwrite: true }, &|_, _| {});
     if let Ok(built) = &built {
-        // What it writes it can read.
+        // The files it writes must be readable.
         for (file, count) in &built.files {
             let (names, storage) = (std::slice::from_ref(file), Storage::default());
             let read = match file.contains("dbinfos") {

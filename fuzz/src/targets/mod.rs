@@ -1,7 +1,7 @@
-//! The parsers: for each its corpus, what its files are made of, and what must hold for any input. Owns the table of them;
-//! each family has a file of its own beside this one.
+//! The parsers: for each its corpus, its dictionary, and the properties that must hold for any input. Owns their table;
+//! each family has a file of its own next to this one.
 //!
-//! What a target does is a function of the input's bytes alone, so that a file reproduces a failure.
+//! A target's behaviour depends on the input's bytes alone, so that a file reproduces a failure.
 
 mod archives;
 mod arrays;
@@ -24,7 +24,7 @@ pub struct Target {
     /// Its share of the time.
     pub weight: u32,
     pub seeds: fn() -> io::Result<Vec<Vec<u8>>>,
-    /// What is put into its files now and then.
+    /// Dictionary: byte strings that mutations insert.
     pub words: &'static [&'static [u8]],
     pub mend: Mend,
     /// No input is longer.
@@ -34,7 +34,7 @@ pub struct Target {
     pub run: fn(&mut Bench, &[u8]) -> Verdict,
 }
 
-/// What an input came to.
+/// The result of running an input.
 pub enum Verdict {
     Accepted {
         compared: Option<String>,
@@ -43,7 +43,7 @@ pub enum Verdict {
         said: String,
         compared: Option<String>,
     },
-    /// What must hold does not.
+    /// A required property is violated.
     Wrong(String),
 }
 
@@ -54,6 +54,39 @@ impl Verdict {
             Err(said) => Verdict::Refused { said: said.to_string(), compared: None },
         }
     }
+}
+
+/// Words without what differs from input to input: numbers, names, and all that is quoted or in brackets.
+pub fn kind(said: &str) -> String {
+    let mut plain = String::new();
+    let mut open = Vec::new();
+    let mut before = ' ';
+    for letter in said.chars().take(1000) {
+        let closes = open.last() == Some(&letter);
+        match letter {
+            _ if closes => drop(open.pop()),
+            '{' => open.push('}'),
+            '[' => open.push(']'),
+            '`' | '"' => open.push(letter),
+            // But not the one in `Pillow's`.
+            '\'' if !before.is_alphanumeric() => open.push(letter),
+            _ if open.is_empty() => plain.push(letter),
+            _ => {}
+        }
+        before = letter;
+    }
+    let is_word = |word: &&str| {
+        word.chars().all(|letter| letter.is_ascii_graphic() && !letter.is_ascii_digit() && letter != '\\')
+    };
+    let mut kind = String::new();
+    for word in plain.split_whitespace() {
+        let word = if is_word(&word) { word } else { "#" };
+        if word != "#" || !kind.ends_with('#') {
+            kind += if kind.is_empty() { "" } else { " " };
+            kind += word;
+        }
+    }
+    kind.chars().take(160).collect()
 }
 
 /// What targets work with.
@@ -83,7 +116,7 @@ impl Bench {
             path.parent().map_or(Ok(()), fs::create_dir_all)?;
             fs::write(&path, bytes)
         });
-        // A full disk is no finding; what it would hide is an input, and that must not be silent.
+        // A full disk is no finding, but it would hide an input, so it must not be silent.
         written.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         path
     }

@@ -1,9 +1,8 @@
-//! Pictures: whole, in part, scaled and kept in memory they are the same, and they are Pillow's.
+//! Pictures: whole, partial, scaled and cached decoding give the same pixels, and they equal Pillow's.
 
-use super::{Bench, Verdict};
+use super::{Bench, Verdict, kind};
 use crate::mutate::Draw;
 use crate::pillow::Said;
-use crate::worker::kind;
 use feedline::augment::{Filter, ImageOp};
 use feedline::decode::{
     CropBox, DecodedCache, Fault, Limits, RgbImage, decode_depth_u16, decode_labels_u8, decode_rgb, decode_rgb_part,
@@ -13,7 +12,7 @@ use feedline::deliver::SampleContext;
 use feedline::pipeline::{DecodeMode, FusedDecode};
 use feedline::plan::Plan;
 
-/// Keeps a size field that was changed from costing seconds.
+/// Limits the time that a changed size field can cost.
 const LIMITS: Limits = Limits { max_pixels: 1_000_000 };
 
 pub const JPEG: &[&[u8]] = &[
@@ -87,7 +86,7 @@ fn cut(image: &RgbImage, part: CropBox) -> RgbImage {
     RgbImage { width_px: part.width_px, height_px: part.height_px, pixels }
 }
 
-/// Where two pictures differ, in words; `None` if they do not.
+/// A text that names the first difference of two pictures; `None` if they are equal.
 fn difference(one: &RgbImage, other: &RgbImage) -> Option<String> {
     if (one.width_px, one.height_px) != (other.width_px, other.height_px) {
         let size = |image: &RgbImage| format!("{} x {}", image.width_px, image.height_px);
@@ -138,7 +137,7 @@ pub fn rgb(bench: &mut Bench, bytes: &[u8]) -> Verdict {
         asked = pillow.ask(bytes).map_err(|e| format!("Pillow could not be asked: {e}")).and_then(|said| {
             compare(&decoded, whole, &said)
                 .or_else(|problem| match plain.ask(bytes) {
-                    // Sums outside 16 bits, which only damage brings: libjpeg-turbo itself has two answers.
+                    // Sums outside 16 bits, which only damaged files reach: libjpeg-turbo itself has two results.
                     Ok(other) if other != said => {
                         Ok("both accept, libjpeg-turbo's vector code and plain code differ".into())
                     }
@@ -186,7 +185,7 @@ fn parts_differ(bytes: &[u8], whole: &RgbImage, cropped: &mut RgbImage, draw: &m
     None
 }
 
-/// What a sample looks like depends neither on what is kept in memory nor, without scaling, on how much is decoded.
+/// A sample's pixels do not depend on the cache, nor, without scaling, on the decoded part.
 fn ways_differ(bytes: &[u8], draw: &mut Draw) -> Option<String> {
     let size_px = [1 + draw.below(24) as u32, 1 + draw.below(24) as u32];
     let crop =
@@ -240,7 +239,7 @@ fn said(result: &Result<RgbImage, Fault>) -> String {
     result.as_ref().map_or_else(|problem| format!("refused ({problem})"), |_| "accepted".into())
 }
 
-/// Our result beside Pillow's: which case it is, or what must not be.
+/// Compares Feedline's result with Pillow's: the name of the case, or the violation as an error.
 fn compare(ours: &Result<(), Fault>, whole: &RgbImage, pillows: &Said) -> Result<String, String> {
     match (ours, pillows) {
         (Err(_), Said::Refused(_)) => Ok("both refuse".into()),
@@ -273,7 +272,7 @@ pub fn numbers(bench: &mut Bench, bytes: &[u8]) -> Verdict {
         Ok((width_px, height_px)) if u64::from(width_px) * u64::from(height_px) <= LIMITS.max_pixels => {
             let mut depths = vec![0; width_px as usize * height_px as usize];
             let depth = decode_depth_u16(bytes, width_px, height_px, &mut depths);
-            // Its high bytes are what the picture shows.
+            // The RGB picture shows its high bytes.
             if depth.is_ok() && decode_rgb(bytes, &LIMITS, &mut bench.whole).is_ok() {
                 let shown = bench.whole.pixels.as_chunks::<3>().0;
                 if let Some(at) = depths.iter().zip(shown).position(|(depth, rgb)| [(depth >> 8) as u8; 3] != *rgb) {

@@ -1,4 +1,4 @@
-//! What a run leaves behind: cursor, checkpoint, tensors, ledger.
+//! Files of a run: cursor, checkpoint, tensors, ledger.
 
 use super::{Bench, Verdict};
 use feedline::plan::{Cursor, Plan};
@@ -27,7 +27,7 @@ pub fn cursor(_: &mut Bench, bytes: &[u8]) -> Verdict {
     };
     match cursor.resume(0x2A, &plan) {
         Ok(plan) => {
-            // Wherever it says, there is a next sample or the end of an epoch.
+            // Any accepted position has a next sample or is the end of an epoch.
             let epoch = plan.epoch_from(cursor.epoch, cursor.position);
             let left = epoch.rank(0).take(3).count();
             if cursor.position > plan.epoch_len() + 2 && left > 0 {

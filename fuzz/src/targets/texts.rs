@@ -41,7 +41,7 @@ pub fn classes(bench: &mut Bench, bytes: &[u8]) -> Verdict {
     Verdict::of(classes)
 }
 
-/// Ids, or pairs of files; none of the files is there, so that the list is all that is read.
+/// Ids, or pairs of files; none of the files exists, so that only the list is read.
 pub fn scene_list(bench: &mut Bench, bytes: &[u8]) -> Verdict {
     bench.write("scenes/train.txt", bytes);
     let files = SceneFiles::in_folder(&bench.dir.join("scenes"), "train.txt", "train");
@@ -59,7 +59,7 @@ pub fn configs() -> io::Result<Vec<Vec<u8>>> {
         scene_completion::config::Config::DEFAULT_TOML,
         lidar::config::Config::DEFAULT_TOML,
     ];
-    // Without what is said about each key, and whole.
+    // The text without the comments on each key, and the whole text.
     let bare = |text: &str| {
         let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
         lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n").replacen("dir = \"\"", "dir = \"data\"", 1)

@@ -1,7 +1,7 @@
 //! `feedline bench --all-reduce`: how fast the ranks sum up, and whether they do it right. Started as a training would
 //! be: `feedline launch --ranks 2 -- bench --all-reduce`.
 
-use crate::Done;
+use crate::exit::Done;
 use feedline::train::group::Group;
 use feedline::train::ranks::join;
 use feedline::{Error, Result};

@@ -2,8 +2,7 @@
 
 use super::DataArgs;
 use super::demo_data::or_demo;
-use super::recipes::Recipes;
-use crate::Done;
+use crate::exit::Done;
 use clap::Args as ClapArgs;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use feedline::deliver::bench::{measure, save_chrome_trace};
@@ -19,7 +18,7 @@ use std::sync::Arc;
 #[derive(ClapArgs)]
 pub struct Args {
     #[command(flatten)]
-    data: DataArgs,
+    pub data: DataArgs,
     /// Passes over the data; the first one warms up
     #[arg(long, default_value_t = 3, value_name = "N")]
     epochs: u64,
@@ -39,11 +38,11 @@ pub struct Args {
     /// Measure how fast ranks sum up instead: feedline launch --ranks 2 -- bench --all-reduce
     #[cfg(feature = "train")]
     #[arg(long)]
-    all_reduce: bool,
+    pub all_reduce: bool,
     /// With --all-reduce: go on for so long
     #[cfg(feature = "train")]
     #[arg(long, requires = "all_reduce", default_value_t = 0.0)]
-    seconds: f64,
+    pub seconds: f64,
 }
 
 /// The values of the flag `--work`.
@@ -53,14 +52,6 @@ fn works() -> impl TypedValueParser<Value = Work> {
         let found = Work::ALL.into_iter().find(|(_, name, _)| name.eq_ignore_ascii_case(&asked));
         found.map(|(work, ..)| work).ok_or("there is no such work")
     })
-}
-
-pub fn run(args: Args, recipes: &Recipes) -> Result<Done> {
-    #[cfg(feature = "train")]
-    if args.all_reduce {
-        return super::all_reduce::run(args.seconds);
-    }
-    (args.data.recipe(recipes)?.bench)(&args)
 }
 
 /// Measures how fast a recipe's samples are loaded, and reports.

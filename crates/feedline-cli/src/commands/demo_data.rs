@@ -1,7 +1,6 @@
 //! `feedline demo-data`: data to try everything on.
 
-use super::recipes::Recipes;
-use crate::Done;
+use crate::exit::Done;
 use clap::Args as ClapArgs;
 use feedline::Result;
 use feedline_recipes::recipe::Recipe;
@@ -12,14 +11,15 @@ use std::path::{Path, PathBuf};
 #[derive(ClapArgs)]
 pub struct Args {
     /// Which recipe the data is for
-    recipe: String,
+    pub recipe: String,
     /// Folder to make [default: demo-data/<RECIPE>]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
 
-pub fn run(args: Args, recipes: &Recipes) -> Result<Done> {
-    let dir = (recipes.named(&args.recipe)?.demo_data)(args.out.as_deref())?;
+/// Makes the demo data set of a recipe, and prints where.
+pub fn run_recipe<R: Recipe>(args: &Args) -> Result<Done> {
+    let dir = ensure::<R>(args.out.as_deref())?;
     super::print(&format!("{}\n", dir.display()))?;
     Ok(Done::Ok)
 }

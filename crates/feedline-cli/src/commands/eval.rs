@@ -1,8 +1,7 @@
 //! `feedline eval`: a checkpoint on a data set.
 
 use super::DataArgs;
-use super::recipes::Recipes;
-use crate::Done;
+use crate::exit::Done;
 use clap::Args as ClapArgs;
 use feedline::event::Warnings;
 use feedline::pipeline::{Pipeline, tell};
@@ -19,9 +18,9 @@ use std::path::{Path, PathBuf};
 #[derive(ClapArgs)]
 pub struct Args {
     /// A checkpoint, e.g. runs/NAME/checkpoints/best, or a run folder for its newest one
-    checkpoint: PathBuf,
+    pub checkpoint: PathBuf,
     #[command(flatten)]
-    data: DataArgs,
+    pub data: DataArgs,
     /// Also write `path,label,logit_0,...` for each image, in order; of images only
     #[arg(long, value_name = "FILE")]
     logits: Option<PathBuf>,
@@ -32,12 +31,6 @@ pub struct Args {
     /// cpu or gpu [default: that of the run]
     #[arg(long)]
     device: Option<String>,
-}
-
-pub fn run(args: Args, recipes: &Recipes) -> Result<Done> {
-    let (checkpoint, run) = locate(&args.checkpoint)?;
-    let recipe = recipes.of_run(&run, args.data.recipe.as_deref())?;
-    (recipe.training()?.eval)(&args, &checkpoint, &run)
 }
 
 /// Evaluates the `checkpoint` of a run of the recipe.
@@ -98,7 +91,7 @@ impl Place {
         let asked = config.clone().absolute()?.evaluated()?;
         let places = |key: &str| key.strip_prefix("data.").is_some_and(|key| C::PLACES.contains(&key));
         let named = asked.iter().filter(|(key, value)| places(key) && value != "\"\"");
-        // What follows a question mark in a URL may be a signature, and is never written.
+        // The query of a URL may be a signature, so it is never written.
         let shown = |value: &str| -> String {
             let value = value.trim_matches('"');
             if is_url(Path::new(value)) { value.split('?').next().unwrap_or_default().into() } else { value.into() }
@@ -162,7 +155,7 @@ fn said_of<C: Settings>(run: &Path, checkpoint: &Path) -> Result<Said<C>> {
 }
 
 /// The checkpoint's folder and the folder of its run.
-fn locate(path: &Path) -> Result<(PathBuf, PathBuf)> {
+pub fn locate(path: &Path) -> Result<(PathBuf, PathBuf)> {
     let (inside, name) = (path.join(CHECKPOINTS), path.file_name().and_then(|name| name.to_str()));
     // `last` and `best` are links, which a copy may lack or have as folders of old: the checkpoints know better.
     let asked = match name {

@@ -1,7 +1,6 @@
 //! `feedline index`: the listing of a bucket and the indexes of archives, which are made once and kept.
 
-use super::recipes::Recipes;
-use crate::Done;
+use crate::exit::Done;
 use clap::Args as ClapArgs;
 use feedline::read::{Folder, Object, Storage, archive, check_url, is_in_archive, is_url, local_archives};
 use feedline::{Error, Result};
@@ -19,21 +18,20 @@ pub struct Args {
     refresh: bool,
     /// Settings that differ from the defaults, as for `feedline train`
     #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    pub config: Option<PathBuf>,
     /// Any setting, e.g. --set storage.endpoint=http://127.0.0.1:9000
     #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
+    pub set: Vec<String>,
 }
 
-pub fn run(args: Args, recipes: &Recipes) -> Result<Done> {
-    let storage = recipes.storage(args.config.as_deref(), &args.set)?;
+pub fn run(args: &Args, storage: &Storage) -> Result<Done> {
     let path = storage.resolve(&args.data);
-    let Some(url) = path.to_str().filter(|_| is_url(&path)) else { return beside(&path, &storage) };
+    let Some(url) = path.to_str().filter(|_| is_url(&path)) else { return beside(&path, storage) };
     check_url(url)?;
     if is_in_archive(&path) {
         let bar = ProgressBar::new_spinner().with_message(format!("indexing {url}"));
         bar.enable_steady_tick(Duration::from_millis(100));
-        let files = Folder::open(&path, &storage)?.files();
+        let files = Folder::open(&path, storage)?.files();
         bar.finish_and_clear();
         super::print(&format!("{url}: {files} files\n"))?;
         return Ok(Done::Ok);
@@ -60,7 +58,7 @@ pub fn run(args: Args, recipes: &Recipes) -> Result<Done> {
     let is_archive = archive::finder(&objects);
     let archives: Vec<&Object> = objects.iter().filter(|object| is_archive(&object.key)).collect();
     let bar = bar_of(archives.len());
-    let indexes = archive::indexes(&*source, &archives, &objects, &storage, &|done| bar.set_position(done as u64));
+    let indexes = archive::indexes(&*source, &archives, &objects, storage, &|done| bar.set_position(done as u64));
     bar.finish_and_clear();
     let inside: usize = indexes?.iter().map(|index| index.members.len()).sum();
     let what =

@@ -1,7 +1,7 @@
 //! `feedline launch`: the same command on several ranks. Finds mpirun, passes the right flags, and after a death starts
 //! the job again; what the ranks do is the command's own business.
 
-use crate::Done;
+use crate::exit::Done;
 use clap::Args as ClapArgs;
 use feedline::train::ranks::INSTALL;
 use feedline::{Error, Result};
@@ -162,7 +162,7 @@ fn wait(mut child: Child, signal: &AtomicUsize, grace: Duration) -> Result<i32> 
             let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
             return Ok(if number > 0 { 128 + number } else { code });
         }
-        // Where the network to another machine is cut, mpirun waits for that machine for ever.
+        // If the network to another machine fails, mpirun waits for that machine for ever.
         let has_ranks = has_ranks(child.id());
         had_ranks |= has_ranks;
         without = if has_ranks || !had_ranks { None } else { without.or(Some(Instant::now())) };

@@ -1,6 +1,6 @@
 //! `feedline lidar infos`: what must be known of point clouds before they are read.
 
-use crate::Done;
+use crate::exit::Done;
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use feedline::Result;
 use feedline_recipes::lidar::infos::{self, Built, InfoOptions};

@@ -12,7 +12,6 @@ pub mod launch;
 pub mod lidar;
 pub mod pack;
 pub mod plan;
-pub mod recipes;
 pub mod show;
 #[cfg(feature = "train")]
 pub mod train;
@@ -22,7 +21,6 @@ use clap::Args;
 use feedline::read::{is_in_archive, is_url};
 use feedline::{Error, Result};
 use feedline_recipes::settings::{Said, Settings};
-use recipes::{Entry, Recipes};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -78,11 +76,6 @@ pub struct DataArgs {
 }
 
 impl DataArgs {
-    /// The recipe that is asked for.
-    pub fn recipe(&self, recipes: &Recipes) -> Result<Entry> {
-        recipes.chosen(self.recipe.as_deref(), self.config.as_deref())
-    }
-
     /// True if a flag names one of these keys of section `data`.
     #[cfg(feature = "train")]
     pub fn names_any(&self, keys: &[&str]) -> bool {
@@ -165,7 +158,7 @@ pub fn print_with(write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> 
     match write(&mut out).and_then(|()| out.flush()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("write to", "standard output", e)),
         _ => {
-            // What nobody reads is not written once more.
+            // The buffered rest has no reader, so it is discarded.
             let _ = out.into_parts();
             Ok(())
         }

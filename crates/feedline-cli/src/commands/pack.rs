@@ -1,10 +1,9 @@
 //! `feedline pack`: a folder or a list of files as tar archives, for object storage and file systems that like large files.
 
-use super::recipes::Recipes;
-use crate::Done;
+use crate::exit::Done;
 use clap::Args as ClapArgs;
 use feedline::read::pack::{PackOptions, Packed, pack, pack_list};
-use feedline::read::{Folder, ImageList, is_in_archive, read_classes};
+use feedline::read::{Folder, ImageList, Storage, is_in_archive, read_classes};
 use feedline::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::PathBuf;
@@ -28,11 +27,10 @@ pub struct Args {
     num_workers: Option<usize>,
     /// Any setting, e.g. --set storage.endpoint=http://127.0.0.1:9000
     #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
+    pub set: Vec<String>,
 }
 
-pub fn run(args: Args, recipes: &Recipes) -> Result<Done> {
-    let storage = recipes.storage(None, &args.set)?;
+pub fn run(args: &Args, storage: &Storage) -> Result<Done> {
     let threads = args.num_workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let bar = ProgressBar::new(0);
     if let Ok(style) = ProgressStyle::with_template("packing [{bar:24}] {pos}/{len} files {per_sec} eta {eta}") {
@@ -45,12 +43,12 @@ pub fn run(args: Args, recipes: &Recipes) -> Result<Done> {
     let options = PackOptions { shard_bytes: args.shard_bytes, threads, progress: &progress };
     let packed = match &args.classes {
         Some(file) => {
-            let classes = read_classes(file, &storage)?;
-            let list = ImageList::from_list(&args.data, "packed", &classes, &storage)?;
+            let classes = read_classes(file, storage)?;
+            let list = ImageList::from_list(&args.data, "packed", &classes, storage)?;
             pack_list(&list, &args.out, options)
         }
         None if is_in_archive(&args.data) => {
-            let folder = Folder::open(&args.data, &storage)?;
+            let folder = Folder::open(&args.data, storage)?;
             if !folder.is_labelled() {
                 return Err(Error::config(
                     format!("{} is an archive, and says no labels", args.data.display()),
@@ -63,7 +61,7 @@ pub fn run(args: Args, recipes: &Recipes) -> Result<Done> {
             format!("{} is a file, so a list", args.data.display()),
             "Give the names of its classes too: --classes FILE; or name a folder",
         )),
-        None => pack(&args.data, &storage, &args.out, options),
+        None => pack(&args.data, storage, &args.out, options),
     };
     bar.finish_and_clear();
     let Packed { files, archives, bytes } = packed?;

@@ -1,6 +1,6 @@
 //! `feedline plan`: what `set_epoch` does, and who gets what.
 
-use crate::Done;
+use crate::exit::Done;
 use clap::{Args as ClapArgs, ValueEnum};
 use feedline::plan::{EpochPlan, Permutation, Plan, Request, Tail};
 use feedline::read::read_text;
@@ -108,7 +108,7 @@ pub fn run(args: Args) -> Result<Done> {
     };
     let plan = args.mix.as_deref().map_or(Ok(plan.clone()), |sources| plan.with_mixture(sources))?;
     let plan = args.epoch_length.map_or(Ok(plan.clone()), |len| plan.with_epoch_length(len))?;
-    // Last: how many samples torch's order may hold depends on the sources.
+    // Must come last: the limit of torch's order depends on the sizes of the sources.
     let plan = plan.with_permutation(match (args.no_shuffle, args.permutation) {
         (true, _) => Permutation::None,
         (false, PermutationArg::Torch) => Permutation::Torch,

@@ -2,8 +2,7 @@
 
 use super::DataArgs;
 use super::demo_data::or_demo;
-use super::recipes::Recipes;
-use crate::Done;
+use crate::exit::Done;
 use clap::{Args as ClapArgs, ValueEnum};
 use feedline::Result;
 use feedline::event::Warnings;
@@ -17,7 +16,7 @@ use std::path::PathBuf;
 #[derive(ClapArgs)]
 pub struct Args {
     #[command(flatten)]
-    data: DataArgs,
+    pub data: DataArgs,
     /// Epoch of the batch, from 0
     #[arg(long, default_value_t = 0)]
     epoch: u64,
@@ -36,10 +35,6 @@ pub struct Args {
 enum SplitArg {
     Train,
     Val,
-}
-
-pub fn run(args: Args, recipes: &Recipes) -> Result<Done> {
-    (args.data.recipe(recipes)?.show)(&args)
 }
 
 /// Writes the picture of a recipe's batch.

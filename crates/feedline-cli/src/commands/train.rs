@@ -1,8 +1,7 @@
 //! `feedline train`: from flags to a run folder.
 
-use super::recipes::Recipes;
 use super::{DataArgs, demo_data};
-use crate::Done;
+use crate::exit::Done;
 use crate::progress::Progress;
 use clap::Args as ClapArgs;
 use feedline::train::Task;
@@ -23,7 +22,7 @@ use std::time::Duration;
 #[derive(ClapArgs)]
 pub struct Args {
     #[command(flatten)]
-    data: DataArgs,
+    pub data: DataArgs,
     /// Epochs in total [default: 10, of scenes 20, of clouds 16]
     #[arg(long, value_name = "N")]
     epochs: Option<u32>,
@@ -67,43 +66,24 @@ pub struct Args {
     init_lr: Option<f64>,
     /// Print the settings and their defaults, and do nothing
     #[arg(long)]
-    print_config: bool,
+    pub print_config: bool,
 }
 
-pub fn run(args: Args, recipes: &Recipes) -> Result<Done> {
-    if args.print_config {
-        super::print(args.data.recipe(recipes)?.default_toml)?;
-        return Ok(Done::Ok);
-    }
+/// Joins the other ranks, if there are any, and trains; an error of one rank ends the others, which wait for it.
+pub fn on_ranks(train: &dyn Fn(&Arc<dyn Group>) -> Result<Done>) -> Result<Done> {
     let (group, ranks) = join()?;
     if ranks.world_size > 1 && ranks.rank == 0 {
         let line = format!("ranks        {}, {}\n", ranks.world_size, ranks.rule);
         let _ = std::io::stderr().write_all(line.as_bytes());
     }
-    // An error of one rank must end the others, which wait for it.
-    train(&args, recipes, &group).inspect_err(|error| {
+    train(&group).inspect_err(|error| {
         if group.world_size() > 1 {
             // In one write, or the lines of ranks that fail together are mixed up.
             let line = format!("error: rank {} of {}: {error}\n", group.rank(), group.world_size());
             let _ = std::io::stderr().write_all(line.as_bytes());
-            group.abort(i32::from(crate::exit_code(error)));
+            group.abort(i32::from(crate::exit::exit_code(error)));
         }
     })
-}
-
-fn train(args: &Args, recipes: &Recipes, group: &Arc<dyn Group>) -> Result<Done> {
-    let resumed = resumed(args, &**group)?;
-    let recipe = match &resumed {
-        Some(dir) => {
-            // Only rank 0 needs to see the folder.
-            let own = if group.rank() == 0 { recipes.of_run(dir, args.data.recipe.as_deref())?.name } else { "" };
-            let mut name = own.as_bytes().to_vec();
-            group.broadcast(&mut name)?;
-            recipes.named(&String::from_utf8_lossy(&name))?
-        }
-        None => args.data.recipe(recipes)?,
-    };
-    (recipe.training()?.train)(args, group, resumed)
 }
 
 /// Trains the recipe, from its settings or from the run that is `resumed`.
@@ -184,7 +164,7 @@ pub fn run_recipe<R: Trainable>(args: &Args, group: &Arc<dyn Group>, resumed: Op
 }
 
 /// The run to go on with, if that is what is asked for. Rank 0 looks, for all.
-fn resumed(args: &Args, group: &dyn Group) -> Result<Option<PathBuf>> {
+pub fn resumed(args: &Args, group: &dyn Group) -> Result<Option<PathBuf>> {
     let Some(resume) = &args.resume else { return Ok(None) };
     if resume.as_os_str() != "auto" {
         if args.out.is_some() {

@@ -1,6 +1,6 @@
 //! `feedline verify`: was every sample delivered exactly once? The words for what the library finds in a run's ledger.
 
-use crate::Done;
+use crate::exit::Done;
 use clap::Args as ClapArgs;
 use feedline::train::proof::{self, AttemptProof, Difference, EpochProof, Proof};
 use feedline::{Error, Result};

@@ -12,8 +12,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Whether this build can train on several ranks here. One test at a time: each has as many processes as there are
-/// cores, or more.
+/// A lock if this build can train on several ranks here, else `None`. One test at a time: each has as many processes as
+/// there are cores, or more.
 fn mpi() -> Option<MutexGuard<'static, ()>> {
     static TURN: Mutex<()> = Mutex::new(());
     let found = Command::new("mpirun").arg("--version").output().is_ok();
@@ -174,7 +174,7 @@ fn ranks_with_different_data_do_not_begin() {
     let other = copy_of_data(&dir.path().join("other"));
     fs::remove_file(other.join("train/star/0001.jpg")).unwrap();
     let out = dir.path().join("run");
-    // What a machine with an old copy of the data looks like: the same command, other files.
+    // Simulates a machine with an old copy of the data: the same command, other files.
     let script = format!(
         "test $OMPI_COMM_WORLD_RANK = 1 && data={} || data={}; exec {} train --data $data --out {} --epochs 1",
         other.display(),
@@ -212,7 +212,7 @@ impl TwoMachines {
             eprintln!("skipped: no right to make network namespaces: {}", String::from_utf8_lossy(&made.stderr));
             return None;
         }
-        // What ssh would be.
+        // A stand-in for ssh.
         let text = "#!/bin/sh\nshift\nexec ip netns exec feedline-b unshare -u sh -c \"hostname machine-b; $*\"\n";
         fs::write(agent, text).unwrap();
         signal_free(Command::new("chmod").arg("+x").arg(agent));

@@ -87,7 +87,7 @@ fn a_run_goes_on_with_its_classes_or_not_at_all() {
     expect(&run(&resume), 6, &["2 added (ring, star)", "restore the data", "start a new run"]);
     assert_eq!(fs::read_to_string(out.join("samples.txt")).unwrap(), samples);
 
-    // What was written over is found out.
+    // An overwritten file is detected.
     let not_proved = |name: &str, content: &str, words: &str| {
         let old = fs::read_to_string(out.join(name)).unwrap();
         fs::write(out.join(name), content).unwrap();
@@ -126,7 +126,7 @@ fn a_start_that_failed_may_be_started_again_and_is_passed_over() {
     // Now there is something to lose.
     expect(&start(&out, &["--on-bad-sample", "replace"]), 2, &["is not empty"]);
 
-    // Where auto finds a start that failed, in --out or as the last of runs/.
+    // `--resume auto` finds a failed start, in --out or as the last of runs/.
     let out = dir.path().join("auto");
     expect(&start(&out, &[]), 4, &[]);
     let auto = ["--resume", "auto", "--on-bad-sample", "replace"];
@@ -141,7 +141,7 @@ fn a_start_that_failed_may_be_started_again_and_is_passed_over() {
     wait_for_steps(&old, steps_reported(&old) + 1, &mut child);
     expect(&end_by("TERM", child), 143, &["passed over runs/20200102-000000-b", "run folder   runs/20200101-000000-a"]);
 
-    // What is no start of ours is never touched.
+    // A folder that is not a failed start of Feedline is never touched.
     let project = dir.path().join("project");
     fs::create_dir(&project).unwrap();
     fs::write(project.join("config.toml"), "mine = true\n").unwrap();

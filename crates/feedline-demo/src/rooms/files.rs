@@ -48,7 +48,7 @@ pub fn npy(array: &NumpyArray<'_>) -> Vec<u8> {
 /// The bytes of a `.npz` file with the members `arr_0.npy`, `arr_1.npy` and so on, deflated.
 ///
 /// # Errors
-/// What the archive's writer or Deflate answers, which nothing that was seen makes them do.
+/// An error of the archive's writer or of Deflate; no known input causes one.
 pub fn npz(arrays: &[NumpyArray<'_>]) -> io::Result<Vec<u8>> {
     let mut archive = ZipArchiveWriter::new(Vec::new());
     for (number, array) in arrays.iter().enumerate() {

@@ -1,15 +1,15 @@
 //! Random rooms: a floor, a ceiling, three walls and up to six pieces of furniture, and the camera that looks in. Owns
-//! what stands where and in which colour; how it looks from the camera belongs to `view.rs`.
+//! the places and colours of objects; `view.rs` owns the camera's view.
 //!
 //! The world is that of the voxel grid: x to the right, y up, z away from the camera, in metres from the grid's corner.
 //! All faces lie on the borders of voxels, so that each voxel is of one class and the pictures agree with the voxels.
 
 use feedline::plan::rng::SampleRng;
 
-/// What the grid covers, in metres: as NYU's 60 x 36 x 60 voxels of 0.08 m.
+/// Size of the grid in metres, as of NYU's 60 x 36 x 60 voxels of 0.08 m.
 pub const GRID_M: [f64; 3] = [4.8, 2.88, 4.8];
 
-/// Cells, signed: what the camera sees from the side may begin before the grid.
+/// Cell indices, signed: objects that the camera sees at the side may begin before the grid.
 pub type Cell = [i32; 3];
 pub type Colour = [f64; 3];
 
@@ -51,11 +51,11 @@ pub struct Solid {
     pub colour: Colour,
     /// Dark lines this far apart along each axis, in metres; 0 none.
     pub seams_m: [f64; 3],
-    /// Whether its edges are dark.
+    /// True if its edges are drawn dark.
     pub has_edges: bool,
 }
 
-/// Where the camera stands and where it looks.
+/// Position and direction of the camera.
 pub struct Camera {
     pub eye_m: [f64; 3],
     /// To the right, in radians.
@@ -70,7 +70,7 @@ pub struct Room {
     pub grid: [usize; 3],
     /// Edges of a voxel.
     pub voxel_m: [f64; 3],
-    /// Of two that overlap, the later counts.
+    /// The later of two that overlap counts.
     pub solids: Vec<Solid>,
     pub camera: Camera,
     /// Behind the last cells of the room along each axis; the first are in `first`.
@@ -88,7 +88,7 @@ struct Top {
     y: i32,
 }
 
-/// Where the back of a piece of furniture is.
+/// The side of a piece of furniture's back.
 #[derive(Clone, Copy)]
 enum Back {
     Far,
@@ -100,7 +100,7 @@ enum Back {
 const ANY: [Back; 4] = [Back::Far, Back::Left, Back::Right, Back::Near];
 const WALLS: [Back; 3] = [Back::Far, Back::Left, Back::Right];
 
-/// A part of a piece: metres along its back, up from the floor, and away from its back; each from and to. What is too
+/// A part of a piece: metres along its back, up from the floor, and away from its back; each from and to. A part too
 /// thin for the grid gets one voxel.
 type Part = [[f64; 2]; 3];
 
@@ -190,10 +190,10 @@ impl Room {
         }
     }
 
-    /// Puts a piece of furniture where there is room for it; false if there is none.
+    /// Places a piece of furniture if there is room for it; false if there is none.
     fn stand(&mut self, kind: u8, tops: &mut Vec<Top>, rng: &mut SampleRng) -> bool {
         let mut u = |low: f64, high: f64| rng.uniform(low, high);
-        // What it is made of, whether its back is at a wall, and how far apart its seams are.
+        // Its parts, true if its back is at a wall, and the distance between its seams.
         let (parts, at_wall, seam_m): (Vec<Part>, bool, f64) = match kind {
             CHAIR => {
                 let (width, seat, back) = (u(0.42, 0.6), u(0.4, 0.5), u(0.82, 1.0));
@@ -288,7 +288,7 @@ impl Room {
         }
     }
 
-    /// A free piece of floor for what `parts` cover, as cells [x, z], with the back as said: at its wall, or anywhere.
+    /// A free piece of floor for the area that `parts` cover, as cells [x, z], with its back at the wall, or anywhere.
     fn place(&self, parts: &[Part], back: Back, anywhere: bool, rng: &mut SampleRng) -> Option<([i32; 2], [i32; 2])> {
         let reach = |axis: usize| parts.iter().map(|part| part[axis][1]).fold(0.0, f64::max);
         let height = self.cells(reach(1), 1).max(1);
@@ -312,7 +312,7 @@ impl Room {
         is_free.then_some((low, high))
     }
 
-    /// Whether nothing but the room itself is in a box.
+    /// True if a box contains nothing but the room itself.
     fn is_free(&self, low: Cell, high: Cell) -> bool {
         let meets = |solid: &Solid| (0..3).all(|axis| solid.low[axis] < high[axis] && low[axis] < solid.high[axis]);
         !self.solids.iter().any(meets)

@@ -1,4 +1,4 @@
-//! A room as the camera sees it, and as voxels. Owns the rays and everything that is made of them: the two pictures,
+//! A room as the camera sees it, and as voxels. Owns the rays and everything derived from them: the two pictures,
 //! the pixel of each voxel, the signed distances, the classes and their weights, the sketch.
 
 use super::room::{Room, Solid};
@@ -8,7 +8,7 @@ const FOCAL_PX: [f64; 2] = [518.86, 519.47];
 const CENTRE_PX: [f64; 2] = [325.58, 253.74];
 const CAMERA_PX: [f64; 2] = [640.0, 480.0];
 
-/// Class of a voxel that nobody asks for.
+/// Label of a voxel that does not count.
 pub const IGNORED: u8 = 255;
 
 /// One sample. Voxels stand row-major, the second of the three axes up.
@@ -23,27 +23,27 @@ pub struct View {
     /// Distance to the surface that the voxel's centre is seen before (positive) or behind, over three voxels' edges
     /// and no more than 1; -1 outside the picture too, as of all that is hidden.
     pub tsdf: Vec<f32>,
-    /// 0 empty, 1 to 11 what is there, 255 outside the room or the picture.
+    /// Class of each voxel: 0 empty, 1 to 11 an object, 255 outside the room or the picture.
     pub labels: Vec<u8>,
-    /// 1 where the class counts: something is there, or what is there is hidden. 0 in the air that is seen to be empty,
-    /// and where the label is 255.
+    /// 1 if the class of the voxel counts: it is occupied or hidden. 0 if it is seen to be empty,
+    /// or if its label is 255.
     pub weights: Vec<f32>,
     /// 1 where something borders on a voxel that is empty.
     pub sketch: Vec<u8>,
 }
 
-/// What a ray meets.
+/// The nearest face that a ray hits.
 #[derive(Clone, Copy)]
 struct Hit {
     solid: usize,
     depth_m: f64,
     /// Axis that the face looks along.
     axis: usize,
-    /// Whether it looks forward along it.
+    /// True if the face looks in the positive direction of that axis.
     forward: bool,
 }
 
-/// Between the camera's axes and the world's.
+/// Rotation and position of the camera in the world.
 struct Pose {
     eye_m: [f64; 3],
     yaw: (f64, f64),
@@ -128,7 +128,7 @@ pub fn look(room: &Room, image_px: [usize; 2]) -> View {
     view
 }
 
-/// The nearest face along a ray from the eye; `ray` goes one metre ahead, so that what it takes to get there is the
+/// The nearest face along a ray from the eye. `ray` goes one metre ahead, so that the ray's parameter at the hit is the
 /// depth.
 fn cast(room: &Room, ray: [f64; 3]) -> Hit {
     let eye = room.camera.eye_m;
@@ -145,7 +145,7 @@ fn cast(room: &Room, ray: [f64; 3]) -> Hit {
             }
             leaves = leaves.min(far);
         }
-        // Of two faces in one plane the later counts, as among the voxels.
+        // Of two faces in one plane the later one counts, as for voxels.
         if enters > 0.0 && enters < leaves && enters <= nearest.depth_m {
             nearest = Hit { solid: number, depth_m: enters, axis, forward: ray[axis] < 0.0 };
         }
@@ -179,7 +179,7 @@ fn hha(room: &Room, hit: &Hit, place: [f64; 3]) -> [u8; 3] {
         (1, false) => 180.0,
         _ => 90.0,
     };
-    // A float that does not fit becomes the nearest byte.
+    // The cast saturates.
     [310.0 / hit.depth_m, 100.0 * height_m, 38.0 + angle].map(|value| value.round() as u8)
 }
 
@@ -198,7 +198,7 @@ fn cell_of(room: &Room, voxel: usize) -> [i32; 3] {
     [voxel / (up * away), voxel / away % up, voxel % away].map(|cell| cell as i32)
 }
 
-/// What stands in each voxel.
+/// The class in each voxel.
 fn labels(room: &Room) -> Vec<u8> {
     let is_in =
         |solid: &Solid, cell: [i32; 3]| (0..3).all(|axis| (solid.low[axis]..solid.high[axis]).contains(&cell[axis]));

@@ -1,5 +1,5 @@
-//! The camera of the drawn frames, and how cameras, lidar and inertial unit stand to each other: nearly as KITTI's do, with a
-//! lidar that is not quite level. Owns the numbers of the calibration, and the way from the lidar to pixels.
+//! The camera of the drawn frames, and the poses of cameras, lidar and inertial unit: nearly KITTI's, with a
+//! lidar that is not quite level. Owns the numbers of the calibration, and the projection from the lidar to pixels.
 
 use feedline::augment::points::Affine;
 
@@ -15,18 +15,18 @@ pub const SHIFTS: [[f64; 3]; 4] = [[0.0, 0.0, 0.0], [-386.6, 0.0, 0.0], [44.8, 0
 pub struct Camera {
     /// From lidar coordinates to rectified camera coordinates: x to the right, y down, z ahead.
     pub lidar_to_rect: Affine,
-    /// The way back.
+    /// The inverse map.
     pub rect_to_lidar: Affine,
     /// Along x and along y.
     pub focal_px: f64,
-    /// Column and row of what lies ahead.
+    /// Column and row of the principal point.
     pub centre_px: [f64; 2],
-    /// What is added to x and y, in pixels times metres.
+    /// Offset that is added to x and y, in pixels times metres.
     pub shift: [f64; 2],
 }
 
 impl Camera {
-    /// That of every frame.
+    /// The camera of every frame.
     pub fn new() -> Camera {
         let kept = |value: f64| f64::from(value as f32);
         let to_camera = Affine(lidar_to_camera().map(|row| row.map(kept)));

@@ -1,9 +1,9 @@
-//! Rays against solids: which one a ray meets first, where, and under which angle. Owns the shapes.
+//! Ray casting against solids: the first solid that a ray hits, the point and the angle. Owns the shapes.
 
 use feedline::augment::boxes::Box3d;
 use std::ops::Range;
 
-/// What fills a box.
+/// The shape that fills a box.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
     Block,
@@ -12,13 +12,13 @@ pub enum Shape {
     Ellipsoid,
 }
 
-/// How something looks.
+/// The look of a surface, for the camera and the lidar.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Material {
     pub colour: [u8; 3],
-    /// What the lidar gets back at a right angle, 0 to 1.
+    /// Reflected intensity at a right angle, 0 to 1.
     pub intensity: f64,
-    /// Share of rays that come back.
+    /// Share of lidar rays that return.
     pub returns: f64,
 }
 
@@ -45,7 +45,7 @@ impl Solid {
         std::array::from_fn(|axis| turned[axis] * 2.0 / self.bounds.size[axis])
     }
 
-    /// How far along a ray it is met from outside, in lengths of `direction`, and the normal there, both scaled.
+    /// Distance along a ray to the hit from outside, in lengths of `direction`, and the normal there; all in scaled coordinates.
     fn meet(&self, origin: [f64; 3], direction: [f64; 3]) -> Option<(f64, [f64; 3])> {
         // The coefficients of a t^2 + 2 b t + c = 0 over some axes, for what is round.
         let entry = |axes: Range<usize>| {
@@ -113,21 +113,21 @@ pub fn corners(bounds: &Box3d) -> [[f64; 3]; 8] {
     })
 }
 
-/// What a ray meets first.
+/// The first hit of a ray.
 #[derive(Debug, Clone, Copy)]
 pub struct Hit {
-    /// In lengths of the ray's direction; infinite where it meets nothing.
+    /// Distance in lengths of the ray's direction; infinite if it hits nothing.
     pub far: f64,
     /// Number of the solid.
     pub solid: usize,
     pub normal: [f64; 3],
 }
 
-/// What a grid of rays from one place sees.
+/// The hits of a grid of rays from one point.
 pub struct Sight {
     /// Row by row.
     pub hits: Vec<Hit>,
-    /// For each object, how many rays would meet it if nothing hid it.
+    /// For each object, the number of rays that would hit it if nothing hid it.
     pub unhidden: Vec<u32>,
 }
 

@@ -1,10 +1,10 @@
-//! What things are made of: the solids of a car, a pedestrian, a cyclist, a tree. Owns their proportions.
+//! The solids that objects consist of: a car, a pedestrian, a cyclist, a tree. Owns their proportions.
 
 use super::cast::{Material, Shape, Solid};
 use feedline::augment::boxes::Box3d;
 use feedline::plan::rng::SampleRng;
 
-/// What may stand in a street.
+/// The kinds of objects in a street.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Car,
@@ -19,7 +19,7 @@ pub enum Kind {
     Bin,
 }
 
-/// What is labelled is so much smaller than its box on each side, for the noise of the lidar and the digits of the labels.
+/// A labelled object is smaller than its box by this on each side, for the lidar's noise and the rounding of the labels.
 pub const MARGIN_M: f64 = 0.05;
 
 impl Kind {

@@ -14,10 +14,10 @@ pub const IMAGE_PX: [usize; 2] = [375, 1242];
 const ELEVATIONS_DEG: [f64; 2] = [2.5, -17.5];
 const FARTHEST_M: f64 = 75.0;
 const NOISE_M: f64 = 0.012;
-/// No ray errs more: objects are by more than that smaller than their boxes.
+/// Largest error of a ray: the margin between objects and their boxes is larger.
 const MOST_NOISE_M: f64 = 0.03;
 
-/// What the lidar saw.
+/// The points of the lidar.
 pub struct Cloud {
     /// x, y, z in metres and intensity, beam by beam from the top.
     pub points: Vec<[f32; 4]>,
@@ -27,14 +27,14 @@ pub struct Cloud {
     pub counts: Vec<usize>,
 }
 
-/// What the camera saw.
+/// The picture of the camera.
 pub struct Photo {
     pub image: RgbImage,
     /// Of each object the share that nothing hides; 0 for one that is not in the picture.
     pub seen: Vec<f64>,
 }
 
-/// Where a ray meets the ground, if it does before `hit`.
+/// Distance at which a ray hits the ground, if that is before `hit`.
 fn ground_hit(ground: &Ground, origin: [f64; 3], direction: [f64; 3], hit: &Hit) -> Option<f64> {
     let above = origin[2] - ground.z([origin[0], origin[1]]);
     let falls = ground.slope[0] * direction[0] + ground.slope[1] * direction[1] - direction[2];

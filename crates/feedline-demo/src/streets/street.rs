@@ -20,7 +20,7 @@ pub struct Street {
 pub struct Ground {
     pub height_m: f64,
     pub slope: [f64; 2],
-    /// Where the middle of the road is at x = 0, and the angle it goes to.
+    /// The middle of the road at x = 0, and the road's angle.
     road_y_m: f64,
     road_angle_rad: f64,
 }
@@ -39,7 +39,7 @@ impl Ground {
         [along * cos - left * sin, self.road_y_m + along * sin + left * cos]
     }
 
-    /// What the ground is made of.
+    /// The material of the ground.
     pub fn material(&self, [x, y]: [f64; 2]) -> Material {
         let (sin, cos) = self.road_angle_rad.sin_cos();
         let y = y - self.road_y_m;
@@ -138,7 +138,7 @@ impl Draft {
         }
     }
 
-    /// Whether there was room.
+    /// Places an object; false if there is no room.
     fn put(&mut self, kind: Kind, size: [f64; 3], place: [f64; 2], heading: f64, rng: &mut SampleRng) -> bool {
         let center = [place[0], place[1], self.ground.z(place) + size[2] / 2.0];
         let own = Box3d { center, size, heading: wrapped(heading) };

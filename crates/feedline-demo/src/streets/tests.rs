@@ -186,7 +186,7 @@ struct Seen {
     photo: sensors::Photo,
     camera: Camera,
     labels: Vec<Label>,
-    /// How many labels are `DontCare`.
+    /// Number of `DontCare` labels.
     others: usize,
 }
 
@@ -254,7 +254,7 @@ fn labels_agree_with_the_points_and_the_picture() {
             occluded[label.occluded] += 1;
             *counts.entry(name.clone()).or_insert(0) += 1;
         }
-        // What stands nearer than others is in nobody's box.
+        // A point inside a label's box belongs to the label's own object, even if another object is nearer.
         for (point, object) in seen.cloud.points.iter().zip(&seen.cloud.objects) {
             let inside = |label: &&Label| label.bounds.bounds().contains([point[0], point[1], point[2]]);
             if let (Some(label), Some(object)) = (seen.labels.iter().find(inside), object) {
@@ -304,7 +304,7 @@ fn an_object_is_where_the_picture_shows_it() {
     assert_eq!(image.pixels, seen.photo.image.pixels);
     let mut checked = 0;
     for (point, object) in seen.cloud.points.iter().zip(&seen.cloud.objects) {
-        // What the lidar sees of an object has about the colour of a material of it, but for edges and what only one sees.
+        // A lidar point has about the colour of one of its object's materials, except at edges and where only one sensor sees it.
         let Some(object) = object else { continue };
         let place = seen.camera.lidar_to_rect.place([point[0], point[1], point[2]].map(f64::from));
         let [u, v] = seen.camera.rect_to_pixels(place);

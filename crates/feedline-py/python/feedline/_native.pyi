@@ -1,4 +1,4 @@
-"""The native half. Not for use: what it offers changes with the package."""
+"""The native half. Private: its functions may change with every version of the package."""
 
 import os
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""What can go wrong, as exceptions. All of them pickle, so they cross process borders unharmed."""
+"""The exceptions of Feedline. All of them can be pickled, so they can be passed between processes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 
 class FeedlineError(Exception):
-    """Any failure of Feedline. The message says what failed, where, which limit was broken and what to do.
+    """Any failure of Feedline. The message says what failed, where, which limit was exceeded and how to fix it.
 
-    The facts of the message are attributes; which ones, the classes below say.
+    The facts of the message are also attributes; each class below lists its own.
     """
 
     def __init__(self, message: str, **facts: Any) -> None:
@@ -46,9 +46,9 @@ class SampleError(FeedlineError, RuntimeError):
     location: str
     """Its file or row."""
     problem: str
-    """What is wrong, without the rest of the message."""
+    """The cause, without the rest of the message."""
     step: str
-    """Name of your own step, if it was one."""
+    """Name of the custom step that failed, if one did."""
 
 
 class TooManyBadSamplesError(FeedlineError, RuntimeError):
@@ -59,8 +59,8 @@ class TooManyBadSamplesError(FeedlineError, RuntimeError):
 
 
 class FileError(FeedlineError):
-    """A file or folder could not be read or written. If it was a sample's, it has the attributes of
-    :class:`SampleError`, too; it is then never replaced."""
+    """A file or folder could not be read or written. If it belongs to a sample, the error also has the attributes of
+    :class:`SampleError`; the sample is never replaced."""
 
     path: str
     errno: int | None
@@ -70,11 +70,11 @@ class StateError(FeedlineError, ValueError):
     """A state belongs to other data or another order, or a saved file is damaged."""
 
     field: str
-    """What differs, if something does; then also ``saved`` and ``now``."""
+    """Name of the fact that differs, if any; its two values are then in ``saved`` and ``now``."""
 
 
 class RanksError(FeedlineError, RuntimeError):
-    """The ranks cannot go on together."""
+    """The ranks cannot continue together."""
 
 
 class UnsupportedError(FeedlineError, NotImplementedError):
@@ -85,15 +85,16 @@ class OutOfMemoryError(FeedlineError, MemoryError):
     """A batch does not fit into memory. Lower ``batch_size``, or the size of a sample."""
 
     bytes: int
-    """How many were asked for in one piece."""
+    """Size of the request, in one piece."""
 
 
 class LoaderTimeoutError(FeedlineError, RuntimeError):
-    """No batch came within ``timeout`` seconds. A RuntimeError, as torch's."""
+    """No batch was ready within ``timeout`` seconds. It is a RuntimeError, as torch's."""
 
 
 def whole_number(name: str, value: Any, least: int, most: int = 2**63 - 1) -> int:
-    """``value`` as an int in these bounds, NumPy's integers too; else a :class:`ConfigError` that names it."""
+    """``value`` as an int from ``least`` to ``most``; NumPy's integers are accepted. Otherwise raises a :class:`ConfigError`
+    that names the argument."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -104,7 +105,7 @@ def whole_number(name: str, value: Any, least: int, most: int = 2**63 - 1) -> in
 
 
 def as_json(state_dict: Any) -> str:
-    """A state as JSON, or a :class:`ConfigError` if it is none."""
+    """A state as JSON. Raises a :class:`ConfigError` if it is not a state."""
     try:
         return json.dumps(state_dict)
     except (TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""A sampler that a loader follows: which ones there are, whose order is known, and when a loader has to look again. Owns no
+"""A sampler that a loader follows: which samplers are supported, and when the loader must read their state again. Owns no
 order: that is the plan's.
 """
 
@@ -6,17 +6,24 @@ from __future__ import annotations
 
 import sys
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from . import _native
 from .errors import ConfigError
 
-if TYPE_CHECKING:
-    from .loader import DataLoader
+
+class Follower(Protocol):
+    """The members of ``DataLoader`` through which a sampler leads it."""
+
+    _loaded_epoch: int | None
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
+    def set_epoch(self, epoch: int) -> None: ...
 
 
 class Followed:
-    """A sampler whose order, rank, epoch and place a loader follows."""
+    """A sampler whose order, rank, epoch and position a loader follows."""
 
     def __init__(self, sampler: Any, length: int) -> None:
         self.sampler = sampler
@@ -40,7 +47,7 @@ class Followed:
                 f"the sampler is over {self.length} samples, the data set has {length}. Make the sampler from this data set"
             )
         self._seen: Any = None
-        # Whether the program sets the sampler's epoch: then that counts, else the loader counts by itself.
+        # True if the program sets the sampler's epoch; the loader then uses that epoch, else it counts epochs itself.
         self._leads = False
         self._facts = self._order()
 
@@ -76,7 +83,7 @@ class Followed:
     def _now(self) -> Any:
         return (self.sampler.epoch, self.sampler._start, self.sampler.plan) if self._is_ours else (self.sampler.epoch,)
 
-    def lead(self, loader: DataLoader) -> None:
+    def lead(self, loader: Follower) -> None:
         """Brings the loader to where the sampler says that it is."""
         if self._order() != self._facts:
             raise ConfigError(
@@ -84,10 +91,10 @@ class Followed:
                 f"{self._facts} and is {self._order()}. Make a new loader"
             )
         now, seen, leads = self._now(), self._seen, self._leads
-        # Where a sampler stands that nobody has touched.
+        # The state of a sampler that was not changed yet.
         before = seen or (0, 0, now[-1])[: len(now)]
         if now[1:] != before[1:]:
-            # A state was loaded into the sampler. It knows no data, so the loader's own goes with it.
+            # A state was loaded into the sampler. It does not name the data set, so the loader adds its own.
             self.sampler._driver = None
             mine = loader.state_dict()
             known = {name: mine[name] for name in ("dataset", "bad_samples")}
@@ -100,18 +107,18 @@ class Followed:
             self.sampler._driver = weakref.ref(loader)
 
     def overrule(self) -> None:
-        """The loader was told where to go on; the sampler counts again when its epoch changes."""
+        """A state was loaded into the loader; the sampler's position is ignored until its epoch changes."""
         self._leads = False
         self._seen = self._now()
 
     @property
     def is_moved(self) -> bool:
-        """Whether the sampler was set or loaded since the loader looked."""
+        """True if the sampler's epoch was set, or a state was loaded into it, since the loader last checked."""
         return bool(self._now() != self._seen)
 
 
 def _sampler_kind(sampler: Any) -> Any:
-    """The class of ours or of torch's whose order it has."""
+    """The class, Feedline's or torch's, whose order the sampler has."""
     torch_data, ours = sys.modules.get("torch.utils.data.distributed"), sys.modules.get("feedline.torch")
     kinds = [getattr(torch_data, "DistributedSampler", None)]
     kinds += [getattr(ours, f"Distributed{name}Sampler", None) for name in ("", "Weighted", "Mixture")]

@@ -1,8 +1,8 @@
-"""The loader: batches of a source, epoch after epoch, on this rank, in plan order.
+"""The loader: delivers the batches of a source on this rank, epoch after epoch, in plan order.
 
 Feedline's workers are threads of this process: there is no ``worker_init_fn``, nothing is pickled and nothing has to be
-persistent. A batch depends on (data, seed, epoch, position) alone, never on ``num_workers``. Datasets and steps of the
-user's run in the workers one sample at a time (:mod:`feedline.own`).
+persistent. A batch depends on (data, seed, epoch, position) alone, never on ``num_workers``. User Datasets and steps
+run in the workers one sample at a time (:mod:`feedline.own`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .source import dataset as items
 
 log = logging.getLogger("feedline")
 
-# Engines with live threads. They must be gone before the interpreter is: a thread that asks it for something would wait
+# Engines with live threads. They must end before the interpreter does: a thread that needs it afterwards would wait
 # for ever.
 _engines: weakref.WeakSet[_native.Loader] = weakref.WeakSet()
 
@@ -37,13 +37,13 @@ _engines: weakref.WeakSet[_native.Loader] = weakref.WeakSet()
 @atexit.register
 def _close_all() -> None:
     if not _native.settle(list(_engines), 5.0, True):
-        # A thread that comes back from a call while the interpreter ends would end the process by a signal.
+        # A thread that returns from a call while the interpreter ends would kill the process by a signal.
         own.interrupt_workers()
         _native.settle([], 1.0, False)
 
 
 class Batch(tuple):  # type: ignore[type-arg]
-    """What a source declares, in order: ``images, labels = batch``. Also by name: ``batch["image"]``."""
+    """The fields of a source, in order: ``images, labels = batch``. Also by name: ``batch["image"]``."""
 
     names: list[str] = []
     _facts: Any = None
@@ -67,7 +67,7 @@ class Batch(tuple):  # type: ignore[type-arg]
 
     @property
     def valid(self) -> int:
-        """How many leading samples are real; the rest fills up the ranks and must not count in a metric."""
+        """Number of leading samples that are real; the rest is padding and must not count in a metric."""
         return int(self._fact("valid"))
 
     @property
@@ -104,7 +104,7 @@ def _batch(fields: tuple[Any, ...], names: list[str], facts: Any) -> Batch:
     return batch
 
 
-# What torch's DataLoader takes besides, and what to do instead.
+# Arguments of torch's DataLoader that are not supported, and their replacements.
 _INSTEAD = {
     "batch_sampler": "Feedline batches by itself: give batch_size, and a sampler or shuffle",
     "collate_fn": "Fields of equal shape are stacked; change samples with .map(f) on the source, or the batch in the loop",
@@ -113,45 +113,45 @@ _INSTEAD = {
     "multiprocessing_context": "Workers are threads of this process: leave it out",
     "pin_memory_device": "Give pin_memory=True and move batches with non_blocking=True",
 }
-# Without effect on what is delivered, and always so here.
+# Arguments without effect on the batches; these values always apply here.
 _HARMLESS = {"persistent_workers", "prefetch_factor"}
 
 
 class DataLoader:
-    """Delivers the batches of one rank, with the words of ``torch.utils.data.DataLoader``.
+    """Delivers the batches of one rank, with the arguments of ``torch.utils.data.DataLoader``.
 
     ``dataset``: :func:`feedline.images`, :func:`feedline.arrays` or :func:`feedline.dataset`; arrays and map-style
-    datasets are taken as they are.
+    datasets are wrapped automatically.
 
     Args:
         batch_size: Samples a step on this rank.
         shuffle: The order of ``torch.utils.data.DistributedSampler`` with this seed, index for index.
         num_workers: Threads; 0 makes batches in the calling thread; None is one for each core of this rank's share. It is 0
-            where a Dataset or step of the user's draws from a global random generator, and a warning says so.
-        workers: "threads" lets several threads run a Dataset or step of the user's at once, which has to be safe for that.
-            Without it one sample has its turn at a time.
-        drop_last: Leaves out a last batch that is not full, and with several ranks what does not divide by them.
+            if a user's Dataset or step draws from a global random generator; a warning says so.
+        workers: "threads" lets several threads run a user's Dataset or step at once, which must be thread-safe.
+            Without it they run one sample at a time.
+        drop_last: Leaves out a last batch that is not full, and with several ranks the samples that do not divide evenly.
         seed: Decides the order and all augmentation.
-        num_replicas, rank: Which share; without them the process group or the launcher tells (:mod:`feedline.ranks`), when
-            batches are first asked for: a group that begins after the loader was made counts, too.
-        pin_memory: Page-locked torch tensors, where there is CUDA.
+        num_replicas, rank: By default from the process group or the launcher (:mod:`feedline.ranks`), read when batches are
+            first asked for, so the group may be initialised after the loader was made.
+        pin_memory: Delivers page-locked torch tensors, if CUDA is available.
         timeout: Seconds that a batch may take before :class:`feedline.LoaderTimeoutError`; 0 waits for ever.
         in_order: Batches always come in order; False is accepted and changes nothing.
-        sampler: torch's ``DistributedSampler`` or one of :mod:`feedline.torch`, whose order, rank, epoch and loaded place to
-            follow. Their subclasses with another order are refused.
-        tail: What happens to samples that do not divide by the ranks: "pad" (torch's default), "drop", or "exact": each
-            once, for evaluation; ``batch.valid`` says how many are real.
+        sampler: torch's ``DistributedSampler`` or one of :mod:`feedline.torch`; the loader follows its order, rank, epoch and
+            loaded position. Subclasses of theirs with another order are refused.
+        tail: Treatment of samples that do not divide evenly by the ranks: "pad" (torch's default), "drop", or "exact": each
+            once, for evaluation; ``batch.valid`` is the number of real samples.
         permutation: "torch", or "feistel" for any length without memory.
-        epoch_length: Samples of an epoch over all ranks, if not the data set's.
-        merge_epochs: One permutation over so many times the data set.
-        weights: Draws with replacement, by one weight a sample.
-        output: "torch", "numpy" or "dlpack"; None is torch where it is installed.
-        on_bad_sample: "fail", or "replace" by another sample, up to ``max_bad_samples`` times. Bad is a file that is not
-            there or cannot be decoded; what a network, a disk or missing rights do is an error in any case.
-        memory_budget_bytes: Batches in flight and samples under way take so much at most.
+        epoch_length: Samples of an epoch over all ranks; the default is the size of the data set.
+        merge_epochs: Number of copies of the data set in one permutation, which is one epoch.
+        weights: Draws with replacement, by one weight per sample.
+        output: "torch", "numpy" or "dlpack"; None is torch if it is installed.
+        on_bad_sample: "fail", or "replace" by another sample, up to ``max_bad_samples`` times. A sample is bad if its file is
+            missing or cannot be decoded; failures of a network or a disk and missing rights are always errors.
+        memory_budget_bytes: Most memory of batches in flight and samples being made.
 
-    Every ``iter()`` is the next epoch: nobody has to call :meth:`set_epoch`. The iterator that was made last is the one
-    that :meth:`state_dict` tells of; an older one that still lives goes on with threads of its own.
+    Every ``iter()`` is the next epoch: no call of :meth:`set_epoch` is needed. :meth:`state_dict` refers to the
+    newest iterator; an older one that is still in use continues with threads of its own.
     """
 
     def __init__(
@@ -181,7 +181,7 @@ class DataLoader:
         memory_budget_bytes: int = 256 << 20,
         **others: Any,
     ) -> None:
-        # Its name before this one was torch's.
+        # The former name of this argument; the new one is torch's.
         source = others.pop("source", dataset)
         if source is None or (dataset is not None and source is not dataset):
             raise TypeError("DataLoader() needs one dataset: feedline.images(...), feedline.arrays(...) or a Dataset")
@@ -251,18 +251,18 @@ class DataLoader:
         }
         self._engine_now = self._start()
         self._newest: weakref.ref[_Pass] | None = None
-        # The epoch of a state that was loaded, until a pass begins.
+        # The epoch of a loaded state, until a pass begins.
         self._loaded_epoch: int | None = None
-        # Whether the pass under way was left, and its engine with it.
+        # True if the running pass was abandoned and its engine replaced.
         self._left_early = False
         if self._follows is not None:
             self._follows.lead(self)
 
-    # What recipes deliver instead.
+    # Recipes replace this to deliver batches of their own kind.
     _make_batch: Callable[..., Any] = staticmethod(_batch)
 
     def _workers_that_may(self, asked: int) -> int:
-        """As many as were asked for, or none where the user's code draws from generators of the program's."""
+        """The number of workers asked for, or 0 if user code draws from global generators."""
         if asked == 0:
             return 0
         self.dataset.learn()
@@ -299,7 +299,7 @@ class DataLoader:
 
     @property
     def _engine(self) -> _native.Loader:
-        """The engine of the rank that this process is now: a process group may have begun after the loader was made."""
+        """The engine for the present rank: the process group may have been initialised after the loader was made."""
         if self._ranks.place() != self._place and self._live() is None:
             place, before = self._engine_now.cursor(), self._place
             if self._engine_now.place()[1] > 0 and self._loaded_epoch is None:
@@ -318,30 +318,30 @@ class DataLoader:
 
     @property
     def rank(self) -> int:
-        """Which rank this process is."""
+        """Rank of this process."""
         self._ranks.check()
         return self._ranks.place()[0]
 
     @property
     def num_replicas(self) -> int:
-        """Of how many."""
+        """Number of ranks."""
         self._ranks.check()
         return self._ranks.place()[1]
 
     @property
     def sampler(self) -> Any:
-        """The sampler that it follows; without one, what stands in its place for programs that set its epoch."""
+        """The sampler that it follows; without one, a stand-in for programs that set the sampler's epoch."""
         return _Epochs(self) if self._follows is None else self._follows.sampler
 
     def _live(self) -> _Pass | None:
-        """The iterator made last, if it is still in use. One that has given all its batches is over, asked for more or not."""
+        """The newest iterator, if it is still in use. It is over once it has given all its batches, even before StopIteration."""
         live = self._newest() if self._newest else None
         if live is not None and not live.over and self._engine_now.left() == 0:
             live.over = True
         return None if live is None or live.over else live
 
     def _part_from_live_pass(self) -> None:
-        """Leaves the engine to an iterator that is still in use, and goes on from the same place with another one."""
+        """Leaves the engine to an iterator that is still in use, and continues from the same position with a new engine."""
         if self._live() is not None:
             place = self._engine_now.cursor()
             self._engine_now = self._start()
@@ -354,7 +354,7 @@ class DataLoader:
         return self._make_pass()
 
     def _begin(self, newest: _Pass) -> _native.Loader:
-        """Begins a pass, when its first batch is asked for: until then the epoch may be set."""
+        """Begins a pass, when its first batch is asked for. Until then the epoch may still be set."""
         self._ranks.check()
         if self._follows is not None:
             self._follows.lead(self)
@@ -364,7 +364,7 @@ class DataLoader:
             self._engine.set_epoch(epoch + 1)
         engine = self._engine
         if self._left_early:
-            # A pass that was left is over, as it is for one engine.
+            # A pass that was left early is over, as with a single engine.
             engine.set_epoch(engine.place()[0] + 1)
         engine.begin()
         self._loaded_epoch, self._left_early = None, False
@@ -377,8 +377,8 @@ class DataLoader:
         return self._engine.length()
 
     def set_epoch(self, epoch: int) -> None:
-        """The next iterator begins this epoch; the loader counts by itself, so nobody has to call this. After
-        :meth:`load_state_dict`, the epoch that was loaded goes on where it stood.
+        """Sets the epoch of the next iterator. The loader counts epochs itself, so no call is needed. After
+        :meth:`load_state_dict` the loaded epoch continues from its saved position.
         """
         epoch = whole_number("epoch", epoch, 0)
         if epoch != self._loaded_epoch:
@@ -399,8 +399,9 @@ class DataLoader:
         return self._engine.left()
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the run stands: after the last batch that was handed out, whatever is prefetched. A few hundred bytes,
-        fit for JSON, the same on every rank, valid at any time; any number of ranks and workers can go on from it.
+        """Returns the position of the run: after the last batch that was handed out; prefetched ones do not count. A few
+        hundred bytes, JSON-serialisable, the same on every rank, valid at any time. Any number of ranks and workers can resume
+        from it.
         """
         state: dict[str, Any] = json.loads(self._engine.cursor())
         return state
@@ -418,13 +419,13 @@ class DataLoader:
             self._follows.overrule()
 
     def stats(self) -> dict[str, Any]:
-        """The counters of the stages, and under "verdict" what limits the loader, in words."""
+        """The counters of the stages, and under "verdict" a text that names the bottleneck."""
         figures, verdict = self._engine_now.stats()
         stats: dict[str, Any] = json.loads(figures)
         return stats | {"verdict": verdict}
 
     def close(self) -> None:
-        """Stops the threads. Batches stay valid; the loader does not."""
+        """Stops the threads. Delivered batches stay valid; the loader cannot be used any more."""
         self._engine_now.close()
 
     def __enter__(self) -> DataLoader:
@@ -438,14 +439,14 @@ class _Pass(Iterator[Batch]):
     """One pass over an epoch, which begins when its first batch is asked for."""
 
     def __init__(self, loader: DataLoader) -> None:
-        # Until it begins.
+        # Set until the pass begins.
         self._loader: DataLoader | None = loader
         self._timeout_s = float(loader.timeout)
         self._pin_memory = loader.pin_memory
-        # Whether workers run code of the user's.
+        # True if workers run user code.
         self._is_watched = loader.num_workers > 0 and bool(loader.dataset.own)
         self.over = False
-        # Threads may share a pass: whoever asks after its end must not begin the next epoch.
+        # Threads may share a pass: a call after its end must not begin the next epoch.
         self._one_at_a_time = threading.Lock()
 
     def _next(self) -> Any:
@@ -474,7 +475,7 @@ class _Pass(Iterator[Batch]):
 
 
 class _Epochs:
-    """What ``loader.sampler`` is without a sampler. Programs that set its epoch (Lightning does) mean the loader's."""
+    """``loader.sampler`` of a loader without a sampler. Programs that set its epoch (as Lightning) set the loader's epoch."""
 
     def __init__(self, loader: DataLoader) -> None:
         self._loader = loader

@@ -1,14 +1,14 @@
-"""Code of the user's that runs in the loader: Datasets and steps. Owns whose turn it is, and what random generators such
-code finds; what the code does is the user's.
+"""User code that runs in the loader: Datasets and steps. Owns the lock that runs it one sample at a time, and the state
+of the random generators that it draws from.
 
 torch, NumPy and Python have one global random generator each for the whole process. A worker thread that drew from it
-would change the numbers that the program itself draws, and would get what the order of threads decides. So:
+would change the numbers that the program itself draws, and its own numbers would depend on the order of threads. So:
 
 - In the thread that asks for batches, the global generators are seeded for each sample from (seed, epoch, sample), and
-  afterwards are what they were before.
-- In worker threads nothing may draw from them. The first sample of every source is made in the calling thread and tells
-  whether its code draws; a loader then has no workers. Code that draws only later is an error where it is found out, which is
-  while the main thread waits for a batch.
+  restored afterwards.
+- In worker threads nothing may draw from them. The first sample of every source is made in the calling thread, to see
+  if its code draws; if so, the loader has no workers. Code that draws only later is an error, which is detected while the
+  main thread waits for a batch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 
 from .errors import ConfigError
 
-# One sample of the user's code at a time in this process: Datasets share file handles and other state with each other.
+# User code runs one sample at a time in this process: Datasets share file handles and other state with each other.
 _turn = threading.RLock()
 
 
@@ -40,7 +40,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class DrawsInWorkerError(ConfigError):
-    """Code in a worker thread has drawn from a generator of the program's. Says nothing of the sample."""
+    """Code in a worker thread has drawn from a global generator. The sample is not at fault."""
 
     feedline_stops = True
 
@@ -85,7 +85,7 @@ class _Torch:
 
 
 class _NumPy:
-    """The functions of numpy.random. It takes long to ask for their state, so it is mostly looked at where it lies."""
+    """The global generator of numpy.random. Its get_state is slow, so the state is mostly read directly from memory."""
 
     name = "numpy"
 
@@ -104,15 +104,15 @@ class _NumPy:
 
     @property
     def is_known(self) -> bool:
-        """Whether it is the generator that NumPy has by itself, with 624 words and a place among them."""
+        """True if it is NumPy's default global generator, MT19937: 624 words and a position."""
         return type(self._random.get_bit_generator()).__name__ == "MT19937"
 
     def _lies(self) -> bytes:
         return ctypes.string_at(self._random.get_bit_generator().ctypes.state_address, 2500)
 
     def mark(self) -> tuple[bytes, Any]:
-        # What lies there does not show whether a normal number was made in advance and is still there; but without one
-        # nothing can be drawn that leaves it as it is.
+        # The memory does not show if a normal number is cached. But without a cached one every draw changes the
+        # memory.
         saved, lies = self._saved, self._lies()
         if saved is None or saved[0] != lies or saved[1]["has_gauss"]:
             self._saved = saved = lies, self.save()
@@ -129,7 +129,7 @@ _numpy = functools.cache(_NumPy)
 
 
 def _loaded() -> tuple[_Torch | None, _NumPy | None]:
-    """The generators of libraries that this program uses."""
+    """The global generators of the libraries that this program has loaded."""
     torch, numpy_random = sys.modules.get("torch"), sys.modules.get("numpy.random")
     numpy = _numpy(numpy_random) if hasattr(numpy_random, "get_bit_generator") else None
     return (
@@ -138,24 +138,24 @@ def _loaded() -> tuple[_Torch | None, _NumPy | None]:
     )
 
 
-# Worker threads that are in code of the user's.
+# Worker threads that are running user code.
 _in_workers: set[int] = set()
 
 
 def interrupt_workers() -> None:
-    """Raises SystemExit in every worker thread that is in code of the user's, where it next runs Python."""
+    """Raises SystemExit in every worker thread that is running user code, at its next Python instruction."""
     for thread in list(_in_workers):
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(SystemExit))
 
 
-# How often the main thread has asked for a batch that workers make, and whether it is waiting for one.
+# Number of batches that the main thread has asked workers for, and True while it waits for one.
 _asked = 0
 _waiting = False
 
 
 @contextlib.contextmanager
 def waiting() -> Iterator[None]:
-    """Around a wait for workers. While the main thread waits it draws nothing, so whatever changes is the workers' doing."""
+    """Marks a wait for workers. The main thread draws nothing meanwhile, so any change of a generator is by the workers."""
     global _asked, _waiting
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -170,10 +170,11 @@ def waiting() -> Iterator[None]:
 
 class Own:
     """A Dataset or step, as the engine calls it: with a number to seed generators with, or None in a worker thread; with
-    arrays; and with ``rng`` where the step wants one.
+    arrays; and with ``rng`` if the step takes one.
     """
 
-    # Calls in workers that are looked at, and then one of so many: what draws for some samples does it again.
+    # Number of first calls in workers that are checked for draws, and then one of this many: code that draws for some
+    # samples does so again.
     LOOKED_AT = 32
     ONE_OF = 16
 
@@ -182,7 +183,7 @@ class Own:
         self.drew: set[str] = set()
         self.is_known = False
         self._function = function
-        # In as many threads as there are.
+        # Runs in any number of threads at once.
         self._at_once = at_once
         self._calls = 0
         self._warned = False
@@ -216,7 +217,7 @@ class Own:
             if numpy is not None and (learns or numpy.name in self.drew):
                 guarded.append(numpy)
             elif numpy is not None:
-                # To seed and restore this one, too, would take longer than many a sample.
+                # Seeding and restoring this one, too, can take longer than making a sample.
                 mark = numpy.mark()
             before = [generator.save() for generator in guarded]
             arrays_now, rng = _again(arrays, words) if learns or mark is not None else (arrays, None)
@@ -237,7 +238,7 @@ class Own:
                     drew_first = True
             if not drew_first and _loaded() == (torch, numpy):
                 return made
-            # Once more, now with a seeded generator: it drew from one, or has just loaded it.
+            # Calls it again, now with a seeded generator: it drew from one, or has just loaded its library.
             self.is_known = self.is_known and drew_first
             torch, numpy = _loaded()
             if rng is not None:
@@ -247,7 +248,7 @@ class Own:
         self._calls += 1
         if not _waiting or (self._calls > self.LOOKED_AT and self._calls % self.ONE_OF):
             return self._function(*arrays, **words)
-        # Something else of the program may draw by chance at that moment, but not again and again.
+        # Another part of the program may draw by chance at the same moment, but not repeatedly.
         for _ in range(3):
             asked = _asked
             marks: list[Any] = [(g, g.mark()) for g in (_python, *_loaded()) if g is not None]
@@ -266,18 +267,18 @@ class Own:
 
 
 def _again(arrays: Any, words: Any) -> tuple[list[Any], Any]:
-    """Copies for a call that may have to be repeated, since steps may work in place; and where their generator stands."""
+    """Copies of the arguments for a call that may be repeated, since steps may work in place; and the state of ``rng``."""
     return [array.copy() for array in arrays], words["rng"].bit_generator.state if "rng" in words else None
 
 
 def told(steps: Iterable[Own]) -> str:
-    """Who draws from what, in words; empty if nobody does."""
+    """A text that names the steps that draw and their generators; empty if none draws."""
     return "; ".join(f"{own.name} draws from the global generator of {' and '.join(sorted(own.drew))}" for own in steps if own.drew)
 
 
 def for_v2(function: Callable[..., Any], is_picture: bool) -> Callable[..., Any]:
-    """torchvision's v2 transforms pass NumPy arrays through unchanged, so they are given tensors: a picture (H, W, 3) as a
-    ``tv_tensors.Image`` (3, H, W). Any other function stays as it is.
+    """Wraps a v2 transform of torchvision, which would leave NumPy arrays unchanged, so that it gets tensors: a picture
+    (H, W, 3) as a ``tv_tensors.Image`` (3, H, W). Any other function is returned unchanged.
     """
     if not _holds_v2(function):
         return function
@@ -299,7 +300,7 @@ def for_v2(function: Callable[..., Any], is_picture: bool) -> Callable[..., Any]
 
 
 def _holds_v2(function: Any) -> bool:
-    """Whether it is a v2 transform or is made of some. Nobody has one who has not loaded torchvision."""
+    """True if it is a v2 transform or consists of some. Without torchvision loaded there are none."""
     v2 = sys.modules.get("torchvision.transforms.v2")
     if v2 is None:
         return False
@@ -307,7 +308,7 @@ def _holds_v2(function: Any) -> bool:
         return True
     if isinstance(function, functools.partial):
         return _holds_v2(function.func)
-    # A class of the user's own gets what the docs say, whatever it holds.
+    # A user's own class gets arrays, as documented, whatever it contains.
     if type(function).__module__.split(".")[0] not in ("torch", "torchvision"):
         return False
     parts = function.modules() if isinstance(function, sys.modules["torch"].nn.Module) else getattr(function, "transforms", ())

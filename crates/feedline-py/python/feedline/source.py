@@ -1,7 +1,7 @@
-"""Sources: what the samples are and what is done to them, declared once. Nothing is read before a loader is made.
+"""Sources: a declaration of the samples and of the steps applied to them. Nothing is read before a loader is made.
 
-A source never changes: every method returns a new one. What a sample looks like depends on the run's seed, the epoch and
-the sample alone, never on workers, ranks or batches.
+A source is immutable: every method returns a new one. The content of a sample depends only on the run's seed, the epoch
+and the sample, never on workers, ranks or batches.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _warned: set[str] = set()
 
 
 def _warn(messages: list[str]) -> None:
-    """Tells of what was left out, as of the line that is not ours: once, and not again from each worker process."""
+    """Warns of omitted data, at the caller's line: once, and not again from each worker process."""
     processes = sys.modules.get("multiprocessing.process")  # loaded in every worker of it
     if processes is not None and processes.parent_process() is not None:
         return
@@ -61,13 +61,13 @@ def _warn(messages: list[str]) -> None:
 
 
 class Source:
-    """Samples that a :class:`feedline.DataLoader` can deliver. Made by :func:`images`, :func:`arrays`, :func:`dataset`."""
+    """Samples that a :class:`feedline.DataLoader` can deliver. Made by :func:`images`, :func:`arrays` or :func:`dataset`."""
 
     _opened: _native.Source | None = None
     _process = 0
-    # The user's code in it, once it is opened.
+    # The user's code in it, known once it is opened.
     own: tuple[Own, ...] = ()
-    # Whether that runs in several threads at once.
+    # True if that code may run in several threads at once.
     at_once: bool = False
 
     def _open(self) -> _native.Source:
@@ -79,15 +79,15 @@ class Source:
         return own
 
     def learn(self) -> None:
-        """Makes the first sample, if the user's code has not been seen at work yet, to know whether it draws."""
+        """Makes the first sample, if the user's code has not run yet, to learn if it draws from global generators."""
         native = self.native
         if not all(own.is_known for own in self.own):
-            # Whether it could be made, the loader tells in its turn.
+            # If the sample cannot be made, the loader raises the error later.
             native.try_first()
 
     @property
     def native(self) -> _native.Source:
-        """The pipeline; opened when it is asked for first, and anew after a fork, which connections do not survive."""
+        """The pipeline; opened on first use, and again after a fork, because connections do not survive a fork."""
         if self._opened is None or self._process != os.getpid():
             object.__setattr__(self, "own", ())
             object.__setattr__(self, "_opened", self._open())
@@ -103,13 +103,13 @@ class Source:
 
     @property
     def fields(self) -> list[str]:
-        """Names of what a batch holds, in order."""
+        """Names of the fields of a batch, in order."""
         return self.native.fields
 
     @property
     def warnings(self) -> list[str]:
-        """What you should know of the data, in words: what was found where samples are looked for and left out, how many,
-        and which. Each is also given to Python's ``warnings``, once in a process, when the source is opened.
+        """Warnings about the data: files that were found among the samples and left out, with their number and names.
+        Each is also given to Python's ``warnings``, once per process, when the source is opened.
         """
         return self.native.warnings
 
@@ -118,7 +118,7 @@ class Source:
         return self.native.location(index)
 
     def __getstate__(self) -> dict[str, Any]:
-        # The pipeline is opened anew where it is used.
+        # The copy opens its own pipeline on first use.
         return {key: value for key, value in self.__dict__.items() if key not in ("_opened", "own", "_sized_list")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -127,9 +127,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Images(Source):
-    """Labelled pictures: batches of ``image`` (B, 3, H, W) and ``label`` int64 (B,).
+    """Labelled pictures: batches have ``image`` (B, 3, H, W) and ``label`` int64 (B,).
 
-    ``image`` is float32 after :meth:`normalize`, else uint8. Steps are applied in the order they are declared. The first
+    ``image`` is float32 after :meth:`normalize`, else uint8. Steps are applied in the order of declaration. The first
     one that resizes is fused with decoding: only the part that it needs is decoded.
     """
 
@@ -157,7 +157,7 @@ class Images(Source):
         )
 
     def _engines(self, step: Any) -> Any:
-        """A step as the engine takes it."""
+        """A step in the engine's form."""
         if isinstance(step, str):
             return step
         name, function, rng = step
@@ -165,7 +165,7 @@ class Images(Source):
 
     @property
     def _listed(self) -> _native.Source:
-        """The pipeline, or as long as the pictures have no size, one that knows the list."""
+        """The pipeline; as long as no step fixes the size of the pictures, one that only knows the list."""
         if self.size_px is not None or self._opened is not None:
             return self.native
         if self._sized_list is None:
@@ -190,7 +190,7 @@ class Images(Source):
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes; a label is a place in this list."""
+        """Names of the classes; a label is an index in this list."""
         return self._listed.classes or []
 
     @property
@@ -205,11 +205,11 @@ class Images(Source):
         max_pixels: int | None = None,
         cache_bytes: int = 0,
     ) -> Images:
-        """How pictures are decoded; leaving it out is the same as ``decode()``.
+        """Sets the options of decoding; a source without this call behaves as after ``decode()``.
 
-        ``fused`` decodes only what the first resizing step needs, at 1/2, 1/4 or 1/8 of the size where that loses
-        nothing; ``region`` gives the pixels of ``whole`` but decodes only the part. A picture of more than ``max_pixels``
-        is an error. ``cache_bytes`` of memory keep decoded pictures; that changes speed only.
+        ``fused`` decodes only what the first resizing step needs, at 1/2, 1/4 or 1/8 of the size if that is large enough
+        for its result; ``region`` gives the pixels of ``whole`` but decodes only the part. A picture of more than
+        ``max_pixels`` is an error. Up to ``cache_bytes`` of decoded pictures are kept in memory; that changes speed only.
         """
         return replace(self, options={"decode": mode, "max_pixels": max_pixels, "cache_bytes": cache_bytes})
 
@@ -225,15 +225,15 @@ class Images(Source):
         return self._sized(op, _size_px(size))
 
     def resize(self, size: Size, interpolation: Literal["bilinear", "bicubic"] = "bilinear") -> Images:
-        """To (height, width) = ``size``; or, if ``size`` is one number, the shorter side to it, and then
-        :meth:`center_crop` must follow. As torchvision's ``Resize`` and Pillow: antialiased.
+        """Resizes to (height, width) = ``size``. If ``size`` is one number, resizes the shorter side to it;
+        :meth:`center_crop` must then follow. Antialiased, as torchvision's ``Resize`` and Pillow.
         """
         if not isinstance(size, Iterable):
             return self._add(("shorter", _size_px(size)[0], interpolation), "shorter")
         return self._sized({"op": "resize", "filter": interpolation}, _size_px(size))
 
     def center_crop(self, size: Size) -> Images:
-        """Cuts ``size`` from the centre, after ``resize(n)``; one pass with it."""
+        """Cuts ``size`` from the centre, after ``resize(n)``; both are computed in one pass."""
         if not self.steps or self.steps[-1] != "shorter":
             raise ConfigError("center_crop has to follow resize(n), for example .resize(256).center_crop(224)")
         _, shorter_px, interpolation = self.steps[-2]
@@ -249,7 +249,7 @@ class Images(Source):
         return self._op({"op": "autoaugment_imagenet"})
 
     def color_jitter(self, brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0) -> Images:
-        """Multiplies each, in this order, by a factor drawn from 1 - v to 1 + v."""
+        """Multiplies brightness, contrast and saturation, in this order, by factors drawn from 1 - v to 1 + v."""
         return self._op({"op": "color_jitter", "brightness": brightness, "contrast": contrast, "saturation": saturation})
 
     def random_affine(self, degrees: float, translate: float = 0.0) -> Images:
@@ -259,7 +259,7 @@ class Images(Source):
     def normalize(
         self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
     ) -> Images:
-        """float32 of ``(x / 255 - mean) / std``; ImageNet's numbers unless said."""
+        """Converts to float32: ``(x / 255 - mean) / std``; the defaults are ImageNet's numbers."""
         if self.floats is not None:
             raise ConfigError("normalize() stands twice. Leave one out")
         if len(mean) != 3 or len(std) != 3:
@@ -267,13 +267,13 @@ class Images(Source):
         return replace(self, floats=(tuple(mean), tuple(std)))
 
     def map(self, function: Callable[..., Any], *, rng: bool = False, size: Size | None = None) -> Images:
-        """A step of your own, which runs in the workers, one sample at a time.
+        """Adds a custom step, which runs in the workers, one sample at a time.
 
-        Before :meth:`normalize` it gets and returns a uint8 array (H, W, 3) of any size; name ``size`` if no step after
-        it fixes one. After :meth:`normalize` it gets and returns float32 (3, H, W). A transform of torchvision's v2 gets
-        an ``Image`` (3, H, W) of ``tv_tensors`` in both places. With ``rng=True`` it also gets ``rng``, a
-        ``numpy.random.Generator`` that belongs to the sample in this epoch. A step that draws from torch's, NumPy's or
-        Python's global generator instead gets seeded ones, but then the loader has no workers.
+        Before :meth:`normalize` it gets and returns a uint8 array (H, W, 3) of any size; give ``size`` if no later step
+        fixes one. After :meth:`normalize` it gets and returns float32 (3, H, W). A v2 transform of torchvision gets
+        a ``tv_tensors.Image`` (3, H, W) in both places. With ``rng=True`` it also gets ``rng``, a
+        ``numpy.random.Generator`` that belongs to the sample in this epoch. For a step that draws from torch's, NumPy's or
+        Python's global generator instead, these are seeded for each sample, but the loader then has no workers.
         """
         own = (_name(function), function, rng)
         if self.floats is not None and size is not None:
@@ -310,8 +310,8 @@ def images(
     - a list file with lines ``label;path``; ``classes`` are the names, or the file with one name a line;
     - paths and their ``labels``; without labels all of them are 0.
 
-    Any path may be a URL: ``s3://bucket/folder``, ``gs://``, ``az://``, ``http(s)://`` or ``file://``. ``storage`` says how
-    it is read, with the keys of ``[storage]`` in the settings: ``endpoint``, ``region``, ``anonymous``,
+    Any path may be a URL: ``s3://bucket/folder``, ``gs://``, ``az://``, ``http(s)://`` or ``file://``. ``storage`` sets
+    the options of reading, with the keys of ``[storage]`` in the settings: ``endpoint``, ``region``, ``anonymous``,
     ``requests_in_flight``, ``timeout_s``, ``retry_s``, ``cache_dir``, ``cache_bytes``, ``cache_mode``, ``map``,
     ``listings_dir``. It changes no batch. Credentials come from the environment.
     """
@@ -354,10 +354,10 @@ class Declared(Source):
         return _native.Source.items(len(items), _hash([name, len(items)]), item, name)
 
     def map(self, function: Callable[..., Any], *, rng: bool = False) -> Declared:
-        """A step of your own, which runs in the workers, one sample at a time: it gets the fields of a sample as arrays
-        (as tensors, if it is a transform of torchvision's v2) and returns one value, a tuple or list, or a dict of names
+        """Adds a custom step, which runs in the workers, one sample at a time. It gets the fields of a sample as arrays
+        (as tensors, if it is a v2 transform of torchvision) and returns one value, a tuple or list, or a dict of names
         and values. Types and shapes must be the same for all samples; the first sample is made at once to learn them.
-        ``rng`` and global generators as in :meth:`Images.map`.
+        ``rng`` and global generators are as in :meth:`Images.map`.
         """
         return replace(self, steps=(*self.steps, (_name(function), function, rng)))
 
@@ -369,9 +369,9 @@ def _storage(storage: Mapping[str, Any] | None) -> str:
 def arrays(
     *columns: Any, shape: Sequence[int] | None = None, storage: Mapping[str, Any] | None = None, **named: Any
 ) -> Declared:
-    """Samples that are rows: row i of every array belongs to sample i.
+    """Samples from rows of arrays: row i of every array belongs to sample i.
 
-    ``arrays(x, y)`` or ``arrays(image=x, label=y)``: NumPy arrays or memory maps, read where they lie, so do not write
+    ``arrays(x, y)`` or ``arrays(image=x, label=y)``: NumPy arrays or memory maps, read without a copy, so do not write
     to them meanwhile. ``arrays("rows.npy")``: a ``.npy`` file of rows, an array in a ``.npz`` file (``"rows.npz/x.npy"``,
     or ``"rows.npz"`` if it is the only one), a ``.bin`` file of float32 with ``shape``, or a folder with a ``.npy``,
     ``.bin`` or 16-bit grey ``.png`` file a sample. The path may be a URL, with ``storage`` as for :func:`images`.
@@ -400,10 +400,10 @@ def _open_arrays(columns: tuple[tuple[str, Any], ...]) -> _native.Source:
 def dataset(items: Any) -> Declared:
     """A map-style dataset (``__getitem__`` and ``__len__``), such as a torch ``Dataset``.
 
-    Its items are made in the workers, one at a time, so it gains order, resume and delivery, not speed; with
-    ``DataLoader(workers="threads")`` several at once, which it has to be made for. If it draws from torch's, NumPy's or
-    Python's global generator, its items are made in the thread that asks for batches, with generators seeded for each.
-    An item is one value, a tuple, list or dict of numbers and arrays; types and shapes must be the same for all.
+    Its items are made in the workers, one at a time, so it gains order, resume and delivery, but not speed. With
+    ``DataLoader(workers="threads")`` several are made at once; it must then be thread-safe. If it draws from torch's,
+    NumPy's or Python's global generator, its items are made in the thread that asks for batches, with generators seeded
+    for each. An item is one value, or a tuple, list or dict of numbers and arrays; types and shapes must be the same for all.
     """
     if not hasattr(items, "__getitem__") or not hasattr(items, "__len__"):
         raise ConfigError(

@@ -1,10 +1,10 @@
-"""What belongs to torch: samplers for ``torch.utils.data.DataLoader``, and Feedline's own loader under torch's names.
+"""The torch interface: samplers for ``torch.utils.data.DataLoader``, and Feedline's own loader under torch's names.
 
 Change one import::
 
     from feedline.torch import DistributedSampler
 
-The indices are torch's. Besides, the sampler can be saved and loaded, on any number of ranks.
+The indices equal torch's. In addition the sampler's state can be saved, and loaded on any number of ranks.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ class _PlanSampler(Sampler[int]):
         self._ranks = _place(num_replicas, rank)
         self._arguments = (length, self.num_replicas), order
         self.epoch = 0
-        # Where the next pass begins, in the epoch that was loaded.
+        # Position at which the next pass begins, in the epoch of a loaded state.
         self._start = 0
-        # The pass under way: its epoch and start, indices of the lists before this one, this list and what is left of it.
+        # The running pass: its epoch and start, the number of indices in earlier lists, and this list's length and iterator.
         self._pass: tuple[int, int] | None = None
         self._before = 0
         self._list: tuple[int, Iterator[int]] = (0, iter(()))
         self._warned = False
-        # A loader of ours that delivers by this sampler, and knows where it stands.
+        # The Feedline loader that follows this sampler and tracks its position.
         self._driver: weakref.ref[DataLoader] | None = None
         self._make_plan()
 
@@ -59,7 +59,7 @@ class _PlanSampler(Sampler[int]):
 
     @property
     def rank(self) -> int:
-        """Fixed, as num_replicas is: setting it later, as torch lets you, would leave what is dealt already as it was."""
+        """Read-only, as num_replicas. torch allows setting it later, but indices that are already dealt would not change."""
         return self._ranks[1]
 
     def _make_plan(self) -> None:
@@ -93,25 +93,25 @@ class _PlanSampler(Sampler[int]):
         return chain.from_iterable(self._lists(*now))
 
     def _lists(self, epoch: int, start: int) -> Iterator[Iterator[int]]:
-        # chain takes what is here without another step of Python per index, and how much it has taken can be asked for.
+        # chain iterates the lists without a Python step per index, and the number of indices taken can still be read.
         for indices in self.plan.indices(epoch, self.rank, start):
             self._before += self._list[0]
             self._list = len(indices), iter(indices)
             yield self._list[1]
 
     def set_epoch(self, epoch: int) -> None:
-        """The next pass is this epoch. After :meth:`load_state_dict`, the epoch that was loaded goes on where it stood."""
+        """Sets the epoch of the next pass. After :meth:`load_state_dict` the loaded epoch continues from its saved position."""
         epoch = whole_number("epoch", epoch, 0)
         if epoch != self.epoch:
             self._start = 0
         self.epoch = epoch
 
     def state_dict(self, consumed: int | None = None) -> dict[str, Any]:
-        """Where this epoch stands: a few hundred bytes, fit for JSON, the same on every rank.
+        """Returns the position in this epoch: a few hundred bytes, JSON-serialisable, the same on every rank.
 
-        ``consumed`` is how many indices of this rank were used for training since the pass began (steps times batch
-        size). Without it all that were handed out count; torch's DataLoader asks for more than it has delivered. Where a
-        ``feedline.DataLoader`` delivers by this sampler, that loader counts.
+        ``consumed`` is the number of indices of this rank used for training since the pass began (steps times batch
+        size). Without it all indices that were handed out count; torch's DataLoader takes more than it has delivered. If a
+        ``feedline.DataLoader`` follows this sampler, that loader counts the indices.
         """
         loader = None if self._driver is None else self._driver()
         if loader is not None and loader._follows is not None and not loader._follows.is_moved:
@@ -153,7 +153,8 @@ class _PlanSampler(Sampler[int]):
 
 
 def _place(num_replicas: int | None, rank: int | None) -> tuple[int, int]:
-    """As torch: the arguments, else the process group; besides, the launcher's variables. Alone is an error there."""
+    """(number of ranks, rank) as in torch: the arguments, else the process group; in addition the launcher's variables.
+    Raises torch's error if none gives them."""
     if num_replicas is not None and rank is not None:
         if rank >= num_replicas or rank < 0:
             raise ValueError(f"Invalid rank {rank}, rank should be in the interval [0, {num_replicas - 1}]")
@@ -173,13 +174,13 @@ class DistributedSampler(_PlanSampler):
     """``torch.utils.data.DistributedSampler``: the same arguments, attributes, errors and indices.
 
     Args:
-        dataset: Anything with a length; it is asked once.
-        num_replicas, rank: Without them the process group tells, or the variables of torchrun and other launchers.
+        dataset: Any object with a length, which is read once.
+        num_replicas, rank: By default from the process group, or the variables of torchrun and other launchers.
         shuffle, seed, drop_last: As torch's.
         tail: "pad" and "drop" are torch's ``drop_last``; "exact" gives every sample once: ranks may differ by one.
-        epoch_length: Indices of an epoch over all ranks; passes over the data are laid end to end.
-        merge_epochs: One permutation over so many times the data.
-        permutation: "feistel" needs no memory, for any length; it is not torch's order.
+        epoch_length: Indices of an epoch over all ranks; passes over the data are joined and cut into such epochs.
+        merge_epochs: Number of copies of the data in one permutation, which is one epoch.
+        permutation: "feistel" takes any length and needs no memory; its order is not torch's.
     """
 
     def __init__(
@@ -219,8 +220,8 @@ class DistributedSampler(_PlanSampler):
 class DistributedWeightedSampler(_PlanSampler):
     """Draws with replacement by ``weights``, one for each sample: torch's ``WeightedRandomSampler`` for many ranks.
 
-    ``num_samples_per_epoch`` indices over all ranks; as many as there are weights unless said. Not torch's order: what
-    is drawn depends on (seed, epoch, position) alone, so ranks agree and any number of them can go on.
+    ``num_samples_per_epoch`` counts indices over all ranks; the default is the number of weights. The order is not torch's: a
+    draw depends on (seed, epoch, position) alone, so ranks agree, and any number of them can resume.
     """
 
     def __init__(
@@ -249,10 +250,10 @@ class DistributedWeightedSampler(_PlanSampler):
 
 
 class DistributedMixtureSampler(_PlanSampler):
-    """Mixes the data sets of a ``ConcatDataset``, each of which is gone through in shuffled passes of its own.
+    """Mixes the data sets of a ``ConcatDataset``; each is used in shuffled passes of its own.
 
-    ``weights`` are the shares, in the order of the data sets; ``lengths`` may stand in for the data set. Weights may
-    change when a state is loaded: they hold from there on.
+    ``weights`` are the shares, in the order of the data sets; ``lengths`` may replace the data set. A state may be
+    loaded with other weights, which apply from there on.
     """
 
     def __init__(
@@ -294,8 +295,8 @@ class DistributedMixtureSampler(_PlanSampler):
 class DistributedBatchSampler(Sampler[list[int]]):
     """Batches of this rank, for ``DataLoader(batch_sampler=...)``.
 
-    ``lengths``, one for each sample, brings samples of about the same length together: every ``window`` samples are
-    sorted by length and cut into steps of all ranks, which come in random order, so a step pads little.
+    ``lengths``, one for each sample, groups samples of about the same length: every ``window`` samples are
+    sorted by length and cut into steps of all ranks, which come in random order. So a step needs little padding.
     """
 
     def __init__(
@@ -346,7 +347,7 @@ class DistributedBatchSampler(Sampler[list[int]]):
         self.sampler.set_epoch(epoch)
 
     def state_dict(self, steps: int | None = None) -> dict[str, Any]:
-        """Where this epoch stands; ``steps`` of this pass were used for training, all that were handed out unless said."""
+        """Returns the position in this epoch. ``steps`` of this pass were used for training; the default is all handed out."""
         steps = self._steps if steps is None else steps
         if steps > self._steps or steps < 0:
             raise ConfigError(f"steps={steps}, but {self._steps} batches were handed out in this pass")
@@ -356,7 +357,7 @@ class DistributedBatchSampler(Sampler[list[int]]):
         return self.sampler.state_dict(consumed=min(steps * self.batch_size, rest))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As :meth:`DistributedSampler.load_state_dict`; another batch size is fine."""
+        """As :meth:`DistributedSampler.load_state_dict`; the batch size may differ."""
         self.sampler.load_state_dict(state_dict)
         self._steps = 0
 

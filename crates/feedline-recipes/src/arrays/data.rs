@@ -1,5 +1,6 @@
 //! The data of the recipe: what a path holds, and each sample's bytes straight into its place in the batch. Composes
 //! the stages read and decode; owns nothing of their insides.
+#![expect(clippy::disallowed_methods, reason = "asks whether an array is a folder, and its files' sizes")]
 
 use feedline::decode::{Fault, NPY_HEADER_BYTES_MAX, NpyHeader, decode_depth_u16, dimensions};
 use feedline::deliver::SampleContext;

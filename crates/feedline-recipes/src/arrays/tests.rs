@@ -17,7 +17,7 @@ fn open_with(path: &Path, shape: Option<&[usize]>, held_bytes_max: u64) -> Resul
     super::open_with(path, shape, &Storage::default(), held_bytes_max)
 }
 
-/// That the samples at `path` are the same by its URL, and unless it is a file, in an archive.
+/// Asserts that the samples at `path` are the same by its URL and, unless it is a file, in an archive.
 fn same_elsewhere(path: &Path, shape: Option<&[usize]>) {
     let here = open(path, shape).unwrap();
     let url = format!("file://{}", path.display());

@@ -1,3 +1,5 @@
+//! Tests of Burn's `DataLoader` over a loader: passes are epochs in order, progress is counted, errors end the pass.
+
 use super::*;
 use feedline::deliver::{LoaderOptions, SampleContext};
 use feedline::pipeline::{Pipeline, Raw};

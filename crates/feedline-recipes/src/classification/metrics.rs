@@ -35,7 +35,7 @@ impl Evaluation {
                 "Evaluate with the classes that the model was trained on",
             ));
         }
-        // Whether `a` is ranked before the earlier `b`.
+        // True if `a` ranks before the earlier `b`.
         let beats = |a: f32, b: f32| a > b || (b.is_nan() && !a.is_nan());
         let predicted =
             (1..classes).fold(0, |best, class| if beats(logits[class], logits[best]) { class } else { best });

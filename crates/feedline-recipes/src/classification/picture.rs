@@ -1,4 +1,4 @@
-//! What a batch looks like: its pictures as they are augmented, with their classes. Writes no file.
+//! Draws a batch: its augmented pictures with their classes. Writes no file.
 
 use crate::recipe::{BatchChoice, Sheet};
 use feedline::Result;

@@ -2,12 +2,13 @@
 
 use super::config::Config;
 use super::data::{self, bench};
-use super::{demo, picture};
+use super::picture;
 use crate::recipe::{BatchChoice, BenchRequest, BenchSetup, Recipe, Sheet, Split};
 use crate::settings::Said;
 use feedline::Result;
 use feedline::pipeline::Images;
 use feedline::plan::Plan;
+use feedline_demo::shapes;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -46,6 +47,6 @@ impl Recipe for Classification {
     }
 
     fn write_demo_data(dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
-        demo::write_demo_data(dir, &Default::default(), progress)
+        shapes::write_demo_data(dir, &Default::default(), progress)
     }
 }

@@ -1,4 +1,5 @@
 //! An evaluation: a network on every frame of a split, KITTI's average precision, and the detections as KITTI's label files.
+#![expect(clippy::disallowed_methods, reason = "looks which files of detections there are")]
 
 use super::config::Config;
 use super::data::frame::Annos;
@@ -10,7 +11,7 @@ use feedline::event::{Sink, Warnings};
 use feedline::train::group::{Group, SingleRank};
 use feedline::{Error, Result};
 use serde_json::json;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -104,7 +105,7 @@ pub fn report(
     options: EvalOptions<'_>,
 ) -> Result<EvalReport> {
     let name = |id: &str| PathBuf::from(DETECTIONS).join(format!("{id}.txt"));
-    let names: HashSet<PathBuf> = data.frames().iter().map(|frame| name(&frame.point_cloud.lidar_idx)).collect();
+    let names: BTreeSet<PathBuf> = data.frames().iter().map(|frame| name(&frame.point_cloud.lidar_idx)).collect();
     let there = std::fs::read_dir(options.out.join(DETECTIONS)).into_iter().flatten().flatten();
     if let Some(other) =
         there.map(|entry| entry.file_name()).find(|file| !names.contains(&Path::new(DETECTIONS).join(file)))

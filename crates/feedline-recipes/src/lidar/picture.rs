@@ -1,4 +1,4 @@
-//! What a batch of clouds looks like from above: x upwards, y to the left, as the lidar drives. Owns the colours and the view;
+//! Draws a batch of clouds from above: x upwards, y to the left, as the lidar drives. Owns the colours and the view;
 //! writes no file.
 
 use super::data::options::LidarOptions;

@@ -1,5 +1,5 @@
-//! Where a network is computed and in which number type. Owns the choice of Burn's back end and the opening of a GPU; what
-//! runs there belongs to the task.
+//! The device and the number type of a network. Owns the choice of Burn's back end and the opening of a GPU; the task owns
+//! the computation.
 
 #[cfg(feature = "burn")]
 pub(crate) use open::{check_precision, name};

@@ -1,4 +1,4 @@
-//! What the networks of all recipes share: where they are computed, their numbers, how gradients become steps. Knows no
+//! Shared by the networks of all recipes: devices, parameters, and the step from gradients to new parameters. Knows no
 //! recipe.
 
 pub mod device;

@@ -1,5 +1,5 @@
-//! What a training step is for every network, once it has its loss and its slope: sums over the ranks, the checks, loss
-//! scaling, clipping and the optimiser. Owns what is kept between steps besides the parameters; knows no loss and no layer.
+//! The part of a training step after loss and gradient, the same for every network: sums over the ranks, checks, loss
+//! scaling, clipping and the optimiser. Owns the state between steps besides the parameters; knows no loss and no layer.
 
 use super::device::Precision;
 use super::loss_scale::LossScale;

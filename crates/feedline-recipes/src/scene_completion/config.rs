@@ -2,13 +2,13 @@
 //! set off to the other files.
 
 use super::data::ChannelOrder;
-use super::demo::DEMO_CLASSES;
 use crate::network::device::DeviceKind;
 use crate::settings::{self, LoaderSettings, Settings, in_range};
 use feedline::read::Storage;
 use feedline::train::consistency::BatchSplit;
 use feedline::train::schedule::OptimizerKind;
 use feedline::{Error, Result};
+use feedline_demo::rooms::DEMO_CLASSES;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 

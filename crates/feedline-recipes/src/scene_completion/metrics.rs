@@ -1,6 +1,6 @@
-//! How good a completion is: the counts behind the scores of semantic scene completion (SSC) and scene completion (SC),
-//! as TorchSSC's evaluation defines them. Owns the counts, which add up over samples, steps and ranks, and the figures
-//! made of them; knows no network.
+//! Metrics of completion: the counts behind the scores of semantic scene completion (SSC) and scene completion (SC),
+//! as TorchSSC's evaluation defines them. Owns the counts, which add up over samples, steps and ranks, and the scores
+//! computed from them; knows no network.
 
 use feedline::Result;
 use feedline::train::group::Group;

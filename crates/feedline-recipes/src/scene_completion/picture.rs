@@ -1,4 +1,4 @@
-//! What a batch looks like: its pictures, its labels from above and in slices, and the voxels seen by the pixels. Owns the
+//! Draws a batch: its pictures, its labels from above and in slices, and the voxels seen by the pixels. Owns the
 //! colours and the views; writes no file.
 
 use super::data::{ChannelOrder, IGNORE, SceneOptions};

@@ -2,10 +2,11 @@
 
 use super::config::Config;
 use super::data::{Scenes, splits};
-use super::{demo, picture};
+use super::picture;
 use crate::recipe::{BatchChoice, Recipe, Sheet, Split};
 use feedline::Result;
 use feedline::plan::Plan;
+use feedline_demo::rooms;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -37,6 +38,6 @@ impl Recipe for SceneCompletion {
     }
 
     fn write_demo_data(dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
-        demo::write_demo_data(dir, &Default::default(), progress)
+        rooms::write_demo_data(dir, &Default::default(), progress)
     }
 }

@@ -1,8 +1,8 @@
 //! Affine maps: shear, translate and rotate with the same bytes as Pillow's `Image.transform` and `Image.rotate`, and
 //! a smooth one of our own. Owns the sampling; draws nothing.
 //!
-//! A map takes output coordinates to input coordinates: `x' = a x + b y + c`, `y' = d x + e y + f`, with pixel centres
-//! at one half.
+//! A map takes output coordinates to input coordinates: `x' = a x + b y + c`, `y' = d x + e y + f`, where pixel centres
+//! lie at half-integers.
 
 use crate::decode::RgbImage;
 
@@ -79,7 +79,7 @@ pub fn bicubic(image: &mut RgbImage, map: Map, scratch: &mut RgbImage) {
                 let along = |row: usize| {
                     cubic(columns.map(|column| f64::from(source[3 * (row * width + column) + channel])), dx)
                 };
-                // A shear along x never leaves its row: the same number with a quarter of the work.
+                // A shear along x never leaves its row: one row gives the same value with a quarter of the work.
                 let value = if dy == 0.0 { along(rows[1]) } else { cubic(rows.map(along), dy) };
                 image.pixels[to + channel] = value.clamp(0.0, 255.0) as u8;
             }

@@ -31,14 +31,14 @@ pub enum Operation {
     Sharpness,
 }
 
-/// One operation of a sub-policy: with what probability and at which of the magnitude levels 0 to 9.
+/// One operation of a sub-policy with its probability and its magnitude level.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Step {
-    /// What is done.
+    /// The operation.
     pub operation: Operation,
-    /// How often it is done, 0 to 1.
+    /// Probability that it is applied, 0 to 1.
     pub probability: f64,
-    /// How strongly, 0 to 9.
+    /// Magnitude level, 0 to 9.
     pub level: u8,
 }
 
@@ -82,13 +82,14 @@ pub const IMAGENET_POLICIES: [[Step; 2]; 25] = {
 /// bits, threshold, enhancement factor minus 1); 0 where the operation has none.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Drawn {
-    /// What is done.
+    /// The operation.
     pub operation: Operation,
-    /// How strongly, see above.
+    /// Signed strength in the operation's own unit; 0 if the operation has none.
     pub magnitude: f64,
 }
 
-/// Draws a sub-policy and which of its operations happen: the number of the sub-policy and its operations, in order.
+/// Draws a sub-policy and which of its operations are applied. Returns the number of the sub-policy and its operations,
+/// in order; `None` for an operation that is not applied.
 pub fn draw(rng: &mut SampleRng) -> (usize, [Option<Drawn>; 2]) {
     let policy = rng.below(IMAGENET_POLICIES.len() as u64) as usize;
     let drawn = IMAGENET_POLICIES[policy].map(|Step { operation, probability, level }| {

@@ -1,7 +1,7 @@
-//! Boxes in lidar coordinates: x forward, y left, z up, in metres. Owns what a turn, a mirror, a scale and a shift do to them,
-//! and which points are inside.
+//! Boxes in lidar coordinates: x forward, y left, z up, in metres. Owns how rotations, mirrors, scalings and shifts change
+//! them, and the test of which points are inside.
 
-/// A box that stands upright.
+/// An upright box: it rotates about the z axis only.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(from = "[f64; 7]", into = "[f64; 7]")]
 pub struct Box3d {
@@ -35,8 +35,8 @@ impl Box3d {
             .map(|[x, y]| [self.center[0] + x * cos - y * sin, self.center[1] + x * sin + y * cos])
     }
 
-    /// Whether the ground plans have an area in common; touching is none. Two rectangles have none if and only if a side of
-    /// one of them parts them (the separating axis theorem).
+    /// True if the ground plans overlap; boxes that only touch do not. Two rectangles are disjoint if and only if a side of
+    /// one of them separates them (the separating axis theorem).
     pub fn overlaps_xy(&self, other: &Box3d) -> bool {
         let away: f64 = (0..2).map(|axis| (self.center[axis] - other.center[axis]).powi(2)).sum();
         let reach = |size: &[f64; 3]| size[0].hypot(size[1]) / 2.0;
@@ -58,7 +58,7 @@ impl Box3d {
         })
     }
 
-    /// What tells of many points whether they are inside.
+    /// The box prepared for fast tests of many points.
     pub fn bounds(&self) -> Bounds {
         let (sin, cos) = self.heading.sin_cos();
         Bounds {
@@ -70,7 +70,7 @@ impl Box3d {
     }
 }
 
-/// A box as it is asked whether points are inside: in the precision of the points.
+/// A box prepared for point tests, in the precision of the points (f32).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bounds {
     center: [f32; 3],
@@ -80,16 +80,16 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// Whether the point is inside or on a side.
+    /// True if the point is inside or on a side.
     pub fn contains(&self, [x, y, z]: [f32; 3]) -> bool {
         let [x, y, z] = [x - self.center[0], y - self.center[1], z - self.center[2]];
         let (along, across) = (x * self.cos + y * self.sin, y * self.cos - x * self.sin);
-        // Without branches: many points are asked at once.
+        // Without branches, so that the compiler can vectorise a loop over many points.
         (z.abs() <= self.half[2]) & (along.abs() <= self.half[0]) & (across.abs() <= self.half[1])
     }
 }
 
-/// An angle as the one in [-pi, pi) that means the same: `v - floor(v / 2 pi + 0.5) * 2 pi`, OpenPCDet's `limit_period`.
+/// The equivalent angle in [-pi, pi): `v - floor(v / 2 pi + 0.5) * 2 pi`, as OpenPCDet's `limit_period`.
 pub fn wrapped(angle_rad: f64) -> f64 {
     angle_rad - (angle_rad / std::f64::consts::TAU + 0.5).floor() * std::f64::consts::TAU
 }
@@ -106,7 +106,7 @@ mod tests {
         Box3d { center, size, heading: rng.uniform(-7.0, 7.0) }
     }
 
-    /// Whether any of many places in one ground plan is in the other's.
+    /// True if any point of a dense grid over one ground plan lies in the other.
     fn overlap_by_places(one: &Box3d, other: &Box3d) -> bool {
         let steps = 60;
         (0..steps * steps).any(|at| {
@@ -127,7 +127,7 @@ mod tests {
             let (one, other) = (drawn(&mut rng), drawn(&mut rng));
             let told = one.overlaps_xy(&other);
             assert_eq!(told, other.overlaps_xy(&one));
-            // Slivers may lie between the places.
+            // An overlap thinner than the grid's spacing may be missed.
             assert!(told || !overlap_by_places(&one, &other), "{one:?} {other:?}");
             let smaller = Box3d { size: [one.size[0] * 0.9, one.size[1] * 0.9, one.size[2]], ..one };
             if smaller.overlaps_xy(&other) {

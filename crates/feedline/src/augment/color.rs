@@ -79,7 +79,7 @@ pub fn sharpness(image: &mut RgbImage, factor: f64) {
         return;
     }
     let stride = 3 * width;
-    // What stood in the row above and in this one; the row below is still as it was.
+    // The original values of the row above and of this row; the row below is not changed yet.
     let mut above = image.pixels[..stride].to_vec();
     let mut here = above.clone();
     for y in 1..height - 1 {

@@ -1,4 +1,4 @@
-//! Where to cut: the random resized crop and the centre crop, as pure functions of an image's size. Touches no pixel,
+//! Crop boxes: the random resized crop and the centre crop, as pure functions of an image's size. They need no pixels,
 //! so that a box can be drawn from a header before anything is decoded.
 
 use super::resize::FractionalBox;

@@ -1,5 +1,5 @@
-//! Augment: arrays to arrays, with a random stream handed in. Never reads anything and draws only from that stream,
-//! so that what a sample looks like is a function of (seed, epoch, sample).
+//! Augment: arrays to arrays, with a random stream as argument. It reads no files and draws only from that stream,
+//! so the augmented sample is a function of (seed, epoch, sample).
 //!
 //! An operation is plain data ([`ImageOp`]); a list of them is a pipeline. Every operation works on an image of any
 //! size from 1 x 1 px.
@@ -33,7 +33,7 @@ pub enum ImageOp {
     /// A random part (area as a fraction of the image uniform in `scale`, width / height log-uniform in `ratio`),
     /// resized to `size_px`.
     RandomResizedCrop {
-        /// What every image becomes.
+        /// Size of the result.
         size_px: [u32; 2],
         /// Smallest and largest area.
         scale: [f64; 2],
@@ -48,7 +48,7 @@ pub enum ImageOp {
     ResizeCenterCrop {
         /// The shorter side after resizing, at least as long as the sides of `size_px`.
         shorter_px: u32,
-        /// What is cut.
+        /// Size of the centre crop.
         size_px: [u32; 2],
         /// Bilinear unless said otherwise.
         #[serde(default)]
@@ -56,7 +56,7 @@ pub enum ImageOp {
     },
     /// Resizes to exactly `size_px`, whatever the aspect ratio.
     Resize {
-        /// What every image becomes.
+        /// Size of the result.
         size_px: [u32; 2],
         /// Bilinear unless said otherwise.
         #[serde(default)]
@@ -152,8 +152,8 @@ impl ImageOp {
         }
     }
 
-    /// What the operation looks at in a picture of `width_px` x `height_px`, if it is one that resizes a part: rendering
-    /// the view is then all it does. Draws from `rng` what the operation draws.
+    /// The view of a picture of `width_px` x `height_px` if this operation resizes a part; rendering the view is then the
+    /// whole operation. `None` for all others. Draws the same numbers from `rng` as the operation.
     pub fn view(&self, width_px: u32, height_px: u32, rng: &mut SampleRng) -> Option<View> {
         let picture = (width_px, height_px);
         match *self {
@@ -260,7 +260,7 @@ pub(crate) fn flip(image: &mut RgbImage) {
 }
 
 thread_local! {
-    /// What operations work in.
+    /// Working memory of the operations.
     static SCRATCH: RefCell<RgbImage> = RefCell::default();
 }
 
@@ -273,7 +273,7 @@ pub fn apply_all(ops: &[ImageOp], image: &mut RgbImage, rng: impl Fn(&str) -> Sa
     apply_from(ops, 0, image, rng);
 }
 
-/// As [`apply_all`], when the first `done` operations have been applied already.
+/// As [`apply_all`], but the first `done` operations have been applied already.
 pub(crate) fn apply_from(ops: &[ImageOp], done: usize, image: &mut RgbImage, rng: impl Fn(&str) -> SampleRng) {
     SCRATCH.with_borrow_mut(|scratch| {
         for (i, op) in ops.iter().enumerate().skip(done) {
@@ -282,11 +282,11 @@ pub(crate) fn apply_from(ops: &[ImageOp], done: usize, image: &mut RgbImage, rng
     });
 }
 
-/// Makes room for the largest picture on the way through `ops`, of which the first `done` are applied otherwise, and which
-/// begin with one of `size_px` (height, width), if with any. The operations themselves ask for no more.
+/// Reserves memory for the largest picture that `ops` produce; the first `done` of them are applied elsewhere. `size_px`
+/// (height, width) is the size of the input, if known. The operations themselves need no more memory than that.
 ///
 /// # Errors
-/// A text that says how many bytes there is no memory for.
+/// A text with the number of bytes that the system refuses.
 pub(crate) fn make_room(
     ops: &[ImageOp],
     done: usize,
@@ -321,14 +321,14 @@ pub fn output_size_px(ops: &[ImageOp]) -> Option<[u32; 2]> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Augmentation {
-    /// Mild, and right for digits, cells, photos and drawn shapes alike: nothing is mirrored or recoloured.
+    /// Mild; suits digits, cells, photos and drawn shapes alike: nothing is mirrored or recoloured.
     #[default]
     #[serde(alias = "light-1")]
     Light,
     /// Strong, for photos: random resized crop of 8 to 100 % of the area, flip, AutoAugment.
     #[serde(alias = "upstream-1")]
     Upstream,
-    /// Training sees what evaluation sees.
+    /// Training uses the operations of evaluation.
     None,
 }
 

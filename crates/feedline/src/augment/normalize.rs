@@ -1,5 +1,5 @@
-//! Bytes to normalised floats, channels first, mirrored on the way if asked. Owns the formula; the caller owns the
-//! memory it is written to.
+//! Bytes to normalised floats, channels first, mirrored in the same pass if asked. Owns the formula; the caller owns the
+//! output memory.
 
 use crate::decode::RgbImage;
 
@@ -15,7 +15,7 @@ pub const IMAGENET_STD: [f64; 3] = [0.229, 0.224, 0.225];
 #[derive(Debug, Clone, PartialEq)]
 pub struct Normalize {
     table: Box<[[f32; 256]; 3]>,
-    /// What computes the table without looking into it, if there is such a thing for every channel.
+    /// Formulas that compute the table's values without a look-up; `None` if any channel has none.
     formulas: Option<[Formula; 3]>,
 }
 
@@ -68,7 +68,7 @@ impl Normalize {
     pub fn write_planes(&self, image: &RgbImage, mirrored: bool, planes: [&mut [f32]; 3]) {
         let pixels = image.pixels.as_chunks::<3>().0;
         assert!(planes.iter().all(|plane| plane.len() == pixels.len()), "one float per byte of the image");
-        // Only a mirror cares where a row ends.
+        // Without mirroring the row boundaries do not matter, so all pixels form one row.
         let row_px = if mirrored { image.width_px as usize } else { pixels.len() };
         #[cfg(target_arch = "x86_64")]
         if let Some(formulas) = &self.formulas
@@ -101,13 +101,13 @@ fn rows<'a>(
     row_px: usize,
     [red, green, blue]: [&'a mut [f32]; 3],
 ) -> impl Iterator<Item = (&'a [[u8; 3]], [&'a mut [f32]; 3])> {
-    // An image without a pixel has no rows, of whatever length.
+    // An image without pixels has no rows; the chunk length must not be 0.
     let row_px = row_px.max(1);
     let [red, green, blue] = [red, green, blue].map(|plane| plane.chunks_exact_mut(row_px));
     pixels.chunks_exact(row_px).zip(red.zip(green).zip(blue)).map(|(pixels, ((r, g), b))| (pixels, [r, g, b]))
 }
 
-/// The definition: every byte by its table.
+/// The reference implementation: every byte is looked up in its channel's table.
 fn look_up(table: &[[f32; 256]; 3], pixels: &[[u8; 3]], mirrored: bool, [red, green, blue]: [&mut [f32]; 3]) {
     let [reds, greens, blues] = table;
     let write = |pixel: &[u8; 3], r: &mut f32, g: &mut f32, b: &mut f32| {
@@ -164,7 +164,7 @@ impl Formula {
         })
     }
 
-    /// What the vector code computes in every lane.
+    /// The value of byte `x`, in the same steps as the vector code computes it in every lane.
     fn value(&self, x: u8) -> f32 {
         let x = (0x01_01_01 * u32::from(x)) as f32;
         let unit = x.mul_add(UNIT, x);
@@ -178,7 +178,7 @@ mod avx2 {
     use super::{Formula, UNIT, look_up, rows};
     use std::arch::x86_64::*;
 
-    /// Eight pixels a step; the rest of a row by the table.
+    /// Processes eight pixels a step; the rest of a row is looked up in the table.
     #[target_feature(enable = "avx2,fma")]
     pub(super) fn write_rows(
         formulas: &[Formula; 3],
@@ -293,7 +293,7 @@ mod tests {
 
     #[test]
     fn vector_code_and_table_give_the_same_bits() {
-        // NaN and zero have no formula, and are written all the same.
+        // NaN and zero have no formula; such a channel is still written, by the table.
         let odd = Normalize::new([f64::NAN, 0.5, 1e300], [0.0, 1.0, 2.0]);
         assert!(odd.formulas.is_none());
         for normalize in [Normalize::default(), odd] {

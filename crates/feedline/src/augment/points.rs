@@ -1,16 +1,16 @@
-//! Clouds of points: rows of f32 that begin with x, y, z. Owns what moves them, all at once or those in a box, which of them
-//! are kept, and how a fixed number is drawn; what a point has besides its place is carried along.
+//! Point clouds: rows of f32 that begin with x, y, z. Owns the maps that move all points or those in a box, the filters that
+//! keep or remove points, and the draw of a fixed number; further values of a point are copied along.
 
 use super::boxes::{Bounds, Box3d};
 use crate::error::{Error, Result};
 use crate::plan::rng::SampleRng;
 
-/// A map of places: turned, mirrored or scaled, then shifted. Rows of a matrix (3, 4).
+/// An affine map of points: rotation, mirror or scaling, then a shift. Rows of a matrix (3, 4).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Affine(pub [[f64; 4]; 3]);
 
 impl Default for Affine {
-    /// What leaves everything where it is.
+    /// The identity.
     fn default() -> Affine {
         Affine::scaling([1.0; 3])
     }
@@ -33,7 +33,7 @@ impl Affine {
         Affine([[1.0, 0.0, 0.0, x], [0.0, 1.0, 0.0, y], [0.0, 0.0, 1.0, z]])
     }
 
-    /// This one, and `next` behind it.
+    /// The composition: this map first, then `next`.
     #[must_use]
     pub fn then(&self, next: &Affine) -> Affine {
         let product = |row: [f64; 4], column: usize| {
@@ -43,13 +43,13 @@ impl Affine {
         Affine(next.0.map(|row| std::array::from_fn(|column| product(row, column))))
     }
 
-    /// This one about `center` in place of the origin.
+    /// This map about `center` in place of the origin.
     #[must_use]
     pub fn about(&self, center: [f64; 3]) -> Affine {
         Affine::translation(center.map(|value| -value)).then(self).then(&Affine::translation(center))
     }
 
-    /// The way back. Not finite if there is none.
+    /// The inverse map. Its values are not finite if there is none.
     #[must_use]
     pub fn inverse(&self) -> Affine {
         let m = &self.0;
@@ -67,7 +67,7 @@ impl Affine {
         turn.then(&Affine::translation(shift))
     }
 
-    /// Where a place comes to.
+    /// Maps one point.
     pub fn place(&self, [x, y, z]: [f64; 3]) -> [f64; 3] {
         self.0.map(|[a, b, c, d]| a * x + b * y + c * z + d)
     }
@@ -92,7 +92,7 @@ impl Affine {
         }
     }
 
-    /// In f64, so that a point is rounded once.
+    /// Computes in f64, so that a point is rounded once.
     fn move_point(&self, point: &mut [f32]) {
         let place = self.place([point[0], point[1], point[2]].map(f64::from));
         point.iter_mut().zip(place).for_each(|(value, place)| *value = place as f32);
@@ -116,7 +116,7 @@ pub fn retain(points: &mut Vec<f32>, columns: usize, keep: impl Fn([f32; 3]) -> 
 
 /// Moves the row at `from` to `to`, both places of a number.
 fn move_row(points: &mut [f32], from: usize, to: usize, columns: usize) {
-    // Copying so few numbers is cheaper than calling what copies any number of them.
+    // Copying so few numbers directly is cheaper than a call of a general copy.
     match columns {
         _ if from == to => {}
         4 => (0..4).for_each(|at| points[to + at] = points[from + at]),
@@ -124,7 +124,7 @@ fn move_row(points: &mut [f32], from: usize, to: usize, columns: usize) {
     }
 }
 
-/// Points that are looked at together.
+/// Points that are tested together.
 const BLOCK: usize = 64;
 
 /// Removes the points inside of any of the boxes.
@@ -138,7 +138,7 @@ pub fn remove_inside(points: &mut Vec<f32>, columns: usize, boxes: &[Box3d]) {
             let along = corners.map(|corner| corner[axis]);
             let most = along.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let least = along.iter().copied().fold(f64::INFINITY, f64::min);
-            // Wider than what rounding to f32 may do.
+            // A margin wider than the error of rounding to f32.
             [(least - 1e-2) as f32, (most + 1e-2) as f32]
         })
     };
@@ -207,9 +207,10 @@ fn room<T>(len: usize, what: &str) -> Result<Vec<T>> {
     Ok(list)
 }
 
-/// Which `count` of the points to take, in a drawn order. Of more points than that: all that are 40 m away or more and some of
-/// the near ones; where `count` is not more than those, any. Of fewer: all, and some again, so that none comes more than once
-/// more than another. Of no points none. It is what OpenPCDet's `sample_points` does, which fails for less than half of `count`.
+/// Draws `count` point indices, in random order. If there are more points: all that are 40 m away or more, and some of the
+/// nearer ones; if the far ones alone are `count` or more, any `count` points. If there are fewer: all, and some repeated, so
+/// that counts differ by at most one. Without points the result is empty. This is OpenPCDet's `sample_points`, which fails if
+/// there are fewer than half of `count`.
 ///
 /// # Errors
 /// [`Error::Memory`].

@@ -1,5 +1,5 @@
 //! Resizing of a part of an image, with antialiasing. Owns the way from a box to its pixels; knows nothing of how a box
-//! is drawn.
+//! is chosen.
 //!
 //! Every byte is Pillow's `resize`: the weights of `weights.rs`, a pass over the rows, rounded to bytes, then one over
 //! the columns. `portable.rs` is the definition, `avx2.rs` the same for the processors that have it.
@@ -61,10 +61,10 @@ pub fn crop_resize(image: &RgbImage, part: CropBox, size_px: [u32; 2], filter: F
     resize_part(image, (0, 0), part, sides, size_px, filter, into);
 }
 
-/// Resizes `part` to `size_px` (height, width). Everything is told in pixels of one picture, of which `image` holds a
-/// piece whose first pixel is `origin` (column, row). The filter reads around the part, up to `bounds`: where those
-/// are the picture, these are the bytes of Pillow's `resize(.., box=part)`; where they are the part, of
-/// `crop(part).resize(..)`. What `image` holds outside of them, or beyond the filter's reach, has no influence.
+/// Resizes `part` to `size_px` (height, width). All coordinates are pixels of one picture, of which `image` holds a
+/// piece whose first pixel is `origin` (column, row). The filter reads around the part, up to `bounds`: if those
+/// are the picture, the result is Pillow's `resize(.., box=part)`; if they are the part, it is Pillow's
+/// `crop(part).resize(..)`. Pixels of `image` outside of them, or beyond the filter's reach, do not change the result.
 ///
 /// # Panics
 /// If the piece lacks a pixel that the filter reads.

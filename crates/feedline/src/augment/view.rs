@@ -1,6 +1,6 @@
-//! What an operation that comes first looks at: which part of the picture it needs, and how far that part may be shrunk
-//! while it is decoded. Owns the arithmetic between the whole picture and a decoded part of it; touches no pixel
-//! itself, so that a view can be drawn from a picture's size before anything is decoded.
+//! The part of a picture that the first operation needs, and the factor by which the decoder may shrink that part. Owns
+//! the arithmetic between the whole picture and a decoded part; it needs no pixels, so a view can be drawn from a
+//! picture's size before anything is decoded.
 
 use super::resize::{self, Filter, FractionalBox};
 use crate::decode::{CropBox, RgbImage};
@@ -45,7 +45,7 @@ impl View {
         }
     }
 
-    /// The pixels of the picture that have an influence.
+    /// The pixels of the picture that the result depends on.
     pub fn needed(&self) -> CropBox {
         let Part::Around(part) = self.part else {
             let Part::Cut(part) = self.part else { unreachable!("there are two kinds") };
@@ -63,16 +63,16 @@ impl View {
         CropBox { left_px, top_px, width_px, height_px }
     }
 
-    /// By how much the picture may be shrunk while it is decoded: the largest of 1, 2, 4 and 8 up to `max_shrink` that
-    /// leaves at least as many pixels as the result has, so that nothing is ever enlarged again.
+    /// The factor by which the decoder may shrink the picture: the largest of 1, 2, 4 and 8, at most `max_shrink`, that
+    /// leaves at least as many pixels as the result has, so that nothing is enlarged afterwards.
     pub fn shrink(&self, max_shrink: u32) -> u32 {
         let part = self.sides();
         let spare = (part.width_px / f64::from(self.size_px[1])).min(part.height_px / f64::from(self.size_px[0]));
         [8, 4, 2].into_iter().find(|&by| by <= max_shrink && f64::from(by) <= spare).unwrap_or(1)
     }
 
-    /// Resizes what `source` holds of the picture shrunk by `shrink`: a piece whose first pixel is `origin` (column,
-    /// row). The result does not depend on how much more than the needed part `source` holds.
+    /// Resizes the needed part. `source` is a piece of the picture shrunk by `shrink`; its first pixel is `origin` (column,
+    /// row) there. Pixels of `source` outside the needed part do not change the result.
     ///
     /// # Panics
     /// If `source` does not hold `needed().shrunk(shrink)`.

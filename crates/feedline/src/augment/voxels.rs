@@ -1,5 +1,5 @@
-//! Voxels: a cloud of points as the boxes of a grid that hold any. Owns which points come into which voxel when there is not
-//! room for all.
+//! Voxels: the non-empty cells of a grid over a point cloud. Owns the choice of points when a voxel, or the list of voxels,
+//! is full.
 
 use crate::error::{Error, Result};
 use crate::sample::{Array, DType};
@@ -23,11 +23,11 @@ pub struct Voxels {
     pub points: Array,
     /// i32 (V, 4): 0, z, y, x.
     pub coords: Array,
-    /// i32 (V,): how many points each has.
+    /// i32 (V,): number of points in each voxel.
     pub num_points: Array,
 }
 
-/// Marks a place of the table that is free.
+/// Marks a free slot of the table.
 const NONE: u32 = u32::MAX;
 
 /// Working memory, to be used again.
@@ -35,7 +35,7 @@ const NONE: u32 = u32::MAX;
 pub struct VoxelScratch {
     /// Voxel and its number, by a hash of the voxel.
     table: Vec<[u32; 2]>,
-    /// Each point that is taken, and the row it comes into.
+    /// Each kept point, and its row in the result.
     taken: Vec<[u32; 2]>,
     places: Vec<[u32; 3]>,
     counts: Vec<u32>,
@@ -102,7 +102,7 @@ impl Grid {
         let most = self.max_points_per_voxel as u32;
         for (at, point) in points.chunks_exact(columns).enumerate() {
             let place: [f32; 3] = std::array::from_fn(|axis| (point[axis] - min[axis]) / side[axis]);
-            // Not a number is in no voxel. From 0 on, to cut is to floor.
+            // NaN is in no voxel. For values of 0 and above truncation equals floor.
             if !(0..3).all(|axis| place[axis] >= 0.0 && place[axis] < self.size[axis] as f32) {
                 continue;
             }
@@ -155,7 +155,7 @@ mod tests {
     use crate::plan::rng::SampleRng;
     use std::collections::BTreeMap;
 
-    /// What the rules say, in the plainest way.
+    /// Voxels by a direct implementation of the rules, to compare with.
     type Plain = Vec<([i32; 4], Vec<[f32; 4]>)>;
 
     fn plain(grid: &Grid, points: &[[f32; 4]], max_voxels: usize) -> Plain {

@@ -1,5 +1,5 @@
-//! Collate: samples to one batch, by three verbs: stack, pad, concat. The verb is declared by the field; its name has no
-//! say. The functions here are the plain form; the engine writes stacked fields in place and must give the same bytes.
+//! Collate: samples to one batch, by three operations: stack, pad, concat. The field's declaration sets the operation, never
+//! its name. These functions are the reference; the engine writes stacked fields in place and must give the same bytes.
 
 use crate::error::{Error, Result};
 use crate::sample::buffer::Buffer;
@@ -44,7 +44,7 @@ pub(crate) fn collate_field(spec: &FieldSpec, arrays: &[&Array]) -> Result<Batch
     }
 }
 
-/// What a batch needs memory for.
+/// Names a batch's field in an error about memory.
 pub(crate) fn of_batch(spec: &FieldSpec, samples: usize) -> String {
     format!("field {:?} of a batch of {samples} samples", spec.name)
 }
@@ -69,7 +69,7 @@ fn mismatch(verb: &str, what: &str, at: usize, expect: &Array, got: &Array) -> E
 /// Stacks arrays of one shape along a new first axis: (B, ...).
 ///
 /// # Errors
-/// If there is none, or shapes or element types differ.
+/// If there is no array, or shapes or element types differ.
 pub fn stack(arrays: &[&Array]) -> Result<Array> {
     let first = arrays.first().ok_or_else(|| Error::config("an empty batch cannot be collated", "Give a sample"))?;
     let mut shape = vec![arrays.len()];
@@ -85,7 +85,7 @@ pub fn stack(arrays: &[&Array]) -> Result<Array> {
     Ok(out)
 }
 
-/// The row shape all arrays share, and how many rows each has.
+/// Checks that all arrays have one element type and row shape, and returns the number of rows of each.
 fn rows(verb: &str, arrays: &[&Array]) -> Result<Vec<usize>> {
     let first = arrays.first().ok_or_else(|| Error::config("an empty batch cannot be collated", "Give a sample"))?;
     for (at, array) in arrays.iter().enumerate() {
@@ -103,7 +103,7 @@ fn rows(verb: &str, arrays: &[&Array]) -> Result<Vec<usize>> {
 /// Pads arrays (N, ...) with `value` up to the largest N: values (B, max N, ...) and counts i64 (B,).
 ///
 /// # Errors
-/// If there is none, or row shapes or element types differ.
+/// If there is no array, or row shapes or element types differ.
 pub fn pad(arrays: &[&Array], value: f64) -> Result<(Array, Array)> {
     let counts = rows("pad", arrays)?;
     let first = arrays[0];
@@ -123,7 +123,7 @@ pub fn pad(arrays: &[&Array], value: f64) -> Result<(Array, Array)> {
 /// Joins arrays (N, ...) along N: values (sum N, ...) and offsets i64 (B + 1,), so sample b is offsets[b]..offsets[b+1].
 ///
 /// # Errors
-/// If there is none, or row shapes or element types differ.
+/// If there is no array, or row shapes or element types differ.
 pub fn concat(arrays: &[&Array]) -> Result<(Array, Array)> {
     let counts = rows("concat", arrays)?;
     let first = arrays[0];
@@ -161,7 +161,7 @@ fn fill(array: &mut Array, value: f64) {
     by_dtype!(array, typed(array, value))
 }
 
-/// Writes into the first column of each row which sample it is of.
+/// Writes the number of its sample to the first column of each row.
 fn number_rows(array: &mut Array, offsets: &[i64]) {
     fn typed<T: Element>(array: &mut Array, offsets: &[i64]) {
         let columns = array.shape()[1..].iter().product::<usize>();

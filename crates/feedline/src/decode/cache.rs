@@ -1,12 +1,13 @@
 //! Decoded pictures kept in memory, so that a small data set stops decoding after its first epoch. Owns what is kept
 //! and how much; decodes nothing itself. It changes speed only: what is kept is what decoding would give again.
+#![expect(clippy::disallowed_types, reason = "samples are looked up by number, never listed")]
 
 use crate::decode::image::{CropBox, Header, RgbImage};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// Keeps as many pictures as fit, for good: every sample is used once an epoch, so none is worth more than another.
+/// Keeps as many pictures as fit and never evicts: every sample is used once an epoch, so all are equally useful.
 #[derive(Debug)]
 pub struct DecodedCache {
     budget_bytes: u64,
@@ -15,7 +16,7 @@ pub struct DecodedCache {
     samples: RwLock<HashMap<u64, Known>>,
 }
 
-/// What is known of one sample.
+/// The entry of one sample.
 #[derive(Debug)]
 struct Known {
     header: Header,
@@ -31,7 +32,7 @@ pub(crate) struct Kept {
     pub(crate) image: Arc<RgbImage>,
 }
 
-/// What an entry costs besides its pixels, about.
+/// Approximate size of an entry without its pixels.
 const ENTRY_BYTES: u64 = 200;
 
 impl DecodedCache {
@@ -51,32 +52,32 @@ impl DecodedCache {
         self.used_bytes.load(Relaxed)
     }
 
-    /// The header of a sample of which something is kept.
+    /// The header of a sample that has an entry.
     pub(crate) fn header(&self, index: u64) -> Option<Header> {
         let samples = self.samples.read().unwrap_or_else(PoisonError::into_inner);
         samples.get(&index).map(|known| known.header)
     }
 
-    /// What is kept of the sample at this scale, if it covers `part`, given in pixels of the shrunk picture.
+    /// The cached picture of the sample at this scale, if it covers `part`, which is in pixels of the shrunk picture.
     pub(crate) fn find(&self, index: u64, shrink: u32, part: CropBox) -> Option<Kept> {
         let samples = self.samples.read().unwrap_or_else(PoisonError::into_inner);
         let covers = |kept: &&Kept| kept.shrink == shrink && kept.place.contains(part);
         samples.get(&index)?.pictures.iter().find(covers).cloned()
     }
 
-    /// Sets room for `part` aside; what is set aside must be filled by [`DecodedCache::keep`] or given back.
+    /// Reserves memory for `part`; false if it does not fit. The caller must fill it by [`DecodedCache::keep`] or give it back.
     pub(crate) fn reserve(&self, part: CropBox) -> bool {
         let bytes = cost_bytes(part);
         let fits = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.budget_bytes);
         self.used_bytes.fetch_update(Relaxed, Relaxed, fits).is_ok()
     }
 
-    /// Gives back the room for `part`.
+    /// Gives back the reservation for `part`.
     pub(crate) fn give_back(&self, part: CropBox) {
         self.used_bytes.fetch_sub(cost_bytes(part), Relaxed);
     }
 
-    /// Keeps a picture for which room was reserved.
+    /// Keeps a picture for which memory was reserved.
     pub(crate) fn keep(&self, index: u64, header: Header, kept: Kept) {
         let mut samples = self.samples.write().unwrap_or_else(PoisonError::into_inner);
         let known = samples.entry(index).or_insert_with(|| Known { header, pictures: Vec::with_capacity(1) });
@@ -90,7 +91,7 @@ impl DecodedCache {
 }
 
 fn cost_bytes(part: CropBox) -> u64 {
-    // What a header claims may be beyond any number of bytes; then it does not fit.
+    // The size that a header claims may overflow; it then saturates and does not fit.
     (u64::from(part.width_px) * u64::from(part.height_px)).saturating_mul(3).saturating_add(ENTRY_BYTES)
 }
 

@@ -1,25 +1,25 @@
-//! Why bytes did not become data, and how room is made for data without taking the system's refusal for a crash.
+//! Errors of decoding, and allocation that reports a lack of memory as an error instead of a crash.
 
 use crate::error::{Error, Stage};
 use std::fmt;
 
-/// Why bytes did not become data.
+/// An error of decoding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
-    /// The bytes cannot be used, for this reason.
+    /// The bytes cannot be used; the text is the reason.
     Bad(String),
-    /// The system has not so much memory in one piece. This is no fault of the bytes.
+    /// The system refuses this much memory in one piece. The bytes are not at fault.
     NoMemory {
-        /// What the memory is for.
+        /// Purpose of the memory.
         what: String,
-        /// How much.
+        /// Size of the request.
         bytes: u64,
     },
 }
 
 impl Fault {
-    /// The same, said of a part of the file.
+    /// The same error, with the name of a part of the file in front.
     pub(super) fn of(self, part: &str) -> Fault {
         match self {
             Fault::Bad(problem) => Fault::Bad(format!("{part}: {problem}")),
@@ -27,8 +27,8 @@ impl Fault {
         }
     }
 
-    /// The error at a sample: [`Error::Sample`] where its bytes are bad, [`Error::Run`] where memory is short, so that no
-    /// sample is taken for bad because others take the memory.
+    /// The error at a sample: [`Error::Sample`] if its bytes are bad, [`Error::Run`] if memory is short, so that no
+    /// sample counts as bad because others use the memory.
     pub fn at(self, stage: Stage, index: u64, location: String) -> Error {
         match self {
             Fault::Bad(problem) => Error::Sample { stage, index, location, problem },
@@ -72,7 +72,7 @@ pub(crate) fn no_memory(what: &str, bytes: u64) -> Fault {
     Fault::NoMemory { what: what.into(), bytes }
 }
 
-/// Gives `list` the length `len`, what is new in it being `value`; a refusal of the allocator is an error.
+/// Sets the length of `list` to `len` and fills new places with `value`; a refusal of the allocator is an error.
 pub(crate) fn grown<T: Clone>(list: &mut Vec<T>, len: usize, value: T, what: &str) -> Result<(), Fault> {
     let bytes = len.saturating_mul(size_of::<T>()) as u64;
     list.try_reserve_exact(len.saturating_sub(list.len())).map_err(|_| no_memory(what, bytes))?;

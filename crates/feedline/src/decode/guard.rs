@@ -1,5 +1,5 @@
-//! Calls into decoders of others so that a panic of theirs is an error text and nothing on the user's screen: the crates
-//! are young, the input is hostile.
+//! Calls third-party decoders so that a panic of theirs becomes an error text and prints nothing: the crates are young, and
+//! the input may be hostile.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
@@ -16,7 +16,7 @@ struct Inside;
 impl Inside {
     fn enter() -> Inside {
         static INSTALLED: Once = Once::new();
-        // Whoever watches panics goes on seeing all others, and so does a hook that is set later, which comes first.
+        // The previous panic hook still sees all other panics; so does a hook that is set later, which runs first.
         INSTALLED.call_once(|| {
             let previous = take_hook();
             set_hook(Box::new(move |panic| {
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
     use std::process::Command;
 
-    /// The hook belongs to the process, so a process of its own is looked at.
+    /// The panic hook is global to a process, so this test starts a process of its own.
     #[test]
     fn a_panic_of_a_decoder_is_an_error_and_not_on_the_screen() {
         const NAME: &str = "decode::guard::tests::a_panic_of_a_decoder_is_an_error_and_not_on_the_screen";
@@ -63,7 +63,7 @@ mod tests {
             let said = String::from_utf8_lossy(&out.stderr);
             assert!(out.status.success(), "{said}");
             assert!(!said.contains("of a decoder"), "{said}");
-            // Others are seen as before, within a guarded call's thread too.
+            // The hook still sees other panics, also on a thread inside a guarded call.
             assert_eq!(said.matches("seen by the hook: ").count(), 2, "{said}");
             return;
         }

@@ -1,4 +1,4 @@
-//! Pictures in memory: pixels, parts, what a header says and what is allowed; and the formats, by their first bytes.
+//! Pictures in memory: pixels, parts, headers and limits; and the formats, by their first bytes.
 
 use crate::decode::fault::{Fault, grown};
 
@@ -14,7 +14,7 @@ pub struct RgbImage {
 }
 
 impl RgbImage {
-    /// Gives the image another size, keeping its allocation. The pixels are then unspecified: the caller writes all.
+    /// Gives the image another size and keeps its allocation. The pixels are then unspecified; the caller writes all of them.
     pub(crate) fn reshape(&mut self, width_px: u32, height_px: u32) {
         self.width_px = width_px;
         self.height_px = height_px;
@@ -36,8 +36,8 @@ pub struct CropBox {
 }
 
 impl CropBox {
-    /// The pixels of the image at 1/`shrink` that show this part: from the one that holds its first pixel to the one
-    /// that holds its last.
+    /// The pixels of the image at 1/`shrink` that show this part: from the pixel that contains its first one to the pixel
+    /// that contains its last.
     ///
     /// # Panics
     /// If `shrink` is 0.
@@ -51,7 +51,7 @@ impl CropBox {
         CropBox { left_px, top_px, width_px, height_px }
     }
 
-    /// Whether all of `other` lies in it.
+    /// True if all of `other` lies inside.
     pub fn contains(self, other: CropBox) -> bool {
         let inside = |start: u32, length: u32, other_start: u32, other_length: u32| {
             start <= other_start && other_start + other_length <= start + length
@@ -60,14 +60,14 @@ impl CropBox {
             && inside(self.top_px, self.height_px, other.top_px, other.height_px)
     }
 
-    /// Whether it has pixels, all of them in an image of this size.
+    /// True if it has pixels and all of them lie in an image of this size.
     pub(super) fn lies_in(self, width_px: u32, height_px: u32) -> bool {
         let reaches = |start: u32, length: u32, end: u32| length > 0 && start < end && length <= end - start;
         reaches(self.left_px, self.width_px, width_px) && reaches(self.top_px, self.height_px, height_px)
     }
 }
 
-/// What an image's header says.
+/// The header of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Header {
@@ -75,11 +75,11 @@ pub struct Header {
     pub width_px: u32,
     /// Rows.
     pub height_px: u32,
-    /// The largest `shrink` that makes [`decode_rgb_part`](crate::decode::decode_rgb_part) cheaper: 8, or 1 where it only costs.
+    /// The largest `shrink` that makes [`decode_rgb_part`](crate::decode::decode_rgb_part) cheaper: 8, or 1 if none does.
     pub max_shrink: u32,
 }
 
-/// What an image may cost before it is refused.
+/// Limits above which an image is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Most pixels (width x height) an image may have; checked from the header, before anything is allocated.
@@ -93,7 +93,7 @@ impl Default for Limits {
     }
 }
 
-/// The formats understood, by their first bytes.
+/// The supported formats, told apart by their first bytes.
 pub(super) enum Format {
     Jpeg,
     Png,

@@ -1,13 +1,12 @@
-//! The header of a `.npy` file (NumPy enhancement proposal 1, versions 1.0 to 3.0): element type, shape, and where the
-//! elements begin. Owns the little grammar of the header; elements are delivered as they stand, or made numbers of another
-//! type by npz.rs.
+//! The header of a `.npy` file (NumPy enhancement proposal 1, versions 1.0 to 3.0): element type, shape, and offset of the
+//! elements. Owns the grammar of the header; elements are delivered unchanged, or converted to another type by npz.rs.
 
 use crate::sample::DType;
 
-/// No ordinary header is longer: NumPy's are 128 bytes for up to a dozen axes.
+/// Longest header that is read: NumPy's are 128 bytes for up to a dozen axes.
 pub const NPY_HEADER_BYTES_MAX: usize = 4096;
 
-/// What the header of a `.npy` file says.
+/// The header of a `.npy` file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NpyHeader {
     /// Element type.
@@ -19,11 +18,11 @@ pub struct NpyHeader {
 }
 
 impl NpyHeader {
-    /// Reads the header at the start of `bytes`: [`NPY_HEADER_BYTES_MAX`] bytes of the file, or all of it, suffice.
+    /// Reads the header at the start of `bytes`: the first [`NPY_HEADER_BYTES_MAX`] bytes of the file suffice.
     ///
     /// # Errors
-    /// A text that says what is wrong: not a `.npy` file, cut, an element type or memory order that cannot be
-    /// delivered as it stands (with the line of NumPy that makes it so), a shape whose size overflows. Never panics.
+    /// A text with the reason: not a `.npy` file, truncated, an element type or memory order that cannot be
+    /// delivered unchanged (with the line of NumPy that converts it), a shape whose size overflows. Never panics.
     pub fn parse(bytes: &[u8]) -> Result<NpyHeader, String> {
         let Head { descr, shape, data_offset_bytes } = head(bytes)?;
         let dtype = dtype(descr)?;
@@ -36,16 +35,16 @@ impl NpyHeader {
 }
 
 impl NpyHeader {
-    /// The shape alone, whatever the elements are.
+    /// The shape alone, for any element type.
     ///
     /// # Errors
-    /// As [`NpyHeader::parse`], but for the element type.
+    /// As [`NpyHeader::parse`], except that any element type is accepted.
     pub fn shape(bytes: &[u8]) -> Result<Vec<usize>, String> {
         head(bytes).map(|head| head.shape)
     }
 }
 
-/// What a header says, whatever its elements are.
+/// A header with any element type.
 pub(super) struct Head<'a> {
     /// NumPy's name of the element type.
     pub(super) descr: &'a str,
@@ -53,7 +52,7 @@ pub(super) struct Head<'a> {
     pub(super) data_offset_bytes: usize,
 }
 
-/// How many bytes the header has, by its first 12.
+/// Length of the header in bytes, from its first 12 bytes; `None` if it is not a header.
 pub(super) fn header_bytes(start: &[u8; 12]) -> Option<usize> {
     let length = match (start.strip_prefix(b"\x93NUMPY")?, &start[8..]) {
         ([1, ..], [low, high, ..]) => 10 + usize::from(u16::from_le_bytes([*low, *high])),
@@ -99,7 +98,7 @@ pub(super) fn head(bytes: &[u8]) -> Result<Head<'_>, String> {
 fn dtype(descr: &str) -> Result<DType, String> {
     let known = ["u1", "u2", "i4", "i8", "f4", "f8"];
     let dtypes = [DType::U8, DType::U16, DType::I32, DType::I64, DType::F32, DType::F64];
-    // Bytes have no order, which NumPy writes as `|`; others must be little-endian.
+    // NumPy writes `|` for the byte order of single bytes; all other types must be little-endian.
     let found = known.iter().position(|name| descr == format!("<{name}") || (*name == "u1" && descr == "|u1"));
     found.map(|at| dtypes[at]).ok_or_else(|| {
         format!(
@@ -128,7 +127,7 @@ impl<'a> Entries<'a> {
             let fresh;
             (fresh, rest) = match key {
                 "descr" if value.starts_with('[') => {
-                    // A record: its inside is none of our business, and it is refused by its first sign.
+                    // A record: its fields are not parsed, and the caller refuses it by its first character.
                     let end = value.rfind(']')? + 1;
                     (descr.replace(&value[..end]).is_none(), &value[end..])
                 }
@@ -244,7 +243,7 @@ mod tests {
         for end in 0..whole.len() {
             assert!(NpyHeader::parse(&whole[..end]).is_err(), "{end}");
         }
-        // Any byte changed: an answer, never a panic.
+        // Any changed byte gives a result or an error, never a panic.
         for at in 0..whole.len() {
             for value in [0, b'(', b',', b'\'', b'}', 0xFF] {
                 let mut bytes = whole.clone();

@@ -1,5 +1,5 @@
-//! Arrays of NumPy's `.npy` and `.npz` files as numbers of the type that is wanted. Owns which conversions lose nothing;
-//! a member whose elements are of that type already is inflated straight to where it is delivered.
+//! Arrays of NumPy's `.npy` and `.npz` files as numbers of the wanted type. Owns the rule which conversions are lossless;
+//! a member whose elements already have that type is inflated straight into the output.
 
 use super::npy::{self, Head, NPY_HEADER_BYTES_MAX};
 use crate::decode::fault::{Fault, grown};
@@ -9,13 +9,13 @@ use std::cell::RefCell;
 use std::fmt::Display;
 use zlib_rs::{Inflate, InflateFlush, Status};
 
-/// No array is larger.
+/// Largest size of an array; larger ones are refused.
 const ARRAY_BYTES_MAX: usize = 1 << 30;
 
-/// Deflate makes of one byte at most this many, so that a directory which promises more lies.
+/// Deflate's largest expansion of one byte; a directory that claims more is wrong.
 const BYTES_PER_BYTE_MAX: u64 = 1032;
 
-/// Memory that a thread keeps from one array to the next.
+/// Most memory that a thread keeps from one array to the next.
 const KEPT_BYTES_MAX: usize = 32 << 20;
 
 /// Element types of NumPy that are plain numbers; bytes in the order of this machine, which is little-endian.
@@ -40,7 +40,7 @@ impl Stored {
         use Stored::*;
         let kinds = ["b1", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"];
         let stored = [Bool, I8, U8, I16, U16, I32, U32, I64, U64, F32, F64];
-        // A single byte has no order, which NumPy writes as `|`.
+        // NumPy writes `|` for the byte order of single bytes.
         let is = |kind: &str| descr == format!("<{kind}") || (kind.ends_with('1') && descr == format!("|{kind}"));
         if let Some(at) = kinds.iter().position(|kind| is(kind)) {
             return Ok(stored[at]);
@@ -68,15 +68,15 @@ impl Stored {
 
 /// Types that an array can be read as: i64 and f32.
 pub trait Number: Element {
-    /// What is stored in files as it stands in memory.
+    /// The file's element type that equals this type in memory.
     #[doc(hidden)]
     const SAME: Stored;
-    /// Elements of another type.
+    /// Converts elements of another type.
     #[doc(hidden)]
     fn convert(stored: Stored, bytes: &[u8], out: &mut [Self]) -> Result<(), String>;
 }
 
-/// Converts little-endian elements of `N` bytes; `to` says what cannot be.
+/// Converts little-endian elements of `N` bytes; `to` names a value that cannot be converted.
 fn each<const N: usize, S: Copy + Display, T>(
     bytes: &[u8],
     out: &mut [T],
@@ -93,7 +93,7 @@ fn each<const N: usize, S: Copy + Display, T>(
 impl Number for i64 {
     const SAME: Stored = Stored::I64;
 
-    /// Whole numbers only: `astype(int64)` would cut the others.
+    /// Takes whole numbers only: `astype(int64)` would truncate the others.
     fn convert(stored: Stored, bytes: &[u8], out: &mut [i64]) -> Result<(), String> {
         let whole = |value: f64| (value.fract() == 0.0 && value.abs() < 9.2e18).then_some(value as i64);
         match stored {
@@ -131,15 +131,15 @@ impl Number for f32 {
     }
 }
 
-/// Whether an array of `shape` may stand where one of `wanted` is, as [`decode_npy`] has it: the same, or the same elements in one row, axes of
-/// length 1 aside. Another order of axes is no such thing, though it has as many elements.
+/// True if [`decode_npy`] takes an array of `shape` for one of `wanted`: the shapes are equal, or `shape` is flat with equally
+/// many elements; axes of length 1 do not count. Another order of axes does not fit, though it has as many elements.
 pub fn array_fits(shape: &[usize], wanted: &[usize]) -> bool {
     let long = |shape: &[usize]| shape.iter().copied().filter(|axis| *axis != 1).collect::<Vec<_>>();
     let (shape, wanted) = (long(shape), long(wanted));
     shape == wanted || shape == [wanted.iter().product::<usize>()]
 }
 
-/// What a header promises, and whether it may be: the stored type and the bytes before the elements.
+/// Checks a header against `wanted`; returns the stored type and the number of bytes before the elements.
 fn check(header: &[u8], wanted: &[usize]) -> Result<(Stored, usize), String> {
     let Head { descr, shape, data_offset_bytes } = npy::head(header)?;
     let stored = Stored::parse(descr)?;
@@ -149,12 +149,12 @@ fn check(header: &[u8], wanted: &[usize]) -> Result<(Stored, usize), String> {
     Ok((stored, data_offset_bytes))
 }
 
-/// The elements of a whole `.npy` file into `out`, which is of the shape `wanted`, row-major. The array may be of that
-/// shape or flat, and of any integer type, bool, float32 or float64.
+/// Decodes a whole `.npy` file into `out`, which has the shape `wanted`, row-major. The array may have that shape or be
+/// flat, and its elements may be of any integer type, bool, float32 or float64.
 ///
 /// # Errors
-/// What is wrong: no `.npy` file, cut, another shape, elements of another kind, a value that i64 cannot
-/// hold. What `out` holds is then unspecified. Never panics, whatever the bytes.
+/// Not a `.npy` file, truncated, another shape, elements of another kind, or a value that i64 cannot
+/// hold. The content of `out` is then unspecified. Never panics, whatever the bytes.
 ///
 /// # Panics
 /// If `out` does not hold exactly the elements of `wanted`.
@@ -180,12 +180,12 @@ fn put<T: Number>(stored: Stored, data: &[u8], out: &mut [T]) -> Result<(), Stri
     T::convert(stored, data, out)
 }
 
-/// As [`decode_npy`], of the array `member` of a whole `.npz` file: `arr_0` for the first that was saved without a name.
+/// As [`decode_npy`], for the array `member` of a whole `.npz` file: `arr_0` is the first that was saved without a name.
 /// Its checksum is checked.
 ///
 /// # Errors
-/// As [`decode_npy`], beginning with the member's name; a file that is no zip archive, or damaged; no such member, and
-/// which there are; a compression that is not Deflate.
+/// As [`decode_npy`], with the member's name in front; a file that is no zip archive, or damaged; no such member (the text
+/// lists the existing ones); a compression that is not Deflate.
 ///
 /// # Panics
 /// As [`decode_npy`].
@@ -215,7 +215,7 @@ pub fn npz_shape(bytes: &[u8], member: &str) -> Result<Vec<usize>, String> {
     npy::head(&start).map(|head| head.shape).map_err(wrong)
 }
 
-/// A member as it is packed.
+/// A member of the archive, still compressed.
 struct Member<'a> {
     data: &'a [u8],
     size_bytes: u64,
@@ -228,7 +228,7 @@ thread_local! {
     static UNPACKED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Fills `out` from what is compressed in `data`, of which what was used up is cut off; whether there was enough.
+/// Inflates `data` until `out` is full, and removes the used bytes from its front. False if the data was not enough.
 fn fill(inflate: &mut Inflate, data: &mut &[u8], mut out: &mut [u8]) -> bool {
     while !out.is_empty() {
         let before = (inflate.total_in(), inflate.total_out());
@@ -298,7 +298,7 @@ impl<'a> Member<'a> {
             if !fill(inflate, &mut data, &mut start) {
                 return Err(damaged().into());
             }
-            // Where it is no header, `check` says what is wrong.
+            // If this is not a header, `check` returns the error.
             let length = npy::header_bytes(&start).unwrap_or(start.len());
             if (length as u64) > self.size_bytes {
                 return Err(cut().into());
@@ -318,7 +318,7 @@ impl<'a> Member<'a> {
             sum.update(&header);
             let mut inflated = |into: &mut [u8]| -> Result<(), String> {
                 let is_whole = fill(inflate, &mut data, into);
-                // What ends the stream may stand behind the last element.
+                // The end marker of the stream may follow the last element.
                 let is_over = matches!(inflate.decompress(data, &mut [], InflateFlush::Finish), Ok(Status::StreamEnd));
                 if !is_whole || !is_over || inflate.total_in() != self.data.len() as u64 {
                     return Err(damaged());

@@ -1,5 +1,5 @@
-//! PNG to 8-bit RGB, every colour type, bit depth and interlacing, and 16-bit grey as it is. Owns the reduction to RGB
-//! and every verdict on a file: png_whole.rs only takes ordinary pictures off the careful decoder's hands.
+//! PNG to 8-bit RGB, every colour type, bit depth and interlacing, and 16-bit grey unchanged. Owns the reduction to RGB
+//! and every verdict on a file: png_whole.rs only decodes ordinary pictures faster than the careful decoder.
 
 use super::png_whole::{self, Pixels};
 use crate::decode::fault::{Fault, grown, no_memory};
@@ -20,11 +20,11 @@ fn open(bytes: &[u8]) -> Decoder<Cursor<&[u8]>> {
     decoder
 }
 
-/// The chunks that pixels are made of, without all others: what a misplaced or broken one of those says changes no pixel,
-/// and must not make the picture a damaged one. Opacity is dropped anyway. Refuses a palette that is none.
+/// Keeps only the chunks that the pixels depend on. The others change no pixel, so a misplaced or broken one must not make
+/// the picture count as damaged. Opacity is dropped anyway. Refuses an invalid palette.
 fn pixels_alone(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Fault> {
     let mut cuts = Vec::new();
-    // Behind the signature. The kind of pixels stands in the header, which comes first.
+    // Starts after the signature. The header, which gives the kind of pixels, is the first chunk.
     let (mut at, is_indexed) = (8, bytes.get(25) == Some(&3));
     while let Some([length, kind]) = bytes.get(at..at + 8).map(|start| start.as_chunks::<4>().0) {
         let length_bytes = u32::from_be_bytes(*length) as usize;
@@ -39,7 +39,7 @@ fn pixels_alone(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Fault> {
             )
             .into());
         }
-        // A small first letter: no decoder needs to know the chunk.
+        // A lower-case first letter marks a chunk that decoders may ignore.
         if kind[0].is_ascii_lowercase() || (is_palette && !is_indexed) {
             cuts.push(at..end);
         }
@@ -70,8 +70,9 @@ fn explain(error: DecodingError, bytes: &[u8], rows: Option<(usize, usize)>) -> 
     }
 }
 
-pub(super) fn dimensions(bytes: &[u8]) -> Result<(u32, u32), Fault> {
-    if let Some(header) = png_whole::header(bytes) {
+/// `header`: what [`png_whole::header`] gives of these bytes, here and below.
+pub(super) fn dimensions(bytes: &[u8], header: Option<png_whole::Header>) -> Result<(u32, u32), Fault> {
+    if let Some(header) = header {
         return Ok((header.width_px, header.height_px));
     }
     let mut decoder = open(bytes);
@@ -79,8 +80,13 @@ pub(super) fn dimensions(bytes: &[u8]) -> Result<(u32, u32), Fault> {
     Ok((info.width, info.height))
 }
 
-pub(super) fn decode_rgb(bytes: &[u8], limits: &Limits, into: &mut RgbImage) -> Result<(), Fault> {
-    if let Some(header) = png_whole::header(bytes) {
+pub(super) fn decode_rgb(
+    bytes: &[u8],
+    header: Option<png_whole::Header>,
+    limits: &Limits,
+    into: &mut RgbImage,
+) -> Result<(), Fault> {
+    if let Some(header) = header {
         check_size(header.width_px, header.height_px, limits)?;
         if decode_whole(bytes, header, into).is_some() {
             return Ok(());
@@ -89,13 +95,13 @@ pub(super) fn decode_rgb(bytes: &[u8], limits: &Limits, into: &mut RgbImage) -> 
     decode_carefully(bytes, limits, into)
 }
 
-/// An ordinary picture; `None` leaves it to [`decode_carefully`].
+/// Decodes an ordinary picture; `None` leaves it to [`decode_carefully`].
 fn decode_whole(bytes: &[u8], header: png_whole::Header, into: &mut RgbImage) -> Option<()> {
     let width = header.width_px as usize;
     let (mut at, mut fits) = (0, true);
     png_whole::rows(bytes, header, |row| {
         if at == 0 && fits {
-            // Not before the data has shown that there is a picture of this size.
+            // Allocated only after the data has shown that the picture has this size.
             fits = allocate(into, header.width_px, header.height_px, 3).is_ok();
         }
         if !fits {
@@ -120,7 +126,7 @@ fn spread<const N: usize>(row: &[u8], out: &mut [u8], rgb: impl Fn([u8; N]) -> [
     }
 }
 
-/// Any picture, row by row; and the oracle of the quick way.
+/// Decodes any picture, row by row; it is also the reference for the fast decoder.
 fn decode_carefully(bytes: &[u8], limits: &Limits, into: &mut RgbImage) -> Result<(), Fault> {
     let bytes = &*pixels_alone(bytes)?;
     let mut decoder = open(bytes);
@@ -143,7 +149,7 @@ fn decode_carefully(bytes: &[u8], limits: &Limits, into: &mut RgbImage) -> Resul
             }
         }
     }
-    // The last data chunk's checksum stands behind its pixels.
+    // The checksum of the last data chunk follows its pixels.
     reader.finish().map_err(|e| explain(e, bytes, Some((height as usize, height as usize))))?;
     reduce_to_rgb(&mut into.pixels, color)
 }
@@ -151,8 +157,8 @@ fn decode_carefully(bytes: &[u8], limits: &Limits, into: &mut RgbImage) -> Resul
 /// Decodes a 16-bit grey PNG, as depth cameras' pictures are stored, to its values (H, W), row-major, into `out`.
 ///
 /// # Errors
-/// What is wrong: not a PNG, truncated, damaged, another kind of PNG (whose values are not depths), a
-/// picture that is not `width_px` x `height_px`. What `out` holds is then unspecified. Never panics, whatever the
+/// Not a PNG, truncated, damaged, another kind of PNG (whose values are not depths), or a
+/// picture that is not `width_px` x `height_px`. The content of `out` is then unspecified. Never panics, whatever the
 /// bytes.
 ///
 /// # Panics
@@ -209,15 +215,15 @@ fn decode_depth_carefully(bytes: &[u8], width_px: u32, height_px: u32, out: &mut
     Ok(())
 }
 
-/// Decodes a PNG whose pixels are numbers and not colours, as labels are stored: 8-bit grey as it is, of a palette the places
-/// in it (what `numpy.asarray(PIL.Image.open(..))` gives; OpenCV makes grey of the palette's colours). Into `out`,
-/// row-major (H, W), whose allocation is reused.
+/// Decodes a PNG whose pixels are numbers and not colours, such as labels: 8-bit grey unchanged, and for a palette the indices
+/// (as `numpy.asarray(PIL.Image.open(..))` gives; OpenCV converts the palette's colours to grey). Writes them row-major
+/// (H, W) to `out`, whose allocation is reused.
 ///
 /// # Returns
 /// Width and height.
 ///
 /// # Errors
-/// What is wrong: not a PNG, truncated, damaged, pixels of another kind, more than `limits` allow. Never
+/// Not a PNG, truncated, damaged, pixels of another kind, or more of them than `limits` allow. Never
 /// panics, whatever the bytes.
 pub fn decode_labels_u8(bytes: &[u8], limits: &Limits, out: &mut Vec<u8>) -> Result<(u32, u32), Fault> {
     guarded(|| {
@@ -263,7 +269,7 @@ fn decode_labels_carefully(bytes: &[u8], limits: &Limits, out: &mut Vec<u8>) -> 
     grown(out, width as usize * height as usize, 0, "a picture of labels")?;
     out.clear();
     for row in packed.chunks_exact(row_bytes) {
-        // The first pixel of a byte stands in its high bits.
+        // The first pixel of a byte is in its high bits.
         let pixel = |x: usize| row[x * bits / 8] >> (8 - bits - x * bits % 8) & (0xFF >> (8 - bits)) as u8;
         out.extend((0..width as usize).map(pixel));
     }
@@ -284,7 +290,7 @@ fn reduce_to_rgb(pixels: &mut Vec<u8>, color: ColorType) -> Result<(), Fault> {
         ColorType::Grayscale | ColorType::GrayscaleAlpha => {
             let step = color.samples();
             grown(pixels, 3 * count, 0, "the colours of a grey PNG")?;
-            // From the back, so that no grey value is overwritten before it is read.
+            // Goes backwards, so that no grey value is overwritten before it is read.
             for at in (0..count).rev() {
                 let grey = pixels[step * at];
                 pixels[3 * at..3 * at + 3].fill(grey);
@@ -339,7 +345,7 @@ mod tests {
         decode_carefully(bytes, &LIMITS, &mut image).map(|()| image)
     }
 
-    /// Depth by both ways; the quick one as it is used, and only if it needed no help.
+    /// Depth by both decoders; `None` if the fast one needed the careful one.
     fn depths(bytes: &[u8]) -> Option<[Result<Vec<u16>, Fault>; 2]> {
         let header = png_whole::header(bytes).filter(|header| header.pixels == Pixels::Grey16)?;
         let mut quick = Vec::new();
@@ -376,7 +382,10 @@ mod tests {
                     assert_eq!(quick.is_some(), is_ordinary, "{color:?} {depth:?} {filter:?}");
                     let careful = careful(&bytes).unwrap();
                     assert!(quick.is_none_or(|quick| quick == careful), "{color:?} {depth:?} {filter:?}");
-                    assert_eq!(dimensions(&bytes), Ok((careful.width_px, careful.height_px)));
+                    assert_eq!(
+                        dimensions(&bytes, png_whole::header(&bytes)),
+                        Ok((careful.width_px, careful.height_px))
+                    );
                     if (color, depth) == (Grayscale, Sixteen) {
                         let [quick, slow] = depths(&bytes).unwrap();
                         assert_eq!(quick, slow);
@@ -386,7 +395,7 @@ mod tests {
         }
     }
 
-    /// Writes the right checksum behind every chunk, so that what was changed gets past the first check.
+    /// Writes the right checksum after every chunk, so that changed bytes pass the first check.
     fn mend_checksums(bytes: &mut [u8]) {
         let mut at = 8;
         while let Some(length) = bytes.get(at..at + 4) {
@@ -529,11 +538,12 @@ mod tests {
         };
         for color in [ColorType::Grayscale, ColorType::Rgb, ColorType::Indexed] {
             let bytes = picture(color, BitDepth::Eight, Filter::Sub, 1 << 15, &mut rng);
-            let problem = depth(&bytes, dimensions(&bytes).unwrap()).unwrap_err().to_string();
+            let problem =
+                depth(&bytes, dimensions(&bytes, png_whole::header(&bytes)).unwrap()).unwrap_err().to_string();
             assert!(problem.contains("not grey of 16"), "{problem}");
         }
         let bytes = picture(ColorType::Grayscale, BitDepth::Sixteen, Filter::Sub, 1 << 15, &mut rng);
-        let (width, height) = dimensions(&bytes).unwrap();
+        let (width, height) = dimensions(&bytes, png_whole::header(&bytes)).unwrap();
         assert_eq!(depth(&bytes, (width, height)), Ok(()));
         let problem = depth(&bytes, (width + 1, height)).unwrap_err().to_string();
         assert!(problem.contains(&format!("{width} x {height} px instead of {} x {height}", width + 1)), "{problem}");

@@ -1,28 +1,28 @@
-//! The quick way through an ordinary PNG: all of its compressed data at once, then row by row while it is in the cache.
+//! The fast decoder for ordinary PNG: inflates all data at once, then filters row by row while it is in the cache.
 //! Owns the walk over the chunks, the checks of all checksums and the row filters (PNG specification, third edition,
 //! sections 5 and 9), for pictures that are not interlaced, of whole bytes per sample, without a palette.
 //!
-//! It gives no verdict of its own: whatever is unusual or suspicious is `None`, and the careful decoder in png.rs
-//! decides. Only what passes every check here is taken, and equals what the careful one gives.
+//! It never reports an error: for anything unusual or suspicious it returns `None`, and the careful decoder in png.rs
+//! decides. A picture that passes every check here equals that of the careful decoder.
 
 use crate::decode::fault::grown;
 use std::cell::RefCell;
 use zlib_rs::{Inflate, InflateFlush, Status};
 
-/// Larger pictures go row by row: this memory stays with the thread.
+/// Larger pictures are left to the careful decoder, row by row, because the thread keeps this memory.
 const FILTERED_BYTES_MAX: usize = 32 << 20;
 
-/// Deflate makes of one byte at most this many, so that a header which promises more lies.
+/// Deflate's largest expansion of one byte; a header that claims more is wrong.
 const BYTES_PER_BYTE_MAX: usize = 1032;
 
 /// Chunks that change no pixel, as long as there is little in them.
 const HARMLESS: [&[u8; 4]; 12] =
     [b"pHYs", b"gAMA", b"sRGB", b"cHRM", b"tIME", b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"iCCP", b"bKGD", b"sBIT"];
 
-/// Beyond this the careful decoder's limits have a say.
+/// For larger chunks the careful decoder's limits apply.
 const HARMLESS_BYTES_MAX: usize = 64 << 10;
 
-/// The kinds of pixels known here.
+/// The kinds of pixels that this decoder knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pixels {
     Grey8,
@@ -44,7 +44,7 @@ impl Pixels {
     }
 }
 
-/// What the header of an ordinary picture says.
+/// The header of an ordinary picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) width_px: u32,
@@ -79,12 +79,12 @@ fn chunk(bytes: &[u8]) -> Option<(&[u8; 4], &[u8], &[u8])> {
     (crc32fast::hash(&rest[..4 + length]) == u32::from_be_bytes(*checksum)).then_some((kind, data, after))
 }
 
-/// What a thread keeps from picture to picture.
+/// Working memory of a thread, kept between pictures.
 struct Scratch {
     inflate: Inflate,
-    /// Compressed data that stood in several chunks.
+    /// Compressed data joined from several chunks.
     joined: Vec<u8>,
-    /// A row of zeros and the rows of the picture, each behind the number of its filter.
+    /// A row of zeros, then the rows of the picture, each preceded by the number of its filter.
     filtered: Vec<u8>,
 }
 
@@ -95,7 +95,7 @@ thread_local! {
 
 /// Calls `each` with every row's pixels from top to bottom, as [`Pixels`] describes them. `header` is that of `bytes`.
 ///
-/// `None` if anything is unusual or suspicious; `each` may have been called for some rows by then.
+/// `None` if anything is unusual or suspicious; `each` may already have been called for some rows.
 pub(super) fn rows(bytes: &[u8], header: Header, each: impl FnMut(&[u8])) -> Option<()> {
     SCRATCH.with_borrow_mut(|scratch| {
         let compressed = compressed(bytes, &mut scratch.joined)?;
@@ -126,9 +126,9 @@ pub(super) fn rows(bytes: &[u8], header: Header, each: impl FnMut(&[u8])) -> Opt
     })
 }
 
-/// The compressed pixels, in one piece: where they stand if they are one chunk, else in `joined`.
+/// The compressed pixels as one slice: of `bytes` if they are one chunk, else of `joined`.
 fn compressed<'a>(bytes: &'a [u8], joined: &'a mut Vec<u8>) -> Option<&'a [u8]> {
-    // Behind the signature and the header, which was checked.
+    // Starts after the signature and the header, which was checked.
     let mut rest = bytes.get(8 + 25..)?;
     let mut pieces: u32 = 0;
     let mut only: &[u8] = &[];
@@ -185,7 +185,7 @@ fn unfilter<const N: usize>(filtered: &mut [u8], row_bytes: usize, mut each: imp
     Some(())
 }
 
-/// Filter 1: each byte was stored less that of the pixel to the left.
+/// Filter 1: each byte is stored minus that of the pixel to the left.
 fn add_left<const N: usize>(row: &mut [u8]) {
     let mut left = [0; N];
     for pixel in row.as_chunks_mut::<N>().0 {
@@ -196,7 +196,7 @@ fn add_left<const N: usize>(row: &mut [u8]) {
     }
 }
 
-/// Filter 3: less the mean of left and above, rounded down.
+/// Filter 3: each byte is stored minus the mean of left and above, rounded down.
 fn add_average<const N: usize>(row: &mut [u8], above: &[u8]) {
     let mut left = [0; N];
     for (pixel, up) in row.as_chunks_mut::<N>().0.iter_mut().zip(above.as_chunks::<N>().0) {
@@ -207,17 +207,17 @@ fn add_average<const N: usize>(row: &mut [u8], above: &[u8]) {
     }
 }
 
-/// Filter 4: less that of left, above and above left which is nearest to `left + above - above left`; of equals the
-/// first of them.
+/// Filter 4: each byte is stored minus that of left, above and above left which is nearest to `left + above - above left`;
+/// ties go to the first of them.
 fn add_paeth<const N: usize>(row: &mut [u8], above: &[u8]) {
-    // In i32, since narrower numbers are packed into vectors, which costs more than it gains: a third of the time.
+    // In i32: the compiler would pack narrower numbers into vectors, which is slower by a third.
     let (mut left, mut corner) = ([0i32; N], [0i32; N]);
     for (pixel, up) in row.as_chunks_mut::<N>().0.iter_mut().zip(above.as_chunks::<N>().0) {
         for at in 0..N {
             let up = i32::from(up[at]);
-            // The choice depends on where the corner stands to the other two, `low` and `high`. Written out, the lesser
-            // is nearest if `high <= 3 corner - left - above`, else the greater if that is at most `low`, else the
-            // corner. That takes fewer steps from pixel to pixel than three distances; the test tries every case.
+            // The choice depends on how the corner compares with the other two, `low` and `high`. `low` is nearest
+            // if `high <= 3 corner - left - above`, else `high` if that term is at most `low`, else the corner. This
+            // makes a shorter dependency chain between pixels than three distances; the test tries every case.
             let (low, high) = (left[at].min(up), left[at].max(up));
             let pivot = 3 * corner[at] - up - left[at];
             let inner = if high <= pivot { low } else { corner[at] };
@@ -233,7 +233,7 @@ fn add_paeth<const N: usize>(row: &mut [u8], above: &[u8]) {
 mod tests {
     use super::*;
 
-    /// The specification's own words.
+    /// The predictor as the specification defines it.
     fn paeth(left: u8, up: u8, corner: u8) -> u8 {
         let estimate = i32::from(left) + i32::from(up) - i32::from(corner);
         let [a, b, c] = [left, up, corner].map(|value| (estimate - i32::from(value)).abs());

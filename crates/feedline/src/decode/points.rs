@@ -1,19 +1,19 @@
-//! Clouds of points as files hold them: rows of little-endian f32. Owns the check of their bytes and which numbers of a row are
-//! taken; what the numbers mean belongs to whoever asks.
+//! Point clouds in files: rows of little-endian f32. Owns the check of their bytes and the choice of columns; the caller
+//! knows the meaning of the numbers.
 
 use crate::decode::fault::{Fault, no_memory};
 
-/// Rows that are looked at together.
+/// Rows that are processed together.
 const BLOCK: usize = 256;
 
 /// The bits of an f32 that are all set if it is not finite.
 const EXPONENT: u32 = 0x7F80_0000;
 
-/// Reads rows of `columns` f32, appends the numbers `used` of each (x, y, z first) to `into` if `keep` is true of (x, y, z), and
-/// returns how many rows there were. `keep` must be a function of the place alone: it may be asked of places that are none.
+/// Reads rows of `columns` f32, appends the columns `used` of each (x, y, z first) to `into` if `keep` is true of (x, y, z), and
+/// returns the number of rows read. `keep` must depend on (x, y, z) alone: it may also be called for points that do not exist.
 ///
 /// # Errors
-/// What is wrong: bytes that are no whole number of rows, or a number that is taken but not finite.
+/// Bytes that are not a whole number of rows, or a value of a used column that is not finite.
 ///
 /// # Panics
 /// If `used` names no three numbers, or one beyond the columns.
@@ -26,7 +26,7 @@ pub fn decode_points(
 ) -> Result<usize, Fault> {
     assert!(used.len() >= 3 && used.iter().all(|at| *at < columns), "{used:?} of {columns} columns");
     match (columns, used) {
-        // KITTI's, for which the compiler makes loops of their own.
+        // KITTI's columns, for which the compiler makes specialised loops.
         (4, [0, 1, 2, 3]) => rows(bytes, 4, &[0, 1, 2, 3], keep, into),
         _ => rows(bytes, columns, used, keep, into),
     }
@@ -50,7 +50,7 @@ fn rows(
         .into());
     }
     let is_whole = used.len() == columns && used.iter().enumerate().all(|(place, at)| place == *at);
-    // In blocks whose loops have no branch, which is what makes vector instructions of them.
+    // In blocks whose loops have no branches, so that the compiler vectorises them.
     let (mut places, mut kept) = ([[0f32; BLOCK]; 3], [false; BLOCK]);
     for (block, rows) in bytes.as_chunks::<4>().0.chunks(BLOCK * columns).enumerate() {
         let each = || rows.chunks_exact(columns);
@@ -148,7 +148,7 @@ mod tests {
         assert!(error.contains("30 bytes") && error.contains("16 bytes each"), "{error}");
         let error = decode_points(&file, 4, &[0, 1, 2], |_| true, &mut points).unwrap_err().to_string();
         assert!(error.contains("point 1") && error.contains("NaN"), "{error}");
-        // What is not taken may be anything.
+        // Unused columns may hold any values.
         let file = bytes(&[1.0, 2.0, 3.0, f32::NAN]);
         assert_eq!(decode_points(&file, 4, &[0, 1, 2], |_| true, &mut points), Ok(1));
     }

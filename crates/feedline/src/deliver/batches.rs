@@ -1,9 +1,9 @@
-//! Batch sampler: from the plan to the batches of one rank, epoch after epoch. Pure, like the plan itself.
+//! Batch sampler: turns the plan into the batches of one rank, epoch after epoch. Pure, like the plan itself.
 
 use crate::plan::{EpochPlan, Plan, Request};
 use crate::sample::{Batch, BatchField, Replaced};
 
-/// One batch to be made.
+/// The request for one batch.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct BatchRequest {
     pub(crate) epoch: u64,
@@ -33,13 +33,13 @@ impl BatchSampler {
         BatchSampler { plan, rank, batch_size, drop_last, end_epoch, dealt, start: 0, step: 0 }
     }
 
-    /// Goes to global position `start` of `epoch`.
+    /// Moves to global position `start` of `epoch`.
     pub(crate) fn seek(&mut self, epoch: u64, start: u64) {
         self.dealt.seek(epoch, start);
         (self.start, self.step) = (start, 0);
     }
 
-    /// Follows another plan, from a place that is sought next.
+    /// Follows another plan, from the position of the next `seek`.
     pub(crate) fn set_plan(&mut self, plan: Plan) {
         self.dealt = plan.epoch(0);
         self.plan = plan;
@@ -50,7 +50,7 @@ impl BatchSampler {
         self.dealt.num_batches(self.rank, self.batch_size, self.drop_last)
     }
 
-    /// Batches already delivered before the last `seek`, if the epoch was dealt the same way then.
+    /// Batches already delivered before the last `seek`, if the batch size and the ranks were the same then.
     pub(crate) fn steps_before(&self) -> u64 {
         self.start / self.batch_size.saturating_mul(self.plan.num_replicas())
     }
@@ -84,7 +84,7 @@ impl Iterator for BatchSampler {
     }
 }
 
-/// Puts the parts of a batch together.
+/// Assembles the parts of a batch.
 pub(super) fn batch(
     plan: &BatchRequest,
     fields: Vec<(String, BatchField)>,

@@ -1,5 +1,6 @@
 //! Measuring a loader without a model: samples a second, the first batch, memory, and in words what limits it. Owns the
 //! reading of the figures; changes nothing of what is delivered.
+#![expect(clippy::disallowed_methods, reason = "measures, and writes what it measured")]
 
 use super::{Loader, Span, StageCount, StatsSnapshot};
 use crate::error::{Error, Result, Stage};
@@ -7,34 +8,34 @@ use serde::Serialize;
 use std::io::Write;
 use std::time::Instant;
 
-/// What a loader did over some epochs.
+/// The performance of a loader over some epochs.
 #[derive(Debug, Clone, Serialize)]
 pub struct Measurement {
-    /// Samples a second, one number an epoch. The first epoch warms up caches, buffers and the page cache.
+    /// Samples per second, one number per epoch. The first epoch warms up caches, buffers and the page cache.
     pub images_per_second: Vec<f64>,
-    /// From the moment before the loader was made to its first batch.
+    /// Seconds from just before the loader was made to its first batch.
     pub first_batch_seconds: f64,
-    /// Most memory the process held at any time, where the system tells (Linux).
+    /// Peak memory of the process, if the system tells (Linux).
     pub peak_memory_bytes: Option<u64>,
-    /// Samples an epoch.
+    /// Samples per epoch.
     pub samples: u64,
-    /// Samples a step.
+    /// Samples per step.
     pub batch_size: u64,
-    /// Threads.
+    /// Number of worker threads.
     pub num_workers: usize,
-    /// Seconds of the epochs in `stages`.
+    /// Duration of the epochs in `stages`.
     pub seconds: f64,
-    /// Counters of all epochs but the first, or of that one if there is no other.
+    /// Counters of all epochs but the first, or of the first if it is the only one.
     pub stages: StatsSnapshot,
-    /// What limits it, in words.
+    /// The bottleneck, in words.
     pub verdict: String,
 }
 
-/// Makes a loader and takes `epochs` epochs from it as fast as it delivers. `on_epoch` sees each epoch's number and
-/// its samples a second.
+/// Makes a loader and takes `epochs` epochs from it as fast as it delivers. `on_epoch` is called with each epoch's
+/// number and its samples per second.
 ///
 /// # Errors
-/// What the loader reports.
+/// Any error of the loader.
 pub fn measure(
     make: impl FnOnce() -> Result<Loader>,
     epochs: u64,
@@ -78,10 +79,10 @@ pub fn measure(
 }
 
 impl StatsSnapshot {
-    /// What these figures, taken over `seconds` with `num_workers` workers, say about the limit: which stage, how much
-    /// of the consumer's time is lost, and how many workers would hide it.
+    /// Interprets these figures, taken over `seconds` with `num_workers` workers: names the bottleneck stage, the share
+    /// of the consumer's time that is lost, and the number of workers that would hide it.
     pub fn verdict(&self, seconds: f64, num_workers: usize) -> String {
-        // What threads of their own read takes no time of a worker.
+        // Reads by separate threads take no time of a worker.
         let read = if self.readers > 0 { StageCount::default() } else { self.read };
         let stages = [
             (Stage::Read, read),
@@ -102,7 +103,7 @@ impl StatsSnapshot {
             .map(|(share, stage)| format!("{stage} {:.0} %", share * 100.0))
             .collect::<Vec<_>>()
             .join(", ");
-        // What one worker can do without ever waiting.
+        // Samples per second of one worker that never waits.
         let per_worker = samples as f64 / busy_s;
         let limit = per_worker * num_workers.max(1) as f64;
         let waited = self.wait_s / seconds;
@@ -110,7 +111,7 @@ impl StatsSnapshot {
         let mut text = format!("a worker's time goes to {work}; one worker makes {per_worker:.0} samples/s. ");
         let starved = self.fetch_s / (seconds * num_workers.max(1) as f64);
         text += &match () {
-            // With less than half a request under way it is not the bytes that come late.
+            // With less than half a request in flight on average, late bytes are not the bottleneck.
             _ if self.read.busy_s >= seconds / 2.0 && num_workers > 0 && starved >= 0.1 && waited >= 0.02 => {
                 self.verdict_on_the_network(seconds, starved, limit)
             }
@@ -145,12 +146,12 @@ impl StatsSnapshot {
 }
 
 impl StatsSnapshot {
-    /// What is said when the bytes come too late: whether more requests at once would help, and how much bandwidth would
-    /// be enough.
+    /// The verdict if the network is the bottleneck: whether more concurrent requests would help, and how much
+    /// bandwidth would be enough.
     fn verdict_on_the_network(&self, seconds: f64, starved: f64, limit: f64) -> String {
         let reads = self.read.items.max(1) as f64;
         let (each_bytes, each_s) = (self.read.bytes as f64 / reads, self.read.busy_s / reads);
-        // Those that wait for their turn are not under way.
+        // Requests that wait for their turn are not in flight.
         let under_way = (self.read.busy_s / seconds).min(self.readers as f64);
         let remedy = if under_way > 0.8 * self.readers as f64 {
             "If more of them at once do not help (storage.requests_in_flight), the bandwidth or the server is used up: a \
@@ -172,7 +173,7 @@ impl StatsSnapshot {
     }
 }
 
-/// Most memory the process held so far, in bytes; `None` where the system does not tell.
+/// Peak memory of the process so far, in bytes; `None` if the system does not tell.
 pub(crate) fn peak_memory_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
@@ -180,11 +181,11 @@ pub(crate) fn peak_memory_bytes() -> Option<u64> {
     Some(kilobytes * 1024)
 }
 
-/// Writes spans as a Chrome trace (the JSON array format of chrome://tracing and Perfetto): one row a worker, and one
+/// Writes spans as a Chrome trace (the JSON array format of chrome://tracing and Perfetto): one row per worker, and one
 /// for the consumer's waiting.
 ///
 /// # Errors
-/// What `out` reports.
+/// Any error of `out`.
 pub(crate) fn write_chrome_trace(spans: &[Span], mut out: impl Write) -> std::io::Result<()> {
     let zero = spans.iter().map(|span| span.start).min();
     out.write_all(b"[")?;

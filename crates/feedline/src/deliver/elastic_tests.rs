@@ -1,4 +1,4 @@
-//! Stop anywhere, go on with any number of ranks, batch size and workers: what is delivered is the run's one sequence,
+//! Stops anywhere and continues with any number of ranks, batch size and workers: the run's one sequence is delivered,
 //! for every kind of order.
 
 use super::batches::{BatchRequest, BatchSampler};
@@ -39,7 +39,7 @@ fn orders(world: u64) -> Vec<(&'static str, Plan)> {
     ]
 }
 
-/// Steps of all ranks from a cursor on, through `steps` steps or to the end of the epoch; by position.
+/// Runs steps of all ranks from a cursor on, up to `steps` or to the end of the epoch; returns them by position.
 fn steps(plan: &Plan, batch_size: u64, from: &Cursor, steps: u64) -> (Vec<Request>, Cursor) {
     let json = serde_json::to_string(from).unwrap();
     let from: Cursor = serde_json::from_str(&json).unwrap();
@@ -117,8 +117,8 @@ fn a_cursor_is_valid_everywhere_and_changes_nothing() {
     }
 }
 
-/// However often the weights change, each source is gone through completely before any of it comes again, and the
-/// shares are those of the weights in force.
+/// For any number of weight changes, each source is consumed completely before any of it repeats, and the shares follow
+/// the current weights.
 #[test]
 fn the_weights_of_a_mixture_may_change_at_any_cursor() {
     let sizes = [40, 1, 20];
@@ -179,7 +179,7 @@ fn the_weights_of_a_mixture_in_buckets_change_between_windows_only() {
     }
 }
 
-/// One random number a sample; some samples are bad.
+/// One random number per sample; some samples are bad.
 struct Drawn(Vec<FieldSpec>);
 
 impl Pipeline for Drawn {
@@ -222,7 +222,7 @@ fn loaders(order: usize, world: u64, batch_size: u64, num_workers: usize, cursor
     (0..world).map(loader).collect()
 }
 
-/// A step of all ranks, in the order of the positions, and whether the epoch is over.
+/// A step of all ranks, in position order, and true if the epoch is over.
 fn step(loaders: &mut [Loader]) -> (Vec<f64>, bool) {
     let batches: Vec<Option<Batch>> = loaders.iter_mut().map(|loader| loader.next_batch().unwrap()).collect();
     let over = batches.iter().any(Option::is_none);
@@ -251,7 +251,7 @@ fn loaders_of_any_topology_deliver_the_same_numbers() {
         let all = distinct.len();
         distinct.sort_unstable();
         distinct.dedup();
-        // A replacement may be met in its own right too, with the same randomness.
+        // A replacement may also occur in its own place, with the same randomness.
         assert!(distinct.len() * 10 > all * 8, "{name}: {} different of {all}", distinct.len());
         for workers in [0, 1, 3] {
             let mut cursor = None;

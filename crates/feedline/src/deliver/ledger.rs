@@ -1,5 +1,5 @@
-//! The ledger: which samples a loader really delivered, as an order-free digest and a compressed multiset. Owns counting
-//! and its serial form; must not know the plan, so that it proves something about it.
+//! The ledger: the samples that a loader really delivered, as an order-free digest and a compressed multiset. Owns
+//! counting and its serial form; must not know the plan, so that it can prove that the plan was followed.
 
 use crate::error::{Error, Result};
 use crate::hash::{hash_words, mix};
@@ -9,27 +9,27 @@ use base64::engine::general_purpose::STANDARD;
 use roaring::{RoaringBitmap, RoaringTreemap};
 use serde::{Deserialize, Serialize};
 
-/// Data sets up to so many samples are counted in plain bits (16 MiB), which costs a nanosecond a sample; larger ones
-/// in compressed sets, which costs tens.
+/// Data sets of at most this many samples are counted in plain bits (16 MiB), which costs a nanosecond per sample;
+/// larger ones in compressed sets, which costs tens.
 const MAX_PLAIN: u64 = 1 << 27;
 
-/// What one rank delivered of one epoch between two looks at its ledger: one line of a run's `ledger.jsonl`.
+/// The samples that one rank delivered of one epoch between two calls of `take`: one line of a run's `ledger.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
     pub rank: u64,
     /// From 0.
     pub epoch: u64,
-    /// Global position of the epoch, over all ranks, at which the stretch begins.
+    /// Global position in the epoch, over all ranks, at which the range begins.
     pub from: u64,
-    /// Global position at which it ends.
+    /// Global position at which the range ends.
     pub to: u64,
-    /// Samples a step on this rank.
+    /// Samples per step on this rank.
     pub batch_size: u64,
-    /// Whether a last batch that is not full is left out.
+    /// True if an incomplete last batch is dropped.
     pub drop_last: bool,
-    /// Samples delivered, padding apart.
+    /// Samples delivered, without padding.
     pub samples: u64,
-    /// Padded places delivered besides.
+    /// Padded positions delivered.
     pub padded: u64,
     /// [`Digest`] of the samples, 32 hexadecimal digits.
     pub digest: String,
@@ -40,7 +40,8 @@ pub struct Entry {
     pub replaced: Vec<Exchange>,
 }
 
-/// A sample that could not be used, and the one tried instead (which may have been bad too: then it has its own).
+/// A sample that could not be used, and its replacement (which may have been bad too: then it has an exchange of its
+/// own).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exchange {
     /// Global position in the epoch's order.
@@ -69,8 +70,8 @@ impl Digest {
     }
 }
 
-/// How often each sample was seen: bit k of the count of sample i is whether plane k holds i. So a sample that comes a
-/// million times takes twenty bits, and counts of ranks add up plane by plane.
+/// The number of times each sample was seen: bit k of the count of sample i is set if plane k contains i. So a sample
+/// that comes a million times takes twenty bits, and counts of ranks add up plane by plane.
 #[derive(Debug, Clone, Default)]
 pub struct Counts {
     planes: Vec<RoaringTreemap>,
@@ -106,7 +107,7 @@ impl Counts {
         }
     }
 
-    /// How often sample `index` was seen.
+    /// Number of times sample `index` was seen.
     pub fn count(&self, index: u64) -> u64 {
         self.planes.iter().rev().fold(0, |count, plane| count << 1 | u64::from(plane.contains(index)))
     }
@@ -117,7 +118,7 @@ impl Counts {
         (self.planes.first().map_or(0, |once| once.len() - once.intersection_len(&more)), more.len())
     }
 
-    /// The samples whose counts are not the same in both, ascending.
+    /// The samples whose counts differ, ascending.
     pub fn differing(&self, other: &Counts) -> RoaringTreemap {
         let empty = RoaringTreemap::new();
         let planes = 0..self.planes.len().max(other.planes.len());
@@ -164,7 +165,7 @@ fn damaged(problem: String) -> Error {
     Error::train(problem, "The entry of the ledger is damaged")
 }
 
-/// Counts the samples of one epoch as they come.
+/// Counts the samples of one epoch as they are delivered.
 #[derive(Debug)]
 pub(crate) struct Counter {
     keys: [u64; 2],
@@ -172,12 +173,12 @@ pub(crate) struct Counter {
     samples: u64,
     /// Planes as in [`Counts`], plain bits; the first has room for the whole data set, unless that is large.
     plain: Vec<Vec<u64>>,
-    /// What has no room there.
+    /// Counts that do not fit there.
     rest: Counts,
 }
 
 impl Counter {
-    /// Of `epoch`, over a data set of `len` samples (more are counted too, slowly).
+    /// A counter for `epoch`, over a data set of `len` samples (larger indices are counted too, slowly).
     pub(crate) fn new(epoch: u64, len: u64) -> Counter {
         let words = if len <= MAX_PLAIN { len.div_ceil(64) as usize } else { 0 };
         let keys = [hash_words(&[epoch, 1]), hash_words(&[epoch, 2])];
@@ -243,7 +244,7 @@ impl Counter {
 }
 
 impl Entry {
-    /// How often each sample of a data set of `len` samples was delivered.
+    /// Number of times each sample of a data set of `len` samples was delivered.
     ///
     /// # Errors
     /// A damaged entry, in words.
@@ -258,7 +259,7 @@ impl Entry {
         }
     }
 
-    /// `like`, but for other samples.
+    /// `like`, with other samples.
     #[cfg(test)]
     pub(crate) fn counted(like: &Entry, indices: &[u64]) -> Entry {
         let mut counter = Counter::new(like.epoch, 1_000);
@@ -272,7 +273,7 @@ impl Entry {
     }
 }
 
-/// What a loader delivered since the last [`Ledger::take`].
+/// The samples that a loader delivered since the last [`Ledger::take`].
 pub(crate) struct Ledger {
     rank: u64,
     batch_size: u64,
@@ -283,7 +284,7 @@ pub(crate) struct Ledger {
     open: Option<Stretch>,
 }
 
-/// A stretch of one epoch that is being counted.
+/// A range of one epoch that is being counted.
 struct Stretch {
     epoch: u64,
     from: u64,
@@ -298,7 +299,7 @@ impl Ledger {
         Ledger { rank, batch_size, drop_last, len, done: Vec::new(), open: None }
     }
 
-    /// Notes a batch that begins at global position `from`, as it is handed over.
+    /// Records a batch that begins at global position `from`, when it is delivered.
     pub(crate) fn add(&mut self, batch: &Batch, from: u64) {
         let open = self.stretch(batch.epoch, from);
         let (real, padded) = batch.indices.split_at(batch.valid.min(batch.indices.len()));
@@ -312,13 +313,13 @@ impl Ledger {
         }));
     }
 
-    /// Notes that `epoch` is over at global position `at`, even if no batch of it was left to deliver: the entry then
-    /// says in which batches.
+    /// Records that `epoch` ended at global position `at`, even if no batch of it was left to deliver, so that an entry
+    /// states its batch size.
     pub(crate) fn end(&mut self, epoch: u64, at: u64) {
         self.stretch(epoch, at);
     }
 
-    /// The stretch that goes on at this place.
+    /// The open range if it continues at this position, else a new one.
     fn stretch(&mut self, epoch: u64, from: u64) -> &mut Stretch {
         if self.open.as_ref().is_some_and(|open| (open.epoch, open.to) != (epoch, from)) {
             self.close();
@@ -334,13 +335,13 @@ impl Ledger {
         })
     }
 
-    /// The entries since the last call, one for each stretch without a gap.
+    /// The entries since the last call, one for each gapless range.
     pub(crate) fn take(&mut self) -> Vec<Entry> {
         self.close();
         std::mem::take(&mut self.done)
     }
 
-    /// Forgets what was not taken.
+    /// Discards all entries that were not taken.
     pub(crate) fn clear(&mut self) {
         self.done.clear();
         self.open = None;
@@ -376,7 +377,7 @@ mod tests {
 
     #[test]
     fn counts_are_those_of_a_naive_count_wherever_they_are_kept() {
-        // Skewed, so that some samples come hundreds of times and many never.
+        // Skewed: some samples come hundreds of times and many never.
         let indices: Vec<u64> = (0..5_000u64).map(|i| mix(i) % (1 + mix(i + 9) % 200_000)).collect();
         let naive = |index| indices.iter().filter(|&&i| i == index).count() as u64;
         let (mut merged, mut one_by_one) = (Counts::default(), Counts::default());

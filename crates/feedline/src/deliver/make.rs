@@ -1,5 +1,5 @@
-//! Making one sample whatever happens: panics become errors, bad samples are replaced if the policy says so, and nothing
-//! else is. Shared by the serial loader and the pool, so that both treat a bad sample alike.
+//! Makes one sample safely: turns panics into errors, and replaces bad samples, and only those, if the policy says so.
+//! Shared by the serial loader and the pool, so that both treat a bad sample alike.
 
 use crate::error::{Error, Result, Stage};
 use crate::meter::SampleContext;
@@ -10,21 +10,21 @@ use crate::url::{without_query, without_secrets};
 use serde::{Deserialize, Serialize};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// What to do with a sample that cannot be read or decoded.
+/// The policy for a sample that cannot be read or decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnBadSample {
-    /// Stop with an error that names it.
+    /// Stops with an error that names it.
     Fail,
-    /// Deliver another sample in its place, chosen from (seed, epoch, position): every rank keeps its step count and a
-    /// replay gives the same.
+    /// Delivers another sample in its place, chosen from (seed, epoch, position): every rank keeps its step count, and
+    /// a repetition delivers the same.
     Replace,
 }
 
-/// Replacements tried at one place before giving up: with half of the data bad, one place in 65,536 needs more.
+/// Maximum replacements for one position: with half of the data bad, one position in 65,536 needs more.
 const MAX_ATTEMPTS: u64 = 16;
 
-/// A sample that was made, and what had to be replaced to get it.
+/// A sample that was made, and the samples that it replaces.
 pub(crate) struct Made<T> {
     pub(crate) value: T,
     pub(crate) index: u64,
@@ -74,11 +74,11 @@ pub(crate) fn make_or_replace<T>(
     unreachable!("the loop ends by returning")
 }
 
-/// Gives an error of a stage its sample and file, and says by its kind whether the sample is to blame.
+/// Adds sample and file to an error of a stage; its kind then says whether the sample is to blame.
 fn located(error: Error, pipeline: &dyn Pipeline, request: &Request, stage: Stage) -> Error {
     let (index, location) = match error {
         Error::Sample { .. } | Error::Step { .. } | Error::Run { .. } => return error,
-        // It says itself what it was needed for.
+        // The error already says what the memory was needed for.
         Error::Memory { .. } => return error,
         _ => (request.index, without_query(&pipeline.location(request.index))),
     };

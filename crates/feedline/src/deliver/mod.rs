@@ -1,9 +1,9 @@
-//! Deliver: batches in plan order to the consumer. The loader owns the epoch counter, the cursor and the worker pool; it
-//! knows nothing of what a sample is.
+//! Deliver: hands batches to the consumer in plan order. The loader owns the epoch counter, the cursor and the worker
+//! pool; it knows nothing of the content of samples.
 //!
-//! What is delivered is a pure function of (data set, seed, epoch, position). The number of workers, their timing and
-//! the size of the window change only the speed; `num_workers: 0` makes every batch in the caller's thread by the
-//! plain code and is the oracle of the pool.
+//! The delivered batches are a pure function of (data set, seed, epoch, position). The number of workers, their timing
+//! and the size of the window change only the speed; `num_workers: 0` makes every batch in the caller's thread with
+//! simple code and is the oracle of the pool.
 
 mod batches;
 pub mod bench;
@@ -33,34 +33,34 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-/// How a loader delivers. None of these but `rank`, `batch_size` and `drop_last` changes what is delivered, as long as
-/// no sample is bad.
+/// Options of a loader. Only `rank`, `batch_size` and `drop_last` change the delivered batches, as long as no sample is
+/// bad.
 #[derive(Clone)]
 pub struct LoaderOptions {
     /// Name of the split, for messages: "train", "test".
     pub split: String,
-    /// Samples a step on this rank, at least 1.
+    /// Samples per step on this rank, at least 1.
     pub batch_size: u64,
     /// This rank, below the plan's `num_replicas`.
     pub rank: u64,
-    /// Leaves out a last batch that is not full.
+    /// Drops a last batch that is not full.
     pub drop_last: bool,
-    /// Threads; 0 makes every batch in the caller's thread when it is asked for.
+    /// Worker threads; 0 makes every batch in the caller's thread when it is requested.
     pub num_workers: usize,
-    /// Bytes in flight: batches being filled or waiting to be taken, and the working memory of samples under way. Two
-    /// batches, and one sample alone, are allowed even if they need more.
+    /// Bytes in flight: batches that are being filled or wait to be taken, and the working memory of samples in
+    /// progress. Two batches, and one sample alone, are allowed even if they need more.
     pub memory_budget_bytes: u64,
     /// Prefetching stops before this epoch; `None` never stops.
     pub end_epoch: Option<u64>,
-    /// What to do with bad samples.
+    /// The policy for bad samples.
     pub on_bad_sample: OnBadSample,
     /// Bad samples tolerated over the whole run under [`OnBadSample::Replace`].
     pub max_bad_samples: u64,
-    /// Notes what every worker does when, for [`Loader::take_trace`].
+    /// Records the work of every worker over time, for [`Loader::take_trace`].
     pub trace: bool,
-    /// Counts what is delivered, for [`Loader::take_ledger`].
+    /// Counts the delivered samples, for the ledger.
     pub ledger: bool,
-    /// Who hears warnings.
+    /// Receives warnings.
     pub sink: Arc<dyn Sink>,
 }
 
@@ -90,7 +90,7 @@ pub struct Loader {
     options: LoaderOptions,
     stats: Arc<Stats>,
     pool: Option<Pool>,
-    /// The serial path's place; unused with a pool.
+    /// The position of the serial path; unused with a pool.
     serial: Option<BatchSampler>,
     epoch: u64,
     /// Global position delivered so far in `epoch`.
@@ -98,7 +98,7 @@ pub struct Loader {
     /// Batches of the pass still to come; `None` between passes.
     left: Option<u64>,
     bad_samples: u64,
-    /// Whether the source of batches (pool or serial sampler) stands at (epoch, position).
+    /// True if the source of batches (pool or serial sampler) is at (epoch, position).
     aligned: bool,
     last_begun: Option<u64>,
     warned: bool,
@@ -109,8 +109,8 @@ impl Loader {
     /// A loader at the beginning of epoch 0.
     ///
     /// # Errors
-    /// A data set that is not the plan's, a rank out of range, a batch size of 0, or with `drop_last` a split that has
-    /// fewer samples than one batch on every rank.
+    /// A data set of another size than the plan's, a rank out of range, a batch size of 0, or with `drop_last` a split
+    /// with fewer samples than one batch on every rank.
     pub fn new(pipeline: Arc<dyn Pipeline>, plan: Plan, options: LoaderOptions) -> Result<Loader> {
         plan.check_rank(options.rank)?;
         if options.batch_size == 0 {
@@ -144,7 +144,7 @@ impl Loader {
             let batch_bytes = (batch_bytes as u64).saturating_mul(batch_size).max(1);
             let budget_bytes = options.memory_budget_bytes;
             // Two batches keep the workers busy while one is consumed; a few more level out uneven samples. A quarter
-            // of the budget stays for samples under way, and another for what is read ahead.
+            // of the budget is left for samples in progress, and another for prefetched bytes.
             let ahead_bytes = if pipeline.read_ahead() == 0 { 0 } else { budget_bytes / 4 };
             let window = budget_bytes / 4 * 3 - ahead_bytes;
             let window =
@@ -179,7 +179,7 @@ impl Loader {
         })
     }
 
-    /// Batches of a whole epoch on this rank.
+    /// Number of batches of a whole epoch on this rank.
     #[expect(clippy::len_without_is_empty, reason = "torch's word; an epoch may well be empty on a rank")]
     pub fn len(&self) -> u64 {
         self.batches_from(0)
@@ -190,7 +190,7 @@ impl Loader {
         &self.sampler.plan
     }
 
-    /// How it delivers.
+    /// Its options.
     pub fn options(&self) -> &LoaderOptions {
         &self.options
     }
@@ -205,21 +205,21 @@ impl Loader {
         self.position
     }
 
-    /// Goes to the beginning of an epoch. Nobody has to call this: a loader counts its epochs itself. An epoch from before
-    /// the weights of a mixture changed is not what it was then: the weights of now hold in it.
+    /// Moves to the beginning of an epoch. Optional: a loader counts its epochs itself. In an epoch from before a
+    /// change of a mixture's weights, the current weights apply.
     pub fn set_epoch(&mut self, epoch: u64) {
         self.forget_ledger();
         self.go(epoch, 0);
     }
 
-    /// Where the run stands: after the last batch that was delivered, whatever is prefetched. Valid at any time.
+    /// The cursor: the position after the last delivered batch, regardless of prefetching. Valid at any time.
     pub fn state_dict(&self) -> Cursor {
         Cursor::new(self.pipeline.fingerprint(), &self.sampler.plan, self.epoch, self.position, self.bad_samples)
     }
 
-    /// Goes to where another loader stood: the next batch is exactly its next one. A cursor taken after an epoch's last
-    /// batch, before the end was reported, gives that epoch's empty rest first. The weights of a mixture may differ; they
-    /// hold from there on.
+    /// Moves to the position of a saved cursor: the next batch is exactly the one that followed it. A cursor taken
+    /// after an epoch's last batch, before the end was reported, first gives the empty rest of that epoch. The weights
+    /// of a mixture may differ; they apply from there on.
     ///
     /// # Errors
     /// [`Error::Resume`] if the cursor belongs to other data or another plan; nothing is changed then.
@@ -235,11 +235,10 @@ impl Loader {
         Ok(())
     }
 
-    /// Counts bad samples that other ranks met at the step that was delivered last, so that the limit and the cursor
-    /// are those of all ranks.
+    /// Counts bad samples of other ranks in the step delivered last, so that the limit and the cursor cover all ranks.
     ///
     /// # Errors
-    /// If that makes too many of them.
+    /// More bad samples than the limit.
     pub(crate) fn add_bad_samples(&mut self, count: u64) -> Result<()> {
         self.bad_samples += count;
         if count > 0 && self.bad_samples > self.options.max_bad_samples {
@@ -252,29 +251,29 @@ impl Loader {
         Ok(())
     }
 
-    /// Batches of this rank still to come in the epoch, from where the cursor stands.
+    /// Batches of this rank left in the epoch, from the cursor on.
     pub fn left(&self) -> u64 {
         self.batches_from(self.position)
     }
 
-    /// The figures of the stages since the loader was made.
+    /// The counters of the stages since the loader was made.
     pub fn stats(&self) -> StatsSnapshot {
         let readers = if self.pool.is_some() { self.pipeline.read_ahead() } else { 0 };
         StatsSnapshot { readers, ..self.stats.snapshot() }
     }
 
-    /// What the workers did since the last call, if [`LoaderOptions::trace`] was set; two million spans at most.
+    /// The work of the workers since the last call, if [`LoaderOptions::trace`] was set; at most two million spans.
     pub fn take_trace(&self) -> Vec<Span> {
         self.stats.take_trace()
     }
 
-    /// What was delivered since the last call, if [`LoaderOptions::ledger`] was set: one entry for each epoch touched, in
-    /// order. What was not taken when a cursor is loaded or an epoch set is lost, like the work done with it.
+    /// The deliveries since the last call, if [`LoaderOptions::ledger`] was set: one entry for each epoch touched, in
+    /// order. Loading a cursor or setting an epoch discards entries that were not taken, like the work done with them.
     pub(crate) fn take_ledger(&mut self) -> Vec<Entry> {
         self.ledger.as_mut().map(Ledger::take).unwrap_or_default()
     }
 
-    /// What [`Loader::iter`] does first: leaves the pass under way, if there is one, for the next epoch.
+    /// The first step of [`Loader::iter`]: abandons a running pass, if there is one, for the next epoch.
     pub fn begin_pass(&mut self) {
         if self.left.is_some() {
             self.go(self.epoch + 1, 0);
@@ -282,7 +281,7 @@ impl Loader {
     }
 
     /// A pass over the rest of the current epoch if it was set or loaded, else over the next one. Leaving a pass early
-    /// is fine; the next one is then the next epoch, as if it had been finished.
+    /// is allowed; the next pass is then the next epoch, as if this one had been finished.
     pub fn iter(&mut self) -> impl Iterator<Item = Result<Batch>> + '_ {
         self.begin_pass();
         let mut over = false;
@@ -307,8 +306,8 @@ impl Loader {
         }
     }
 
-    /// As [`Loader::next_batch`], but waits for `wait_max` at most, so that the caller can look after other things (a
-    /// signal) and ask again: nothing is lost by `Pending`. Without worker threads the batch is made meanwhile, however
+    /// As [`Loader::next_batch`], but waits at most `wait_max`, so that the caller can handle other things (a signal)
+    /// and call again: nothing is lost by `Pending`. Without worker threads the batch is made in this call, however
     /// long that takes.
     ///
     /// # Errors
@@ -354,7 +353,7 @@ impl Loader {
     }
 
     fn go(&mut self, epoch: u64, position: u64) {
-        // What was made ahead stays where it is what comes next anyway.
+        // Batches made ahead are kept if they are next anyway.
         let next = if self.left == Some(0) { (self.epoch + 1, 0) } else { (self.epoch, self.position) };
         self.aligned &= (epoch, position) == next;
         (self.epoch, self.position) = (epoch, position);
@@ -381,9 +380,9 @@ impl Loader {
         self.sampler.plan.num_batches(position, self.options.rank, self.options.batch_size, self.options.drop_last)
     }
 
-    /// Makes the source of batches stand at (epoch, position).
+    /// Moves the source of batches to (epoch, position).
     fn align(&mut self) {
-        // This one stays at no place.
+        // `self.sampler` itself is never moved.
         let mut sampler = self.sampler.clone();
         sampler.seek(self.epoch, self.position);
         match &self.pool {
@@ -400,6 +399,7 @@ impl Loader {
         match &self.pool {
             Some(pool) => pool.next(wait_max),
             None => {
+                #[expect(clippy::disallowed_methods, reason = "measures the wait for a batch, which no batch sees")]
                 let asked = Instant::now();
                 let plan = self.serial.as_mut().and_then(Iterator::next);
                 let batch =
@@ -410,7 +410,7 @@ impl Loader {
         }
     }
 
-    /// Counts bad samples in the order of delivery, so that the limit is met at the same batch on every run.
+    /// Counts bad samples in delivery order, so that every run reaches the limit at the same batch.
     fn take_note(&mut self, replaced: &[Replaced]) -> Result<()> {
         for bad in replaced {
             self.options.sink.emit(&Event::Replaced(bad.clone()))?;
@@ -438,7 +438,7 @@ impl Loader {
 /// Makes a whole batch in this thread from separate samples: the oracle of the pool.
 fn make_batch(pipeline: &dyn Pipeline, plan: &BatchRequest, policy: OnBadSample, stats: &Stats) -> Result<Batch> {
     let mut context = SampleContext::new(None, stats.is_traced());
-    // A large batch that no memory holds is found out before its samples fill what there is.
+    // A large batch that does not fit into memory fails before its samples fill the memory.
     for spec in pipeline.fields().iter().filter(|spec| spec.collate == Collate::Stack) {
         let bytes = spec.slot_bytes().saturating_mul(plan.requests.len());
         if bytes >= 1 << 28 {

@@ -1,6 +1,7 @@
 //! The worker pool: threads that make samples straight into the batches they belong to, oldest batch first, and the
 //! queue that hands whole batches over in plan order. Owns all locking; knows nothing of epochs' meaning or policies
 //! beyond passing them on.
+#![expect(clippy::disallowed_methods, reason = "measures the waits of workers, which no batch sees")]
 
 use super::batches::{BatchRequest, BatchSampler, batch};
 use super::make::{Made, OnBadSample, make_or_replace};
@@ -20,17 +21,17 @@ use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Work that a worker takes at once: long enough that taking it costs nothing, short enough that workers finish
-/// together. Samples that take longer are taken one by one.
+/// Duration of the work that a worker claims at once: long enough that claiming is negligible, short enough that
+/// workers finish together. Samples that take longer are claimed one by one.
 const CLAIM: Duration = Duration::from_micros(50);
 
-/// Storage for the bytes of a sample that a worker keeps for the next one; a rare giant's is given back.
+/// Maximum storage for a sample's bytes that a worker keeps for the next one; larger storage is freed.
 const MAX_KEPT_BYTES: usize = 16 << 20;
 
-/// Samples taken at once at most.
+/// Maximum number of samples per claim.
 const MAX_CLAIM: usize = 256;
 
-/// Claims longer than this are timed at every eighth sample only: reading a clock would cost more than the sample.
+/// In longer claims only every eighth sample is timed: reading a clock would cost more than the sample.
 const TIMED_CLAIM: usize = 16;
 
 /// The memory of one batch: a buffer per stacked field, cut into slots.
@@ -39,7 +40,7 @@ struct Memory {
     stacked: Vec<SlotBuffer>,
 }
 
-/// One batch under way.
+/// One batch in flight.
 struct InFlightBatch {
     /// None once a worker has taken it to collate.
     memory: Option<Arc<Memory>>,
@@ -47,16 +48,16 @@ struct InFlightBatch {
     next_slot: usize,
     /// Number of the first sample since the seek.
     first_sample: u64,
-    /// Of the slots that hold more than what was asked for: arrays to collate, a replacement, an error.
+    /// Results of slots with more than stacked fields: arrays to collate, a replacement, an error.
     outcomes: Vec<SlotOutcome>,
     unfinished: usize,
     ready: Option<Result<Batch>>,
 }
 
-/// What became of a slot.
+/// A slot and its result.
 type SlotOutcome = (usize, Result<Made<Vec<Array>>>);
 
-/// Slots of one batch, taken by one worker.
+/// Slots of one batch, claimed by one worker.
 struct Claim {
     /// Number of the batch since the pool began.
     number: u64,
@@ -69,16 +70,16 @@ struct Claim {
 struct State {
     /// Oldest first; the front is delivered next.
     flights: VecDeque<InFlightBatch>,
-    /// Number of the front flight since the pool began: lets a worker find its flight again.
+    /// Number of the front flight since the pool began: a worker finds its flight by it.
     front: u64,
     sampler: Option<BatchSampler>,
     /// Samples of the batches opened since the seek.
     opened: u64,
-    /// What the prefetcher calls what it reads since the seek.
+    /// The prefetcher's number for the reads since the seek.
     generation: u64,
     exhausted: bool,
     stopping: bool,
-    /// A worker died outside the code of the pipeline: a bug here, which must not become a hang.
+    /// A worker died outside of the pipeline's code: a bug here, which must not become a hang.
     broken: bool,
 }
 
@@ -90,7 +91,7 @@ struct Shared {
     stats: Arc<Stats>,
     buffers: Arc<BufferPool>,
     prefetcher: Option<Prefetcher>,
-    /// Calls off reads that workers make themselves.
+    /// Cancels reads that workers make themselves.
     stop: Stop,
     state: Mutex<State>,
     work: Condvar,
@@ -104,9 +105,9 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// Starts `num_workers` threads, and those that read ahead if the pipeline wants that; they rest until the first
-    /// [`Pool::seek`]. At most `window` batches are in flight, samples under way hold at most `sample_bytes` of working
-    /// memory together, and what is read ahead `ahead_bytes`.
+    /// Starts `num_workers` threads, and prefetching threads if the pipeline wants them; they idle until the first
+    /// [`Pool::seek`]. At most `window` batches are in flight, samples in progress hold at most `sample_bytes` of
+    /// working memory together, and prefetched bytes `ahead_bytes`.
     pub(crate) fn new(
         pipeline: Arc<dyn Pipeline>,
         policy: OnBadSample,
@@ -156,7 +157,7 @@ impl Pool {
                     shared.ready.notify_all();
                 }
             });
-            // On failure the drop below stops those that started.
+            // On failure, dropping the pool stops the threads that started.
             pool.threads.push(thread.map_err(|e| {
                 Error::config(format!("cannot start {num_workers} worker threads: {e}"), "Lower num_workers")
             })?);
@@ -164,7 +165,7 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Forgets what is in flight and goes on from `sampler`.
+    /// Discards everything in flight and continues from `sampler`.
     pub(crate) fn seek(&self, sampler: BatchSampler) {
         let mut state = self.shared.lock();
         state.front += state.flights.len() as u64;
@@ -179,7 +180,7 @@ impl Pool {
         self.shared.work.notify_all();
     }
 
-    /// The next batch in order; `None` after the last. Waits until it is ready, or for so long.
+    /// The next batch in order; `None` after the last. Waits until it is ready, or for at most `wait_max`.
     pub(crate) fn next(&self, wait_max: Option<Duration>) -> Poll<Option<Result<Batch>>> {
         let asked = Instant::now();
         let mut state = self.shared.lock();
@@ -215,9 +216,9 @@ impl Pool {
 }
 
 impl Drop for Pool {
-    /// Stops the threads; returns as soon as each has finished the one sample in its hands. Where one of them drops its own
-    /// pool (code of the caller's that it runs had the last hold on the loader), none is waited for: it cannot wait for
-    /// itself, and the others may be waiting for what that code holds.
+    /// Stops the threads; returns as soon as each has finished its current sample. If one of them drops its own pool
+    /// (it runs code of the caller's that held the last reference to the loader), none is waited for: it cannot wait
+    /// for itself, and the others may be waiting for something that this code holds.
     fn drop(&mut self) {
         self.shared.lock().stopping = true;
         self.shared.work.notify_all();
@@ -266,8 +267,8 @@ impl Shared {
         }
     }
 
-    /// The next slots, at most `length`, of the oldest batch that has any left; opens a new batch if the window
-    /// allows. `None` to stop.
+    /// Claims the next slots, at most `length`, of the oldest batch that has any left; opens a new batch if the window
+    /// allows it. `None` to stop.
     fn claim(&self, length: usize) -> Option<Claim> {
         let mut state = self.lock();
         loop {
@@ -318,7 +319,7 @@ impl Shared {
                 Ok(SlotBuffer::new(buffer, size, spec.slot_bytes()))
             })
             .collect();
-        // Without memory the batch is its error, delivered in its turn; no slot of it is made.
+        // If its memory cannot be allocated, the batch is that error, delivered in its turn; no slot of it is made.
         let (memory, next_slot, ready) = match stacked {
             Ok(stacked) => (Some(Arc::new(Memory { plan, stacked })), 0, None),
             Err(error) => (None, size, Some(Err(error))),
@@ -326,7 +327,7 @@ impl Shared {
         InFlightBatch { memory, size, next_slot, first_sample, outcomes: Vec::new(), unfinished: size, ready }
     }
 
-    /// Makes slot `at`, for which `sample` is its generation and number to the prefetcher.
+    /// Makes slot `at`; `sample` is its generation and number in the prefetcher.
     fn make(
         &self,
         memory: &Memory,
@@ -336,7 +337,7 @@ impl Shared {
         context: &mut SampleContext,
     ) -> Result<Made<Vec<Array>>> {
         let pipeline = &*self.pipeline;
-        // Read ahead is what was planned; what replaces it is not.
+        // Replacement samples are not prefetched.
         let mut ahead = self.prefetcher.as_ref();
         let mut places: Vec<&mut [u8]> = memory.stacked.iter().map(|buffer| buffer.slot(at)).collect();
         make_or_replace(pipeline, &memory.plan.requests[at], self.policy, context, |request, context| {
@@ -353,7 +354,7 @@ impl Shared {
         })
     }
 
-    /// Records `count` finished slots; whoever finishes the last one collates the batch.
+    /// Records `count` finished slots; the caller that finishes the last one collates the batch.
     fn finish(
         &self,
         number: u64,
@@ -426,8 +427,8 @@ impl Shared {
     }
 }
 
-/// How many samples to take next, after `count` took `time`. Grows by at most four times, so that one lucky sample
-/// does not decide.
+/// The number of samples to claim next, after `count` took `time`. Grows at most fourfold, so that one fast sample does
+/// not decide.
 fn next_length(count: usize, time: Duration) -> usize {
     let fit = CLAIM.as_nanos() * count as u128 / time.as_nanos().max(1);
     (fit as usize).clamp(1, (4 * count).min(MAX_CLAIM))

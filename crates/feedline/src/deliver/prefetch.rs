@@ -1,6 +1,7 @@
 //! Reading ahead: threads that fetch the bytes of samples before a worker asks for them, in the order of the plan, so that
 //! the time a network takes to answer is nobody's waiting. Owns how far ahead, which a byte budget decides; what is read
 //! is the pipeline's.
+#![expect(clippy::disallowed_methods, reason = "measures the waits for reads, which no batch sees")]
 
 use super::batches::BatchSampler;
 use crate::error::{Error, Result, Stage};
@@ -15,22 +16,22 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-/// Samples read ahead at most, however small they are.
+/// Maximum number of prefetched samples, however small they are.
 const MAX_ITEMS: usize = 1 << 14;
 
-/// Storage kept for the next samples at most.
+/// Maximum storage kept for later samples.
 const MAX_SPARE_BYTES: usize = 32 << 20;
 
-/// So much memory may stay with a part of a sample beyond half as much as it fills.
+/// Unused memory that a part of a sample may keep, in addition to half of its size.
 const SLACK_BYTES: usize = 1 << 10;
 
-/// Samples that are read together at most: more, and the first of them would wait for long.
+/// Maximum number of samples in one read: with more, the first of them would wait too long.
 const TOGETHER_MAX: usize = 64;
 
-/// Bytes of them: less than one request may read, since there is something between them.
+/// Maximum bytes of samples in one read: less than one request may read, since there are gaps between samples.
 const TOGETHER_BYTES_MAX: u64 = crate::read::TOGETHER_BYTES_MAX / 8 * 7;
 
-/// What became of a read; a panic is passed on to the worker, which knows what to do with it.
+/// The result of a read; a panic is passed on to the worker, which handles it.
 type ReadOutcome = std::result::Result<Result<Raw>, Box<dyn Any + Send>>;
 
 enum Item {
@@ -43,7 +44,7 @@ struct State {
     sampler: Option<BatchSampler>,
     /// Requests of a batch whose reading has not begun.
     open: VecDeque<Request>,
-    /// Grows with each seek: what was begun before is not wanted any more.
+    /// Incremented by each seek: reads of earlier generations are discarded.
     generation: u64,
     stop: Stop,
     /// Number of the first item since the seek.
@@ -71,7 +72,7 @@ pub(super) struct Prefetcher {
 }
 
 impl Prefetcher {
-    /// Starts `count` threads, which rest until the first seek. What they have read and nobody has taken is at most
+    /// Starts `count` threads, which idle until the first seek. Bytes that are read but not taken are at most
     /// `limit_bytes`, or one sample.
     pub(super) fn new(
         pipeline: Arc<dyn Pipeline>,
@@ -109,7 +110,7 @@ impl Prefetcher {
         Ok(prefetcher)
     }
 
-    /// Calls off what is under way and goes on from `sampler`. Gives the number of what is read from now on.
+    /// Cancels the reads in progress and continues from `sampler`. Returns the generation of the reads from now on.
     pub(super) fn seek(&self, sampler: BatchSampler) -> u64 {
         let mut state = self.shared.lock();
         state.forget();
@@ -120,8 +121,8 @@ impl Prefetcher {
         generation
     }
 
-    /// The bytes of sample number `number` since the seek that gave `generation`, once they are there. Gives how long it
-    /// had to wait in any case; each sample is given once.
+    /// Waits for the bytes of sample `number` since the seek that gave `generation`. Records the time waited
+    /// in `context`, also if the read failed; each sample is given once.
     pub(super) fn take(&self, generation: u64, number: u64, raw: &mut Raw, context: &mut SampleContext) -> Result<()> {
         let asked = std::time::Instant::now();
         let mut state = self.shared.lock();
@@ -148,7 +149,7 @@ impl Prefetcher {
                 state.keep(read);
             })
         });
-        // To wake a thread for nothing costs as much as a small sample.
+        // Waking a thread for nothing costs as much as a small sample.
         let is_more = state.sampler.is_some() || !state.open.is_empty();
         drop(state);
         if is_more {
@@ -158,7 +159,7 @@ impl Prefetcher {
         outcome.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
-    /// From now on nothing is read, and whoever waits gets an error.
+    /// Stops all reads; waiting callers get an error.
     pub(super) fn end(&self) {
         let mut state = self.shared.lock();
         state.forget();
@@ -200,7 +201,7 @@ impl State {
         self.open.front().copied()
     }
 
-    /// Takes the next sample, of about `bytes`, as one that is read from now on.
+    /// Takes the next sample, of about `bytes`, and marks it as being read.
     fn begin(&mut self, bytes: u64) -> Request {
         self.held_bytes += bytes;
         self.items.push_back(Item::Reading { bytes });
@@ -266,8 +267,8 @@ impl Shared {
                     results.into_iter().zip(raws).map(|(read, raw)| Ok(read.map(|()| trimmed(raw)))).collect()
                 }
                 Err(panic) if requests.len() == 1 => vec![Err(panic)],
-                // A panic, or too few results: each for itself, so that whose fault it was is the only one, and nobody
-                // waits for ever.
+                // A panic, or too few results: the samples are read one by one, so that only the faulty one fails, and
+                // no caller waits for ever.
                 _ => requests.iter().map(|request| self.read(request, &stop)).collect(),
             };
 
@@ -278,7 +279,7 @@ impl Shared {
             for (place, outcome) in (place..).zip(outcomes) {
                 let at = (place - state.first) as usize;
                 if let Some(Item::Reading { bytes }) = state.items.get(at) {
-                    // What it has turned out to be, with the memory that it does not fill.
+                    // Its real size, including unused memory.
                     let held = match &outcome {
                         Ok(Ok(raw)) => raw.iter().map(|part| part.capacity() as u64).sum(),
                         _ => 0,
@@ -291,7 +292,7 @@ impl Shared {
         }
     }
 
-    /// What is expected of a sample. A pipeline that panics here may do so where it is caught: when it reads.
+    /// The expected size of a sample. A pipeline that panics here may panic again where that is caught: when it reads.
     fn bytes_of(&self, index: u64) -> u64 {
         catch_unwind(AssertUnwindSafe(|| self.pipeline.raw_bytes(index))).unwrap_or_default()
     }
@@ -311,8 +312,8 @@ impl Shared {
     }
 }
 
-/// Without most of the memory that it does not fill: what is used again would soon be as large as the largest sample that
-/// was ever in it, and all that is read ahead a multiple of its budget.
+/// Frees most of the unused memory: otherwise each reused buffer would soon be as large as the largest sample it ever
+/// held, and all prefetched samples together a multiple of the budget.
 fn trimmed(mut raw: Raw) -> Raw {
     for part in &mut raw {
         if part.capacity() > part.len() + part.len() / 2 + SLACK_BYTES {
@@ -322,7 +323,7 @@ fn trimmed(mut raw: Raw) -> Raw {
     raw
 }
 
-/// For errors of the prefetching threads themselves.
+/// The error if the prefetching threads cannot be started.
 pub(super) fn cannot_start(count: usize, error: &std::io::Error) -> Error {
     Error::config(format!("cannot start {count} threads that read ahead: {error}"), "Lower storage.requests_in_flight")
 }
@@ -346,14 +347,8 @@ mod tests {
         fn len(&self) -> u64 {
             SAMPLES
         }
-        fn fingerprint(&self) -> u64 {
-            1
-        }
         fn fields(&self) -> &[FieldSpec] {
             &[]
-        }
-        fn location(&self, _: u64) -> String {
-            String::new()
         }
         fn read(&self, request: &Request, raw: &mut Raw, _: &mut SampleContext) -> Result<()> {
             raw.resize_with(1, Vec::new);
@@ -369,7 +364,7 @@ mod tests {
         }
     }
 
-    /// What is held must not grow from epoch to epoch with the largest sample that each piece of memory has ever held.
+    /// Held memory must not grow from epoch to epoch with the largest sample that each buffer ever held.
     #[test]
     fn memory_that_is_used_again_stays_within_the_budget() {
         const LIMIT: usize = 400_000;
@@ -397,7 +392,7 @@ mod tests {
             };
             most = most.max(prefetcher.shared.lock().items.iter().map(held).sum::<usize>());
         }
-        // Two may have been begun before it was known what the others hold.
+        // Two may have been started before the sizes of the others were known.
         assert!(most < LIMIT + 2 * 200_000, "{most} bytes");
     }
 }

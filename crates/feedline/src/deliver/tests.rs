@@ -1,3 +1,5 @@
+//! Tests of the loader with numbered samples, so that any misorder shows: workers, replaced samples, stop and resume.
+
 use super::*;
 use crate::error::Stage;
 use crate::pipeline::Raw;
@@ -7,28 +9,28 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// Numbered samples with a field of every kind, whose work takes unequal time, some of which are bad.
+/// Numbered samples with a field of every kind, whose work takes unequal time; some are bad.
 #[derive(Default)]
 struct Numbered {
     len: u64,
     fields: Vec<FieldSpec>,
     unreadable: Vec<u64>,
     panicking: Vec<u64>,
-    /// What a file system says of a sample.
+    /// A sample, and the error of the file system for it.
     failing: Option<(u64, std::io::ErrorKind)>,
     nameless: bool,
-    /// Threads that read ahead.
+    /// Threads that prefetch.
     readers: usize,
     /// Makes reading take unequal time.
     slow_reads: bool,
-    /// Reads the sample only when it is called off.
+    /// Reading this sample ends only when it is cancelled.
     stuck: Option<u64>,
     /// Samples lie close together, unless their numbers add up to a multiple of three.
     near: bool,
     /// Samples that were read together with others.
     together: AtomicUsize,
     at_work: AtomicUsize,
-    /// Read and not made yet: now, and most ever.
+    /// Samples read but not yet made: now, and the maximum ever.
     ahead: AtomicUsize,
     most_ahead: AtomicUsize,
 }
@@ -114,7 +116,7 @@ impl Pipeline for Numbered {
     fn read_many(&self, requests: &[Request], raws: &mut [Raw], context: &mut SampleContext) -> Vec<Result<()>> {
         assert!(requests.array_windows().all(|[one, next]| self.is_near(one.index, next.index)));
         self.together.fetch_add(requests.len(), Ordering::SeqCst);
-        // One that forgets the last of every few: it is read again, by itself.
+        // Omits the last result of every third group: it is read again, by itself.
         let answered = requests.len() - usize::from(self.slow_reads && requests.len().is_multiple_of(3));
         requests[..answered].iter().zip(raws).map(|(request, raw)| self.read(request, raw, context)).collect()
     }
@@ -219,7 +221,7 @@ fn whoever_waits_with_a_limit_misses_nothing() {
     assert_eq!(batches, expect);
 }
 
-/// Its first sample drops what it is given, which may be the loader that makes it.
+/// Its first sample drops its loader, if it was given that.
 struct Dropping(Numbered, Mutex<Option<Loader>>, std::sync::Condvar, std::sync::mpsc::Sender<()>);
 
 impl Pipeline for Dropping {
@@ -258,9 +260,9 @@ fn a_loader_may_be_dropped_by_a_worker_of_its_own() {
     assert!(loader.poll_batch(Some(Duration::ZERO)).unwrap().is_pending());
     *pipeline.1.lock().unwrap() = Some(loader);
     pipeline.2.notify_all();
-    // A worker that joins itself panics, and says nothing here.
+    // A worker that joins itself would panic, and nothing would arrive here.
     dropped.recv_timeout(Duration::from_secs(60)).unwrap();
-    // The threads, which nobody waits for, end by themselves.
+    // The threads, which nobody joins, end by themselves.
     let ended = (0..60_000).any(|_| {
         std::thread::sleep(Duration::from_millis(1));
         Arc::strong_count(&pipeline) == 1
@@ -277,7 +279,7 @@ fn what_was_made_ahead_stays_when_the_next_epoch_is_set() {
     let mut loader = Loader::new(pipeline, plan, options).unwrap();
     for epoch in 0..2 {
         loader.set_epoch(epoch);
-        // The last batch was taken and nothing more was asked for, as programs do that know how many there are.
+        // The last batch was taken and nothing more requested, as by programs that know the number of batches.
         let batches: Vec<Batch> = (0..3).map(|_| loader.next_batch().unwrap().unwrap()).collect();
         assert_eq!(batches, expect[epoch as usize * 3..][..3]);
         loader.begin_pass();
@@ -413,7 +415,7 @@ fn the_verdict_names_the_stage_and_the_workers_that_would_hide_it() {
     }
     let text = StatsSnapshot { readers: 64, ..slow }.verdict(10.0, 1);
     assert!(text.contains("More may be under way") && text.contains("memory_budget_bytes"), "{text}");
-    // Bytes that are there in time are no limit.
+    // Bytes that arrive in time are no bottleneck.
     let text = StatsSnapshot { fetch_s: 0.5, ..slow }.verdict(10.0, 1);
     assert!(text.contains("the limit is decode") && !text.contains("read"), "{text}");
 }

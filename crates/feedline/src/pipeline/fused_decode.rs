@@ -1,25 +1,25 @@
-//! The image path: from the bytes of a picture to its augmented pixels, in as few passes as possible. Owns the order of
-//! the steps (draw the crop from the header, decode only what it needs, resize, the other operations) and the working
-//! memory; knows neither files nor what the pixels are for.
+//! The fused image path: from the bytes of a picture to its augmented pixels, in as few passes as possible. Owns the
+//! order of the steps (draw the crop from the header, decode only the part it needs, resize, the other operations) and
+//! the working memory; knows neither files nor the use of the pixels.
 
 use crate::augment::{ImageOp, View, apply_from, flip, make_room};
-use crate::decode::{self, CropBox, DecodedCache, Fault, Header, Limits, RgbImage};
+use crate::decode::{self, CropBox, DecodedCache, Encoded, Fault, Header, Limits, RgbImage};
 use crate::error::Stage;
 use crate::meter::SampleContext;
 use crate::plan::Request;
 use serde::{Deserialize, Serialize};
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 
-/// How much of a picture is decoded when its first operation resizes a part of it.
+/// The part of a picture that is decoded if its first operation crops and resizes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DecodeMode {
-    /// Only the part that is needed, and of a large JPEG at 1/2, 1/4 or 1/8 of its size, as far as the result is never
-    /// enlarged again. The fastest. Where a picture is shrunk, its pixels differ from those of the other modes: by a
-    /// level of 255 or two on average, and by some thirty at hard edges (decision 11 has the figures).
+    /// Only the needed part, and a large JPEG at 1/2, 1/4 or 1/8 of its size, as long as the result is never enlarged
+    /// again. The fastest. If a picture is shrunk, its pixels differ from those of the other modes: by a level of 255
+    /// or two on average, and by some thirty at hard edges (decision 11 has the figures).
     #[default]
     Fused,
-    /// Only the part that is needed. The same pixels as `Whole`. Damage below the part is not noticed.
+    /// Only the needed part. The same pixels as `Whole`. Damage below the part is not detected.
     Region,
     /// The whole picture, then the operations one by one.
     Whole,
@@ -39,7 +39,7 @@ pub struct FusedDecode {
 pub struct Augmented<'a> {
     /// The pixels.
     pub image: &'a RgbImage,
-    /// Whether left and right are still to be exchanged, which costs nothing while the pixels are written elsewhere.
+    /// True if left and right must still be exchanged, which costs nothing while the pixels are written elsewhere.
     pub mirrored: bool,
 }
 
@@ -60,15 +60,37 @@ struct Scratch {
     image: RgbImage,
 }
 
-/// Working memory that a thread keeps from picture to picture; a rare giant's is given back.
+/// Maximum working memory that a thread keeps from picture to picture; larger memory is freed.
 const MAX_KEPT_BYTES: usize = 16 << 20;
 
-/// What a picture needs: its first view, if the first operation has one, and the shrinking and part to decode.
+/// The demands on decoding a picture: its first view, if the first operation has one, and the shrink factor and part to
+/// decode.
 struct Need {
     view: Option<View>,
     shrink: u32,
     /// In pixels of the picture.
     part: CropBox,
+}
+
+/// The file of a picture, whose head is looked at once, and not before it is needed: the picture may be in the cache.
+struct EncodedLazily<'a> {
+    bytes: &'a [u8],
+    encoded: OnceCell<Encoded<'a>>,
+}
+
+impl<'a> EncodedLazily<'a> {
+    fn get(&self) -> Result<&Encoded<'a>, Fault> {
+        if let Some(encoded) = self.encoded.get() {
+            return Ok(encoded);
+        }
+        let encoded = Encoded::new(self.bytes)?;
+        Ok(self.encoded.get_or_init(|| encoded))
+    }
+
+    /// Its size.
+    fn len_bytes(&self) -> u64 {
+        self.bytes.len() as u64
+    }
 }
 
 impl FusedDecode {
@@ -77,14 +99,14 @@ impl FusedDecode {
         FusedDecode { ops, limits, mode, cache: None }
     }
 
-    /// Keeps decoded pictures; the same bytes come out.
+    /// Caches decoded pictures; the resulting bytes are the same.
     #[must_use]
     pub fn with_cache(mut self, cache: DecodedCache) -> FusedDecode {
         self.cache = Some(cache);
         self
     }
 
-    /// Whether the sample comes out of the cache, so that its bytes need not be read.
+    /// True if the cache can supply the sample, so that its bytes need not be read.
     pub fn is_cached(&self, request: &Request) -> bool {
         let Some(cache) = &self.cache else { return false };
         cache.header(request.index).is_some_and(|header| {
@@ -93,11 +115,11 @@ impl FusedDecode {
         })
     }
 
-    /// Makes the picture of `request` from `bytes` and hands it to `then`. Tells `context` its stages, and reserves the
-    /// memory it takes.
+    /// Makes the picture of `request` from `bytes` and hands it to `then`. Reports its stages to `context`, and
+    /// reserves the memory it takes there.
     ///
     /// # Errors
-    /// What decoding finds wrong.
+    /// Damage found while decoding.
     pub fn run<T>(
         &self,
         request: &Request,
@@ -106,39 +128,38 @@ impl FusedDecode {
         then: impl FnOnce(Augmented<'_>, &mut SampleContext) -> T,
     ) -> Result<T, Fault> {
         thread_local! {
-            /// Reused from picture to picture, so that a worker allocates nothing once it has seen its largest one.
+            /// Reused from picture to picture, so that a worker allocates nothing after its largest picture.
             static SCRATCH: RefCell<Scratch> = RefCell::default();
         }
         SCRATCH.with_borrow_mut(|Scratch { decoded, image }| {
             context.enter(Stage::Decode);
             let known = self.cache.as_ref().and_then(|cache| cache.header(request.index));
-            let header = known.map_or_else(|| decode::header(bytes), Ok)?;
+            let file = EncodedLazily { bytes, encoded: OnceCell::new() };
+            let header = known.map_or_else(|| file.get()?.header(), Ok)?;
             let need = self.need(request, header);
             if need.view.is_some() {
                 make_room(&self.ops, 1, None, image)?;
             }
             let done = match (&self.cache, need.view) {
                 (Some(cache), Some(view)) => {
-                    self.through_cache(cache, view, &need, header, request, bytes, context, image)
+                    self.through_cache(cache, view, &need, header, request, &file, context, image)
                 }
                 _ => false,
             };
             if !done {
-                context
-                    .reserve(working_bytes(header, need.part.shrunk(need.shrink)).saturating_add(bytes.len() as u64));
+                context.reserve(working_bytes(header, need.part.shrunk(need.shrink)).saturating_add(file.len_bytes()));
                 match need.view {
                     Some(view) => {
-                        let mut reserve = |more: u64| context.reserve(bytes.len() as u64 + more);
-                        let (part, shrink) = (need.part, need.shrink);
-                        decode::decode_rgb_part_within(bytes, &self.limits, part, shrink, decoded, &mut reserve)?;
+                        let mut reserve = |more: u64| context.reserve(file.len_bytes() + more);
+                        file.get()?.decode_rgb_part(&self.limits, need.part, need.shrink, decoded, &mut reserve)?;
                         context.count_bytes(decoded.pixels.len());
                         context.enter(Stage::Augment);
                         let seen = need.part.shrunk(need.shrink);
                         view.render(decoded, (seen.left_px, seen.top_px), need.shrink, image);
                     }
                     None => {
-                        let mut reserve = |more: u64| context.reserve(bytes.len() as u64 + more);
-                        decode::decode_rgb_within(bytes, &self.limits, image, &mut reserve)?;
+                        let mut reserve = |more: u64| context.reserve(file.len_bytes() + more);
+                        file.get()?.decode_rgb(&self.limits, image, &mut reserve)?;
                         make_room(&self.ops, 0, Some([image.height_px, image.width_px]), image)?;
                         context.count_bytes(image.pixels.len());
                         context.enter(Stage::Augment);
@@ -156,7 +177,7 @@ impl FusedDecode {
         })
     }
 
-    /// Draws what the picture needs, from its size alone.
+    /// Draws the demands of the picture, from its size alone.
     fn need(&self, request: &Request, header: Header) -> Need {
         let Header { width_px, height_px, .. } = header;
         let first = self.ops.first().filter(|_| width_px > 0 && height_px > 0);
@@ -171,8 +192,8 @@ impl FusedDecode {
         }
     }
 
-    /// Renders the view from a kept picture, or decodes a picture worth keeping; `false` if there is no room, or the
-    /// picture is damaged, which may lie outside of the part: what is delivered must not depend on what was kept.
+    /// Renders the view from a cached picture, or decodes a picture worth caching; `false` if there is no room, or the
+    /// picture is damaged, perhaps outside of the part: the result must not depend on what was cached.
     #[expect(clippy::too_many_arguments, reason = "one step of `run`, cut out to be read alone")]
     fn through_cache(
         &self,
@@ -181,7 +202,7 @@ impl FusedDecode {
         need: &Need,
         header: Header,
         request: &Request,
-        bytes: &[u8],
+        file: &EncodedLazily<'_>,
         context: &mut SampleContext,
         image: &mut RgbImage,
     ) -> bool {
@@ -197,11 +218,13 @@ impl FusedDecode {
                 if !cache.reserve(place) {
                     return false;
                 }
-                context.reserve(working_bytes(header, place).saturating_add(bytes.len() as u64));
+                context.reserve(working_bytes(header, place).saturating_add(file.len_bytes()));
                 let mut picture = RgbImage::default();
-                let limits = &self.limits;
-                let mut reserve = |more: u64| context.reserve(bytes.len() as u64 + more);
-                if decode::decode_rgb_part_within(bytes, limits, part, shrink, &mut picture, &mut reserve).is_err() {
+                let mut reserve = |more: u64| context.reserve(file.len_bytes() + more);
+                let decoded = file
+                    .get()
+                    .and_then(|file| file.decode_rgb_part(&self.limits, part, shrink, &mut picture, &mut reserve));
+                if decoded.is_err() {
                     cache.give_back(place);
                     return false;
                 }
@@ -217,7 +240,7 @@ impl FusedDecode {
         true
     }
 
-    /// Applies the operations from the `done`-th on. A flip that comes last is left to the caller: `true`.
+    /// Applies the operations from the `done`-th on. Returns `true` if the last is a flip, which is left to the caller.
     fn augment(&self, done: usize, image: &mut RgbImage, request: &Request) -> bool {
         let rng = |stage: &str| request.rng(stage);
         match self.ops.split_last() {
@@ -233,8 +256,8 @@ impl FusedDecode {
     }
 }
 
-/// About what decoding takes: the pixels, and for what is decoded whole, the decoder's own copy of it. A header may claim any
-/// size.
+/// Approximate memory for decoding: the pixels, and if the whole picture is decoded, the decoder's own copy. Saturates,
+/// since a header may claim any size.
 fn working_bytes(header: Header, part: CropBox) -> u64 {
     let pixels = |width: u32, height: u32| (u64::from(width) * u64::from(height)).saturating_mul(3);
     let whole = pixels(header.width_px, header.height_px).saturating_mul(if header.max_shrink == 1 { 2 } else { 0 });

@@ -1,5 +1,5 @@
-//! Images: labelled picture files as batches of `image` and `label`. Composes the stages read, decode and augment for
-//! whoever declares a list of files and a list of steps; owns nothing of their insides.
+//! Images: labelled picture files as batches of `image` and `label`. Composes the stages read, decode and augment for a
+//! list of files and a list of steps; owns none of their details.
 
 use super::fused_decode::{Augmented, DecodeMode, FusedDecode};
 use crate::augment::normalize::Normalize;
@@ -8,36 +8,36 @@ use crate::decode::{DecodedCache, Limits, RgbImage};
 use crate::error::{Error, Result, Stage, StepError};
 use crate::meter::SampleContext;
 use crate::pipeline::{Pipeline, Raw, read_samples};
-use crate::plan::{Plan, Request};
-use crate::read::{ImageList, read_sample};
+use crate::plan::Request;
+use crate::read::{ImageList, SampleReader, read_sample};
 use crate::sample::{DType, FieldSpec, Slot};
 use std::fmt::Debug;
 use std::sync::Arc;
 
-/// A step that the caller brings along.
+/// A transform that the caller supplies.
 ///
-/// It must be a pure function of what it is given, or what is delivered is no longer a function of (seed, epoch,
-/// position): randomness comes from [`Request::rng`] with the `stream` it is handed.
+/// It must be a pure function of its arguments, or the delivered batches are no longer a function of (seed, epoch,
+/// position): take randomness from [`Request::rng`] with the given `stream`.
 pub trait CustomTransform: Debug + Send + Sync {
-    /// Changes a picture (H, W, 3); its size may become another.
+    /// Changes a picture (H, W, 3); its size may change.
     ///
     /// # Errors
-    /// Whatever is wrong with it.
+    /// Any failure of the transform.
     fn picture(&self, image: &mut RgbImage, request: &Request, stream: &str) -> Result<(), StepError>;
 
     /// Changes a finished picture, f32 (3, H, W).
     ///
     /// # Errors
-    /// Whatever is wrong with it.
+    /// Any failure of the transform.
     fn values(&self, values: &mut [f32], size_px: [u32; 2], request: &Request, stream: &str) -> Result<(), StepError>;
 }
 
-/// One step on the way from a decoded picture to the batch.
+/// One step between a decoded picture and the batch.
 #[derive(Debug, Clone)]
 pub enum Step {
-    /// An operation of Feedline's.
+    /// A built-in operation.
     Op(ImageOp),
-    /// One of the caller's own, called `name` in errors and as part of the key of its random stream.
+    /// A transform of the caller's, called `name` in errors and in the key of its random stream.
     Custom { name: String, step: Arc<dyn CustomTransform> },
 }
 
@@ -47,24 +47,24 @@ pub enum PixelOutput {
     /// u8 (3, H, W), as they are.
     #[default]
     Bytes,
-    /// f32 (3, H, W), normalised; then the steps that follow, each with its name.
+    /// f32 (3, H, W), normalised; then the transforms that follow, each with its name.
     Floats { normalize: Normalize, after: Vec<(String, Arc<dyn CustomTransform>)> },
 }
 
 /// What is declared of a data set of pictures.
 #[derive(Debug, Default)]
 pub struct ImagesOptions {
-    /// In order; they must end in pictures of `size_px`.
+    /// In order; the final pictures must have `size_px`.
     pub steps: Vec<Step>,
     /// Height and width of every finished picture; `None` is the size that the operations fix.
     pub size_px: Option<[u32; 2]>,
     /// What is delivered of them.
     pub numbers: PixelOutput,
-    /// What is too large to decode.
+    /// Size limits for decoding.
     pub limits: Limits,
-    /// How much of a picture is decoded.
+    /// The part of a picture that is decoded.
     pub decode: DecodeMode,
-    /// Keeps decoded pictures; changes speed only.
+    /// Caches decoded pictures; changes speed only.
     pub cache: Option<DecodedCache>,
 }
 
@@ -73,7 +73,7 @@ pub struct ImagesOptions {
 pub struct Images {
     list: ImageList,
     path: FusedDecode,
-    /// The steps from the first one of the caller's own on, with their places in the whole list.
+    /// The steps from the first custom transform on, with their indexes in the whole list.
     rest: Vec<(usize, Step)>,
     size_px: [u32; 2],
     numbers: PixelOutput,
@@ -121,7 +121,7 @@ impl Images {
         })
     }
 
-    /// Names of the classes; a label is a place in this list.
+    /// Class names; a label is an index into this list.
     pub fn classes(&self) -> &[String] {
         &self.list.classes
     }
@@ -131,13 +131,13 @@ impl Images {
         self.list.entries[index as usize].class
     }
 
-    /// A line for each sample in order: its name (see [`ImageList::names`]), a tab, the name of its class.
+    /// One line for each sample in order: its name (see [`ImageList::names`]), a tab, its class name.
     pub fn sample_list(&self) -> String {
         let lines = self.list.names().into_iter().zip(&self.list.entries);
         lines.map(|(name, entry)| format!("{name}\t{}\n", self.list.classes[entry.class as usize])).collect()
     }
 
-    /// The picture as the network sees it, before it becomes numbers.
+    /// The picture as the network gets it, before conversion to tensor values.
     ///
     /// # Errors
     /// [`Error::Sample`] for a file that cannot be read or decoded, [`Error::Step`] for a step that failed.
@@ -196,7 +196,7 @@ impl Images {
     }
 }
 
-/// Name of the random stream of the caller's own step at `place`, as [`ImageOp::stream`].
+/// Name of the random stream of the custom transform at `place`, as [`ImageOp::stream`].
 fn stream(place: usize, name: &str) -> String {
     format!("augment.{place}.{name}")
 }
@@ -226,19 +226,8 @@ impl Pipeline for Images {
         self.list.warnings.clone()
     }
 
-    fn read_ahead(&self) -> usize {
-        self.list.stored.as_ref().map_or(0, |stored| stored.requests_in_flight())
-    }
-
-    fn raw_bytes(&self, index: u64) -> u64 {
-        self.list.stored.as_ref().map_or(0, |stored| stored.size_bytes(index))
-    }
-
-    fn follow(&self, plan: &Plan) -> Result<()> {
-        match &self.list.stored {
-            None => Ok(()),
-            Some(stored) => stored.follow(plan),
-        }
+    fn sample_reader(&self) -> Option<&SampleReader> {
+        self.list.stored.as_ref()
     }
 
     fn read(&self, request: &Request, raw: &mut Raw, context: &mut SampleContext) -> Result<()> {
@@ -256,14 +245,10 @@ impl Pipeline for Images {
         Ok(())
     }
 
-    fn is_near(&self, one: u64, next: u64) -> bool {
-        self.list.stored.as_ref().is_some_and(|stored| stored.is_near(one, next))
-    }
-
     fn read_many(&self, requests: &[Request], raws: &mut [Raw], context: &mut SampleContext) -> Vec<Result<()>> {
         match &self.list.stored {
             Some(stored) => {
-                // Of pictures that are kept nothing is read; the others still are one request.
+                // Cached pictures are not read; the others are still one request.
                 let is_read = |request: &Request| !self.path.is_cached(request);
                 let places: Vec<usize> = (0..requests.len()).filter(|at| is_read(&requests[*at])).collect();
                 let wanted: Vec<Request> = places.iter().map(|at| requests[*at]).collect();

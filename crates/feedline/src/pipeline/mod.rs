@@ -1,5 +1,5 @@
-//! The pipeline: what a recipe declares so that the engine can make its samples. Owns the contract and the two ways to
-//! keep it (the naive one here, the parallel one in deliver/); knows no recipe.
+//! The pipeline: declares to the engine how a recipe's samples are made. Owns the contract and its simple
+//! implementation (the parallel one is in deliver/); knows no recipe.
 
 mod builder;
 mod fused_decode;
@@ -12,17 +12,22 @@ pub use images::{CustomTransform, Images, ImagesOptions, PixelOutput, Step};
 
 use crate::error::{Result, Stage};
 use crate::event::{Event, Sink};
+use crate::hash::{hash_name, hash_words};
 use crate::meter::SampleContext;
 use crate::plan::{Plan, Request};
 use crate::read::{ReadError, SampleReader};
 use crate::sample::{Array, Collate, FieldSpec, Sample, Slot};
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 /// The bytes of one sample as read: one part per file or range, in an order the pipeline defines. Reused from sample
 /// to sample, so that reading allocates nothing in the steady state.
 pub type Raw = Vec<Vec<u8>>;
 
-/// One family of samples: how many there are, what they hold and how one is made.
+/// One family of samples: their number, their fields, and how one is made.
+///
+/// Three methods are enough for samples that are computed: `len`, `fields` and `make`. Samples that are read need `read`
+/// and `location` too. Where each is one file of a [`SampleReader`], `sample_reader` is all that prefetching, coalescing
+/// and a cache ask for.
 ///
 /// `read` is the only method that touches files; `make` is a pure function of the request and the bytes. Both are
 /// called from many threads at once.
@@ -30,78 +35,99 @@ pub trait Pipeline: Send + Sync {
     /// Number of samples; must never change.
     fn len(&self) -> u64;
 
-    /// Whether there is no sample at all.
+    /// True if there is no sample.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// Hash of what the samples are (names and labels, not settings of the augmentation), so that a cursor is not used
-    /// with other data.
-    fn fingerprint(&self) -> u64;
+    /// with other data. By default that of the number of samples, the names of the fields and every location: a pipeline
+    /// with labels adds them, and one whose locations depend on the machine leaves the folder out. It is asked for when a
+    /// cursor is made, so a pipeline of many samples keeps it.
+    fn fingerprint(&self) -> u64 {
+        let locations = (0..self.len()).map(|index| hash_name(&self.location(index)));
+        let words: Vec<u64> = std::iter::once(self.len())
+            .chain(self.fields().iter().map(|field| hash_name(&field.name)))
+            .chain(locations)
+            .collect();
+        hash_words(&words)
+    }
 
     /// The fields of a sample.
     fn fields(&self) -> &[FieldSpec];
 
     /// The file or key of a sample, for messages.
-    fn location(&self, index: u64) -> String;
+    fn location(&self, index: u64) -> String {
+        format!("sample {index}")
+    }
 
-    /// What a person should know of the data set before it is used, in words: what was found and left out. Whoever opens it
-    /// for a person tells them; see [`tell`].
+    /// Warnings for the user about the data set before it is used: what was found and left out. The code that opens it
+    /// for a user reports them; see [`tell`].
     fn warnings(&self) -> Vec<String> {
         Vec::new()
     }
 
-    /// Reads the sample's bytes into `raw`, whose old content may be reused as storage.
+    /// Reads the sample's bytes into `raw`, whose old content may be reused as storage. By default nothing is read.
     ///
     /// # Errors
     /// What the storage reports.
-    fn read(&self, request: &Request, raw: &mut Raw, context: &mut SampleContext) -> Result<()>;
+    fn read(&self, _request: &Request, _raw: &mut Raw, _context: &mut SampleContext) -> Result<()> {
+        Ok(())
+    }
 
-    /// Decodes, augments and writes the sample into `slot`. Tells `context` which stage it is in. Randomness comes from
+    /// Decodes, augments and writes the sample into `slot`. Reports its stage to `context`. Randomness comes from
     /// [`Request::rng`] only.
     ///
     /// # Errors
     /// [`crate::Error::Sample`] for bytes that cannot be used.
     fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, context: &mut SampleContext) -> Result<()>;
 
+    /// The reader of the samples' files, if each sample is one file of it: the methods below are then right by default.
+    fn sample_reader(&self) -> Option<&SampleReader> {
+        None
+    }
+
     /// How many calls of `read` should be under way at once, ahead of need, by threads that only read: enough to hide
     /// the time that a network takes to answer. With 0 each sample is read by the worker that makes it.
     fn read_ahead(&self) -> usize {
-        0
+        self.sample_reader().map_or(0, SampleReader::requests_in_flight)
     }
 
     /// Whether `next` is read with `one` for next to nothing, because it lies right behind it: threads that read ahead then
     /// call `read_many`.
-    fn is_near(&self, _one: u64, _next: u64) -> bool {
-        false
+    fn is_near(&self, one: u64, next: u64) -> bool {
+        self.sample_reader().is_some_and(|reader| reader.is_near(one, next))
     }
 
-    /// Reads several samples, each as `read` and into its own of `raws`; gives as many results.
+    /// Reads several samples, each as `read` into its own of `raws`; returns one result for each.
     fn read_many(&self, requests: &[Request], raws: &mut [Raw], context: &mut SampleContext) -> Vec<Result<()>> {
-        requests.iter().zip(raws).map(|(request, raw)| self.read(request, raw, context)).collect()
+        match self.sample_reader() {
+            Some(reader) => read_samples(reader, requests, raws, context),
+            None => requests.iter().zip(raws).map(|(request, raw)| self.read(request, raw, context)).collect(),
+        }
     }
 
     /// About how many bytes `read` will give, for the memory budget of reading ahead.
-    fn raw_bytes(&self, _index: u64) -> u64 {
-        0
+    fn raw_bytes(&self, index: u64) -> u64 {
+        self.sample_reader().map_or(0, |reader| reader.size_bytes(index))
     }
 
-    /// Hears in which order samples will be asked for, so that a cache knows what is needed next. It must change nothing
-    /// of what `read` gives.
+    /// Announces the order in which samples will be read, so that a cache knows their next uses. It must not change the
+    /// bytes that `read` gives.
     ///
     /// # Errors
     /// A cache that cannot do its work.
-    fn follow(&self, _plan: &Plan) -> Result<()> {
-        Ok(())
+    fn follow(&self, plan: &Plan) -> Result<()> {
+        self.sample_reader().map_or(Ok(()), |reader| reader.follow(plan))
     }
 }
 
-/// Tells what a person should know of these data sets, each thing once.
+/// Reports the warnings of these data sets, each once.
 ///
 /// # Errors
-/// What `sink` reports.
+/// Any error of `sink`.
 pub fn tell<'p>(data: impl IntoIterator<Item = &'p dyn Pipeline>, sink: &dyn Sink) -> Result<()> {
-    let mut told = HashSet::new();
+    let mut told = BTreeSet::new();
     for message in data.into_iter().flat_map(Pipeline::warnings) {
         if told.insert(message.clone()) {
             sink.emit(&Event::Warning { message })?;
@@ -134,10 +160,10 @@ pub fn read_samples(
     results.into_iter().map(|result| result.map_err(ReadError::into_error)).collect()
 }
 
-/// Makes one sample on its own, the plain way: what the engine must equal.
+/// Makes one sample on its own, with simple code: the oracle of the engine.
 ///
 /// # Errors
-/// What the pipeline reports.
+/// Any error of the pipeline.
 pub fn make_sample(pipeline: &dyn Pipeline, request: &Request, context: &mut SampleContext) -> Result<Sample> {
     let specs = pipeline.fields();
     let mut raw = Raw::new();
@@ -158,4 +184,49 @@ pub fn make_sample(pipeline: &dyn Pipeline, request: &Request, context: &mut Sam
         .filter_map(|spec| if spec.collate == Collate::Stack { stacked.next() } else { owned.next() })
         .collect();
     Ok(Sample { fields })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::DType;
+
+    /// Samples at named places, or at none.
+    struct Least {
+        places: Option<&'static [&'static str]>,
+        fields: [FieldSpec; 1],
+        len: u64,
+    }
+
+    impl Pipeline for Least {
+        fn len(&self) -> u64 {
+            self.len
+        }
+        fn fields(&self) -> &[FieldSpec] {
+            &self.fields
+        }
+        fn location(&self, index: u64) -> String {
+            self.places.map_or_else(|| format!("sample {index}"), |places| places[index as usize].into())
+        }
+        fn make(&self, request: &Request, _: &Raw, slot: &mut Slot<'_>, _: &mut SampleContext) -> Result<()> {
+            slot.dense::<i64>(&self.fields[0].name)[0] = request.index as i64;
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_fingerprint_by_default_tells_number_places_and_fields_apart() {
+        let print = |places: Option<&'static [&'static str]>, field: &str, len| {
+            Least { places, fields: [FieldSpec::stack(field, DType::I64, [])], len }.fingerprint()
+        };
+        let prints = [
+            print(Some(&["a", "b"]), "x", 2),
+            print(Some(&["b", "a"]), "x", 2),
+            print(Some(&["a", "b"]), "y", 2),
+            print(None, "x", 2),
+            print(None, "x", 3),
+        ];
+        assert_eq!(std::collections::BTreeSet::from(prints).len(), prints.len());
+        assert_eq!(print(Some(&["a", "b"]), "x", 2), prints[0]);
+    }
 }

@@ -1,12 +1,12 @@
-//! Batches of samples of about the same length: a permutation of an epoch's positions inside windows, so that less is
-//! padded. Knows nothing of how the positions got their samples.
+//! Batches of samples of about the same length: a permutation of an epoch's positions inside windows, which reduces
+//! padding. Knows nothing of how the positions got their samples.
 
 use super::rng::SampleRng;
 use crate::error::{Error, Result};
 use crate::hash::hash_words;
 use std::sync::Arc;
 
-/// Lengths of the samples, and how they are put together.
+/// Lengths of the samples, and the sizes of windows and chunks.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Buckets {
     lengths: Arc<[u32]>,
@@ -29,9 +29,9 @@ impl Buckets {
         Ok(Buckets { lengths, window, chunk, hash })
     }
 
-    /// What stands in window `number` of an epoch, put in its new order: sorted by length (ties stay as they were), cut
-    /// into chunks, these in a keyed order. A last chunk that is not full stays last, and is taken from a keyed place
-    /// of the sorted list, so that it is not always the longest samples that are left out at an epoch's end.
+    /// Reorders window `number` of an epoch: sorts it by length (stable), cuts it into chunks, and puts these in a keyed
+    /// order. A chunk that is not full stays last. It is taken from a keyed place of the sorted list, so that an epoch's
+    /// end does not always leave out the longest samples.
     pub(super) fn arrange<T: Copy>(&self, window: &mut Vec<T>, index: impl Fn(&T) -> u64, key: (u64, u64, u64)) {
         let (seed, epoch, number) = key;
         let mut rng = SampleRng::new(seed, epoch, number, "buckets");

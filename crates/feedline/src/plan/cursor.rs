@@ -1,5 +1,5 @@
-//! The cursor: where a run stands, in a few hundred bytes of JSON that are the same on every rank after as many steps.
-//! (With the tail `exact` some ranks have a step more than others; there the end of the epoch is the place to save.)
+//! The cursor: the position of a run, in a few hundred bytes of JSON that are the same on every rank after equally many
+//! steps. (With the tail `exact` some ranks have one step more than others; save at the end of the epoch there.)
 
 use super::{MixOrigin, Plan};
 use crate::error::{Error, Result};
@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 /// Format of [`Cursor`]; a reader refuses a newer one.
 const VERSION: u32 = 1;
 
-/// No run gets there; beyond, numbers would overflow.
+/// Upper limit of the epoch, so that positions of the run cannot overflow; no run reaches it.
 pub(crate) const MAX_EPOCH: u64 = 1 << 62;
 
-/// Where a run stands in its plan. Counts delivered samples, never prefetched ones; says nothing of ranks, workers or
-/// batch sizes, so any number of them can go on from it.
+/// The position of a run in its plan. It counts delivered samples, never prefetched ones. It does not depend on ranks,
+/// workers or batch sizes, so any number of them can resume from it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cursor {
@@ -26,7 +26,7 @@ pub struct Cursor {
     pub position: u64,
     /// Bad samples met so far.
     pub bad_samples: u64,
-    /// Of a mixture: its weights and where they came into force.
+    /// For a mixture: its weights and the position from which they apply.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mix: Option<MixOrigin>,
 }
@@ -54,8 +54,8 @@ impl Cursor {
         self.resume(dataset, plan).map(drop)
     }
 
-    /// The plan as it goes on from here. That is `plan` itself, but that a mixture knows what was drawn before; of a
-    /// mixture, and of nothing else, the weights may have changed.
+    /// The plan to resume with. It equals `plan`, except that a mixture also gets the number of draws before this position.
+    /// Only the weights of a mixture may differ from those of the saved run.
     ///
     /// # Errors
     /// As [`Cursor::check`].
@@ -81,7 +81,7 @@ impl Cursor {
         plan.clone().after(self.before(plan), self.epoch, self.position)
     }
 
-    /// As the run was that saved this, if this is the plan.
+    /// The plan of the run that saved this cursor, provided that it fits `plan`.
     fn before(&self, plan: &Plan) -> Plan {
         self.mix.as_ref().and_then(|mix| plan.clone().with_mix(mix).ok()).unwrap_or_else(|| plan.clone())
     }

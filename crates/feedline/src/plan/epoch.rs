@@ -1,5 +1,5 @@
-//! One epoch dealt to its ranks: positions by stride, tails, and the requests of a rank. Which sample stands at a
-//! position is the order's business.
+//! One epoch dealt to its ranks: positions by stride, tails, and the requests of a rank. The order maps positions to
+//! samples.
 
 use super::order::{Found, Order};
 use super::{Plan, Request, Sampling, Tail};
@@ -7,10 +7,10 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Slots of a rank that [`EpochPlan::rank`] works out together.
+/// Slots of a rank that [`EpochPlan::rank`] computes together.
 const PORTION: u64 = 256;
 
-/// The order of one epoch, or of what is left of it. A clone shares what is made of the order and costs nothing.
+/// The order of one epoch, or of the rest of it. A clone is cheap and shares the computed part of the order.
 #[derive(Clone)]
 pub struct EpochPlan {
     plan: Plan,
@@ -24,14 +24,14 @@ impl EpochPlan {
         EpochPlan { plan, epoch, start, order: Arc::default() }
     }
 
-    /// As [`Plan::epoch_from`] of the same plan, without making again what is made of a pass of the data set that goes
-    /// on in that epoch.
+    /// As [`Plan::epoch_from`] of the same plan, but keeps the computed part of a pass of the data set that continues
+    /// in that epoch.
     pub(crate) fn seek(&mut self, epoch: u64, start: u64) {
         self.order.trim(&self.plan, epoch);
         (self.epoch, self.start) = (epoch, start);
     }
 
-    /// Which epoch.
+    /// Number of the epoch, from 0.
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
@@ -62,14 +62,14 @@ impl EpochPlan {
         self.start + slot * self.plan.num_replicas + rank
     }
 
-    /// What stands at a global position; positions past the epoch's end repeat its order from the beginning, as often
+    /// The request at a global position; positions past the epoch's end repeat its order from the beginning, as often
     /// as needed.
     pub fn at(&self, position: u64) -> Request {
         self.requests(vec![position])[0]
     }
 
-    /// What stands at some of a rank's local slots, in order. All are worked out at once, which costs less than asking
-    /// for one position after the other.
+    /// The requests at some of a rank's local slots, in order. All are computed at once, which is cheaper than one
+    /// position after the other.
     pub fn slots(&self, rank: u64, slots: Range<u64>) -> impl Iterator<Item = Request> + '_ {
         self.requests(slots.map(|slot| self.position(rank, slot)).collect()).into_iter()
     }
@@ -95,7 +95,7 @@ impl EpochPlan {
     /// The requests of one rank in order.
     pub fn rank(&self, rank: u64) -> impl Iterator<Item = Request> + '_ {
         let count = self.num_samples(rank);
-        // Few at first: whoever wants one index of torch's order must not wait for a portion of them.
+        // Starts with one: a caller who needs one index of torch's order must not wait for a whole portion.
         let portions = std::iter::successors(Some(0..count.min(1)), move |last| {
             let first = last.end;
             (first < count).then(|| first..count.min(first + first.min(PORTION)))
@@ -103,8 +103,8 @@ impl EpochPlan {
         portions.flat_map(move |slots| self.slots(rank, slots))
     }
 
-    /// The position at which a sample stands, found without a search: where each epoch is one pass in the data set's
-    /// own order or in [`Permutation::Feistel`](super::Permutation::Feistel)'s. `None` for all other plans, and for an
+    /// The position of a sample, found without a search. Available if each epoch is one pass in the data set's own order
+    /// or in that of [`Permutation::Feistel`](super::Permutation::Feistel). `None` for all other plans, and for an
     /// index that is not below the plan's length.
     pub fn position_of(&self, index: u64) -> Option<u64> {
         let plan = &self.plan;

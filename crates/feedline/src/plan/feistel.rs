@@ -8,8 +8,8 @@ const ROUNDS: u64 = 6;
 /// along its cycles until it lands inside 0..n (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002): at
 /// most four evaluations on average.
 ///
-/// Of fewer than about 16 positions the orders are not equally likely: of 5, some come half again as often as others.
-/// That is left as it is, because runs that were saved must go on in the same order.
+/// Below about 16 positions the orders are not equally likely: for 5, some occur 1.5 times as often as others.
+/// This must stay, because saved runs must continue in the same order.
 #[derive(Debug, Clone)]
 pub(crate) struct Feistel {
     n: u64,
@@ -26,8 +26,8 @@ impl Feistel {
 
     /// Replaces positions below n by the indices that stand there.
     pub(crate) fn look_up(&self, places: &mut [u64]) {
-        // Many walks at once, one evaluation of each in turn, without a branch on where it lands: a walk of its own
-        // waits for its last evaluation, and how long it gets cannot be predicted.
+        // Interleaves many walks, one evaluation of each in turn, without a branch on the result: a single walk is a chain
+        // of dependent evaluations, and its length cannot be predicted.
         const WALKS: usize = 64;
         let mut out = [0u8; WALKS];
         for places in places.chunks_mut(WALKS) {
@@ -61,7 +61,7 @@ impl Feistel {
         left << self.half_bits | right
     }
 
-    /// The position below n at which an index below n stands: the same walk backwards.
+    /// The position below n of an index below n: the same walk backwards.
     pub(crate) fn position(&self, index: u64) -> u64 {
         let mut x = index;
         loop {
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     impl Feistel {
-        /// One position, walked until it lands: what `look_up` must give.
+        /// Looks up one position by a plain walk; `look_up` must give the same.
         fn index(&self, position: u64) -> u64 {
             std::iter::successors(Some(self.encrypt(position)), |&x| Some(self.encrypt(x)))
                 .find(|&x| x < self.n)

@@ -1,5 +1,5 @@
-//! Mixing of several sources by weight: which source stands at a place, and which draw from it that is. Exact, spread
-//! evenly and evaluated place by place; knows nothing of epochs, ranks, or the order inside a source.
+//! Mixing of several sources by weight: maps a place to a source and to the number of the draw from it. Exact, evenly
+//! spread and evaluated place by place; knows nothing of epochs, ranks, or the order inside a source.
 
 use super::weighted;
 use crate::error::{Error, Result};
@@ -7,13 +7,13 @@ use crate::hash::{hash_name, hash_words};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
-/// Where the present weights of a mixture came into force; a part of the cursor.
+/// The weights of a mixture and the position from which they apply; a part of the cursor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MixOrigin {
-    /// Positions of the run, over all its epochs, before that.
+    /// Position from which the weights apply, counted over all epochs of the run.
     pub origin: u64,
-    /// Draws from each source before that.
+    /// Draws from each source before that position.
     pub counts: Vec<u64>,
     /// The weights.
     pub weights: Vec<f64>,
@@ -22,7 +22,7 @@ pub struct MixOrigin {
 /// Places that share a hash: one bit of it for each node of a binary tree over them.
 const BLOCK: u64 = 64;
 
-/// Sources that follow each other in the data set, and how they are mixed.
+/// Sources, stored one after the other in the data set, and their mixing weights.
 ///
 /// A binary tree over the sources. At each node a share w of the places goes left: of every 64 places that begin at
 /// t the number floor((t + 64) w) - floor(t w) (a Beatty sequence), halved again and again with an odd one going to a
@@ -51,7 +51,7 @@ impl Mixture {
     /// Sources of (samples, weight).
     ///
     /// # Errors
-    /// No source, an empty one, or weights that cannot be drawn by.
+    /// No source, an empty one, or weights that are invalid: one below 0 or not finite, a sum of 0.
     pub(super) fn new(sources: &[(u64, f64)]) -> Result<Mixture> {
         if let Some(empty) = sources.iter().position(|&(size, _)| size == 0) {
             return Err(Error::config(format!("source {empty} of the mixture is empty"), "Leave it out"));
@@ -69,7 +69,7 @@ impl Mixture {
     /// The same sources from another origin on.
     ///
     /// # Errors
-    /// Another number of sources, or weights that cannot be drawn by.
+    /// Another number of sources, or invalid weights.
     pub(super) fn beginning(mut self, now: MixOrigin) -> Result<Mixture> {
         let k = self.sizes.len();
         if now.weights.len() != k || now.counts.len() != k {
@@ -90,7 +90,7 @@ impl Mixture {
             let middle = usize::midpoint(low, high);
             let sum = |range: Range<usize>| self.now.weights[range].iter().sum::<f64>();
             let (left, right): (f64, f64) = (sum(low..middle), sum(middle..high));
-            // Where nothing goes either way no place comes by; a cast of 0 / 0 gives 0.
+            // If both weights are 0, no place reaches this node, and 0 / 0 cast to an integer gives 0.
             self.splits[middle] = (left / (left + right) * 18_446_744_073_709_551_616.0) as u128;
             self.set_splits(low, middle);
             self.set_splits(middle, high);
@@ -109,7 +109,7 @@ impl Mixture {
         &self.now
     }
 
-    /// Whether the weights give the same shares, bit for bit.
+    /// True if the weights give the same shares, bit for bit.
     pub(super) fn mixes_as(&self, other: &Mixture) -> bool {
         (&self.sizes, &self.splits) == (&other.sizes, &other.splits)
     }
@@ -125,9 +125,9 @@ impl Mixture {
         hash_words(&words)
     }
 
-    /// What is drawn at place `t` of the run. Places before the origin are known no more; they are asked for to
-    /// fill up the ranks, or by who goes back to an epoch from before; they get what these weights would have given from
-    /// the run's beginning.
+    /// The draw at place `t` of the run. The weights that applied before the origin are unknown. Places there are looked up
+    /// only for padding, or after a seek back to an earlier epoch; they get the draw that the present weights would have
+    /// given from the run's beginning on.
     pub(super) fn draw(&self, seed: u64, t: u64) -> SourceDraw {
         let (key, since) = (key(seed), t.checked_sub(self.now.origin));
         let (mut low, mut high, mut rank) = (0, self.sizes.len(), since.unwrap_or(t));
@@ -161,7 +161,7 @@ impl Mixture {
         counts
     }
 
-    /// How many of a node's places before `rank` go left, and whether that one does.
+    /// The number of a node's places before `rank` that go left, and true if place `rank` itself goes left.
     fn left_before(&self, key: u64, middle: usize, rank: u64) -> (u64, bool) {
         let whole = |t: u128| ((t * self.splits[middle]) >> 64) as u64;
         let (first, offset) = (rank - rank % BLOCK, rank % BLOCK);
@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_source_keeps_no_step_with_the_ranks() {
-        // One to one: by a plain alternation every second place, so one of two ranks, would be all of one source.
+        // One to one: with plain alternation one of two ranks would get only one source.
         let mixture = mixture(&[1.0, 1.0]);
         for world in [2, 4, 64] {
             let mine = (0..10_000).filter(|slot| mixture.draw(3, slot * world).source == 0).count();

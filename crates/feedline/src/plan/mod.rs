@@ -1,4 +1,4 @@
-//! Plan: which sample, for which rank, at which step. Pure arithmetic: no I/O, no clock, no thread's random state.
+//! Plan: maps (rank, step) to a sample. Pure arithmetic: no I/O, no clock, no thread's random state.
 //!
 //! One global order per epoch, dealt by stride: global position p belongs to rank p % W, local slot p / W. That is
 //! torch's `DistributedSampler` index for index, and it makes any restart simple: after k slots on each of W ranks the
@@ -32,10 +32,10 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use weighted::AliasTable;
 
-/// Above all lengths, so that positions can be added up.
+/// Upper limit of all lengths, so that sums of positions cannot overflow.
 const MAX_LEN: u64 = 1 << 62;
 
-/// How the samples of an epoch are put in order.
+/// The order of the samples in an epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Permutation {
@@ -50,7 +50,7 @@ pub enum Permutation {
     Feistel,
 }
 
-/// What happens when the samples do not divide by the number of ranks.
+/// The treatment of the last samples when the number of ranks does not divide their number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Tail {
@@ -62,21 +62,21 @@ pub enum Tail {
     Exact,
 }
 
-/// How positions get their samples. Positions are counted over the whole run here, epochs laid end to end.
+/// The rule that assigns samples to positions. Positions count over the whole run here, through all epochs.
 #[derive(Debug, Clone, PartialEq)]
 enum Sampling {
-    /// One permutation of `merged` times the data set after the other.
+    /// One permutation after the other, each of `merged` copies of the data set.
     Passes { merged: u64 },
-    /// With replacement.
+    /// Drawn by weight, with replacement.
     Weighted(Arc<AliasTable>),
-    /// From several sources in turn, each in passes of its own.
+    /// Drawn from several sources by weight; each source has passes of its own.
     Mixed(Arc<Mixture>),
 }
 
 /// The order of a whole run: a pure description, cheap to clone.
 ///
-/// Whatever it is made of, the sample at a position depends on the plan, the epoch and the position alone, and positions
-/// are dealt to the ranks by stride; so all of it works on any number of ranks and after any restart.
+/// For every kind of plan, the sample at a position depends on the plan, the epoch and the position alone, and positions
+/// are dealt to the ranks by stride. So any number of ranks and any restart give the same order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     len: u64,
@@ -85,7 +85,7 @@ pub struct Plan {
     permutation: Permutation,
     tail: Tail,
     sampling: Sampling,
-    /// Positions of an epoch, if not all the draws have in one round.
+    /// Positions of an epoch; `None`: one full pass of the sampling.
     epoch_length: Option<u64>,
     buckets: Option<Buckets>,
 }
@@ -96,19 +96,19 @@ pub struct Request {
     /// Seed of the run.
     pub seed: u64,
     pub epoch: u64,
-    /// Which time this sample is met, as far as its randomness is concerned; the epoch, unless samples may come several
-    /// times an epoch. No two positions of a run that are not padding have the same sample and pass.
+    /// RNG key: number of the pass over the samples (the epoch, if each epoch is one pass); of a weighted draw, its position
+    /// in the run. Apart from padding, no two positions of a run have the same sample and pass.
     pub pass: u64,
     /// Global position in the epoch's order.
     pub position: u64,
     /// The sample that belongs there.
     pub index: u64,
-    /// Whether it repeats a sample only to fill up the ranks; it must not count in a metric.
+    /// True if this repeats a sample only to give all ranks equally many; it must not count in a metric.
     pub padded: bool,
 }
 
 impl Request {
-    /// The random stream of `stage` for this sample in this pass; the position has no part in it.
+    /// The random stream of `stage` for this sample in this pass; it does not depend on the position.
     pub fn rng(&self, stage: &str) -> SampleRng {
         SampleRng::new(self.seed, self.pass, self.index, stage)
     }
@@ -212,13 +212,13 @@ impl Plan {
         })
     }
 
-    /// Whether epochs differ in their order.
+    /// True if epochs differ in their order.
     pub fn is_shuffled(&self) -> bool {
         let in_order = self.permutation == Permutation::None && matches!(self.sampling, Sampling::Passes { .. });
         !in_order || !self.epoch_len().is_multiple_of(self.len) || self.buckets.is_some()
     }
 
-    /// What happens at the end.
+    /// The treatment of the last samples of an epoch.
     pub fn tail(&self) -> Tail {
         self.tail
     }
@@ -237,8 +237,8 @@ impl Plan {
         ))
     }
 
-    /// Hash of what decides the global order: the length, the seed, the kind of order with its weights and lengths, and
-    /// the tail, but not the number of ranks.
+    /// Hash of everything that determines the global order: the length, the seed, the kind of order with its weights and
+    /// lengths, and the tail. The number of ranks is not part of it.
     pub fn fingerprint(&self) -> u64 {
         let mut words = vec![self.len, self.seed, self.permutation as u64, self.tail as u64];
         match &self.sampling {
@@ -257,8 +257,8 @@ impl Plan {
         hash_words(&words)
     }
 
-    /// Steps of one rank from global position `start` to the end of an epoch, at `batch_size` samples a step. Costs
-    /// nothing, unlike making the epoch's order.
+    /// Steps of one rank from global position `start` to the end of an epoch, at `batch_size` samples a step. It does not
+    /// compute the epoch's order.
     pub fn num_batches(&self, start: u64, rank: u64, batch_size: u64, drop_last: bool) -> u64 {
         self.epoch_from(0, start).num_batches(rank, batch_size, drop_last)
     }
@@ -268,9 +268,9 @@ impl Plan {
         self.epoch_from(epoch, 0)
     }
 
-    /// The rest of an epoch of which the first `start` global positions are already consumed, dealt anew to this
-    /// plan's ranks. For the same number of ranks that is simply the continuation. Costs nothing yet; with
-    /// [`Permutation::Torch`] the first index asked for waits for the steps of the consumed positions.
+    /// The rest of an epoch of which the first `start` global positions are already consumed, dealt again to this
+    /// plan's ranks. For the same number of ranks that is the continuation. The order is computed on demand; with
+    /// [`Permutation::Torch`] the first look-up also computes the steps of the consumed positions.
     pub fn epoch_from(&self, epoch: u64, start: u64) -> EpochPlan {
         EpochPlan::new(self.clone(), epoch, start)
     }

@@ -1,4 +1,4 @@
-//! The Mersenne Twister that torch's CPU generator is: only the raw 32-bit words, a block of 624 at a time.
+//! The Mersenne Twister of torch's CPU generator: only the raw 32-bit words, a block of 624 at a time.
 
 /// Words of the state.
 const WORDS: usize = 624;
@@ -37,9 +37,9 @@ impl Mt19937 {
         }
     }
 
-    /// The next 624 words. A new word needs its own old one, its neighbour's, and the word 397 places on, which is a
-    /// new one from word 227 on; so three stretches in which no word needs another of the same stretch, which is what
-    /// the compiler must see to use vectors.
+    /// Computes the next 624 words. A new word needs its own old one, its neighbour's, and the word 397 places on, which
+    /// is a new one from word 227 on. So there are three stretches in which no word needs another of the same stretch;
+    /// the compiler can vectorise each.
     fn regenerate(&mut self) {
         let old = self.state;
         let new = &mut self.state;

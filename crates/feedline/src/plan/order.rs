@@ -1,5 +1,5 @@
-//! The order: which sample stands at a position of an epoch, for every kind of plan, and what is kept in memory for
-//! that. All of it could be made anew at any time; knows nothing of ranks.
+//! The order: maps a position of an epoch to its sample, for every kind of plan, and caches the permutations it needs.
+//! The cache can be rebuilt at any time; knows nothing of ranks.
 
 use super::feistel::Feistel;
 use super::torch::TorchOrder;
@@ -7,22 +7,22 @@ use super::{Permutation, Plan, Sampling};
 use crate::hash::{hash_name, hash_words};
 use std::sync::{Mutex, PoisonError};
 
-/// A sample, and which time it is met.
+/// A sample and its pass: see [`Request::pass`](super::Request::pass).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Found {
     pub(super) index: u64,
     pub(super) pass: u64,
 }
 
-/// What is kept of a plan's order. Shared by clones and threads: whoever asks first for a position makes the order that
-/// far, for all.
+/// The cached part of a plan's order. Clones and threads share it: the first look-up of a position computes the order up
+/// to there, for all.
 #[derive(Default)]
 pub(super) struct Order(Mutex<Kept>);
 
 #[derive(Default)]
 struct Kept {
-    /// Orders of passes. Passes that follow each other take turns in the two places of a source, so that an epoch's
-    /// end and the next one's beginning are both there, and no more.
+    /// Orders of passes. Consecutive passes of a source alternate between two slots, so that the end of an epoch and the
+    /// beginning of the next are both cached, and no more.
     passes: Vec<Option<(u64, PassOrder)>>,
     window: Option<Window>,
 }
@@ -60,7 +60,7 @@ impl PassOrder {
 }
 
 impl Order {
-    /// What stands at positions of an epoch; all are below its length.
+    /// The samples at these positions of an epoch; all positions must be below its length.
     pub(super) fn look_up(&self, plan: &Plan, epoch: u64, positions: Vec<u64>) -> Vec<Found> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if plan.buckets.is_none() {
@@ -69,7 +69,7 @@ impl Order {
         positions.into_iter().map(|position| kept.sorted(plan, epoch, position)).collect()
     }
 
-    /// Forgets what this epoch does not need: passes it does not touch.
+    /// Drops the orders of passes that this epoch does not touch.
     pub(super) fn trim(&self, plan: &Plan, epoch: u64) {
         if let Sampling::Passes { .. } = plan.sampling {
             let touched = plan.pass_at(epoch, 0).0..=plan.pass_at(epoch, plan.epoch_len() - 1).0;
@@ -118,14 +118,14 @@ impl Kept {
         at
     }
 
-    /// What stands at positions of an epoch before any buckets.
+    /// The samples at these positions of an epoch, before any sorting into buckets.
     fn draw(&mut self, plan: &Plan, epoch: u64, mut positions: Vec<u64>) -> Vec<Found> {
         let (permutation, seed) = (plan.permutation, plan.seed);
         match &plan.sampling {
             Sampling::Passes { merged } => {
                 let period = plan.len * merged;
                 let mut found = Vec::with_capacity(positions.len());
-                // Runs of the same pass: mostly one.
+                // Split into stretches of the same pass; usually there is one.
                 let mut rest = &mut positions[..];
                 while let Some(&position) = rest.first() {
                     let (pass, place) = plan.pass_at(epoch, position);

@@ -1,4 +1,4 @@
-//! The kinds of order: how a plan is given one, and how positions are counted over the run for it.
+//! The kinds of order: the methods that set them, and the conversion of (epoch, position) to a position of the run.
 
 use super::buckets::Buckets;
 use super::mixed::{MixOrigin, Mixture};
@@ -23,13 +23,13 @@ impl Plan {
         Ok(self)
     }
 
-    /// With epochs of `positions` positions, whatever the data set holds. Passes over the data set are laid end to end
-    /// and cut into epochs of this length: over the whole run any n consecutive positions that begin at a multiple of n
-    /// hold each of the n samples once. With n times E it is E epochs in one.
+    /// With epochs of `positions` positions, independent of the size n of the data set. Passes over the data set are joined
+    /// and cut into epochs of this length: over the whole run, any n consecutive positions that begin at a multiple of n
+    /// hold each of the n samples once. A length of n times E merges E epochs into one.
     ///
-    /// Weighted draws, mixtures and merged epochs are cut the same way. What a tail drops or gives again at the end of an
-    /// epoch is not made up for in the next one: with [`Tail::Drop`](super::Tail::Drop), samples in their own order and
-    /// a length that goes into n, those are the same samples every time.
+    /// Weighted draws, mixtures and merged epochs are cut the same way. The next epoch does not make up for samples that a
+    /// tail drops or repeats at the end of an epoch: with [`Tail::Drop`](super::Tail::Drop), unshuffled samples and a length
+    /// that divides n, the same samples are dropped every time.
     ///
     /// # Errors
     /// 0, or above 2^62.
@@ -42,11 +42,11 @@ impl Plan {
     }
 
     /// With all epochs merged into one, as OpenPCDet's `merge_all_iters_to_one_epoch`: one permutation over `epochs`
-    /// times the data set. Each sample comes `epochs` times, but anywhere: no part of the order is an epoch.
+    /// copies of the data set. Each sample occurs `epochs` times, at any positions; the order has no epochs inside.
     /// [`Plan::with_epoch_length`] merges epochs that stay whole.
     ///
     /// # Errors
-    /// 0 epochs, more than 2^62 positions, `Torch` for 2^31 positions or more, or a plan that draws otherwise already.
+    /// 0 epochs, more than 2^62 positions, `Torch` for 2^31 positions or more, or a plan that has another kind of order already.
     pub fn with_merged_epochs(self, epochs: u64) -> Result<Plan> {
         if epochs == 0 || self.len.checked_mul(epochs).is_none_or(|len| len > MAX_LEN) {
             return Err(Error::config(
@@ -57,12 +57,12 @@ impl Plan {
         self.drawing(Sampling::Passes { merged: epochs })?.checked()
     }
 
-    /// With samples drawn by weight, with replacement; the permutation has no part in it. 12 bytes of memory per sample,
+    /// With samples drawn by weight, with replacement; the permutation is not used. Needs 12 bytes of memory per sample,
     /// shared by clones.
     ///
     /// # Errors
     /// Not one weight for each sample, more than 2^32 of them, a weight below 0 or not finite, a sum of 0, or a plan
-    /// that draws otherwise already.
+    /// that has another kind of order already.
     pub fn with_weights(self, weights: &[f64]) -> Result<Plan> {
         if weights.len() as u64 != self.len {
             return Err(Error::config(
@@ -74,16 +74,16 @@ impl Plan {
         self.drawing(Sampling::Weighted(table))
     }
 
-    /// With the data set as a mixture of sources, which follow each other in it and are given as (samples, weight). In
-    /// any stretch of the run a source has its weight's share, within a few samples; each source is gone through
-    /// completely, in the plan's permutation, before any of its samples comes again.
+    /// With the data set as a mixture of sources, stored one after the other and given as (samples, weight). In
+    /// any stretch of the run a source has its weight's share, within a few samples. Each source is used up
+    /// completely, in the plan's permutation, before any of its samples repeats.
     ///
-    /// A cursor may be loaded into a plan with other weights, which hold from there on; with buckets, only one that is
-    /// at the beginning of a window of them.
+    /// A cursor may be loaded into a plan with other weights, which apply from there on. With buckets, the cursor must be
+    /// at the beginning of a window.
     ///
     /// # Errors
     /// Sources that do not add up to the data set, an empty one, a weight below 0 or not finite, a sum of 0, or a plan
-    /// that draws otherwise already.
+    /// that has another kind of order already.
     pub fn with_mixture(self, sources: &[(u64, f64)]) -> Result<Plan> {
         let sum: u128 = sources.iter().map(|source| u128::from(source.0)).sum();
         if sum != self.len.into() {
@@ -107,9 +107,9 @@ impl Plan {
         Ok(self)
     }
 
-    /// With samples of about the same length brought together: each `window` positions of an epoch are sorted by
-    /// `lengths[index]` and cut into chunks of `chunk`, which come in a keyed order. Where `chunk` is the number of
-    /// samples of a step on all ranks, a step pads little. Asking for a position works out its window.
+    /// With samples of about the same length grouped: each `window` positions of an epoch are sorted by `lengths[index]`
+    /// and cut into chunks of `chunk`, in a keyed order. Set `chunk` to the number of samples of a step on all ranks, so
+    /// that a step needs little padding. A look-up of a position computes its whole window.
     ///
     /// # Errors
     /// Not one length for each sample, or a window that is no multiple of the chunk or above 2^31.
@@ -124,7 +124,7 @@ impl Plan {
         Ok(self)
     }
 
-    /// The weights of a mixture and where they came into force; `None` for other plans.
+    /// The weights of a mixture and the position from which they apply; `None` for other plans.
     pub fn mix(&self) -> Option<&MixOrigin> {
         match &self.sampling {
             Sampling::Mixed(mixture) => Some(mixture.now()),
@@ -132,7 +132,7 @@ impl Plan {
         }
     }
 
-    /// A mixture's plan with what `mix` says in place of its weights and origin.
+    /// A mixture's plan with the weights and the origin of `mix`.
     pub(super) fn with_mix(mut self, mix: &MixOrigin) -> Result<Plan> {
         if let Sampling::Mixed(mixture) = &self.sampling {
             self.sampling = Sampling::Mixed(Arc::new(Mixture::clone(mixture).beginning(mix.clone())?));
@@ -140,7 +140,7 @@ impl Plan {
         Ok(self)
     }
 
-    /// This plan as it goes on from a place that `before` got to: a mixture with the same weights keeps its origin, one
+    /// This plan, continued from the position that `before` reached: a mixture with the same weights keeps its origin, one
     /// with other weights begins there.
     pub(super) fn after(self, before: Plan, epoch: u64, position: u64) -> Result<Plan> {
         let (Sampling::Mixed(old), Sampling::Mixed(new)) = (&before.sampling, &self.sampling) else { return Ok(self) };
@@ -149,7 +149,7 @@ impl Plan {
         }
         let origin = before.place_in_run(epoch, position.min(before.epoch_len()));
         if origin < old.now().origin {
-            // Before the weights last changed: what was drawn until here is not known any more, so it begins anew.
+            // The position lies before the last change of weights. The draws up to here are unknown, so the mixture starts again.
             let mix =
                 MixOrigin { origin: 0, counts: vec![0; new.now().counts.len()], weights: new.now().weights.clone() };
             return self.with_mix(&mix);
@@ -171,7 +171,7 @@ impl Plan {
         epoch.wrapping_mul(self.epoch_len()).wrapping_add(position)
     }
 
-    /// Which permutation a position of an epoch lies in, and where in it.
+    /// The number of the permutation that a position of an epoch lies in, and the position inside it.
     pub(super) fn pass_at(&self, epoch: u64, position: u64) -> (u64, u64) {
         let Sampling::Passes { merged } = self.sampling else { return (epoch, position) };
         let (length, period) = (self.epoch_len(), self.len * merged);

@@ -1,10 +1,10 @@
-//! A plan in a few words of JSON, for a ledger: from them it can be made again without the data set.
+//! A plan as a small JSON value, for a ledger; the plan can be rebuilt from it without the data set.
 
 use super::{MixOrigin, Permutation, Plan, Sampling, Tail};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// What a plan without weights for each sample is made of.
+/// The parameters of a plan that has no weights or lengths per sample.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PlanSpec {
@@ -22,8 +22,8 @@ struct PlanSpec {
 }
 
 impl Plan {
-    /// Whether `other` gives the same order, to another number of ranks perhaps, and perhaps with other weights of a
-    /// mixture from some place on.
+    /// True if `other` gives the same order. The number of ranks may differ, and so may a mixture's weights from its origin
+    /// on.
     pub(crate) fn goes_with(&self, other: &Plan) -> bool {
         let as_other = match other.mix() {
             Some(mix) => self.clone().with_mix(mix),
@@ -55,10 +55,10 @@ impl Plan {
             .map_err(|e| Error::config(format!("the plan is not JSON: {e}"), "Please report this"))
     }
 
-    /// The plan that was described.
+    /// Rebuilds a plan from [`Plan::describe`]'s value.
     ///
     /// # Errors
-    /// A value that describes none.
+    /// A value that does not describe a plan.
     pub(crate) fn from_description(value: &serde_json::Value) -> Result<Plan> {
         let described = PlanSpec::deserialize(value).map_err(|e| {
             Error::config(format!("no plan is described: {e}"), "Use the version of feedline that wrote it")
@@ -76,7 +76,7 @@ impl Plan {
             }
             None => plan.with_merged_epochs(described.merged_epochs),
         }?;
-        // Last: how many samples torch's order may hold depends on the sources.
+        // Must come last: the limit of torch's order depends on the sizes of the sources.
         plan.with_permutation(described.permutation)
     }
 }

@@ -1,3 +1,5 @@
+//! Tests of plans: torch's order, each sample once over all ranks, cursors, replacements.
+
 use super::*;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -121,7 +123,7 @@ fn the_rest_of_an_epoch_is_its_continuation_on_the_same_ranks() {
     }
 }
 
-/// Ways of asking: one position at a time, a rank's slots, clones that share what is made, threads at once.
+/// Look-ups one position at a time, by a rank's slots, by clones that share the computed order, and by threads at once.
 #[test]
 fn whoever_asks_for_an_index_gets_the_same() {
     let mut rng = SampleRng::new(5, 0, 0, "ask");
@@ -141,7 +143,7 @@ fn whoever_asks_for_an_index_gets_the_same() {
                 });
             }
         });
-        // Far past the end the order begins again, as often as needed.
+        // Far past the end the order repeats, as often as needed.
         let far = epoch.at(5 * plan.len() + 3 % plan.len());
         assert!(far.padded && far.index == epoch.at(3 % plan.len()).index);
     }
@@ -199,7 +201,7 @@ fn virtual_epochs_cut_the_passes_that_are_laid_end_to_end() {
             let plan = plain.clone().with_epoch_length(length).unwrap();
             let whole = pairs(&plan, 0..600_u64.div_ceil(length));
             assert_eq!(whole[..600], passes, "{permutation:?} in epochs of {length}");
-            // Any order of asking, and many at once over the border of a pass.
+            // Look-ups in any order, and many at once across the border of a pass.
             let rank: Vec<(u64, u64)> = plan.epoch(3).rank(1).map(|r| (r.pass, r.index)).collect();
             let mine = whole[3 * length as usize..].iter().take(length as usize).skip(1).step_by(2);
             assert!(mine.eq(rank.iter().take(length as usize / 2)));
@@ -320,7 +322,7 @@ fn impossible_orders_are_refused() {
     }
 }
 
-/// 4,096 ranks and 10^12 samples: who gets what on windows of positions, ranks and samples drawn at random.
+/// 4,096 ranks and 10^12 samples: checks random windows of positions, random ranks and random samples.
 #[test]
 fn four_thousand_ranks_share_a_trillion_samples() {
     const RANKS: u64 = 4096;
@@ -345,7 +347,7 @@ fn four_thousand_ranks_share_a_trillion_samples() {
         assert_eq!(seen.len() as u64, 8 * RANKS, "no two ranks share a sample");
         let sizes: u64 = (0..RANKS).map(|rank| dealt.num_samples(rank)).sum();
         assert_eq!(sizes, LEN - start);
-        // Any samples: each stands at one place, and the rank that has it finds it there.
+        // Random samples: each has one position, and its rank finds it there.
         let sample = rng.below(LEN - 1000);
         for index in sample..sample + 1000 {
             let position = dealt.position_of(index).unwrap();
@@ -385,7 +387,7 @@ fn new_weights_begin_at_the_cursor_and_never_past_the_epoch() {
     // The padded end of an epoch of 61 is position 64; the next epoch's first places are not before the origin.
     assert_eq!(resumed(0, 64, &old).unwrap().mix().unwrap().origin, 61);
     assert_ne!(new.fingerprint(), mixture([1.0, 5.0], 4).fingerprint(), "where the weights began counts");
-    // Back before the weights last changed: from the run's beginning, whatever the plan at hand knows.
+    // Back before the last change of weights: starts at the run's beginning, whatever the present plan knows.
     let back = Cursor::new(1, &new, 0, 7, 0).resume(1, &mixture([3.0, 1.0], 4)).unwrap();
     assert_eq!(back.mix().map(|mix| (mix.origin, mix.counts.clone())), Some((0, vec![0, 0])));
 }
@@ -413,7 +415,7 @@ fn windows_of_buckets_are_not_in_one_order_and_leave_out_no_length() {
     let order = indices(&plan(400), 0, 0);
     let windows: Vec<Vec<u64>> = order.chunks(40).map(|window| window.iter().map(|i| i % 40).collect()).collect();
     assert!(windows.iter().any(|window| window != &windows[0]), "each window has a key of its own");
-    // 36 samples: the last 4 are no whole chunk, and are not always the longest.
+    // 36 samples: the last 4 are not a full chunk, and they are not always the longest.
     let last: std::collections::BTreeSet<u64> = (0..30).map(|epoch| indices(&plan(36), epoch, 0)[35]).collect();
     assert_eq!(last.into_iter().collect::<Vec<_>>(), [3, 11, 19, 27, 35]);
 }

@@ -1,13 +1,13 @@
-//! torch's own permutation, bit for bit: the two shuffles of `torch.randperm` on the CPU, the first of them made as far
-//! as it is asked for. Knows nothing of ranks and epochs.
+//! torch's own permutation, bit for bit: the two shuffles of `torch.randperm` on the CPU. The first of them is computed
+//! on demand, only as far as needed. Knows nothing of ranks and epochs.
 
 use super::mt19937::Mt19937;
 
 /// From this length on torch draws 64 bits a step and shuffles inside out (`randperm_cpu` in TensorFactories.cpp).
 const INSIDE_OUT_FROM: usize = (u32::MAX / 20) as usize;
 
-/// Steps taken together: their places are drawn first and read once, all misses of the cache at the same time, before
-/// they are swapped one after the other.
+/// Steps taken together: their places are drawn and read first, so that their cache misses overlap; then they are
+/// swapped one after the other.
 const BLOCK: usize = 512;
 
 /// `torch.randperm(n, generator=g)` with `g.manual_seed(seed)`, on the CPU, as of torch 2.x. Only the low 32 bits of
@@ -18,14 +18,14 @@ pub fn torch_randperm(n: u32, seed: u64) -> Vec<u32> {
     order.slots
 }
 
-/// The same permutation, made as far as it is asked for, in 4 bytes a position.
+/// The same permutation, computed only as far as needed, in 4 bytes a position.
 ///
 /// Below 2^32 / 20 (about 2.1e8) positions torch's shuffle goes forward: step i swaps position i with one that is not
-/// before it, so position i is final after i steps, and the first index costs one step. From there on it goes inside
-/// out, where any step may change any position before it: whoever asks for one index waits for all.
+/// before it, so position i is final after i steps, and the first index costs one step. From that length on it goes
+/// inside out: any step may change any position before it, so the first look-up computes the whole order.
 pub(super) struct TorchOrder {
-    /// Before `made`: the indices. From there on: what a position holds, xor the position, so that the zeros which the
-    /// allocator gives, without touching the memory where the list is long, are the untouched order 0, 1, 2, ...
+    /// Before `made`: the indices. From there on: the value at a position, xor the position. So the zeros of a fresh
+    /// allocation, which the system gives without touching the memory of a long list, mean the order 0, 1, 2, ...
     slots: Vec<u32>,
     made: usize,
     twister: Mt19937,
@@ -47,7 +47,7 @@ impl TorchOrder {
         self.slots[position]
     }
 
-    /// How far it is made.
+    /// Number of positions computed so far.
     #[cfg(test)]
     pub(super) fn made(&self) -> usize {
         self.made
@@ -62,7 +62,7 @@ impl TorchOrder {
             return;
         }
         while self.made < end {
-            // Few at first: the first touch of a page is dear, and the first index must not wait for a block of them.
+            // Few at first: the first touch of a page is slow, and the first index must not wait for a whole block.
             let count = (self.made / 4).clamp(1, BLOCK).min(self.slots.len() - self.made);
             self.forward(count);
         }
@@ -87,7 +87,7 @@ impl TorchOrder {
     }
 }
 
-/// Reads these places: the processor fetches many of them at a time, which it cannot do while it swaps.
+/// Reads these places, so that the processor fetches many of them at a time; it cannot do so while it swaps.
 fn touch(slots: &[u32], places: impl Iterator<Item = usize>) {
     std::hint::black_box(places.fold(0, |all, place| all ^ slots[place]));
 }
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
     use crate::plan::rng::SampleRng;
 
-    /// The forward shuffle as it reads in torch's source: on a list that holds what it stands for, whole, step by step.
+    /// The forward shuffle as in torch's source: on a plain list of indices, all steps in order.
     fn plain_forward(n: usize, seed: u32) -> Vec<u32> {
         let mut order: Vec<u32> = (0..n as u32).collect();
         for (i, word) in words(n, seed).into_iter().enumerate() {

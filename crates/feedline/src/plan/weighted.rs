@@ -9,14 +9,14 @@ use crate::hash::{hash_name, hash_words};
 /// given distribution", 1991); 12 bytes an index.
 #[derive(Debug, PartialEq)]
 pub(super) struct AliasTable {
-    /// A column's own part of its 2^64 tickets.
+    /// Number of a column's 2^64 tickets that belong to its own index.
     own: Box<[u64]>,
-    /// Whose the rest are.
+    /// The index that a column's other tickets belong to.
     other: Box<[u32]>,
     pub(super) hash: u64,
 }
 
-/// The sum of weights that can be drawn by.
+/// The sum of the weights, after checking that one can draw by them.
 ///
 /// # Errors
 /// A weight that is negative or not finite, or a sum that is 0 or not finite.
@@ -54,7 +54,7 @@ impl AliasTable {
         let heaviest = (0..n).max_by(|&a, &b| weights[a].total_cmp(&weights[b])).unwrap_or(0) as u32;
         while let Some(small) = low.pop() {
             let at = small as usize;
-            // Rounding may leave a low column without a high one: it is as good as full, unless it weighs nothing.
+            // Rounding may leave a low column without a high one. It counts as full, unless its weight is 0.
             let Some(&large) = high.last() else {
                 if weights[at] == 0.0 {
                     (own[at], other[at]) = (0, heaviest);

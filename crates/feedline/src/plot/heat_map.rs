@@ -4,7 +4,7 @@ use super::{CHAR_WIDTH_PX, Canvas, FAINT_INK, INK, LINE_HEIGHT_PX, Rgb, WHITE, s
 
 /// Colours of the shares 0, 1/4, ..., 1.
 const COLOURS: [Rgb; 5] = [[247, 250, 253], [198, 219, 239], [107, 174, 214], [33, 113, 181], [8, 48, 107]];
-/// Larger matrices get small cells without numbers, and labels as far apart as they need.
+/// Larger matrices get small cells without numbers, and fewer labels, so that these do not overlap.
 const MAX_NUMBERED: usize = 30;
 const LABEL_CHARS: usize = 20;
 const MARGIN_PX: i32 = 20;
@@ -66,7 +66,7 @@ pub fn heat_map(
             }
         }
     }
-    // Every label that does not run into the one before.
+    // Skips labels that would overlap the one before.
     let every = (LINE_HEIGHT_PX as usize).div_ceil(cell as usize).max(1);
     for (row, label) in row_labels.iter().enumerate().step_by(every) {
         let y = top + cell * row as i32 + (cell - LINE_HEIGHT_PX) / 2;

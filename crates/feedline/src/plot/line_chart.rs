@@ -27,7 +27,7 @@ pub(crate) fn line_chart(title: &str, x_label: &str, y_label: &str, series: &[Se
     let points = || series.iter().flat_map(|series| series.points).filter(|(x, y)| x.is_finite() && y.is_finite());
     let mut x_ticks = Ticks::over(points().map(|point| point.0), 10.0, 0.0);
     if points().all(|point| point.0.fract() == 0.0) {
-        // Epochs: no ticks between them.
+        // Whole epochs only: no ticks between them.
         x_ticks.step = x_ticks.step.max(1.0);
     }
     let y_ticks = Ticks::over(points().map(|point| point.1), 8.0, 0.04);
@@ -115,7 +115,7 @@ impl Ticks {
         Ticks { low, high, step }
     }
 
-    /// Where `value` is between `low` (0) and `high` (1).
+    /// The position of `value` between `low` (0) and `high` (1).
     fn part(&self, value: f64) -> f64 {
         (value - self.low) / (self.high - self.low)
     }

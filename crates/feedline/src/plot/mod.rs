@@ -1,5 +1,5 @@
-//! Pictures for people: a small RGB canvas, and the charts drawn on it. Owns how things look; knows nothing of where
-//! the numbers come from.
+//! Pictures for people: a small RGB canvas, and the charts drawn on it. Owns their appearance; knows nothing of the
+//! source of the numbers.
 
 mod contact_sheet;
 mod heat_map;
@@ -142,7 +142,7 @@ impl Canvas {
                 }
             }
         } else if letter == '…' {
-            // Not in the font, but what we end a shortened label with.
+            // The … that ends a shortened label; the font lacks it.
             for dx in [0, 1, 3, 4, 6] {
                 dot(dx, 10, if dx % 3 == 0 { 0.9 } else { 0.25 });
                 dot(dx, 11, if dx % 3 == 0 { 0.9 } else { 0.25 });

@@ -1,3 +1,5 @@
+//! Tests of drawing: the pixels of lines, text and pictures, and charts of any size.
+
 use super::line_chart::Ticks;
 use super::*;
 
@@ -144,7 +146,7 @@ fn contact_sheets_show_small_and_large_pictures() {
         assert_eq!(pixel(&sheet, x + dx, y + dy), [0, 0, 0]);
     }
     assert_eq!(pixel(&sheet, x + 4, y), [0, 9, 0]);
-    // Sheets of pictures that must be read keep them as they are.
+    // `contact_sheet_within` with a large limit keeps pictures at their size.
     let sheet = contact_sheet_within(&pictures[3..4], 1, 600);
     assert_eq!(sheet.image.width_px, 12 + 600 + 12);
     assert_eq!(pixel(&sheet, 12 + 599, 12), pictures[3].0.pixels[3 * 599..][..3]);

@@ -1,5 +1,4 @@
-//! One file of this machine: opened without waiting for anybody, read into memory that is used again, written whole or
-//! not at all.
+//! Local files: opened without blocking, read into reused memory, written atomically.
 
 use std::fs::{File, FileType, Metadata};
 use std::io::{Error, ErrorKind, Read};
@@ -9,21 +8,21 @@ use std::path::Path;
 /// Files below this size are read without asking for their size first.
 const SMALL_FILE_BYTES: usize = 4096;
 
-/// Reads a whole file into `bytes`, whose old content is dropped and whose allocation is used again.
+/// Reads a whole file into `bytes`; its old content is dropped, its allocation reused.
 ///
 /// # Errors
-/// Whatever the file system reports; `bytes` is then unspecified.
+/// Any error of the file system; `bytes` is then unspecified.
 pub fn read_file_into(path: &Path, bytes: &mut Vec<u8>) -> std::io::Result<()> {
     let mut file = open_at_once(path)?;
-    // A small file costs little but its system calls: a read that gets it and one that sees the end are fewer than
-    // `read_to_end` needs, which asks for size and place before.
+    // For a small file the system calls are the cost: one read for the bytes and one that sees the end are fewer than
+    // `read_to_end` needs, which first asks for size and position.
     bytes.resize(SMALL_FILE_BYTES, 0);
     let mut len_bytes = 0;
     while len_bytes < SMALL_FILE_BYTES {
         match file.read(&mut bytes[len_bytes..]) {
             Ok(0) => {
                 bytes.truncate(len_bytes);
-                // What is opened without waiting, and is a pipe, may have nothing to say.
+                // Opened without blocking, a pipe reads as empty.
                 return if len_bytes == 0 { regular(&file).map(drop) } else { Ok(()) };
             }
             Ok(more) => len_bytes += more,
@@ -31,24 +30,24 @@ pub fn read_file_into(path: &Path, bytes: &mut Vec<u8>) -> std::io::Result<()> {
             Err(error) => return Err(error),
         }
     }
-    // Makes room for what is left first; an absurd size is an error, not an abort.
+    // `read_to_end` reserves the rest first; an absurd size is an error, not an abort.
     regular(&file)?;
     file.read_to_end(bytes).map(|_| ())
 }
 
-/// Opens a file without waiting for anybody: a pipe would have the reader wait until someone writes.
+/// Opens a file without blocking: a pipe would block the reader until someone writes.
 pub(super) fn open_at_once(path: &Path) -> std::io::Result<File> {
     match File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
-        // Another program has to give a file back first; a pipe does not refuse.
+        // Another program holds a lease on the file and must release it first; a pipe does not refuse.
         Err(error) if error.kind() == ErrorKind::WouldBlock && path.is_file() => File::open(path),
         other => other,
     }
 }
 
-/// Opens a file that samples are read from, which must be a regular one, or a link to one.
+/// Opens a data file, which must be a regular file or a link to one.
 ///
 /// # Errors
-/// Whatever the file system reports; a folder, a pipe, a socket or a device, in words.
+/// Any error of the file system; a folder, a pipe, a socket or a device, in words.
 pub(crate) fn open_regular(path: &Path) -> std::io::Result<File> {
     let file = open_at_once(path)?;
     regular(&file).map(|_| file)
@@ -62,7 +61,7 @@ pub(super) fn regular(file: &File) -> std::io::Result<Metadata> {
     }
 }
 
-/// What something is that is no regular file, in a word.
+/// The kind of anything that is not a regular file, in a word.
 pub(crate) fn unusual(file_type: FileType) -> Option<&'static str> {
     match file_type {
         kind if kind.is_file() => None,
@@ -73,10 +72,10 @@ pub(crate) fn unusual(file_type: FileType) -> Option<&'static str> {
     }
 }
 
-/// Reads a file that must be exactly `head` and then `body`, straight into them: no buffer in between.
+/// Reads a file that must be exactly `head` and then `body`, straight into them, without a buffer in between.
 ///
 /// # Errors
-/// A file of another size, with both sizes in the text; whatever the file system reports. What the two hold is then
+/// A file of another size, with both sizes in the text; any error of the file system. The content of both is then
 /// unspecified.
 pub fn read_exactly(path: &Path, head: &mut [u8], body: &mut [u8]) -> std::io::Result<()> {
     let mut file = open_at_once(path)?;
@@ -94,14 +93,14 @@ pub fn read_exactly(path: &Path, head: &mut [u8], body: &mut [u8]) -> std::io::R
 /// The first bytes of a file, at most `most_bytes`: for headers that say how to read the rest.
 ///
 /// # Errors
-/// Whatever the file system reports.
+/// Any error of the file system.
 pub fn read_start(path: &Path, most_bytes: usize) -> std::io::Result<Vec<u8>> {
     let mut start = Vec::new();
     open_regular(path)?.take(most_bytes as u64).read_to_end(&mut start)?;
     Ok(start)
 }
 
-/// Writes a file so that it is there as a whole or not at all.
+/// Writes a file atomically: it is there as a whole or not at all.
 pub(super) fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new(""));
     std::fs::create_dir_all(folder)?;
@@ -110,7 +109,7 @@ pub(super) fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
     std::fs::rename(&new, path)
 }
 
-/// What something is that is there and no file, in words.
+/// The kind of an existing path that is not a regular file, in words.
 pub(in crate::read) fn no_file(path: &Path) -> Option<String> {
     let kind = unusual(path.metadata().ok()?.file_type())?;
     Some(format!("; it is a {kind}, and no regular file"))
@@ -149,7 +148,7 @@ pub(in crate::read) mod tests {
         for path in [&folder, &socket] {
             assert!(read_file_into(path, &mut Vec::new()).is_err() && open_regular(path).is_err());
         }
-        // Through a link, too; and with one who writes, since what he writes is read once.
+        // Also through a link, and with a writer, since bytes in a pipe can be read only once.
         let link = dir.path().join("link.png");
         std::os::unix::fs::symlink(&pipe, &link).unwrap();
         let _both = File::options().read(true).write(true).open(&pipe).unwrap();

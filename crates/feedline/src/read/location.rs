@@ -1,5 +1,5 @@
-//! Where data lies, as a person writes it: a path, a URL, archives that are named, a folder inside of them. Owns how such
-//! a name is taken apart, and what is refused of it.
+//! The place of data as a person writes it: a path, a URL, named archives, a folder inside them. Owns how such a name
+//! is parsed, and what is refused of it.
 
 use crate::error::{Error, Result};
 use crate::read::names::{INCOMPLETE, SPLITS, is_archive, is_openable, is_parquet};
@@ -7,11 +7,11 @@ use crate::url::{is_url, without_query};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// That the URL of data holds no secret: a query, as that of a presigned URL, which is a signature, or a user's name and
-/// password. Whatever it is the name of, the name is printed, and stands in files.
+/// Checks that the URL of data contains no secret: a query, which in a presigned URL is a signature, or a user name and
+/// password. URLs are printed and stored in files.
 ///
 /// # Errors
-/// One that does.
+/// A URL that does.
 pub fn check_url(url: &str) -> Result<()> {
     let Some((scheme, rest)) = url.split_once("://").filter(|_| is_url(Path::new(url))) else { return Ok(()) };
     let host = rest.split('/').next().unwrap_or_default();
@@ -29,8 +29,8 @@ pub fn check_url(url: &str) -> Result<()> {
     ))
 }
 
-/// Why no request can name the object with this key, if that is so. What a URL holds as it is: it is taken apart at each
-/// `/`, and `..` leads out of a folder.
+/// The reason why no request can name the object with this key, if there is one. Keys go into URLs unchanged, where `/`
+/// separates parts, and `..` leads out of a folder.
 pub(in crate::read) fn unreadable(key: &str) -> Option<&'static str> {
     match key {
         "" => Some("its name is empty"),
@@ -42,7 +42,7 @@ pub(in crate::read) fn unreadable(key: &str) -> Option<&'static str> {
     }
 }
 
-/// A path that names archives: the folder they lie in, their names, and the rest, a folder inside of them.
+/// A path that names archives: their folder, their names, and the rest, a folder inside them.
 pub(in crate::read) struct Named<'a> {
     pub(in crate::read) folder: &'a str,
     pub(in crate::read) names: Vec<String>,
@@ -52,7 +52,7 @@ pub(in crate::read) struct Named<'a> {
 pub(in crate::read) fn archives_named(path: &Path) -> Option<Named<'_>> {
     let text = path.to_str()?;
     let local = if is_url(path) { text.strip_prefix("file://") } else { Some(text) };
-    // The name of a bucket or a host is none of an archive.
+    // The name of a bucket or a host is not that of an archive.
     let rest = local.or_else(|| text.split_once("://")?.1.split_once('/').map(|(_, rest)| rest))?;
     let mut start = 0;
     for part in rest.split('/') {
@@ -67,12 +67,12 @@ pub(in crate::read) fn archives_named(path: &Path) -> Option<Named<'_>> {
     None
 }
 
-/// Whether a path leads to an archive that it names, or into one.
+/// True if a path leads to or into an archive that it names.
 pub fn is_in_archive(path: &Path) -> bool {
     archives_named(path).is_some()
 }
 
-/// The folder of this machine and the names of the archives that a path names; `None` if it names none.
+/// The local folder and the names of the archives that a path names; `None` if it names none.
 pub fn local_archives(path: &Path) -> Option<(PathBuf, Vec<String>)> {
     let Named { folder, names, inside } = archives_named(path).filter(|_| !is_url(path))?;
     let folder = match folder {
@@ -83,23 +83,24 @@ pub fn local_archives(path: &Path) -> Option<(PathBuf, Vec<String>)> {
     inside.is_empty().then(|| (folder.into(), names))
 }
 
-/// Whether archives lie in a folder of this machine, or in that of a split.
+/// True if a local folder, or that of a split in it, contains archives.
 pub fn holds_archives(folder: &Path) -> bool {
     std::iter::once("").chain(SPLITS).any(|split| {
         let folder = folder.join(split);
         let names = fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
         let names: Vec<String> = names.filter_map(|name| name.into_string().ok()).collect();
-        // A Parquet file beside class folders says something about them ([`crate::read::archive::finder`]).
+        // A Parquet file beside class folders describes them ([`crate::read::archive::finder`]).
         let has_folders = || names.iter().any(|name| !name.starts_with('.') && folder.join(name).is_dir());
         names.iter().any(|name| is_archive(name) && !is_parquet(name))
             || names.iter().any(|name| is_parquet(name)) && !has_folders()
     })
 }
 
-/// Names that a pattern stands for, at most.
+/// Maximum number of names that a pattern stands for.
 const NAMES_MAX: usize = 1 << 20;
 
-/// `a{08..10}b` as a08b, a09b, a10b, each pair of braces in turn. What is no range, or of too many names, stays as it is.
+/// `a{08..10}b` as a08b, a09b, a10b, for each pair of braces. Anything that is no range, or has too many names, stays
+/// as it is.
 fn expand(name: &str) -> Vec<String> {
     let Some((before, (range, after))) =
         name.split_once('{').and_then(|(before, rest)| Some((before, rest.split_once('}')?)))
@@ -119,13 +120,13 @@ fn expand(name: &str) -> Vec<String> {
     }
 }
 
-/// The text of a URL that was taken apart as a path, which loses one of its two `/`.
+/// The text of a URL after parsing as a path, which drops one of its two `/`.
 pub(in crate::read) fn url_of(path: &Path) -> String {
     let text = path.display().to_string();
     if text.contains("://") { text } else { text.replacen(":/", "://", 1) }
 }
 
-/// What is said of an archive that is compressed as a whole.
+/// The error for an archive that is compressed as a whole.
 pub(in crate::read) fn compressed(path: impl Into<PathBuf>) -> Error {
     Error::dataset(
         path,
@@ -134,7 +135,7 @@ pub(in crate::read) fn compressed(path: impl Into<PathBuf>) -> Error {
     )
 }
 
-/// What is said of a folder in which [`INCOMPLETE`] lies.
+/// The error for a folder that contains [`INCOMPLETE`].
 pub(in crate::read) fn incomplete(folder: impl Into<PathBuf>) -> Error {
     let problem = format!("`feedline pack` has not finished this folder: there is a file {INCOMPLETE} in it");
     let remedy = "Remove the folder and pack again. If this is a copy of one that was finished since, copy the rest, remove \

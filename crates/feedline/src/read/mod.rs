@@ -1,5 +1,6 @@
 //! Read: bytes of a sample, and the list of what there is to read. The only stage that does I/O on the data set; it
 //! must not look inside the bytes.
+#![expect(clippy::disallowed_methods, reason = "reads the files of data sets and waits for networks")]
 
 pub mod archive;
 pub(crate) mod file;

@@ -1,28 +1,29 @@
-//! Names of files: which are pictures, archives or other data, and which a data set gives a meaning. Decides by the name
+//! Names of files: pictures, archives and other data, and names with a meaning in a data set. Decides by the name
 //! alone; opens nothing.
 
 use std::ffi::OsStr;
 use std::path::Path;
 
-/// Ends the name of an index that lies beside its archive: `000.tar.index`.
+/// Extension of an index, which lies beside its archive: `000.tar.index`.
 pub(crate) const INDEX_EXTENSION: &str = ".index";
 
-/// Lies in each folder of a pack until all of it is written. A folder that has it, or a copy of one, is no data set.
+/// Lies in each folder of a pack until all of it is written. A folder that contains it, or a copy of one, is no data
+/// set.
 pub(crate) const INCOMPLETE: &str = "pack.incomplete";
 
 /// The folders of a data set that may hold its splits.
 pub(in crate::read) const SPLITS: [&str; 4] = ["train", "test", "val", "valid"];
 
-/// Beside archives that carry labels: the names of the classes, one a line.
+/// Class names, one per line, beside archives that carry labels.
 pub(in crate::read) const CLASSES_FILE: &str = "classes.txt";
 
 const EXTENSIONS: [&str; 3] = ["jpg", "jpeg", "png"];
 
-/// Pictures of formats that are not read, by the names that other loaders know.
+/// Pictures of formats that are not supported, but that other loaders read.
 const OTHER_PICTURES: [&str; 14] =
     ["ppm", "bmp", "pgm", "tif", "tiff", "webp", "gif", "pbm", "pnm", "jfif", "jp2", "avif", "heic", "jxl"];
 
-/// What kinds of archives there are, by the end of their names.
+/// The formats of archives, by the end of their names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::read) enum Format {
     Tar,
@@ -42,13 +43,13 @@ pub(in crate::read) fn format(key: &str) -> Option<Format> {
     }
 }
 
-/// Whether an object of this name is an archive, wherever it lies.
+/// True if an object of this name counts as an archive in a listing.
 pub fn is_archive(key: &str) -> bool {
     format(key).is_some() && !is_sample(key)
 }
 
-/// Whether a name is that of an archive, or of a file that is opened as one only when it is named: a folder may hold
-/// a million of them, each a sample.
+/// True for the name of an archive, or of a file that is opened as one only when it is named (`.npz`): a folder may
+/// hold a million of them, each a sample.
 pub(in crate::read) fn is_openable(key: &str) -> bool {
     format(key).is_some()
 }
@@ -61,14 +62,14 @@ fn is_sample(key: &str) -> bool {
     key.ends_with(".npz")
 }
 
-/// Whether a name is that of an archive that is compressed as a whole, so that nothing in it can be found.
+/// True for the name of an archive that is compressed as a whole, so that no member can be found.
 pub(in crate::read) fn is_compressed(name: &str) -> bool {
     let Some((inner, extension)) = name.rsplit_once('.') else { return false };
     let is_packer = ["gz", "bz2", "xz", "zst", "zstd", "lz4", "br", "snappy"].contains(&extension);
     matches!(extension, "tgz" | "tbz2" | "txz") || is_packer && matches!(format(inner), Some(Format::Tar | Format::Mds))
 }
 
-/// The split that an archive is called after, `train.zip` or `train-000000.tar`.
+/// The split in an archive's name, `train.zip` or `train-000000.tar`.
 pub(in crate::read) fn split_of(name: &str) -> Option<&'static str> {
     let rest = |split: &&str| name.strip_prefix(*split).is_some_and(|rest| rest.starts_with(['.', '-', '_']));
     SPLITS.into_iter().find(rest)
@@ -79,13 +80,13 @@ pub(in crate::read) fn is_picture(path: &Path) -> bool {
     EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension))
 }
 
-/// Whether a name is that of a picture, of a format that is read or of another.
+/// True for the name of a picture, of a supported format or another.
 pub(in crate::read) fn looks_like_picture(path: &Path) -> bool {
     let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
     is_picture(path) || OTHER_PICTURES.iter().any(|known| known.eq_ignore_ascii_case(extension))
 }
 
-/// Whether a name is that of a file that samples are made of.
+/// True for the name of a file that contains samples.
 pub(in crate::read) fn is_data(name: &str) -> bool {
     let extension = Path::new(name).extension().unwrap_or_default();
     is_picture(Path::new(name)) || extension == "npy" || extension == "bin"

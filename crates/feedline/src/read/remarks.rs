@@ -1,21 +1,21 @@
-//! Tells a person what was left out where samples were looked for: counted by its kind, the first few named. Owns the
-//! counting and the words; whoever looks decides what is left out.
+//! Reports what was left out where samples were expected: counted by kind, the first few named. Owns the counting and
+//! the words; the caller decides what is left out.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
-/// So many of a kind are named.
+/// Number of names reported for each kind.
 const NAMED: usize = 3;
 
-/// So many kinds are told one by one.
+/// Number of kinds reported one by one.
 const KINDS: usize = 8;
 
-/// What was found beside samples. The same whatever the order in which it was found, but for the names.
+/// Findings beside samples. Except for the names, they do not depend on the order in which they were added.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Remarks {
-    /// What is no sample, by its kind: `*.webp`.
+    /// Counts of things that are no sample, by kind: `*.webp`.
     left_out: BTreeMap<String, Found>,
-    /// What is strange, in words: `archives without an end mark`.
+    /// Counts of strange things, by words: `archives without an end mark`.
     strange: BTreeMap<String, Found>,
 }
 
@@ -26,7 +26,7 @@ struct Found {
 }
 
 impl Remarks {
-    /// Counts something that is no sample.
+    /// Counts a thing that is no sample.
     pub(super) fn leave_out(&mut self, kind: &str, name: impl Display) {
         count(&mut self.left_out, kind, name);
     }
@@ -40,22 +40,22 @@ impl Remarks {
         }
     }
 
-    /// Counts something strange that stops nothing.
+    /// Counts a strange thing that stops nothing.
     pub(super) fn note(&mut self, words: &str, name: impl Display) {
         count(&mut self.strange, words, name);
     }
 
-    /// Whether there is nothing to say.
+    /// True if there is nothing to report.
     pub fn is_empty(&self) -> bool {
         self.left_out.is_empty() && self.strange.is_empty()
     }
 
-    /// How many things were left out.
+    /// Number of things that were left out.
     pub fn left_out(&self) -> u64 {
         self.left_out.values().map(|found| found.count).sum()
     }
 
-    /// Adds what was found elsewhere, each name behind `folder`.
+    /// Adds the findings of another place, with `folder` in front of each name.
     pub(super) fn append(&mut self, other: &Remarks, folder: &str) {
         for (into, from) in [(&mut self.left_out, &other.left_out), (&mut self.strange, &other.strange)] {
             for (kind, found) in from {
@@ -67,8 +67,8 @@ impl Remarks {
         }
     }
 
-    /// In words, a sentence or two for each thing. `place` is where it was found, `remedy` what may be done about what was
-    /// left out.
+    /// One or two sentences for each finding. `place` is the place they are about, `remedy` advises on what was left
+    /// out.
     pub fn words(&self, place: impl Display, remedy: &str) -> Vec<String> {
         let mut words = Vec::new();
         if !self.left_out.is_empty() {
@@ -86,12 +86,12 @@ impl Remarks {
         words
     }
 
-    /// As [`Remarks::words`], without what was left out.
+    /// As [`Remarks::words`], only the strange things.
     pub(super) fn strange(&self, place: impl Display) -> Vec<String> {
         self.strange.iter().map(|(what, found)| format!("{place}: {what}: {} ({found})", found.count)).collect()
     }
 
-    /// A line for each thing: a letter, a number, the kind, and the first names, with tabs between.
+    /// One line for each finding: a letter, a number, the kind, and the first names, separated by tabs.
     pub(super) fn to_lines(&self) -> String {
         let mut text = String::new();
         for (mark, found) in [('-', &self.left_out), ('!', &self.strange)] {
@@ -102,7 +102,7 @@ impl Remarks {
         text
     }
 
-    /// Takes a line of [`Remarks::to_lines`]; says whether it is one.
+    /// Adds a line of [`Remarks::to_lines`]; false if it is not one.
     pub(super) fn take_line(&mut self, line: &str) -> bool {
         let mut parts = line.split('\t');
         let found = match parts.next() {
@@ -134,7 +134,7 @@ fn count(into: &mut BTreeMap<String, Found>, kind: &str, name: impl Display) {
     }
 }
 
-/// A name that stays on its line.
+/// A name without line breaks and other control characters.
 fn clean(name: impl Display) -> String {
     name.to_string().replace(char::is_control, "?")
 }

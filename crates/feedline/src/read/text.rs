@@ -1,19 +1,19 @@
-//! Text files as people and their editors write them. Everything of this project that reads one goes through here: a byte
-//! order mark is no part of the first word, and what is no UTF-8 is refused.
+//! Text files as people and their editors write them. All text that this project reads passes through here: a byte
+//! order mark is removed, and anything but UTF-8 is refused.
 
 use crate::error::{Error, Result};
 use std::fs;
 use std::path::Path;
 
-/// Text without the byte order mark that some editors put before it.
+/// Text without the byte order mark that some editors add.
 pub(crate) fn without_bom(text: &str) -> &str {
     text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
-/// The text that the bytes of a file are, without a byte order mark.
+/// The bytes of a file as text, without a byte order mark.
 ///
 /// # Errors
-/// What is wrong with them, in words.
+/// Bytes that are not UTF-8 text, in words.
 pub fn text_in(bytes: Vec<u8>) -> Result<String, String> {
     if let [0xff, 0xfe, ..] | [0xfe, 0xff, ..] = bytes[..] {
         return Err("the text is in UTF-16".into());
@@ -39,10 +39,10 @@ pub fn text_of(bytes: Vec<u8>, file: &Path) -> Result<String> {
     text_in(bytes).map_err(|problem| Error::dataset(file, problem, "Save the file in UTF-8"))
 }
 
-/// The text of a file of this machine, which need be no file on a disk: a pipe is read to its end.
+/// The text of a local file, which need not be on disk: a pipe is read to its end.
 ///
 /// # Errors
-/// What the file system reports; what is no text.
+/// Any error of the file system; bytes that are not text.
 pub fn read_text(file: &Path) -> Result<String> {
     text_of(fs::read(file).map_err(|e| Error::io("read", file, e))?, file)
 }

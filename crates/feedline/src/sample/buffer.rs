@@ -12,11 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Alignment of every buffer: a cache line.
 const ALIGN_BYTES: usize = 64;
 
-/// Bytes of a fixed length, 64-byte aligned. Dropped, they go back to the pool they came from.
+/// Bytes of a fixed length, 64-byte aligned. On drop they go back to the pool they came from.
 pub(crate) struct Buffer {
-    /// A little longer, because the allocator knows nothing of cache lines: asked for an alignment it would write all
-    /// zeros at once, while plain fresh pages are zeroed by the system when they are first touched, by the worker that
-    /// fills them.
+    /// A little longer than needed, to align by hand. An aligned request for zeros would be zeroed at once by the
+    /// allocator; plain fresh pages are zeroed by the system on first touch, by the worker that fills them.
     storage: Vec<u8>,
     len_bytes: usize,
     pool: Option<Arc<BufferPool>>,
@@ -29,12 +28,12 @@ impl Buffer {
         Ok(Buffer { storage: zeros(len_bytes)?, len_bytes, pool: None })
     }
 
-    /// The parts one behind the other, `len_bytes` together.
+    /// The parts joined, `len_bytes` in total.
     ///
     /// # Errors
     /// [`Error::Memory`].
     pub(crate) fn joined<'a>(len_bytes: usize, parts: impl IntoIterator<Item = &'a [u8]>) -> Result<Buffer> {
-        // Nothing is written twice: the room is there, so it stays where it is, and zeros are for what no part fills.
+        // Nothing is written twice: the capacity suffices, so the list never moves, and zeros fill only what no part does.
         let mut storage: Vec<u8> = Vec::new();
         let needed = len_bytes.saturating_add(ALIGN_BYTES);
         storage.try_reserve_exact(needed).map_err(|_| refused(len_bytes))?;
@@ -59,7 +58,7 @@ impl Buffer {
 }
 
 impl Clone for Buffer {
-    /// A copy that belongs to no pool. Where there is no memory for it, the process ends, as with any clone.
+    /// A copy that belongs to no pool. Lack of memory ends the process, as with any clone.
     fn clone(&self) -> Buffer {
         Buffer::joined(self.len_bytes, [self.as_bytes()])
             .unwrap_or_else(|_| handle_alloc_error(Layout::for_value(self.storage.as_slice())))
@@ -86,7 +85,7 @@ pub(crate) struct BufferPool {
     free: Mutex<Vec<Vec<u8>>>,
 }
 
-/// Storage kept for reuse at most; more than this is in flight only while a consumer hoards batches.
+/// Most buffers kept for reuse; more than this are in flight only while a consumer hoards batches.
 const MAX_FREE_BUFFERS: usize = 64;
 
 impl BufferPool {
@@ -118,8 +117,8 @@ impl BufferPool {
     }
 }
 
-/// Zeros for a buffer of `len_bytes`, which the system writes when they are first touched; an error where `vec!` would end
-/// the process.
+/// Zeroed storage for a buffer of `len_bytes`; the system zeroes each page on first touch. Lack of memory is an error here;
+/// with `vec!` it would end the process.
 fn zeros(len_bytes: usize) -> Result<Vec<u8>> {
     let needed = len_bytes.saturating_add(ALIGN_BYTES);
     let layout = Layout::array::<u8>(needed).map_err(|_| refused(len_bytes))?;
@@ -136,8 +135,8 @@ fn refused(len_bytes: usize) -> Error {
     Error::memory("an array", len_bytes as u64)
 }
 
-/// Asks for large pages where a buffer is worth them: its first touch then costs a page fault for every 2 MiB instead
-/// of every 4 KiB. Whether the system follows or not changes nothing but speed.
+/// Asks the system for huge pages if a buffer is large enough: first touches then cost a page fault for every 2 MiB
+/// instead of every 4 KiB. A refusal costs only speed.
 #[cfg(target_os = "linux")]
 fn advise_huge_pages(storage: &mut [u8]) {
     const HUGE_PAGE_BYTES: usize = 2 << 20;

@@ -1,5 +1,5 @@
-//! The types that travel: arrays, the fields of a sample, and the batch that is delivered. Owns their shapes and
-//! element types; knows nothing of where they come from or who consumes them.
+//! The types that pass through the stages: arrays, the fields of a sample, and the delivered batch. Owns their shapes
+//! and element types; knows nothing of where they come from or who consumes them.
 //!
 //! Axis letters: B is the batch, C channels, H and W height and width in pixels, N a number that varies per sample.
 
@@ -33,7 +33,7 @@ impl DType {
     }
 }
 
-/// Bytes of an array; where that is more than a number holds, the largest one, which no memory holds either.
+/// Bytes of an array, saturating at the largest number, for which no memory suffices either.
 pub(crate) fn len_bytes(dtype: DType, shape: &[usize]) -> usize {
     if shape.contains(&0) {
         return 0;
@@ -91,7 +91,7 @@ impl Array {
         Ok(Array { dtype, shape, data })
     }
 
-    /// A copy, where there may be no memory for one.
+    /// A copy; lack of memory is an error here.
     ///
     /// # Errors
     /// [`Error::Memory`].
@@ -175,15 +175,15 @@ impl PartialEq for Array {
     }
 }
 
-/// How the fields of several samples become one field of a batch. Chosen by the field's declaration, never by its name.
+/// The rule that makes one field of a batch from the fields of its samples. The field's declaration sets it, never its name.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Collate {
     /// Equal shapes: a new leading axis B.
     Stack,
     /// The first axis N varies: fill up to the largest N with `value`; the true counts are kept.
     Pad { value: f64 },
-    /// The first axis N varies: join along it; offsets (B + 1) say where each sample begins. Where `numbered`, the first
-    /// column of each row is the number of its sample in the batch: collate writes it, whatever the sample has there.
+    /// The first axis N varies: join along it; offsets (B + 1) say where each sample begins. If `numbered`, collate writes
+    /// the number of the sample in the batch to the first column of each row, and overwrites the sample's own value.
     Concat { numbered: bool },
     /// Opaque bytes (a name, a caption): a list of B byte strings.
     List,
@@ -235,7 +235,7 @@ impl FieldSpec {
     }
 }
 
-/// Where a pipeline writes one sample: stacked fields straight into their place in the batch, the others as they come.
+/// The output of a pipeline for one sample: stacked fields are written in place in the batch, others are handed over.
 #[derive(Debug)]
 pub struct Slot<'a> {
     specs: &'a [FieldSpec],
@@ -363,17 +363,17 @@ pub struct Replaced {
     pub replaced_by: u64,
 }
 
-/// What is delivered: the collated fields and where in the plan they stand.
+/// A delivered batch: the collated fields and their position in the plan.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
     pub epoch: u64,
     /// Number of the batch in its epoch on this rank, from 0.
     pub step: u64,
-    /// Global position after this batch: what a cursor taken now would hold.
+    /// Global position after this batch: the position of a cursor taken now.
     pub next_position: u64,
     /// Index of each sample, in order; B of them.
     pub indices: Vec<u64>,
-    /// How many leading samples are real; the rest is padding that must not count in a metric.
+    /// Number of leading samples that are real; the rest is padding that must not count in a metric.
     pub valid: usize,
     /// Name and value of each field, in the order declared.
     pub fields: Vec<(String, BatchField)>,
@@ -387,7 +387,7 @@ impl Batch {
         self.indices.len()
     }
 
-    /// Whether there is no sample in it. The engine never delivers such a batch.
+    /// True if it has no sample. The engine never delivers such a batch.
     pub fn is_empty(&self) -> bool {
         self.indices.is_empty()
     }

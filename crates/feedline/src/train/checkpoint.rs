@@ -1,5 +1,5 @@
-//! Checkpoints: one directory that is there whole or not at all. Owns the files in `checkpoints/`; knows nothing of the
-//! model beyond named tensors, nor of the settings beyond their text.
+//! Checkpoints: directories that are written atomically. Owns the files in `checkpoints/`; knows nothing of the model
+//! beyond named tensors, nor of the settings beyond their text.
 //!
 //! ```text
 //! checkpoints/ep002-step00000124/{checkpoint.toml, model.safetensors, optimizer.safetensors}
@@ -14,6 +14,7 @@
 //! supersedes is removed. `checkpoint.toml` is written last, says the sizes and checksums of the others and its own: so a
 //! checkpoint says by itself that it is complete, what comes after what, and which is the best. The links are for people:
 //! nothing here believes them, and a copy without them, or with folders in their place, is as good.
+#![expect(clippy::disallowed_methods, reason = "owns the files of checkpoints")]
 
 mod format;
 mod progress;
@@ -32,12 +33,12 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-/// Links for people.
+/// Links, for people only.
 const LAST: &str = "last";
 const BEST: &str = "best";
 
-/// The best of some epochs, counted from 1; 0 if there are none. As upstream: the first, and every one whose validation loss
-/// is no worse than all before.
+/// The best of some epochs, counted from 1; 0 if there are none. As upstream, an epoch is the best so far if its
+/// validation loss is no worse than all before.
 pub fn best_epoch(history: &[EpochRecord]) -> u64 {
     let is_best = |at: &usize| history[..*at].iter().all(|earlier| history[*at].val_loss <= earlier.val_loss);
     (0..history.len()).rev().find(is_best).map_or(0, |at| at as u64 + 1)
@@ -48,7 +49,7 @@ pub fn best_epoch(history: &[EpochRecord]) -> u64 {
 struct Name {
     epoch: u64,
     step: u64,
-    /// Which time that step was saved, from 1.
+    /// The number of the save of that step, from 1.
     time: u64,
     kept: bool,
 }
@@ -79,7 +80,7 @@ impl std::fmt::Display for Name {
 struct Candidate {
     path: PathBuf,
     file_name: String,
-    /// Unless it is a copy of a link, or was moved away by an older version.
+    /// `None` for a copy of a link, or if an older version moved it away.
     name: Option<Name>,
 }
 
@@ -89,19 +90,19 @@ impl Candidate {
     }
 }
 
-/// A checkpoint that was read, with what was passed over to find it.
+/// A checkpoint that was read, and the incomplete ones that were skipped to find it.
 #[derive(Debug)]
 pub struct Found {
     pub path: PathBuf,
     pub progress: Progress,
     pub state: TaskState,
-    /// Text of the settings that it was made with, unless an older version made it.
+    /// Text of the settings that it was made with; `None` if an older version made it.
     pub settings: Option<String>,
-    /// What else lies there and is no complete checkpoint, in words.
+    /// The incomplete checkpoints in the folder, in words.
     pub passed_over: Vec<String>,
 }
 
-/// A checkpoint that was written, and what a person should know of it.
+/// A checkpoint that was written, and warnings for the user.
 #[derive(Debug)]
 pub struct Saved {
     pub path: PathBuf,
@@ -113,7 +114,7 @@ pub struct Saved {
 pub struct Checkpoints {
     dir: PathBuf,
     settings: Option<String>,
-    /// Warnings that need not be told again.
+    /// Warnings that were given before and are not repeated.
     told: Mutex<BTreeSet<String>>,
 }
 
@@ -129,11 +130,11 @@ impl Checkpoints {
         self
     }
 
-    /// The newest complete checkpoint, read, if there is one. Whatever else looks like a checkpoint and is not complete is
-    /// told of in [`Found::passed_over`].
+    /// Reads the newest complete checkpoint, if there is one. Incomplete ones are reported in [`Found::passed_over`].
     ///
     /// # Errors
-    /// There are checkpoints and none is complete; or the disk cannot be read, which does not make one incomplete.
+    /// There are checkpoints and none is complete; or a disk error, which does not mean that a checkpoint is
+    /// incomplete.
     pub fn newest(&self) -> Result<Option<Found>> {
         let mut candidates = self.candidates()?;
         loop {
@@ -145,7 +146,7 @@ impl Checkpoints {
             if found.as_ref().is_ok_and(|found| found.as_ref().is_none_or(|found| found.passed_over.is_empty())) {
                 return found;
             }
-            // A run that is under way may have removed what was listed, once a newer one was there.
+            // A running training may have removed a listed checkpoint, once a newer one was there.
             candidates = self.candidates()?;
             if seen(&candidates) == before {
                 return found;
@@ -162,7 +163,7 @@ impl Checkpoints {
                 Err(error) => return Err(error),
             }
         }
-        // The last of equals is the one that a person would name: candidates are in that order.
+        // Among equals the last has the most readable name: candidates are in that order.
         complete.sort_by_key(|(place, candidate)| (*place, candidate.time()));
         for (_, candidate) in complete.into_iter().rev() {
             match load_stored(&candidate.path) {
@@ -192,16 +193,16 @@ impl Checkpoints {
         Ok(best_of(&self.candidates()?.0, history)?.map(|best| best.path.clone()))
     }
 
-    /// Writes a checkpoint, then renews the links, and removes those that it supersedes: neither the best, nor `keep`t, nor
-    /// incomplete, nor ahead of it.
+    /// Writes a checkpoint, then updates the links, and removes the checkpoints that it supersedes: never the best, a
+    /// `keep`t or an incomplete one, or one that is further ahead.
     ///
     /// # Errors
-    /// A failed write, with the file; what was there before is untouched and nothing half-written is left.
+    /// A failed write, with the file; earlier checkpoints are then untouched and nothing half-written is left.
     pub fn save(&self, progress: &Progress, state: &TaskState, keep: bool) -> Result<Saved> {
         make_dir(&self.dir)?;
         let partial = self.dir.join(format!("tmp-{}", std::process::id()));
         let written = write_into(&partial, progress, state, self.settings.as_deref()).and_then(|()| {
-            // Never over another one: until this is there, the other may be the newest.
+            // Never over another one, which may be the newest until this one is complete.
             let name = |time| Name { epoch: progress.epoch, step: progress.step, time, kept: keep }.to_string();
             let taken = |name: &String| fs::symlink_metadata(self.dir.join(name)).is_ok();
             let name = (1..).map(name).find(|name| !taken(name)).unwrap_or_default();
@@ -217,11 +218,11 @@ impl Checkpoints {
         Ok(Saved { path, warnings })
     }
 
-    /// Makes the links name `newest`, which stands at `progress`, and the best one, and removes what these supersede and what
-    /// a killed process left. Returns what a person should know.
+    /// Points the links to `newest`, whose progress is `progress`, and to the best one; removes superseded checkpoints
+    /// and the leftovers of killed processes. Returns warnings for the user.
     ///
     /// # Errors
-    /// The disk cannot be read. What cannot be removed does no harm.
+    /// The disk cannot be read. A failed removal is harmless and no error.
     pub fn settle(&self, newest: &Path, progress: &Progress) -> Result<Vec<String>> {
         let (candidates, _) = self.candidates()?;
         let best = best_of(&candidates, &progress.history)?;
@@ -250,7 +251,7 @@ impl Checkpoints {
                 Err(_) => {} // left alone; a resume tells of it
             }
         }
-        // Folders in the place of links go first, to make room for these.
+        // Folders in place of links are removed first, to make room for the links.
         links.into_iter().for_each(|candidate| self.remove(&candidate.path));
         let named = [(LAST, newest_file.as_deref()), (BEST, best.map(|best| best.path.as_path()))];
         warnings.extend(named.into_iter().filter_map(|(link, path)| self.point(link, path?).err()));
@@ -264,7 +265,7 @@ impl Checkpoints {
         Ok(warnings)
     }
 
-    /// Makes `link` name `path`, or says why not.
+    /// Points `link` to `path`, or returns why that failed.
     fn point(&self, link: &str, path: &Path) -> Result<(), String> {
         let at = self.dir.join(link);
         let name = path.file_name().unwrap_or_default();
@@ -284,7 +285,7 @@ impl Checkpoints {
             .map_err(|e| cannot(e.to_string()))
     }
 
-    /// Removes a whole checkpoint: under another name, so that a kill leaves no half of it. A failure is harmless.
+    /// Removes a whole checkpoint, renamed first, so that a kill leaves no half of it. A failure is harmless.
     fn remove(&self, path: &Path) {
         let gone = self.dir.join(format!("tmp-gone-{}", std::process::id()));
         let _ = fs::remove_dir_all(&gone);
@@ -293,7 +294,8 @@ impl Checkpoints {
         }
     }
 
-    /// Every folder that may be a checkpoint, and in words what only looks like one. The last of equals is the one to keep.
+    /// All folders that may be a checkpoint, and in words those that only look like one. Among equals the last is to be
+    /// kept.
     fn candidates(&self) -> Result<(Vec<Candidate>, Vec<String>)> {
         let list = |e| Error::io("list", &self.dir, e);
         let entries = match fs::read_dir(&self.dir) {
@@ -306,7 +308,7 @@ impl Checkpoints {
             let Ok(file_name) = entry.file_name().into_string() else { continue };
             let name = Name::parse(&file_name);
             let like_one = file_name.starts_with("ep") && file_name.contains("-step");
-            // What older versions moved away to save the same step again.
+            // Older versions moved the earlier folder here to save the same step again.
             let moved = file_name.starts_with("tmp-old-");
             if !like_one && !moved && file_name != LAST && file_name != BEST {
                 continue;
@@ -329,7 +331,7 @@ impl Checkpoints {
             }
         }
         found.sort_by_key(|candidate| (candidate.name.is_some(), candidate.file_name.clone()));
-        // Of a link and what it names, the latter.
+        // Of a link and its target, keeps the target.
         let paths: Vec<PathBuf> = found.iter().map(|candidate| candidate.path.clone()).collect();
         let mut at = 0;
         found.retain(|_| {
@@ -341,7 +343,7 @@ impl Checkpoints {
     }
 }
 
-/// The one of the end of the best epoch.
+/// The checkpoint at the end of the best epoch.
 fn best_of<'a>(candidates: &'a [Candidate], history: &[EpochRecord]) -> Result<Option<&'a Candidate>> {
     let epoch = best_epoch(history);
     let mut best: Option<&Candidate> = None;
@@ -357,9 +359,9 @@ fn best_of<'a>(candidates: &'a [Candidate], history: &[EpochRecord]) -> Result<O
     Ok(best)
 }
 
-/// Whether it is something that a process left which does not run any more.
+/// True for a leftover of a process that no longer runs.
 fn is_leftover(name: &str) -> bool {
-    // These names exactly: what a person calls `tmp-something-2` is his.
+    // Only these exact names: a user's own file may be called `tmp-something-2`.
     let process =
         ["tmp-gone-", "tmp-link-", "tmp-old-", "tmp-"].iter().find_map(|of| name.strip_prefix(of)?.parse().ok());
     process.is_some_and(|id: u32| id == std::process::id() || !Path::new("/proc").join(id.to_string()).exists())

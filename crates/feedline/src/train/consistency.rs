@@ -1,16 +1,16 @@
-//! What ranks have to agree on before they train together: that they mean the same run, and who gets how much of a
-//! batch.
+//! Checks before ranks train together: that all have the same run, and how a batch is split among them.
 
 use super::group::Group;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// Compares the ranks: `facts` are names and values that must be the same on all, the same names in the same order.
+/// Compares the ranks: `facts` are names and values that must be equal on all ranks; the names and their order must be,
+/// too.
 ///
 /// # Errors
-/// On every rank alike: the first rank that differs from rank 0, in which fact, and both values.
+/// On every rank: the first rank that differs from rank 0, the fact, and both values.
 pub fn check_consistent(group: &dyn Group, facts: &[(&str, String)]) -> Result<()> {
-    // Lengths first, so that no value can be taken for the next name.
+    // Lengths first, so that no value can be mistaken for the next name.
     let bytes: Vec<u8> = facts
         .iter()
         .flat_map(|(_, value)| (value.len() as u64).to_le_bytes().into_iter().chain(value.bytes()))
@@ -51,11 +51,11 @@ fn values(mut bytes: &[u8]) -> Vec<String> {
     values
 }
 
-/// What becomes of a global batch that does not divide by the number of ranks.
+/// Handling of a global batch size that is not a multiple of the number of ranks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BatchSplit {
-    /// It is an error: the run would not be the one that was asked for.
+    /// An error: the run would not be the one that was asked for.
     Exact,
     /// Each rank gets the quotient, rounded down, so the global batch is smaller (bubbliiiing's `batch_size // ngpus`).
     Floor,

@@ -1,39 +1,40 @@
 //! How a run's files reach the disk: whole or not at all, even after a power cut. Owns the order of write, flush and rename;
 //! knows no file by name.
+#![expect(clippy::disallowed_methods, reason = "owns how files of a run are written")]
 
 use crate::error::{Error, Result};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-/// Replaces a file as a whole: whoever looks, at any moment and after a power cut, sees the old file or the new one. Leaves
+/// Replaces a file atomically: readers, at any moment and after a power cut, see the old file or the new one. Leaves
 /// nothing behind if it fails.
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".tmp");
     let unfinished = path.with_file_name(name);
     write_flushed(&unfinished, bytes).and_then(|()| fs::rename(&unfinished, path)).map_err(|source| {
-        // Already failing: what matters is the first error.
+        // Ignored: the first error is the one that counts.
         let _ = fs::remove_file(&unfinished);
         Error::io("write", path, source)
     })?;
     path.parent().map_or(Ok(()), sync_dir)
 }
 
-/// Writes a new file and returns once its bytes are on the disk; its name is there after [`sync_dir`].
+/// Writes a new file and returns once its bytes are on disk; its name is on disk after [`sync_dir`].
 pub(super) fn write_flushed(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::create(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
 
-/// Returns once the names in a folder are on the disk.
+/// Returns once the names in a folder are on disk.
 pub(super) fn sync_dir(dir: &Path) -> Result<()> {
     let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| Error::io("flush the folder", dir, e))
 }
 
-/// Makes a folder and those above it, and returns once their names are on the disk.
+/// Creates a folder and its parents, and returns once their names are on disk.
 pub(super) fn make_dir(dir: &Path) -> Result<()> {
     if dir.is_dir() {
         return Ok(());
@@ -50,8 +51,8 @@ pub(super) fn make_dir(dir: &Path) -> Result<()> {
     }
 }
 
-/// Opens a file of lines to append to. Half a line at its end, which a kill or a full disk left, is cut off: the next line
-/// would run on from it.
+/// Opens a file of lines to append to. Cuts off half a line at its end, which a kill or a full disk left: otherwise the
+/// next line would continue it.
 pub(super) fn open_lines(path: &Path) -> Result<File> {
     let open = || -> io::Result<(File, bool)> {
         let is_new = !path.exists();

@@ -1,4 +1,5 @@
 //! The training loop: one function that reads from top to bottom. Knows the order of events and nothing of the model.
+#![expect(clippy::disallowed_methods, reason = "measures the times of a step for the record of the run")]
 
 use super::checkpoint::{Checkpoints, Progress, best_epoch};
 use super::consistency::{BatchSplit, check_consistent, split_batch};
@@ -26,18 +27,18 @@ pub struct FitData {
     pub plan: Plan,
 }
 
-/// A stretch of epochs with the same settings.
+/// A range of epochs with the same settings.
 pub struct Phase {
     /// First epoch of the phase, from 0.
     pub first_epoch: u64,
-    /// Whether the backbone is frozen.
+    /// True if the backbone is frozen.
     pub frozen: bool,
     /// Global batch size, over all ranks.
     pub batch_size: u64,
-    /// Learning rate of a step, from its epoch (from 0) and the global positions of that epoch that were consumed before
-    /// it. A rate per epoch looks at the epoch alone.
+    /// Learning rate of a step, given its epoch (from 0) and the number of global positions of that epoch consumed
+    /// before it. A rate per epoch depends on the epoch alone.
     pub lr: Box<dyn Fn(u64, u64) -> f64>,
-    /// Momentum of a step, from the same; without it the task keeps its own.
+    /// Momentum of a step, given the same; without it the task keeps its own.
     pub momentum: Option<Box<dyn Fn(u64, u64) -> f64>>,
 }
 
@@ -47,47 +48,47 @@ pub struct FitOptions {
     pub epochs: u64,
     /// In order; the first begins with epoch 0.
     pub phases: Vec<Phase>,
-    /// What becomes of a global batch that does not divide by the ranks.
+    /// Handling of a global batch size that is not a multiple of the number of ranks.
     pub batch_split: BatchSplit,
-    /// Keeps the checkpoint of every so many epochs; 0 keeps none.
+    /// Keeps the checkpoint of every `save_period`-th epoch; 0 keeps none.
     pub save_period: u64,
-    /// A checkpoint at least every so many steps; 0 is never.
+    /// Maximum steps between checkpoints; 0 is no limit.
     pub checkpoint_steps: u64,
-    /// A checkpoint at least every so many seconds; 0 is never.
+    /// Maximum seconds between checkpoints; 0 is no limit.
     pub checkpoint_seconds: f64,
 }
 
-/// How a run ended.
+/// The end of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     Finished,
-    /// On request; a checkpoint was saved.
+    /// Stopped on request; a checkpoint was saved.
     Interrupted,
 }
 
-/// Who takes part in a run and who hears of it.
+/// The ranks of a run, and its outputs.
 pub struct FitContext<'a> {
     /// The ranks.
     pub group: &'a dyn Group,
-    /// Where it is written down what was delivered, if anywhere; on every rank or on none.
+    /// Records the delivered samples, if given; on every rank or on none.
     pub ledger: Option<&'a RefCell<LedgerFile>>,
-    /// Where checkpoints go; only rank 0 writes any, and only it needs a place.
+    /// The folder for checkpoints; only rank 0 writes any, and only it needs one.
     pub checkpoints: Option<&'a Checkpoints>,
-    /// Who hears of this rank's progress. The figures are those of the group, but for `data_wait_share` and `stages`.
+    /// Receives this rank's progress. The figures are those of the group, except `data_wait_share` and `stages`.
     pub sink: &'a Arc<dyn Sink>,
-    /// Whether this rank wants to stop; asked after every step. All ranks stop as soon as one wants to.
+    /// True if this rank wants to stop; called after every step. All ranks stop as soon as one wants to.
     pub stop: &'a dyn Fn() -> bool,
 }
 
 /// Trains from `progress` on, which must be the same on every rank, until all epochs are done or a rank wants to stop.
 ///
-/// Everything that is decided depends on the step alone, so a run that was killed and goes on from its last checkpoint
-/// gives the losses of one that was not, bit for bit, if the task does and the number of ranks is the same. The batches
-/// of a step together are the same for any number of ranks.
+/// All decisions depend on the step alone, so a killed run that resumes from its last checkpoint gives bit for bit the
+/// losses of an uninterrupted one, if the task is deterministic and the number of ranks is the same. The samples of a
+/// step over all ranks are the same for any number of ranks.
 ///
 /// # Errors
-/// Whatever the data, the task or the disk report, on the rank where it happens: the others wait for it at their next
-/// meeting, until the caller ends them by [`Group::abort`]. Ranks with different data, plans or batches. The last
+/// Any error of the data, the task or the disk, on the rank where it happens: the others wait for it at their next
+/// collective, until the caller ends them by [`Group::abort`]. Ranks with different data, plans or batches. The last
 /// checkpoint stays as it was.
 pub fn fit(
     task: &mut dyn Task,
@@ -97,50 +98,8 @@ pub fn fit(
     progress: &mut Progress,
 ) -> Result<Outcome> {
     let &FitContext { group, sink, .. } = context;
-    let ranks = group.world_size();
-    if splits.plan.num_replicas() != ranks {
-        return Err(Error::config(
-            format!("the plan is made for {} ranks, the group has {ranks}", splits.plan.num_replicas()),
-            "Make the plan for the group",
-        ));
-    }
-    if ranks > 1 && splits.plan.tail() == Tail::Exact {
-        return Err(Error::config(
-            "a training plan with the tail `exact`, by which ranks take different numbers of steps",
-            "Use the tail `drop` or `pad`",
-        ));
-    }
-    let shares: Vec<u64> = options
-        .phases
-        .iter()
-        .map(|phase| split_batch(phase.batch_size, ranks, options.batch_split))
-        .collect::<Result<_>>()?;
-    check_consistent(
-        group,
-        &[
-            ("the training data (files, labels or classes)", format!("{:016x}", splits.train.fingerprint())),
-            ("the validation data", format!("{:016x}", splits.val.fingerprint())),
-            ("the seed", splits.plan.seed().to_string()),
-            ("the plan", format!("{:016x}", splits.plan.fingerprint())),
-            ("the epochs and batch sizes", format!("{} {shares:?}", options.epochs)),
-            ("where the run stands", format!("epoch {} step {}", progress.epoch, progress.step)),
-        ],
-    )?;
+    let shares = shares_of_rank(splits, options, group, progress)?;
     task.broadcast(group)?;
-    let loader = |pipeline: &Arc<dyn Pipeline>, plan: Plan, split: &str, batch_size, end_epoch, drop_last| {
-        let end_epoch = Some(end_epoch);
-        let options = LoaderOptions {
-            split: split.into(),
-            rank: group.rank(),
-            ledger: context.ledger.is_some() && split == "train",
-            batch_size,
-            drop_last,
-            end_epoch,
-            sink: sink.clone(),
-            ..splits.loader.clone()
-        };
-        Loader::new(Arc::clone(pipeline), plan, options)
-    };
     let val_plan = Plan::unshuffled(splits.val.len(), splits.plan.num_replicas())?.with_tail(Tail::Exact);
     let mut last_save = Instant::now();
 
@@ -150,8 +109,7 @@ pub fn fit(
             continue;
         }
         task.set_frozen(phase.frozen);
-        let mut train = loader(&splits.train, splits.plan.clone(), "train", share, options.epochs, true)?;
-        let mut val = loader(&splits.val, val_plan.clone(), "validation", share, 1, false)?;
+        let (mut train, mut val) = context.loaders(splits, &val_plan, share, options.epochs)?;
         match &progress.cursor {
             Some(cursor) => train.load_state_dict(cursor)?,
             None => train.set_epoch(progress.epoch),
@@ -159,12 +117,12 @@ pub fn fit(
 
         while progress.epoch < end {
             let (epoch, epochs) = (progress.epoch + 1, options.epochs);
-            // Not the loader's length: a resume may have changed the number of ranks or the batch in mid-epoch.
+            // Not the loader's length: a resume may have changed the number of ranks or the batch size in mid-epoch.
             let steps = progress.step + if progress.trained { 0 } else { train.left() };
-            // Of the steps before, where the epoch's training is done: the loader stands at the next epoch then.
+            // If the epoch's training is done, the rate of its last step: the loader is already at the next epoch.
             let last_lr = progress.lr.filter(|_| progress.trained);
             let mut lr = last_lr.unwrap_or_else(|| (phase.lr)(progress.epoch, train.position()));
-            let (step, frozen, batch_size) = (progress.step, phase.frozen, share * ranks);
+            let (step, frozen, batch_size) = (progress.step, phase.frozen, share * group.world_size());
             sink.emit(&Event::EpochStart { epoch, epochs, steps, step, frozen, batch_size, lr })?;
 
             let before = train.stats();
@@ -255,7 +213,65 @@ pub fn fit(
     Ok(Outcome::Finished)
 }
 
+/// Checks that the plan is made for the group and that all ranks mean the same run. Gives this rank's share of the batch
+/// of each phase.
+fn shares_of_rank(splits: &FitData, options: &FitOptions, group: &dyn Group, progress: &Progress) -> Result<Vec<u64>> {
+    let ranks = group.world_size();
+    if splits.plan.num_replicas() != ranks {
+        return Err(Error::config(
+            format!("the plan is made for {} ranks, the group has {ranks}", splits.plan.num_replicas()),
+            "Make the plan for the group",
+        ));
+    }
+    if ranks > 1 && splits.plan.tail() == Tail::Exact {
+        return Err(Error::config(
+            "a training plan with the tail `exact`, by which ranks take different numbers of steps",
+            "Use the tail `drop` or `pad`",
+        ));
+    }
+    let shares: Vec<u64> = options
+        .phases
+        .iter()
+        .map(|phase| split_batch(phase.batch_size, ranks, options.batch_split))
+        .collect::<Result<_>>()?;
+    check_consistent(
+        group,
+        &[
+            ("the training data (files, labels or classes)", format!("{:016x}", splits.train.fingerprint())),
+            ("the validation data", format!("{:016x}", splits.val.fingerprint())),
+            ("the seed", splits.plan.seed().to_string()),
+            ("the plan", format!("{:016x}", splits.plan.fingerprint())),
+            ("the epochs and batch sizes", format!("{} {shares:?}", options.epochs)),
+            ("where the run stands", format!("epoch {} step {}", progress.epoch, progress.step)),
+        ],
+    )?;
+    Ok(shares)
+}
+
 impl FitContext<'_> {
+    /// The loaders of both splits, for this rank's `share` of a batch.
+    fn loaders(&self, splits: &FitData, val_plan: &Plan, share: u64, epochs: u64) -> Result<(Loader, Loader)> {
+        let both = LoaderOptions {
+            rank: self.group.rank(),
+            batch_size: share,
+            sink: self.sink.clone(),
+            ..splits.loader.clone()
+        };
+        let train = LoaderOptions {
+            split: "train".into(),
+            ledger: self.ledger.is_some(),
+            drop_last: true,
+            end_epoch: Some(epochs),
+            ..both.clone()
+        };
+        let val =
+            LoaderOptions { split: "validation".into(), ledger: false, drop_last: false, end_epoch: Some(1), ..both };
+        Ok((
+            Loader::new(Arc::clone(&splits.train), splits.plan.clone(), train)?,
+            Loader::new(Arc::clone(&splits.val), val_plan.clone(), val)?,
+        ))
+    }
+
     /// Whether any rank says yes, to each of some questions.
     fn decide<const N: usize>(&self, answers: [bool; N]) -> Result<[bool; N]> {
         let mut votes = answers.map(|yes| f64::from(u8::from(yes)));
@@ -263,7 +279,7 @@ impl FitContext<'_> {
         Ok(votes.map(|votes| votes > 0.0))
     }
 
-    /// Tells every loader how many bad samples the others met, and rank 0 which they were.
+    /// Tells every loader the number of bad samples on the other ranks, and rank 0 which they were. Collective.
     fn share_replaced(&self, replaced: &[Replaced], loader: &mut Loader) -> Result<()> {
         let mut found = [replaced.len() as f64];
         self.group.all_reduce_f64(&mut found)?;
@@ -281,8 +297,8 @@ impl FitContext<'_> {
         loader.add_bad_samples(others)
     }
 
-    /// One pass over the validation split; `None` if it was stopped. Ranks may differ by one batch: those that are
-    /// through early still answer whether they want to stop.
+    /// One pass over the validation split; `None` if it was stopped. Ranks may differ by one batch: those that finish
+    /// early still answer whether they want to stop.
     fn evaluate(&self, task: &mut dyn Task, val: &mut Loader, epoch: u64) -> Result<Option<Tally>> {
         let mut tally = Tally { metric_sums: vec![0.0; task.metric_sums_len()], ..Tally::default() };
         let batch_size = val.options().batch_size;
@@ -303,7 +319,7 @@ impl FitContext<'_> {
         Ok(Some(tally))
     }
 
-    /// Writes down what `train` delivered and then saves a checkpoint, on rank 0.
+    /// Appends the deliveries of `train` to the ledger and then saves a checkpoint, on rank 0.
     fn save(&self, task: &mut dyn Task, train: &mut Loader, progress: &Progress, keep: bool) -> Result<()> {
         if let Some(ledger) = self.ledger {
             ledger.borrow_mut().append(self.group, train)?;

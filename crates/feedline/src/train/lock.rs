@@ -1,9 +1,10 @@
-//! One process at a time works on a run folder. Owns the file `lock` in it, and the question whether whoever is named there
-//! still lives; knows nothing of what else the folder holds.
+//! One process at a time works on a run folder. Owns the file `lock` in it, and the check whether its recorded holder
+//! still runs; knows nothing of the other contents of the folder.
 //!
 //! Two things guard a folder. The kernel's lock on the file, which ends with the process, however that ends. And the words
 //! in the file: for people, and for folders that several machines share, where the lock of one kernel may be unknown to
 //! another. There the words decide, and where they cannot (a process of another machine), the folder is refused.
+#![expect(clippy::disallowed_methods, reason = "owns the lock of a run folder, which names its time")]
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 /// Name of the file.
 pub(crate) const LOCK: &str = "lock";
 
-/// A folder that no other process works on while this lives.
+/// A folder that no other process works on while this value exists.
 #[derive(Debug)]
 pub struct FolderLock {
     dir: PathBuf,
@@ -24,53 +25,53 @@ pub struct FolderLock {
     note: Option<String>,
 }
 
-/// Who holds a folder, as the file says it.
+/// The holder of a folder, as recorded in the file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Holder {
     host: String,
     pid: u32,
-    /// When it took the folder, for people.
+    /// Time when it took the folder, for people.
     since: String,
-    /// When the process started, in ticks since its machine did: another process of the same number started later.
+    /// Start of the process, in ticks since boot: distinguishes it from a later process with the same id.
     #[serde(default)]
     started_ticks: u64,
-    /// What tells one start of a machine from all others, and one container on it: numbers of processes mean something
-    /// only in there. Host names do not: containers may have equal ones.
+    /// Identify the boot of the machine and the PID namespace (container): process ids are only meaningful within
+    /// these. Host names do not identify them: containers may share one.
     #[serde(default)]
     boot: String,
     #[serde(default)]
     processes: String,
 }
 
-/// Whom the kernel's lock keeps out.
+/// The processes that the kernel's lock excludes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Reach {
-    /// Everyone who can see the folder.
+    /// All that can see the folder.
     Everyone,
-    /// Those of this machine, and of others perhaps.
+    /// Those of this machine, and perhaps of others.
     ThisMachine,
-    /// Nobody: the file system has no locks.
+    /// None: the file system has no locks.
     Nobody,
 }
 
-/// What is to be thought of the words in a lock file that the kernel does not hold for another.
+/// State of the holder in a lock file that no other process has locked here.
 #[derive(Debug, PartialEq)]
 enum Verdict {
     Free,
     Ended(Holder),
     Lives(Holder),
-    /// It cannot be seen from here.
+    /// It cannot be determined from here.
     Unknown(Option<Holder>),
 }
 
-/// So long a lock is asked for again before it is refused.
+/// Time for which the lock is tried before it is refused.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl FolderLock {
     /// Takes the folder `dir`, which must exist, for this process.
     ///
     /// # Errors
-    /// Another process has it, or may have it; a file that cannot be written.
+    /// Another process holds it, or may hold it; a file that cannot be written.
     pub fn take(dir: &Path) -> Result<FolderLock> {
         let path = dir.join(LOCK);
         let failed = |e: std::io::Error| Error::io("lock the folder by", &path, e);
@@ -90,7 +91,7 @@ impl FolderLock {
             let reach = match file.try_lock() {
                 Ok(()) if locks_reach_everyone(dir) => Reach::Everyone,
                 Ok(()) => Reach::ThisMachine,
-                // A process that is ending gives it back in a moment.
+                // A process that is ending releases it in a moment.
                 Err(TryLockError::WouldBlock) if begun.elapsed() < PATIENCE => {
                     std::thread::sleep(PATIENCE / 50);
                     continue;
@@ -98,7 +99,7 @@ impl FolderLock {
                 Err(TryLockError::WouldBlock) => return Err(taken(dir, read(&mut file).map_err(failed)?.as_deref())),
                 Err(TryLockError::Error(_)) => Reach::Nobody,
             };
-            // Who held it may have removed the file since it was opened, and another made a new one.
+            // The former holder may have removed the file since it was opened, and another process created a new one.
             if !is_at(&file, &path) {
                 continue;
             }
@@ -128,7 +129,7 @@ impl FolderLock {
                 file.sync_all()
             };
             write(&mut file).map_err(failed)?;
-            // Without locks that all machines see two may have come at once: one of them wrote last.
+            // Without locks across machines two processes may get here at once: the last writer wins.
             let now = fs::read_to_string(&path).map_err(failed)?;
             if reach != Reach::Everyone && now != text {
                 return Err(taken(dir, Some(&now)));
@@ -143,7 +144,7 @@ impl FolderLock {
         &self.dir
     }
 
-    /// What a person should be told of how it was taken.
+    /// A message for the user about how the folder was taken.
     pub fn note(&self) -> Option<&str> {
         self.note.as_deref()
     }
@@ -152,7 +153,8 @@ impl FolderLock {
 impl Drop for FolderLock {
     fn drop(&mut self) {
         let path = self.dir.join(LOCK);
-        // While it is still locked, or it might be another's already. If it stays, its words are found to be of the past.
+        // Removed while still locked; afterwards it might be another process's. If it stays, its text names a dead
+        // process.
         if is_at(&self.file, &path) {
             let _ = fs::remove_file(&path);
         }
@@ -167,7 +169,7 @@ fn read(file: &mut File) -> std::io::Result<Option<String>> {
     Ok(String::from_utf8(bytes).ok())
 }
 
-/// Whether `path` is this open file.
+/// True if `path` is this open file.
 fn is_at(file: &File, path: &Path) -> bool {
     match (file.metadata(), fs::symlink_metadata(path)) {
         (Ok(file), Ok(path)) => (file.dev(), file.ino()) == (path.dev(), path.ino()),
@@ -178,7 +180,7 @@ fn is_at(file: &File, path: &Path) -> bool {
 fn judge(words: Option<&str>, reach: Reach, me: &Holder) -> Verdict {
     let holder = words.and_then(|words| toml::from_str::<Holder>(words).ok());
     match holder {
-        // It ended between making the file and writing it, or is about to write.
+        // Its process ended between creating and writing it, or is about to write.
         None if reach != Reach::Nobody && words == Some("") => Verdict::Free,
         None if reach == Reach::Everyone => Verdict::Free,
         None => Verdict::Unknown(None),
@@ -236,7 +238,7 @@ impl Holder {
         }
     }
 
-    /// Whether it is, or was, a process among those that `me` sees.
+    /// True if its process belongs to the same boot and PID namespace as `me`.
     fn is_where(&self, me: &Holder) -> bool {
         !me.boot.is_empty() && !me.processes.is_empty() && (&self.boot, &self.processes) == (&me.boot, &me.processes)
     }
@@ -254,22 +256,22 @@ impl Holder {
     }
 }
 
-/// When a process of this machine and container started, in ticks since the machine did; `None` if it has ended.
+/// Start of a process of this machine and container, in ticks since boot; `None` if it has ended.
 fn started_ticks(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in brackets, may hold anything. Then the state, and the start as the twentieth.
+    // The name, in parentheses, may contain anything. Then the state; the start is the twentieth field.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?;
     let ticks = fields.nth(18)?.parse().ok()?;
     (!matches!(state, "Z" | "X")).then_some(ticks)
 }
 
-/// File systems that one kernel alone mounts, so that its locks are all there are.
+/// File systems that only one kernel mounts, so that its locks cover all users.
 const LOCAL: [&str; 11] =
     ["ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "tmpfs", "overlay", "ramfs", "bcachefs"];
 
-/// Whether a lock of the kernel on a file in `dir` is known to everyone who can see the folder: it lies on a file system of
-/// this machine alone, or on one whose locks hold on all machines.
+/// True if a kernel lock on a file in `dir` is visible to everyone who can see the folder: it is on a local file
+/// system, or on one whose locks hold across machines.
 pub fn locks_reach_everyone(dir: &Path) -> bool {
     let Ok(mounts) = fs::read_to_string("/proc/self/mountinfo") else { return cfg!(not(target_os = "linux")) };
     let Ok(dir) = dir.canonicalize() else { return false };
@@ -291,7 +293,7 @@ fn reach_everyone(mounts: &str, dir: &Path) -> bool {
             .fold(mount.split(' ').nth(4)?.to_owned(), |point, (code, character)| point.replace(code, character));
         dir.starts_with(&point).then(|| (Path::new(&point).iter().count(), reaches))
     };
-    // The deepest; of several at one place the last, which hides the others.
+    // The deepest mount; of several at one place the last, which hides the others.
     mounts.lines().filter_map(mount).max_by_key(|(depth, _)| *depth).is_some_and(|(_, reaches)| reaches)
 }
 
@@ -321,7 +323,7 @@ mod tests {
         let me = Holder::of_this_process();
         let judged = |holder: &Holder, reach| judge(Some(&holder.text().unwrap()), reach, &me);
         let (shared, none) = (Reach::ThisMachine, Reach::Nobody);
-        // The first process lives as long as there are any.
+        // Process 1 always runs.
         let init = Holder { pid: 1, started_ticks: started_ticks(1).unwrap(), ..me.clone() };
         assert_eq!(judged(&init, shared), Verdict::Lives(init.clone()));
         assert_eq!(judged(&init, none), Verdict::Lives(init.clone()));
@@ -329,12 +331,12 @@ mod tests {
         assert_eq!(judged(&reused, shared), Verdict::Ended(reused.clone()));
         let dead = Holder { pid: u32::MAX, ..me.clone() };
         assert_eq!(judged(&dead, none), Verdict::Ended(dead.clone()));
-        // The same name on another machine, and another container on this one.
+        // The same pid on another machine, and in another container on this one.
         let elsewhere = Holder { boot: "other".into(), ..init.clone() };
         assert_eq!(judged(&elsewhere, shared), Verdict::Unknown(Some(elsewhere.clone())));
         let container = Holder { processes: "pid:[1]".into(), ..init.clone() };
         assert_eq!(judged(&container, shared), Verdict::Unknown(Some(container.clone())));
-        // On a disk of this machine alone, and where locks hold on all machines, the kernel knows.
+        // On a local disk, and where locks hold across machines, the kernel's lock decides.
         assert_eq!(judged(&elsewhere, Reach::Everyone), Verdict::Ended(elsewhere));
         assert_eq!(judge(Some(""), shared, &me), Verdict::Free);
         assert_eq!(judge(Some(""), none, &me), Verdict::Unknown(None));

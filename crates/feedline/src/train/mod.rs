@@ -1,4 +1,4 @@
-//! Train: the loop that uses the batches. Knows no tensor framework: a [`Task`] holds the model, this folder holds
+//! Train: the loop that consumes the batches. Knows no tensor framework: a [`Task`] holds the model; this folder holds
 //! the order of events, the learning rate, the checkpoints and the history.
 
 pub mod checkpoint;
@@ -19,7 +19,7 @@ pub mod threads;
 
 pub use fit::{FitContext, FitData, FitOptions, Outcome, Phase, fit};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::sample::{Array, Batch};
 use group::Group;
 use std::collections::BTreeMap;
@@ -30,12 +30,12 @@ pub type Tensors = BTreeMap<String, Array>;
 /// Sums over the real samples of one or more batches. Sums, not means, so that steps and ranks can be added up.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Tally {
-    /// Samples counted: padding is not.
+    /// Number of samples, without padding.
     pub samples: u64,
     /// Sum of the loss over these samples.
     pub loss_sum: f64,
-    /// Sums over these samples from which [`Task::metrics`] makes the metrics: of the metrics themselves, unless the task
-    /// says otherwise.
+    /// Sums over these samples from which [`Task::metrics`] computes the metrics: of the metrics themselves, unless the
+    /// task defines others.
     pub metric_sums: Vec<f64>,
 }
 
@@ -77,7 +77,7 @@ impl Tally {
     }
 }
 
-/// Everything a task needs to go on after a restart.
+/// All state that a task needs to continue after a restart.
 #[derive(Debug, Clone, Default)]
 pub struct TaskState {
     /// Parameters and running statistics.
@@ -88,45 +88,73 @@ pub struct TaskState {
     pub scalars: serde_json::Map<String, serde_json::Value>,
 }
 
-/// What is trained: a model with its loss and optimiser. The loop calls these methods and nothing else.
+/// What is trained: a model with its loss and optimiser. The loop calls these methods and nothing else. Four of them are
+/// enough: `train_step`, `eval_step`, `state` and `load_state`.
 pub trait Task {
-    /// Names of the metrics, e.g. `["accuracy"]`.
-    fn metric_names(&self) -> &'static [&'static str];
+    /// Names of the metrics, e.g. `["accuracy"]`. By default there is the loss and nothing else.
+    fn metric_names(&self) -> &'static [&'static str] {
+        &[]
+    }
 
-    /// Length of [`Tally::metric_sums`], the same for every batch: of every tally that is summed over the ranks.
+    /// Length of [`Tally::metric_sums`], equal for every tally, since they are summed over the ranks.
     fn metric_sums_len(&self) -> usize {
         self.metric_names().len()
     }
 
-    /// The metrics of what was counted, in the order of [`Task::metric_names`]: means over the samples, unless a metric is
-    /// something else, such as a ratio of sums. NaN where nothing was counted.
+    /// Computes the metrics in the order of [`Task::metric_names`]: means over the samples, unless a metric is
+    /// something else, such as a ratio of sums. NaN if nothing was counted.
     fn metrics(&self, tally: &Tally) -> Vec<f64> {
         (0..tally.metric_sums.len()).map(|at| tally.metric(at)).collect()
     }
 
     /// Freezes the backbone (its parameters and running statistics stay as they are), or thaws it.
-    fn set_frozen(&mut self, frozen: bool);
+    ///
+    /// # Panics
+    /// By default if it is to be frozen: a task whose phases freeze the backbone has to do so.
+    fn set_frozen(&mut self, frozen: bool) {
+        assert!(!frozen, "a phase freezes the backbone, and this task does not implement Task::set_frozen");
+    }
 
-    /// Sets the optimiser's momentum (Adam's beta1) for the steps that follow, in [0, 1). Asked of tasks whose phases have a
-    /// schedule of it.
+    /// Sets the optimiser's momentum (Adam's beta1) for the steps that follow, in [0, 1). Called only if a phase has a
+    /// momentum schedule.
     fn set_momentum(&mut self, _momentum: f64) {}
 
     /// One optimiser step of the whole group at learning rate `lr`, on the mean over the samples of all ranks; `batch`
-    /// is this rank's share. The tally counts the `batch.valid` leading samples of every rank: all get the same.
+    /// is this rank's share. The tally sums the `batch.valid` leading samples of every rank, and is the same on all
+    /// ranks.
     ///
     /// # Errors
     /// A batch that does not fit the model, or a loss that is not finite (the parameters are then unchanged).
     fn train_step(&mut self, batch: &Batch, lr: f64, group: &dyn Group) -> Result<Tally>;
 
     /// Takes over the parameters and running statistics of rank 0; nothing to do in a group of one. Parameters are equal
-    /// anyway after every step, statistics of norm layers need not be.
+    /// anyway after every step, statistics of norm layers need not be. By default it goes through [`Task::state`] and
+    /// [`Task::load_state`]; a task that can copy the values alone is faster.
     ///
     /// # Errors
-    /// If another rank cannot be reached.
-    fn broadcast(&mut self, group: &dyn Group) -> Result<()>;
+    /// If another rank cannot be reached; a tensor of another size than on rank 0, by name.
+    fn broadcast(&mut self, group: &dyn Group) -> Result<()> {
+        if group.world_size() == 1 {
+            return Ok(());
+        }
+        let mut state = self.state()?;
+        for (name, tensor) in &mut state.model {
+            let mut bytes = tensor.as_bytes().to_vec();
+            group.broadcast(&mut bytes)?;
+            if bytes.len() != tensor.as_bytes().len() {
+                let (rank, here) = (group.rank(), tensor.as_bytes().len());
+                return Err(Error::group(
+                    format!("tensor {name} has {} bytes on rank 0, {here} on rank {rank}", bytes.len()),
+                    "Start every rank with the same model",
+                ));
+            }
+            tensor.as_bytes_mut().copy_from_slice(&bytes);
+        }
+        self.load_state(state)
+    }
 
-    /// Loss and metrics of `batch`, this rank's share, in evaluation mode; changes nothing. No meeting of the ranks:
-    /// they may have different numbers of batches.
+    /// Loss and metrics of `batch`, this rank's share, in evaluation mode; changes nothing. Not a collective: ranks may
+    /// have different numbers of batches.
     ///
     /// # Errors
     /// A batch that does not fit the model.
@@ -135,10 +163,10 @@ pub trait Task {
     /// A copy of the state that [`Task::load_state`] takes.
     ///
     /// # Errors
-    /// Whatever the back end reports.
+    /// Any error of the back end.
     fn state(&self) -> Result<TaskState>;
 
-    /// Takes over a saved state: the task then goes on bit for bit as the one that saved it.
+    /// Restores a saved state: the task then continues bit for bit as the one that saved it.
     ///
     /// # Errors
     /// A tensor that is missing or has another shape, by name.

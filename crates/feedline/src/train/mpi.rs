@@ -1,5 +1,6 @@
 //! Ranks as processes that MPI started (Open MPI 4.1 was tried). Owns the translation of [`Group`] into MPI's calls and
 //! the watch over calls that never return.
+#![expect(clippy::disallowed_methods, reason = "bounds the wait for other ranks")]
 
 use super::group::{Group, TIMEOUT_VARIABLE};
 use crate::error::{Error, Result};
@@ -11,38 +12,38 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Bytes summed up in one call. Of 1, 2, 4 and 25 MiB and everything at once this was the quickest between two ranks of
-/// one machine (docs/decisions/0016-ranks.md); below 1 MiB the number of calls would count on a slow network.
+/// Bytes per reduction call. Of 1, 2, 4 and 25 MiB and everything at once this was the fastest between two ranks of one
+/// machine (docs/decisions/0016-ranks.md); below 1 MiB the number of calls would matter on a slow network.
 const BUCKET_BYTES: usize = 1 << 20;
 
-/// How long a meeting may take unless said otherwise: as long as other frameworks wait.
+/// Default timeout of a collective: as long as other frameworks wait.
 const TIMEOUT: Duration = Duration::from_secs(600);
 
-/// The exit code of a process whose meeting took too long.
+/// The exit code of a process whose collective took too long.
 const TIMED_OUT: i32 = 9;
 
-/// The processes of an MPI job. A rank that panics ends all of them: without that, its orderly end would wait for the
+/// The processes of an MPI job. A rank that panics ends all of them: otherwise its orderly exit would wait for the
 /// others, which wait for it.
 pub struct MpiGroup {
     rank: u64,
     world_size: u64,
     watch: Arc<Watch>,
-    /// MPI ends when it is dropped.
+    /// Dropping it finalizes MPI.
     universe: Mutex<Option<Universe>>,
 }
 
-/// When the running meeting began, for the thread that watches it.
+/// The start time of the running collective, for the watchdog thread.
 struct Watch {
     epoch: Instant,
-    /// Milliseconds since `epoch`, plus 1; 0 between meetings.
+    /// Milliseconds since `epoch`, plus 1; 0 between collectives.
     began_ms: AtomicU64,
 }
 
 impl MpiGroup {
-    /// Joins the job that this process belongs to. To be called once, by the thread that will call the group's methods.
+    /// Joins the job that this process belongs to. Call it once, on the thread that will call the group's methods.
     ///
     /// # Errors
-    /// If MPI was begun before, or the timeout in [`TIMEOUT_VARIABLE`] is no number.
+    /// MPI was initialised before, or the timeout in [`TIMEOUT_VARIABLE`] is no number.
     pub fn start() -> Result<MpiGroup> {
         let timeout = match std::env::var(TIMEOUT_VARIABLE) {
             Ok(text) => match text.parse::<f64>().ok().and_then(|s| Duration::try_from_secs_f64(s).ok()) {
@@ -79,7 +80,7 @@ impl MpiGroup {
         Ok(MpiGroup { rank, world_size, watch, universe: Mutex::new(Some(universe)) })
     }
 
-    /// One of MPI's calls, watched.
+    /// Makes an MPI call under the watchdog.
     fn meet<T>(&self, call: impl FnOnce(&SimpleCommunicator) -> T) -> T {
         let now = self.watch.epoch.elapsed().as_millis() as u64 + 1;
         self.watch.began_ms.store(now, Ordering::Relaxed);
@@ -103,7 +104,7 @@ impl Drop for MpiGroup {
         if std::thread::panicking() {
             self.abort(TIMED_OUT);
         }
-        // Its end is a meeting too.
+        // Finalize is collective: it blocks until all ranks call it.
         let universe = self.universe.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.meet(|_| drop(universe));
     }
@@ -139,7 +140,7 @@ impl Group for MpiGroup {
     }
 
     fn gather(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
-        // In MPI's point-to-point messages, whose lengths need not be known before.
+        // Point-to-point messages, since their lengths need not be known in advance.
         self.meet(|world| {
             if self.rank > 0 {
                 world.process_at_rank(0).send(bytes);

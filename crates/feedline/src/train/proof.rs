@@ -1,5 +1,5 @@
-//! The proof of a run: what all ranks delivered, written down at every checkpoint. Owns `ledger.jsonl` of the run
-//! folder; what it proves is worked out in `check.rs`.
+//! The proof of a run: a record of all that the ranks delivered, written at every checkpoint. Owns `ledger.jsonl` of
+//! the run folder; `check.rs` evaluates it.
 //!
 //! ```text
 //! {"attempt":1,"epoch":0,"position":0,"dataset":...}          one line as each attempt (a start, a resume) begins
@@ -9,6 +9,7 @@
 //!
 //! Entries are on the disk before their checkpoint is published, so a checkpoint never knows more than the ledger. What
 //! was lost by a kill stands in the ledger and counts for nothing: an attempt counts up to where the next one began.
+#![expect(clippy::disallowed_methods, reason = "owns the files of the ledger")]
 
 mod attempt_span;
 mod check;
@@ -35,9 +36,9 @@ pub(crate) const LEDGER: &str = "ledger.jsonl";
 pub struct Attempt {
     /// From 1.
     pub attempt: u64,
-    /// Where it begins.
+    /// The epoch in which it begins.
     pub epoch: u64,
-    /// Global position of that epoch.
+    /// The global position in that epoch.
     pub position: u64,
     /// Fingerprint of the data set, hexadecimal, as in a cursor.
     pub dataset: String,
@@ -52,7 +53,7 @@ impl Attempt {
     }
 }
 
-/// How the line of an attempt begins.
+/// The first bytes of an attempt's line.
 const ATTEMPT: &[u8] = b"{\"attempt\":";
 
 /// One line of the file.
@@ -63,20 +64,20 @@ enum Line {
     Entry(Entry),
 }
 
-/// The ledger of a run that is under way. Rank 0 writes; the others only send it what they have.
+/// The ledger of a running training. Rank 0 writes; the others only send their entries.
 #[derive(Debug)]
 pub struct LedgerFile {
     path: PathBuf,
-    /// On rank 0.
+    /// `None` except on rank 0.
     file: Option<File>,
 }
 
 impl LedgerFile {
     /// Begins an attempt of the run in folder `dir` on the data set with this fingerprint, from `cursor` or else from
-    /// the beginning. No meeting: ranks need not call it together.
+    /// the beginning. Not a collective.
     ///
     /// # Errors
-    /// On rank 0 a file that cannot be read or written.
+    /// On rank 0: a file that cannot be read or written.
     pub fn begin(
         dir: &Path,
         group: &dyn Group,
@@ -104,12 +105,12 @@ impl LedgerFile {
         Ok(ledger)
     }
 
-    /// Appends what the loaders of all ranks delivered since the last call, and returns once it is on the disk. To be
-    /// called right before each checkpoint, on the loader that the checkpoint's cursor comes from. A meeting of all
-    /// ranks; loaders without [`LoaderOptions::ledger`](crate::deliver::LoaderOptions::ledger) add nothing.
+    /// Appends the deliveries of the loaders of all ranks since the last call, and returns once they are on disk. Call
+    /// it right before each checkpoint, on the loader that the checkpoint's cursor comes from. Collective; loaders
+    /// without [`LoaderOptions::ledger`](crate::deliver::LoaderOptions::ledger) add nothing.
     ///
     /// # Errors
-    /// What the group reports; on rank 0 a failed write too.
+    /// Any error of the group; on rank 0 also a failed write.
     pub fn append(&mut self, group: &dyn Group, loader: &mut Loader) -> Result<()> {
         let entries = serde_json::to_vec(&loader.take_ledger()).map_err(not_json)?;
         let mut lines = Vec::new();
@@ -131,9 +132,9 @@ impl LedgerFile {
     }
 }
 
-/// Counts the attempts of a ledger, and cuts off half a line at its end: a process killed while it wrote leaves one, and
-/// it belongs to no checkpoint. Understands nothing else, so that a resume costs no more than reading the file, and
-/// damage is left for the check to tell of.
+/// Counts the attempts of a ledger, and cuts off half a line at its end: a process killed while writing leaves one, and
+/// it belongs to no checkpoint. Parses nothing else, so that a resume costs no more than reading the file, and leaves
+/// damage for the check to report.
 fn count_attempts(file: &File) -> io::Result<u64> {
     let (mut reader, mut line) = (BufReader::new(file), Vec::new());
     let (mut attempts, mut whole) = (0, 0);
@@ -149,7 +150,7 @@ fn count_attempts(file: &File) -> io::Result<u64> {
     Ok(attempts)
 }
 
-/// The attempts of a ledger file with their entries, in order. A last line without an end is left out.
+/// The attempts of a ledger file with their entries, in order. An unterminated last line is ignored.
 fn read(path: &Path) -> Result<Vec<(Attempt, Vec<Entry>)>> {
     let damaged = |problem: String| Error::Checkpoint {
         path: path.to_path_buf(),

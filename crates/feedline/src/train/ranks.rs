@@ -1,5 +1,5 @@
-//! Which rank this process is, of how many. Owns the rules by which launchers are told apart; a loader needs none of
-//! them: there the rank is an argument.
+//! Finds the rank of this process and the number of ranks. Owns the rules that tell launchers apart; a loader needs
+//! none of them: it gets the rank as an argument.
 
 pub use super::group::TIMEOUT_VARIABLE;
 
@@ -8,16 +8,16 @@ use crate::error::{Error, Result};
 use std::fmt;
 use std::sync::Arc;
 
-/// How to get a build that can train on several ranks.
+/// Instructions for a build that can train on several ranks.
 pub const INSTALL: &str = "On Debian and Ubuntu: `apt install libopenmpi-dev openmpi-bin clang libclang-dev`, then \
     `cargo install --locked --path crates/feedline-cli --features mpi`";
 
-/// What told the rank.
+/// The source of the rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
-    /// The caller.
+    /// Arguments of the caller.
     Explicit,
-    /// A group that was there already.
+    /// A group that existed already.
     Group,
     /// RANK and WORLD_SIZE.
     Torchrun,
@@ -27,7 +27,7 @@ pub enum Rule {
     OpenMpi,
     /// PMI_RANK and PMI_SIZE, or MV2_COMM_WORLD_RANK and _SIZE.
     Pmi,
-    /// Nothing: one rank.
+    /// None of these: one rank.
     SingleRank,
 }
 
@@ -50,19 +50,19 @@ impl fmt::Display for Rule {
 pub struct Ranks {
     pub rank: u64,
     pub world_size: u64,
-    /// Its place among the ranks of its machine, and their number, where the launcher tells.
+    /// Its number among the ranks of its machine, and their number, if the launcher tells.
     pub local: Option<(u64, u64)>,
     pub rule: Rule,
 }
 
-/// Finds the place of this process: the arguments come first, then a group that is there already, then what launchers
-/// set (torchrun, Slurm, Open MPI, PMI), else it is alone. `env` looks up a variable.
+/// Finds the place of this process: from the arguments, else an existing group, else the variables of launchers
+/// (torchrun, Slurm, Open MPI, PMI), else it is alone. `env` looks up a variable.
 ///
-/// Slurm counts only in a step of srun's: a shell of `salloc` or a script of `sbatch` has SLURM_NTASKS too, but is one
-/// process. Where mpirun was started inside of Slurm, mpirun's variables count: Slurm's are those of its helpers.
+/// Slurm counts only in a step of srun: a shell of `salloc` or a script of `sbatch` has SLURM_NTASKS too, but is one
+/// process. If mpirun was started inside Slurm, mpirun's variables count: Slurm's belong to its helpers.
 ///
 /// # Errors
-/// Contradictions: a rank not below the world size, one of a pair missing, a value that is no number, two sources that
+/// Contradictions: a rank not below the world size, one missing of a pair, a value that is no number, two sources that
 /// disagree.
 pub fn discover(
     explicit: Option<(u64, u64)>,
@@ -135,7 +135,7 @@ pub fn discover(
                 "Ranks are counted from 0",
             ));
         }
-        // Where the launcher means the same, it also knows the machine.
+        // If the launcher agrees, its place within the machine is valid, too.
         let local = found.filter(|found| (found.rank, found.world_size) == (rank, world_size));
         Ok(Ranks { rank, world_size, local: local.and_then(|found| found.local), rule })
     };
@@ -150,11 +150,11 @@ pub fn discover(
     }
 }
 
-/// Finds this process's place and joins the others, if there are any. To be called once, by the thread that trains.
+/// Finds this process's place and joins the others, if there are any. Call it once, on the thread that trains.
 ///
 /// # Errors
-/// As [`discover`]; one of several ranks in a build without MPI, or of torchrun's; an MPI that counts otherwise than the
-/// launcher. Never goes on alone where others train beside it.
+/// As [`discover`]; several ranks in a build without MPI, or of torchrun; an MPI that counts differently from the
+/// launcher. Never continues alone if others train beside it.
 pub fn join() -> Result<(Arc<dyn Group>, Ranks)> {
     let ranks = discover(None, None, &|name| std::env::var(name).ok())?;
     let Ranks { rank, world_size, rule, .. } = ranks;
@@ -234,10 +234,10 @@ mod tests {
     #[test]
     fn what_looks_like_ranks_and_is_none_is_not_taken_for_them() {
         let alone: [Variables; 5] = [
-            // A shell of salloc, a script of sbatch: many tasks are allotted, this is one process.
+            // A shell of salloc, a script of sbatch: many tasks are allocated, this is one process.
             &[("SLURM_JOB_ID", "7"), ("SLURM_NTASKS", "8"), ("SLURM_PROCID", "0")],
             &[("SLURM_STEP_ID", "0"), ("SLURM_PROCID", "0"), ("SLURM_NTASKS", "8"), ("SLURM_JOB_NAME", "interactive")],
-            // Some loaders read these in place of RANK.
+            // Some loaders read these instead of RANK.
             &[("GLOBAL_RANK", "3"), ("NODE_RANK", "1"), ("NNODES", "2")],
             &[("LOCAL_RANK", "1"), ("MASTER_ADDR", "a"), ("MASTER_PORT", "1")],
             &[("RANK", ""), ("WORLD_SIZE", "")],
@@ -246,7 +246,7 @@ mod tests {
             let found = look(None, None, variables).unwrap();
             assert_eq!((found.rank, found.world_size), (0, 1), "{variables:?}");
         }
-        // mpirun inside of Slurm starts one helper a machine by srun: its variables are not this rank's.
+        // mpirun inside Slurm starts one helper per machine by srun: Slurm's variables are not this rank's.
         let variables = [
             ("SLURM_STEP_ID", "0"),
             ("SLURM_PROCID", "1"),

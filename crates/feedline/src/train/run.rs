@@ -1,5 +1,5 @@
-//! The run folder: what a training run leaves for people and programs. Owns the names of its files; the figures come as
-//! events.
+//! The run folder: the files that a training run leaves for people and programs. Owns their names; the figures arrive
+//! as events.
 //!
 //! ```text
 //! config.toml                     the settings, complete (a recipe may add files of its own, such as classes.txt)
@@ -12,6 +12,7 @@
 //! lock                            whose process works on it, while one does: see `train::lock`
 //! earlier-start-1/                files of a start in which nothing was trained, if there was one
 //! ```
+#![expect(clippy::disallowed_methods, reason = "owns the run folder, whose name has the time")]
 
 use super::checkpoint::Checkpoints;
 use super::disk::{make_dir, open_lines, write_whole};
@@ -31,13 +32,13 @@ pub const CHECKPOINTS: &str = "checkpoints";
 
 /// Name of the file with every event.
 const EVENTS: &str = "events.jsonl";
-/// How the line of a checkpoint begins in it.
+/// First bytes of a checkpoint's line in it.
 const CHECKPOINT: &[u8] = b"{\"event\":\"checkpoint\"";
 
-/// How the names of folders begin that keep an earlier start.
+/// Prefix of the names of folders that keep an earlier start.
 const EARLIER: &str = "earlier-start-";
 
-/// What a run writes before its first checkpoint, but for the files of TensorBoard.
+/// Files that a run writes before its first checkpoint, except those of TensorBoard.
 const FILES: [&str; 10] = [
     "checkpoints",
     "classes.txt",
@@ -51,12 +52,12 @@ const FILES: [&str; 10] = [
     "samples.txt",
 ];
 
-/// The folder of one training run, which no other process writes meanwhile; as a [`Sink`] it writes down what it hears.
+/// The folder of one training run, locked against other processes; as a [`Sink`] it records events.
 #[derive(Debug)]
 pub struct RunFolder {
     dir: PathBuf,
     lock: FolderLock,
-    /// Where an earlier start was moved to.
+    /// The folder that an earlier start was moved to.
     earlier: Option<PathBuf>,
     metric_names: &'static [&'static str],
     open: Mutex<Open>,
@@ -70,11 +71,11 @@ struct Open {
 }
 
 impl RunFolder {
-    /// Makes a new run folder with its `config.toml`. A start in which nothing was trained (see
+    /// Creates a new run folder with its `config.toml`. A start in which nothing was trained (see
     /// [`RunFolder::nothing_trained`]) is moved aside.
     ///
     /// # Errors
-    /// A folder that already holds something else, that another process has, or that cannot be made.
+    /// A folder that already holds something else, that another process has locked, or that cannot be created.
     pub fn create(dir: &Path, config_toml: &str, metric_names: &'static [&'static str]) -> Result<RunFolder> {
         let refuse = |holds| match holds {
             Holds::More => Err(Error::config(
@@ -86,7 +87,7 @@ impl RunFolder {
         refuse(Holds::of(dir)?)?;
         make_dir(dir)?;
         let lock = FolderLock::take(dir)?;
-        // Again: another process may have been faster.
+        // Checked again: another process may have been faster.
         let earlier = match refuse(Holds::of(dir)?)? {
             Holds::Start => Some(set_aside(dir)?),
             _ => None,
@@ -95,13 +96,13 @@ impl RunFolder {
         Ok(RunFolder { earlier, ..RunFolder::open(lock, metric_names, vec![])? })
     }
 
-    /// Whether `dir` is a run folder in which nothing was trained that a resume could go on with: it has settings, no
-    /// checkpoint, not even a broken one, and no file that is not a run's.
+    /// True if `dir` is a run folder without any training that a resume could continue: it has settings, no checkpoint,
+    /// not even a broken one, and no file that is not a run's.
     pub fn nothing_trained(dir: &Path) -> bool {
         Holds::of(dir).is_ok_and(|holds| holds == Holds::Start)
     }
 
-    /// Opens the locked folder of a run to go on with it; this is its history.
+    /// Opens the locked folder of a run to continue it; `history` is its history.
     ///
     /// # Errors
     /// A folder or file that cannot be written.
@@ -115,7 +116,7 @@ impl RunFolder {
         Ok(RunFolder { dir, lock, earlier: None, metric_names, open: Mutex::new(open) })
     }
 
-    /// What a person should be told of how it was taken.
+    /// Messages for the user about how the folder was taken.
     pub fn notes(&self) -> Vec<String> {
         let moved = self.earlier.as_ref().map(|earlier| {
             format!(
@@ -126,10 +127,10 @@ impl RunFolder {
         self.lock.note().map(str::to_owned).into_iter().chain(moved).collect()
     }
 
-    /// That the run in `dir`, which has no checkpoint, never had one.
+    /// Checks that the run in `dir`, which has no checkpoint, never had one.
     ///
     /// # Errors
-    /// It tells of one; or its events cannot be read.
+    /// Its events mention one; or they cannot be read.
     pub fn check_had_no_checkpoint(dir: &Path) -> Result<()> {
         let path = dir.join(EVENTS);
         let file = match File::open(&path) {
@@ -151,7 +152,7 @@ impl RunFolder {
         })
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
@@ -161,7 +162,7 @@ impl RunFolder {
         Checkpoints::new(self.dir.join(CHECKPOINTS))
     }
 
-    /// Writes a file of the folder as a whole.
+    /// Writes a file of the folder atomically.
     ///
     /// # Errors
     /// A failed write; the old file is then untouched.
@@ -189,7 +190,7 @@ impl RunFolder {
     }
 }
 
-/// What is in a folder, as far as a new run is concerned.
+/// The contents of a folder, from the view of a new run.
 #[derive(Debug, PartialEq)]
 enum Holds {
     Nothing,
@@ -214,12 +215,12 @@ impl Holds {
         if names_in.is_empty() {
             return Ok(Holds::Nothing);
         }
-        // Another folder may have a file of such a name, too, and is not to be touched.
+        // Another folder may have a file of such a name, too, and must not be touched.
         let is_ours = |name: &String| {
             let name = name.strip_suffix(".tmp").unwrap_or(name);
             name.starts_with("events.out.tfevents.") || FILES.contains(&name)
         };
-        // What a save that was killed leaves is no checkpoint.
+        // A leftover of a killed save is no checkpoint.
         let has_checkpoint = names(&dir.join(CHECKPOINTS))?.iter().any(|name| !name.starts_with("tmp-"));
         let has_settings = ["config.toml", "config.toml.tmp"].iter().any(|name| dir.join(name).is_file());
         let has_lost_one = RunFolder::check_had_no_checkpoint(dir).is_err();
@@ -231,7 +232,7 @@ impl Holds {
     }
 }
 
-/// Moves all files of a start into a folder of their own in `dir`.
+/// Moves all files of a start into a new folder in `dir`.
 fn set_aside(dir: &Path) -> Result<PathBuf> {
     let failed = |e: io::Error| Error::io("move an earlier start aside in", dir, e);
     let mut number = 1;
@@ -248,7 +249,7 @@ fn set_aside(dir: &Path) -> Result<PathBuf> {
         names.push(entry.map_err(failed)?.file_name());
     }
     names.retain(|name| name != LOCK && !name.to_string_lossy().starts_with(EARLIER));
-    // The settings last: as long as they are there, a kill between leaves a start, which may be moved again.
+    // The settings last: as long as they are in place, a kill in between leaves a start, which can be moved again.
     names.sort_by_key(|name| name == "config.toml");
     for name in names {
         fs::rename(dir.join(&name), to.join(&name)).map_err(failed)?;
@@ -310,7 +311,7 @@ mod tests {
             ["config.toml", "earlier-start-1", "earlier-start-2", "events.jsonl", "lock"]
         );
 
-        // A checkpoint, even one that nothing can be made of, or the end of a run, or what is no run at all.
+        // A checkpoint, even an unusable one, or the end of a run, or a folder that is no run at all.
         for name in ["checkpoints/ep001-step00000000", "summary.json", "src"] {
             fs::create_dir_all(run.join(name)).unwrap();
             assert!(!RunFolder::nothing_trained(&run));
@@ -318,7 +319,7 @@ mod tests {
             assert!(!run.join(LOCK).exists());
             fs::remove_dir(run.join(name)).unwrap();
         }
-        // One whose checkpoints cannot be listed may hold any.
+        // A folder whose checkpoints cannot be listed may hold any.
         fs::remove_dir(run.join(CHECKPOINTS)).unwrap();
         fs::write(run.join(CHECKPOINTS), "of another program").unwrap();
         assert!(!RunFolder::nothing_trained(&run));

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::f64::consts::PI;
 
-/// How the learning rate falls over the epochs.
+/// The decay of the learning rate over the epochs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LrDecay {
@@ -15,7 +15,7 @@ pub enum LrDecay {
     Step,
 }
 
-/// The optimiser: what learning rates are fitted to, and what a task builds.
+/// The optimiser: learning rates are fitted to it, and a task builds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OptimizerKind {
@@ -61,7 +61,7 @@ impl EpochLr {
         Ok(EpochLr { decay, lr, min_lr, epochs })
     }
 
-    /// The learning rate of an epoch. Epochs past the end go on with the last formula.
+    /// The learning rate of an epoch. Epochs past the end continue the last formula.
     pub fn at(&self, epoch: u32) -> f64 {
         let (i, total) = (f64::from(epoch), f64::from(self.epochs));
         match self.decay {
@@ -97,7 +97,7 @@ fn floor_div(a: f64, b: f64) -> f64 {
 /// Bounds of the batch-adapted learning rate.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LrLimits {
-    /// The batch size at which the rate is taken as it is (upstream's nbs).
+    /// The batch size at which the rate is used unchanged (upstream's nbs).
     pub nominal_batch_size: u32,
     /// Largest fitted rate.
     pub max: f64,

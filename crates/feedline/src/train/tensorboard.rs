@@ -1,5 +1,6 @@
 //! TensorBoard event files: scalars only. Owns the record framing (TFRecord) and the messages of `event.proto` and
 //! `summary.proto` as far as scalars need them; it must not know what is logged.
+#![expect(clippy::disallowed_methods, reason = "owns the event file, whose records have the time")]
 
 use crate::error::{Error, Result};
 use prost::Message;
@@ -43,17 +44,17 @@ pub struct EventWriter {
 }
 
 impl EventWriter {
-    /// Starts a new event file in `dir`, which is made if need be. Files of earlier runs there stay untouched:
+    /// Starts a new event file in `dir`, which is created if needed. Event files of earlier runs there stay untouched:
     /// TensorBoard reads them all in order of their names, which begin with the time.
     ///
     /// # Errors
-    /// If the folder or the file cannot be made.
+    /// The folder or the file cannot be created.
     pub fn create(dir: &Path) -> Result<EventWriter> {
         fs::create_dir_all(dir).map_err(|source| Error::io("make the folder", dir, source))?;
         let wall_time_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
         let mut serial = 0u32;
         let (path, file) = loop {
-            // A serial number, should the same process start twice within a second.
+            // A serial number, in case the same process starts twice within a second.
             let name =
                 format!("events.out.tfevents.{:010}.feedline.{}.{serial}", wall_time_s as u64, std::process::id());
             let path = dir.join(name);

@@ -1,5 +1,5 @@
-//! Ranks as threads of one process: for tests and trials of what is meant for many processes. Slower than one process
-//! with all cores, and no protection against one of them failing other than an error on all.
+//! Ranks as threads of one process: for tests and trials of code meant for many processes. Slower than one process with
+//! all cores; if one rank fails, all get an error.
 
 use super::group::Group;
 use crate::error::{Error, Result};
@@ -11,24 +11,24 @@ pub struct ThreadGroup {
     hall: Arc<Hall>,
 }
 
-/// Where the ranks meet.
+/// The shared state of all ranks.
 struct Hall {
     state: Mutex<State>,
     changed: Condvar,
 }
 
 struct State {
-    /// What each rank of the running meeting has brought.
+    /// The contributions to the running collective, by rank.
     brought: Vec<Option<Vec<u8>>>,
-    /// The last meeting that is over, and how many ranks still have to fetch its outcome.
+    /// The result of the last collective, and how many ranks still have to fetch it.
     outcome: Arc<Vec<Vec<u8>>>,
     to_fetch: usize,
     broken: bool,
 }
 
 impl ThreadGroup {
-    /// The ranks of a group of `world_size`, one for each thread. A rank that is dropped ends the group: the others get
-    /// an error instead of waiting for it.
+    /// The ranks of a group of `world_size`, one for each thread. Dropping a rank ends the group: the others get an
+    /// error instead of waiting for it.
     pub fn new(world_size: usize) -> Vec<ThreadGroup> {
         let state = State { brought: vec![None; world_size], outcome: Arc::default(), to_fetch: 0, broken: false };
         let hall = Arc::new(Hall { state: Mutex::new(state), changed: Condvar::new() });
@@ -57,7 +57,7 @@ impl ThreadGroup {
         Ok(state)
     }
 
-    /// What all ranks brought, in their order.
+    /// All-gather: the bytes of all ranks, in rank order.
     fn meet(&self, bytes: Vec<u8>) -> Result<Arc<Vec<Vec<u8>>>> {
         let mut state = self.wait(self.lock(), |state| state.to_fetch == 0)?;
         state.brought[self.rank] = Some(bytes);
@@ -123,10 +123,6 @@ impl Group for ThreadGroup {
     fn gather(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
         let all = self.meet(bytes.to_vec())?;
         Ok(if self.rank == 0 { all.to_vec() } else { Vec::new() })
-    }
-
-    fn barrier(&self) -> Result<()> {
-        self.meet(Vec::new()).map(|_| ())
     }
 
     /// The other ranks get an error at their next meeting. The process goes on: its threads are the caller's.

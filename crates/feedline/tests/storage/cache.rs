@@ -1,4 +1,4 @@
-//! The cache: what it keeps, what it lets go, and that nothing but time is lost by kills, full disks and damage.
+//! The cache: which entries it keeps and evicts; kills, full disks and damage cost nothing but time.
 
 use super::{child, objects, read_all, succeeded, write_objects};
 use feedline::plan::Plan;
@@ -43,7 +43,7 @@ fn a_second_pass_reads_nothing_from_the_source() {
     assert_eq!((cache.counts().hits, cache.counts().misses), (0, 20));
     assert_eq!(read_all(&cache, 4).unwrap(), expect);
     assert_eq!((cache.counts().hits, cache.counts().misses, cache.counts().written), (20, 20, 20));
-    // Another process of the machine finds it, too.
+    // Another process on the machine finds it, too.
     let other = open(data.path(), dir.path(), 1 << 30);
     assert_eq!(read_all(&other, 4).unwrap(), expect);
     assert_eq!((other.counts().hits, other.counts().misses), (20, 0));
@@ -75,7 +75,7 @@ fn damage_is_found_out_and_read_again() {
             0 => bytes[middle] ^= 1,
             1 => bytes.truncate(middle),
             2 => bytes.extend(b"more"),
-            // Whole, but of another object.
+            // Intact, but of another object.
             _ => bytes = fs::read(&entries[(at + 4) % 20]).unwrap(),
         }
         fs::write(path, bytes).unwrap();
@@ -126,7 +126,7 @@ fn pictures(data: &Path, cache_dir: &Path, share: f64) -> (ImageList, Storage) {
     (ImageList::train(folder).unwrap(), storage)
 }
 
-/// Of the 400 files, those of a sample: one or several, one behind the other.
+/// The files of a sample among the 400: one or several consecutive ones.
 fn files_of(index: u64, plan: &Plan) -> std::ops::Range<u64> {
     let parts = 400 / plan.len();
     index * parts..(index + 1) * parts
@@ -152,7 +152,7 @@ fn shares_of_hits(list: &ImageList, plan: &Plan, epochs: u64) -> Vec<f64> {
     shares
 }
 
-/// Hits of a cache of `capacity` objects that lets go what is needed last (Belady 1966), worked out on its own.
+/// Hits of a cache of `capacity` objects with Belady's eviction (1966), computed independently.
 fn best_shares(plan: &Plan, capacity: usize, epochs: u64) -> Vec<f64> {
     let files = |epoch| plan.epoch(epoch).rank(0).flat_map(|r| files_of(r.index, plan)).collect::<Vec<_>>();
     let uses: Vec<u64> = (0..epochs + 1).flat_map(files).collect();
@@ -192,8 +192,8 @@ fn what_is_needed_last_goes_first() {
     }
 }
 
-/// Of passes over all samples any fixed part is kept as well as the best, so these are draws: a cache that takes a file for
-/// a sample, or knows nothing, keeps little more than the half that fits.
+/// In passes over all samples any fixed part is as good as the best, so these are draws: a cache that mistakes a file
+/// for a sample, or knows nothing, keeps little more than the half that fits.
 #[test]
 fn samples_of_several_files_are_kept_by_when_they_are_needed() {
     let (data, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -208,7 +208,7 @@ fn samples_of_several_files_are_kept_by_when_they_are_needed() {
 fn many_at_once_stay_within_the_budget() {
     let (data, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let plan = Plan::new(400, 1).unwrap().with_seed(1);
-    // Two lists are as two jobs: each has a cache of its own on the folder.
+    // Two lists act as two jobs: each has a cache of its own on the folder.
     let lists = [pictures(data.path(), dir.path(), 0.3).0, pictures(data.path(), dir.path(), 0.3).0];
     lists.iter().for_each(|list| list.stored.as_ref().unwrap().follow(&plan).unwrap());
     let budget = (400.0 * 0.3 * 1150.0) as u64;
@@ -229,7 +229,7 @@ fn many_at_once_stay_within_the_budget() {
             });
         }
         let mut most = 0;
-        // While it is locked, nothing goes and nothing is begun; what was begun may come.
+        // While it is locked, nothing is evicted and nothing begun; entries that were begun may appear.
         let usage = fs::File::open(dir.path().join("feedline-cache-1/usage")).unwrap();
         while reading.load(std::sync::atomic::Ordering::SeqCst) > 0 {
             usage.lock().unwrap();
@@ -273,14 +273,26 @@ fn another_jobs_fresh_entries_are_left_to_it() {
     assert!(shares_of_hits(&other, &plan, 2)[1] > 0.4);
 }
 
-/// What the children of the tests below do: read everything through the cache, over and over.
+/// The folders of the data and of the cache that the process was told; else new ones, with what keeps them.
+fn folders() -> (PathBuf, PathBuf, Option<tempfile::TempDir>) {
+    let told = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    if let Some((data, cache)) = told("READER_DATA").zip(told("READER_CACHE")) {
+        return (data, cache, None);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    write_objects(&dir.path().join("data"));
+    (dir.path().join("data"), dir.path().join("cache"), Some(dir))
+}
+
+fn told<T: std::str::FromStr<Err: std::fmt::Debug>>(name: &str, otherwise: T) -> T {
+    std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
+}
+
+/// Other tests run this one in processes of their own, several at once.
 #[test]
-#[ignore = "run by other tests in a process of its own"]
-fn reader() {
-    let place = |name: &str| PathBuf::from(std::env::var_os(name).unwrap());
-    let (data, cache) = (place("READER_DATA"), place("READER_CACHE"));
-    let seconds: f64 = std::env::var("READER_SECONDS").unwrap().parse().unwrap();
-    let budget = std::env::var("READER_BUDGET").unwrap().parse().unwrap();
+fn a_reader_gets_every_object_again_and_again() {
+    let (data, cache, _keep) = folders();
+    let (seconds, budget) = (told("READER_SECONDS", 0.1), told("READER_BUDGET", 1 << 30));
     let begun = Instant::now();
     let mut expect = objects();
     expect.sort();
@@ -294,7 +306,7 @@ fn reader() {
 }
 
 fn reader_of(data: &Path, cache: &Path, budget: u64, seconds: f64) -> std::process::Command {
-    let mut command = child("cache::reader");
+    let mut command = child("cache::a_reader_gets_every_object_again_and_again");
     command.env("READER_DATA", data).env("READER_CACHE", cache);
     command.env("READER_BUDGET", budget.to_string()).env("READER_SECONDS", seconds.to_string());
     command
@@ -312,7 +324,7 @@ fn jobs_that_are_killed_leave_nothing_wrong() {
             let mut command = reader_of(data.path(), dir.path(), budget, seconds);
             command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap()
         };
-        // Two are killed at some moment, one goes on meanwhile.
+        // Two are killed at arbitrary moments, one continues.
         let (mut first, mut second, third) = (spawn(60.0), spawn(60.0), spawn(1.0));
         std::thread::sleep(Duration::from_millis(83 + 97 * round as u64));
         first.kill().unwrap();
@@ -322,7 +334,7 @@ fn jobs_that_are_killed_leave_nothing_wrong() {
         second.wait().unwrap();
         leftovers += files(dir.path()).1.len();
         succeeded(&third.wait_with_output().unwrap());
-        // Nobody is left who could hold a lock, and what was begun is cleared away.
+        // No process is left to hold a lock, and unfinished entries are removed.
         let cache = open(data.path(), dir.path(), budget);
         assert!(files(dir.path()).1.is_empty());
         assert!(read_all(&cache, 2).unwrap() == expect);
@@ -367,19 +379,17 @@ fn what_has_no_version_is_not_kept() {
     assert!(bytes == b"one" && files(dir.path()).0.is_empty());
 }
 
-/// What users of the machine do in the tests below: read everything through a cache, once, and tell.
+/// Other tests run this one as several users of the machine, and look at what it prints.
 #[test]
-#[ignore = "run by other tests in a process of its own"]
-fn visitor() {
-    let place = |name: &str| PathBuf::from(std::env::var_os(name).unwrap());
-    let said = |name: &str| std::env::var(name).unwrap();
-    let mode = match said("READER_MODE").as_str() {
+fn a_visitor_reads_every_object_or_is_refused() {
+    let (data, cache, _keep) = folders();
+    let mode = match told("READER_MODE", "private".to_owned()).as_str() {
         "all" => CacheMode::All,
         "group" => CacheMode::Group,
         _ => CacheMode::Private,
     };
-    let files = Arc::new(LocalFiles::new(place("READER_DATA")));
-    match Cache::open(files, &place("READER_CACHE"), said("READER_BUDGET").parse().unwrap(), mode) {
+    let files = Arc::new(LocalFiles::new(data));
+    match Cache::open(files, &cache, told("READER_BUDGET", 1 << 30), mode) {
         Err(error) => println!("refused: {error}"),
         Ok(cache) => {
             let mut expect = objects();
@@ -394,7 +404,7 @@ fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
 }
 
-/// A folder that all may enter; and in it objects, a folder for a cache that all may write to, and the binary of the tests.
+/// A folder that all may enter; in it objects, a folder for a cache that all may write to, and the binary of the tests.
 fn open_house() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
@@ -409,10 +419,14 @@ fn open_house() -> tempfile::TempDir {
     dir
 }
 
-/// What [`visitor`] says as this user and group.
+/// What the test above prints as this user and group.
 fn visit(house: &Path, user: u32, group: u32, mode: &str, budget: u64) -> String {
     let mut command = std::process::Command::new(house.join("tests"));
-    command.args(["cache::visitor", "--exact", "--nocapture", "--ignored"]).current_dir("/").uid(user).gid(group);
+    command
+        .args(["cache::a_visitor_reads_every_object_or_is_refused", "--exact", "--nocapture"])
+        .current_dir("/")
+        .uid(user)
+        .gid(group);
     command.env("READER_DATA", house.join("data")).env("READER_CACHE", house.join("cache"));
     let output = command.env("READER_BUDGET", budget.to_string()).env("READER_MODE", mode).output().unwrap();
     succeeded(&output);
@@ -431,7 +445,7 @@ fn users_share_a_cache_if_they_say_so() {
     assert!(said.contains("hits: 0, misses: 20, written: 20") && said.contains("remark: None"), "{said}");
     let said = visit(house.path(), 4712, 4712, "all", large);
     assert!(said.contains("hits: 20, misses: 0") && said.contains("remark: None"), "{said}");
-    // Nobody can remove or change what another has kept, and what one keeps counts for all.
+    // No user can remove or change another's entries, and each user's entries count for all.
     let said = visit(house.path(), 4712, 4712, "all", 60_000);
     assert!(said.contains("hits: 20"), "{said}");
     let (entries, new) = files(&house.path().join("cache"));
@@ -447,11 +461,11 @@ fn users_share_a_cache_if_they_say_so() {
         cache.counts()
     });
     assert!(said.contains("hits: 19, misses: 1, written: 1"), "root is one more user: {said}");
-    // Whose it is, is not one's own.
+    // Another user's cache is not private.
     let said = visit(house.path(), 4713, 4713, "private", large);
     assert!(said.contains("refused") && said.contains("belongs to another user"), "{said}");
 
-    // A group shares its entries, and one lets go what another has kept.
+    // A group shares its entries, and each member may evict those of others.
     let house = open_house();
     let said = visit(house.path(), 4711, 5000, "group", large);
     assert!(said.contains("written: 20"), "{said}");
@@ -463,11 +477,11 @@ fn users_share_a_cache_if_they_say_so() {
         fs::File::options().write(true).open(path).unwrap().set_modified(old).unwrap();
     }
     let folder = house.path().join("cache/feedline-cache-1");
-    // The smallest: of the empty object, which is not the first to be read.
+    // The smallest: that of the empty object, which is not the first to be read.
     let one = entries.iter().min_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
     assert_eq!(fs::metadata(&folder).unwrap().mode() & 0o7777, 0o2770);
     assert_eq!(fs::metadata(one.parent().unwrap()).unwrap().mode() & 0o7777, 0o2770);
-    // A use by another than who has written it is noted, too.
+    // A use by another user than the writer is recorded, too.
     visit(house.path(), 4712, 5000, "group", large);
     assert!(fs::metadata(one).unwrap().modified().unwrap() > old + Duration::from_secs(3600));
     for path in &entries {
@@ -476,7 +490,7 @@ fn users_share_a_cache_if_they_say_so() {
     fs::remove_file(one).unwrap();
     let said = visit(house.path(), 4712, 5000, "group", 1_000_000);
     assert!(!said.contains("evicted: 0"), "{said}");
-    // Who is not of the group is told so.
+    // A user outside the group gets an error.
     let said = visit(house.path(), 4713, 4713, "group", large);
     assert!(said.contains("refused") && said.contains("failed to open the cache"), "{said}");
 }
@@ -503,7 +517,7 @@ fn a_cache_that_cannot_be_written_to_is_read() {
         visit(house.path(), 4711, 4711, "all", 1 << 30)
     } else {
         let files = Arc::new(LocalFiles::new(house.path().join("data")));
-        // Who owns it and says that it is private leaves it as it is.
+        // Its owner, in mode `private`, leaves it unchanged.
         let cache = Cache::open(files, &cache, 1 << 30, CacheMode::Private).unwrap();
         read_all(&cache, 1).unwrap();
         format!("{:?} remark: {:?}", cache.counts(), cache.remark())
@@ -512,7 +526,7 @@ fn a_cache_that_cannot_be_written_to_is_read() {
     assert!(said.contains("cannot be written to") && said.contains("what is in it is used"), "{said}");
     assert_eq!(files(&cache).0.len(), 19);
     if !is_root() {
-        // Whoever opens the data hears of it.
+        // The code that opens the data gets the warning.
         let url = format!("file://{}", house.path().join("data").display());
         let storage = Storage { cache_dir: cache.clone(), cache_bytes: 1 << 30, ..Storage::default() };
         let list =
@@ -539,7 +553,7 @@ fn a_hostile_neighbour_can_neither_stop_a_reader_nor_reach_outside() {
         .chain([outside.path().join("x")])
         .collect();
     precious.iter().for_each(|path| fs::write(path, "precious").unwrap());
-    // In place of entries: links, pipes, folders.
+    // Links, pipes and folders in place of entries.
     for (at, path) in entries.iter().enumerate() {
         fs::remove_file(path).unwrap();
         match at % 3 {
@@ -548,7 +562,7 @@ fn a_hostile_neighbour_can_neither_stop_a_reader_nor_reach_outside() {
             _ => fs::create_dir(path).unwrap(),
         }
     }
-    // In place of files of the cache itself.
+    // Links in place of files of the cache itself.
     fs::remove_file(folder.join("CACHEDIR.TAG")).unwrap();
     symlink(&precious[0], folder.join("CACHEDIR.TAG")).unwrap();
     symlink(&precious[1], folder.join("new-1-1")).unwrap();
@@ -557,7 +571,7 @@ fn a_hostile_neighbour_can_neither_stop_a_reader_nor_reach_outside() {
         assert_eq!(read_all(&cache, 2).unwrap(), expect);
         assert_eq!(cache.counts().hits, 0);
     }
-    // In place of the folders that entries are in: then nothing can be kept.
+    // Links in place of the folders of entries: then nothing can be kept.
     for part in 0..=255u8 {
         let part = folder.join(format!("{part:02x}"));
         fs::remove_dir_all(&part).unwrap();
@@ -570,7 +584,7 @@ fn a_hostile_neighbour_can_neither_stop_a_reader_nor_reach_outside() {
     }
     assert!(precious.iter().all(|path| fs::read(path).unwrap() == b"precious"));
     assert_eq!(fs::read_dir(outside.path()).unwrap().count(), precious.len());
-    // The count is no link, and no second name of another file.
+    // The byte count must be neither a link nor a hard link to another file.
     let usage = folder.join("usage");
     for link in [true, false] {
         fs::remove_file(&usage).unwrap();

@@ -1,23 +1,27 @@
-//! A real S3 server, and what may go wrong on the way to it.
+//! A real S3 server, and faults on the way to it.
 
 use super::proxy::{Fate, Line, Proxy};
 use super::server::{ADDRESS, KEY_ID, SECRET, Server, server};
 use super::{child, objects, read_all, succeeded};
 use feedline::deliver::{Loader, LoaderOptions, OnBadSample, SampleContext};
-use feedline::pipeline::{Pipeline, Raw, read_samples};
+use feedline::pipeline::{Pipeline, Raw};
 use feedline::plan::{Plan, Request};
 use feedline::read::conformance::check;
 use feedline::read::pack::PackOptions;
-use feedline::read::{Folder, ImageList, RangeRequest, ReadErrorKind, Stop, Storage, read_sample};
+use feedline::read::{Folder, ImageList, RangeRequest, ReadErrorKind, SampleReader, Stop, Storage, read_sample};
 use feedline::{DType, Error, FieldSpec, Result, Slot, Stage};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Runs a test below with credentials in its environment, where there is a server.
-fn with_credentials(name: &str) {
-    let Some(server) = server() else { return };
+/// Whether the body of the test `name` runs here: in a process with credentials in its environment. Where there is a server
+/// and this is no such process, starts one, and fails unless it succeeds and prints no credential.
+fn has_credentials(name: &str) -> bool {
+    if std::env::var_os(ADDRESS).is_some() {
+        return true;
+    }
+    let Some(server) = server() else { return false };
     let mut command = child(&format!("cloud::{name}"));
     command
         .env(ADDRESS, &server.address)
@@ -29,39 +33,10 @@ fn with_credentials(name: &str) {
     let text = String::from_utf8_lossy(&text);
     assert!(!text.contains(SECRET) && !text.contains(KEY_ID), "a credential was printed:\n{text}");
     succeeded(&output);
+    false
 }
 
-#[test]
-fn buckets_conform() {
-    with_credentials("conformance");
-}
-
-#[test]
-fn faults_that_pass_lose_nothing() {
-    with_credentials("passing_faults");
-}
-
-#[test]
-fn faults_that_stay_are_named() {
-    with_credentials("staying_faults");
-}
-
-#[test]
-fn an_epoch_through_a_bad_network_is_the_one_from_disk() {
-    with_credentials("epochs");
-}
-
-#[test]
-fn refusals_of_a_store_end_the_run_and_replace_nothing() {
-    with_credentials("replacing");
-}
-
-#[test]
-fn latency_is_hidden() {
-    with_credentials("latency");
-}
-
-/// Which requests meet a fault: always the same, or those that `tests/campaign` asks for.
+/// Selects the requests that meet a fault: always the same ones, or those that `tests/campaign` asks for.
 fn fault_seed() -> u64 {
     std::env::var("FEEDLINE_FAULT_SEED").map_or(1, |seed| seed.parse().unwrap())
 }
@@ -75,11 +50,6 @@ fn report_faults(proxy: &Proxy) {
     }
 }
 
-#[test]
-fn folder_marks_are_no_samples() {
-    with_credentials("marks");
-}
-
 pub(super) fn storage(address: &str) -> Storage {
     Storage { endpoint: format!("http://{address}"), timeout_s: 2.0, retry_s: 30.0, ..Storage::default() }
 }
@@ -91,8 +61,10 @@ fn filled(prefix: &str) -> &'static Server {
 }
 
 #[test]
-#[ignore = "run by another test in a process of its own"]
-fn conformance() {
+fn buckets_conform() {
+    if !has_credentials("buckets_conform") {
+        return;
+    }
     let server = filled("some folder");
     let mut storage = storage(&server.address);
     check(&*storage.open("s3://bench/some folder").unwrap(), &objects()).unwrap();
@@ -102,7 +74,7 @@ fn conformance() {
     check(&*storage.open("s3://bench/some folder/").unwrap(), &objects()).unwrap(); // warm
     storage.cache_bytes = 20_000;
     check(&*storage.open("s3://bench/some folder/").unwrap(), &objects()).unwrap();
-    // An empty folder is no error of the source; for data it is.
+    // An empty folder is no error of the source; for data it is one.
     assert!(storage.open("s3://bench/none").unwrap().list("", &Stop::default()).unwrap().is_empty());
     storage.listings_dir = dir.path().join("listings");
     let error = Folder::open(Path::new("s3://bench/none"), &storage).unwrap_err().to_string();
@@ -110,8 +82,10 @@ fn conformance() {
 }
 
 #[test]
-#[ignore = "run by another test in a process of its own"]
-fn passing_faults() {
+fn faults_that_pass_lose_nothing() {
+    if !has_credentials("faults_that_pass_lose_nothing") {
+        return;
+    }
     let server = filled("data");
     let proxy = Proxy::start(&server.address);
     let dir = tempfile::tempdir().unwrap();
@@ -121,7 +95,7 @@ fn passing_faults() {
     let fates = [Fate::SlowDown(0), Fate::Cut, Fate::Short, Fate::Long, Fate::Stall, Fate::Reset, Fate::Broken];
     for (round, fate) in fates.into_iter().enumerate() {
         // A cache of its own for each, and then once more from it: nothing wrong was kept.
-        // What stalls is waited for; all else has time even where a compiler takes the processor.
+        // A stalled answer is waited for; all else gets enough time even while a compiler takes the processor.
         let timeout_s = if matches!(fate, Fate::Stall) { 0.5 } else { 10.0 };
         let cache_dir = dir.path().join(round.to_string());
         let storage = Storage { cache_dir, cache_bytes: 1 << 30, timeout_s, ..storage.clone() };
@@ -134,7 +108,7 @@ fn passing_faults() {
         assert_eq!(source.cache().unwrap().counts().damaged, 0);
     }
     report_faults(&proxy);
-    // The wait that the server asks for is kept to.
+    // The wait that the server asks for is observed.
     let mut first = true;
     proxy.set(move |_| if std::mem::take(&mut first) { Fate::SlowDown(1) } else { Fate::Fine });
     let begun = Instant::now();
@@ -143,8 +117,10 @@ fn passing_faults() {
 }
 
 #[test]
-#[ignore = "run by another test in a process of its own"]
-fn staying_faults() {
+fn faults_that_stay_are_named() {
+    if !has_credentials("faults_that_stay_are_named") {
+        return;
+    }
     let server = filled("stay");
     let proxy = Proxy::start(&server.address);
     let storage = Storage { retry_s: 1.0, timeout_s: 0.3, ..storage(&proxy.address) };
@@ -164,7 +140,7 @@ fn staying_faults() {
         (Fate::Long, ReadErrorKind::Broken, ["7992 bytes instead of 7991", "tries in", "retry_s"]),
         (Fate::Stall, ReadErrorKind::TimedOut, ["no whole answer", "within 0.3 s (storage.timeout_s)", "tries in"]),
         (Fate::Reset, ReadErrorKind::Broken, ["connection failed", "tries in", "retry_s"]),
-        // No wait that anybody can name overflows.
+        // No wait that a server may name overflows.
         (
             Fate::RetryAfter("18446744073709551615"),
             ReadErrorKind::Busy,
@@ -201,7 +177,7 @@ fn staying_faults() {
         assert!(words.iter().all(|word| error.problem.contains(word)), "{fate:?}: {error}");
     }
     proxy.set(|_| Fate::Fine);
-    // The real server's own words for the rest: content that changed, a key that is gone, credentials that are wrong.
+    // The real server's own words for the rest: changed content, a missing key, wrong credentials.
     server.put("stay/deep/er/03.jpg", vec![0; object.size_bytes as usize]);
     assert_eq!(get().kind, ReadErrorKind::Changed);
     server.delete("stay/deep/er/03.jpg");
@@ -211,16 +187,16 @@ fn staying_faults() {
     let error = anonymous.head("a", &stop).unwrap_err();
     assert_eq!(error.kind, ReadErrorKind::Denied, "{error}");
     assert!(begun.elapsed() < Duration::from_secs(1), "what will not pass is not tried again");
-    // Nobody listens there.
+    // Nothing listens there.
     let nobody = Storage { endpoint: "http://127.0.0.1:1".into(), ..storage.clone() }.open("s3://bench/stay").unwrap();
     let error = nobody.head("a", &stop).unwrap_err();
     assert!(error.kind == ReadErrorKind::Broken && error.problem.contains("refused"), "{error:?}");
-    // A line that is slow is not one that stops.
+    // A slow line is not a stalled one.
     proxy.set_line(Line { latency: Duration::from_millis(50), bytes_per_second: 1_000_000 });
     assert_eq!(source.head("a", &stop).unwrap().size_bytes, 1);
 }
 
-/// Files as they are: the first eight bytes of each, and its length.
+/// Unchanged files: the first eight bytes of each, and its length.
 struct Files {
     list: ImageList,
     fields: Vec<FieldSpec>,
@@ -265,20 +241,8 @@ impl Pipeline for Files {
         slot.dense::<i64>("len")[0] = raw[0].len() as i64;
         Ok(())
     }
-    fn read_ahead(&self) -> usize {
-        self.list.stored.as_ref().map_or(0, |stored| stored.requests_in_flight())
-    }
-    fn raw_bytes(&self, index: u64) -> u64 {
-        self.list.stored.as_ref().map_or(0, |stored| stored.size_bytes(index))
-    }
-    fn is_near(&self, one: u64, next: u64) -> bool {
-        self.list.stored.as_ref().is_some_and(|stored| stored.is_near(one, next))
-    }
-    fn read_many(&self, requests: &[Request], raws: &mut [Raw], clock: &mut SampleContext) -> Vec<Result<()>> {
-        read_samples(self.list.stored.as_ref().unwrap(), requests, raws, clock)
-    }
-    fn follow(&self, plan: &Plan) -> Result<()> {
-        self.list.stored.as_ref().map_or(Ok(()), |stored| stored.follow(plan))
+    fn sample_reader(&self) -> Option<&SampleReader> {
+        self.list.stored.as_ref()
     }
 }
 
@@ -296,8 +260,10 @@ fn data_set(server: &Server, prefix: &str, count: usize, bytes: usize) -> tempfi
 }
 
 #[test]
-#[ignore = "run by another test in a process of its own"]
-fn replacing() {
+fn refusals_of_a_store_end_the_run_and_replace_nothing() {
+    if !has_credentials("refusals_of_a_store_end_the_run_and_replace_nothing") {
+        return;
+    }
     let server = server().unwrap();
     let proxy = Proxy::start(&server.address);
     data_set(server, "replace", 100, 3000);
@@ -322,14 +288,14 @@ fn replacing() {
         for fate in
             [Fate::Denied, Fate::Expired, Fate::Changed, Fate::Broken, Fate::Reset, Fate::Status("401 Unauthorized")]
         {
-            // One in five for ever: whoever tries again meets it again.
+            // One in five for ever: each retry fails again.
             proxy.set(move |line| if line.contains("7.jpg") || line.contains("3.jpg") { fate } else { Fate::Fine });
             let error = epoch(workers).unwrap_err();
             assert!(matches!(error, Error::Run { stage: Stage::Read, .. }), "{fate:?}: {error:?}");
             assert!(error.to_string().contains("s3://bench/replace/train/"), "{fate:?}: {error}");
         }
     }
-    // What is not there is a bad sample, and nothing else is exchanged with it.
+    // A missing object is a bad sample, and no other sample is replaced.
     proxy.set(|_| Fate::Fine);
     for at in [13, 50] {
         server.delete(&format!("replace/train/{}/{at:04}.jpg", ["a", "b"][at % 2]));
@@ -350,8 +316,10 @@ fn loader(files: &Arc<Files>, num_workers: usize) -> Loader {
 }
 
 #[test]
-#[ignore = "run by another test in a process of its own"]
-fn marks() {
+fn folder_marks_are_no_samples() {
+    if !has_credentials("folder_marks_are_no_samples") {
+        return;
+    }
     let server = server().unwrap();
     let dir = data_set(server, "marked", 20, 100);
     let local = ImageList::train(dir.path()).unwrap();
@@ -370,8 +338,10 @@ fn marks() {
 }
 
 #[test]
-#[ignore = "run by another test in a process of its own"]
-fn epochs() {
+fn an_epoch_through_a_bad_network_is_the_one_from_disk() {
+    if !has_credentials("an_epoch_through_a_bad_network_is_the_one_from_disk") {
+        return;
+    }
     let server = server().unwrap();
     let proxy = Proxy::start(&server.address);
     let dir = data_set(server, "set", 500, 3000);
@@ -388,7 +358,7 @@ fn epochs() {
     let options = PackOptions { shard_bytes: 200_000, threads: 2, progress: &|_, _| () };
     feedline::read::pack::pack(dir.path(), &Storage::default(), &packed, options).unwrap();
     server.put_folder(&packed, "packed");
-    // Nothing kept, all of it, and a third of it; a file to an object, and archives with indexes beside them.
+    // A cache of nothing, of everything, and of a third; one file per object, and archives with indexes beside them.
     let archives = PathBuf::from("s3://bench/packed");
     let rounds = [(&url, 0), (&url, 1 << 30), (&url, 600_000), (&archives, 0), (&archives, 600_000)];
     for (round, (url, cache_bytes)) in rounds.into_iter().enumerate() {
@@ -403,7 +373,7 @@ fn epochs() {
             }
             assert!(all(&mut loader(&files, workers)) == expect, "cache of {cache_bytes}, {workers} workers");
         }
-        // A run that began on the disk goes on from the bucket, and the other way round.
+        // A run that began on disk continues from the bucket, and vice versa.
         let (mut here, mut there) = (loader(&local, 1), loader(&files, 2));
         for turn in 0..6 {
             let (from, to) = if turn % 2 == 0 { (&mut here, &mut there) } else { (&mut there, &mut here) };
@@ -418,7 +388,7 @@ fn epochs() {
     assert!(proxy.counts().1 > 50);
     report_faults(&proxy);
 
-    // In the order of the archives neighbours are read together, with and without a cache.
+    // In the order of the archives adjacent files share a request, with and without a cache.
     proxy.set(|_| Fate::Fine);
     let in_order = |files: &Arc<Files>| -> Vec<_> {
         let options = LoaderOptions { batch_size: 16, num_workers: 2, end_epoch: Some(1), ..LoaderOptions::default() };
@@ -437,7 +407,7 @@ fn epochs() {
         assert!((8..=60).contains(&requests), "{requests} requests for 500 samples in 8 archives");
     }
 
-    // What cannot be read ends the epoch with an error that names it, and no credential.
+    // An unreadable object ends the epoch with an error that names it, and no credential.
     proxy.set(|line| if line.contains("0123.jpg") { Fate::Broken } else { Fate::Fine });
     let listings_dir = cache.path().join("listings");
     let storage = Storage { retry_s: 0.5, listings_dir, ..storage(&proxy.address) };
@@ -450,8 +420,10 @@ fn epochs() {
 }
 
 #[test]
-#[ignore = "run by another test in a process of its own"]
-fn latency() {
+fn latency_is_hidden() {
+    if !has_credentials("latency_is_hidden") {
+        return;
+    }
     let server = server().unwrap();
     let proxy = Proxy::start(&server.address);
     data_set(server, "late", 400, 2000);
@@ -465,8 +437,8 @@ fn latency() {
         assert_eq!(loader(&files, 2).iter().map(|batch| batch.unwrap().len()).sum::<usize>(), 400);
         begun.elapsed().as_secs_f64()
     };
-    // 400 requests of 100 ms, 20 at once or 80: two seconds at least, or half of one; a tenth of the requests at once
-    // would take ten times as long, which even a busy machine cannot be taken for.
+    // 400 requests of 100 ms, 20 or 80 at once: at least two seconds, or half a second; a tenth of the requests at once
+    // would take ten times as long, which differs even from a busy machine.
     let (few, many) = (seconds(20), seconds(80));
     assert!(few >= 2.0 && many >= 0.5 && many < 0.6 * few, "{few} s with 20 requests under way, {many} s with 80");
 }

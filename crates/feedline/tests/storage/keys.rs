@@ -1,4 +1,4 @@
-//! Keys of buckets as odd as keys can be, and as many as a data set may have.
+//! Keys of buckets with all kinds of odd characters, and as many keys as a data set may have.
 
 use super::cloud::storage;
 use feedline::read::{Folder, ImageList, RangeRequest, ReadErrorKind, Stop, Storage};
@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// A server that has objects with these keys, as AWS would list them: any text may be one. Each holds its key.
+/// A server that has objects with these keys, listed as by AWS: keys may be any text. The content of each is its key.
 fn server_of(keys: &'static [&'static str]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -110,7 +110,7 @@ fn odd_keys_are_read_or_left_out_by_name() {
             assert_eq!(bytes, whole.as_bytes());
         }
     }
-    // A list may name what no folder could hold.
+    // A list may name keys that no folder could hold.
     let list = dir.path().join("list.txt");
     std::fs::write(&list, "0;s3://b/d/train//x.jpg\n0;s3://b/d/train/a/x//y.jpg\n").unwrap();
     let list = ImageList::from_list(&list, "train", &["a".into()], &storage).unwrap();
@@ -119,7 +119,7 @@ fn odd_keys_are_read_or_left_out_by_name() {
         list.stored.as_ref().unwrap().read_into(at, &stop, &mut bytes).unwrap();
         assert_eq!(bytes, key.as_bytes());
     }
-    // As a folder it has the classes and samples that can be read, and says what it has not.
+    // As a folder it has the classes and samples that can be read, and reports those left out.
     let train = ImageList::train(Folder::open(Path::new("s3://b/d"), &storage).unwrap()).unwrap();
     assert_eq!(train.classes, [" a", "a", "b"]);
     assert_eq!(train.names(), [" a/1 .jpg", "a/perc%20.jpg", "a/x.jpg", "b/&<x.jpg"]);
@@ -129,7 +129,7 @@ fn odd_keys_are_read_or_left_out_by_name() {
     {
         assert!(said.contains(part), "{part} is not in: {said}");
     }
-    // What cannot be asked for is refused at once, not after `retry_s`.
+    // A key that cannot be requested is refused at once, not after `retry_s`.
     let begun = Instant::now();
     let error = source.head("train/a/tab\t.jpg", &Stop::default()).unwrap_err();
     assert!(error.kind == ReadErrorKind::Other && error.problem.contains("control character"), "{error}");

@@ -1,5 +1,5 @@
-//! Sources and what stands before them: conformance, a cache under kills and full disks, and a real S3 server behind a
-//! proxy with faults.
+//! Sources and their wrappers: conformance, a cache under kills and full disks, and a real S3 server behind a proxy
+//! with faults.
 
 mod archives;
 mod cache;
@@ -9,6 +9,7 @@ mod cloud;
 mod keys;
 #[cfg(feature = "cloud")]
 mod odd;
+mod own;
 #[cfg(feature = "parquet")]
 mod parquet;
 #[cfg(feature = "cloud")]
@@ -16,16 +17,16 @@ mod proxy;
 #[cfg(feature = "cloud")]
 mod server;
 
-use feedline::read::conformance::check;
+use feedline::read::conformance::{check, check_wrapper};
 use feedline::read::{
-    Cache, CacheMode, Coalesce, Limit, LocalFiles, RangeRequest, ReadError, Retry, Source, Stop, Timeout,
+    Cache, CacheMode, Coalesce, Limit, LocalFiles, Object, RangeRequest, ReadError, Retry, Source, Stop, Timeout,
 };
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Some twenty objects as [`check`] wants them.
+/// Some twenty objects for [`check`].
 fn objects() -> Vec<(String, Vec<u8>)> {
     let bytes = |len: usize, seed: u32| -> Vec<u8> {
         (0..len as u32).map(|i| (i.wrapping_mul(2_654_435_761).wrapping_add(seed) >> 11) as u8).collect()
@@ -54,7 +55,7 @@ fn write_objects(folder: &Path) {
 /// Runs the test `name` of this binary in a process of its own.
 fn child(name: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args([name, "--exact", "--nocapture", "--ignored"]);
+    command.args([name, "--exact", "--nocapture"]);
     command
 }
 
@@ -63,7 +64,7 @@ fn succeeded(output: &Output) {
     assert!(output.status.success() && out.contains("1 passed"), "{out}\n{err}");
 }
 
-/// The whole of each object through `source`, by several threads.
+/// All bytes of each object through `source`, read by several threads.
 fn read_all(source: &dyn Source, threads: usize) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
     let stop = Stop::default();
     let listed = source.list("", &stop)?;
@@ -104,4 +105,51 @@ fn local_files_and_every_wrapper_conform() {
     check(&cache(1 << 30), &objects()).unwrap();
     check(&cache(1 << 30), &objects()).unwrap(); // warm
     check(&cache(100_000), &objects()).unwrap(); // nearly nothing fits
+}
+
+#[test]
+fn every_wrapper_passes_on_what_has_a_default() {
+    let dir = tempfile::tempdir().unwrap();
+    let a_minute = Duration::from_secs(60);
+    check_wrapper(|inner| Arc::new(Retry::new(inner, a_minute)), &objects()).unwrap();
+    check_wrapper(|inner| Arc::new(Limit::new(inner, 1)), &objects()).unwrap();
+    check_wrapper(|inner| Arc::new(Timeout::new(inner, a_minute)), &objects()).unwrap();
+    check_wrapper(|inner| Arc::new(Coalesce::new(inner)), &objects()).unwrap();
+    let cache = |inner| Cache::open(inner, dir.path(), 1 << 30, CacheMode::Private).unwrap();
+    check_wrapper(|inner| Arc::new(cache(inner)), &objects()).unwrap();
+}
+
+/// A wrapper that leaves out what has a default, or one part of it.
+#[derive(Debug)]
+struct Losing {
+    inner: Arc<dyn Source>,
+    keeps_get_many: bool,
+}
+
+impl Source for Losing {
+    fn location(&self, key: &str) -> String {
+        self.inner.location(key)
+    }
+    fn get(&self, want: &RangeRequest<'_>, into: &mut Vec<u8>) -> Result<(), ReadError> {
+        self.inner.get(want, into)
+    }
+    fn get_many(&self, wants: &[RangeRequest<'_>], into: &mut [Vec<u8>]) -> Vec<Result<(), ReadError>> {
+        match self.keeps_get_many {
+            true => self.inner.get_many(wants, into),
+            false => wants.iter().zip(into).map(|(want, into)| self.get(want, into)).collect(),
+        }
+    }
+    fn list(&self, prefix: &str, stop: &Stop) -> Result<Vec<Object>, ReadError> {
+        self.inner.list(prefix, stop)
+    }
+}
+
+#[test]
+fn a_wrapper_that_loses_get_many_or_the_cache_does_not_conform() {
+    let check =
+        |keeps_get_many| check_wrapper(|inner| Arc::new(Losing { inner, keeps_get_many }), &objects()).unwrap_err();
+    let error = check(false);
+    assert!(error.contains("by 8 calls") && error.contains("pass get_many on"), "{error}");
+    let error = check(true);
+    assert!(error.contains("pass cache on"), "{error}");
 }

@@ -1,4 +1,4 @@
-//! Servers that do not do what most do: each oddity is either read rightly, or refused at once and in words.
+//! Unusual servers: each oddity is either handled correctly, or refused at once with an error in words.
 
 use feedline::read::{Folder, ImageList, RangeRequest, ReadErrorKind, Source, Stop, Storage};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -8,26 +8,26 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// What a server does about the length of what it sends, about ranges, versions and methods.
+/// Unusual treatment of lengths, ranges, versions and methods by a server.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Way {
-    /// As RFC 9110 has it, with weak ETags: `If-Match` with one of them is never met.
+    /// As RFC 9110 specifies, with weak ETags: `If-Match` with one of them never matches.
     Weak,
     /// The same with the time of change, and no ETag.
     Dated,
-    /// The whole file, whatever part is asked for.
+    /// The whole file, for any requested part.
     Whole,
     /// A part in chunks, without its length.
     Chunks,
-    /// No length at all: a file ends where the connection does.
+    /// No length at all: a file ends with the connection.
     NoLength,
     /// `Content-Range: bytes 0-9/*`.
     NoTotal,
     /// 405 to `HEAD`.
     NoHead,
-    /// A listing whose pages all name the same next one.
+    /// A listing whose pages all name the same next page.
     SamePage,
-    /// A listing that begins again with each page, which all have names of their own.
+    /// A listing that starts over with each page; all pages have different names.
     Again,
 }
 
@@ -61,12 +61,12 @@ impl Server {
         self.storage().open(&url.replace("HOST", &self.address)).unwrap()
     }
 
-    /// With so much patience that a try too many is noticed.
+    /// With a long `retry_s`, so that an unnecessary retry is noticed.
     fn storage(&self) -> Storage {
         Storage { endpoint: format!("http://{}", self.address), anonymous: true, retry_s: 600.0, ..Storage::default() }
     }
 
-    /// How many requests `work` makes.
+    /// The number of requests that `work` makes.
     fn count<T>(&self, work: impl FnOnce() -> T) -> (T, usize) {
         let before = self.requests.load(Relaxed);
         let result = work();
@@ -177,7 +177,7 @@ fn content(path: &str) -> Option<Vec<u8>> {
     Some((0..len as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect())
 }
 
-/// Some parts of a file, each as it should be.
+/// Checks that some parts of a file are read correctly.
 fn reads(server: &Server, key: &str, ranges: &[(u64, u64)]) {
     let (source, stop) = (server.open("http://HOST/d"), Stop::default());
     let object = source.head(key, &stop).unwrap();
@@ -196,7 +196,7 @@ fn weak_versions_are_kept_to_without_asking_for_them() {
     for way in [Way::Weak, Way::Dated] {
         let server = Server::start(way);
         reads(&server, "file.bin", &[(0, 100_000), (7, 9), (0, 0), (99_999, 100_000)]);
-        // What was changed is an error all the same.
+        // A changed object is still an error.
         let (source, stop) = (server.open("http://HOST/d"), Stop::default());
         let object = source.head("file.bin", &stop).unwrap();
         server.edition.fetch_add(1, Relaxed);
@@ -289,7 +289,7 @@ fn no_signature_and_no_password_is_ever_shown() {
             Folder::open(Path::new(&url), &storage).unwrap_err(),
             storage.open(&url).map(drop).unwrap_err(),
         ];
-        // A line that is no line of a list is quoted.
+        // A line that is not in the list's format is quoted.
         std::fs::write(&path, format!("{url}\n")).unwrap();
         errors.push(ImageList::from_list(&path, "train", &classes, &storage).unwrap_err());
         std::fs::write(&path, format!("{url};x\n")).unwrap();

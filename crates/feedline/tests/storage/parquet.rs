@@ -1,5 +1,5 @@
-//! Labelled pictures in Parquet files: whatever way they were written, the pictures and labels that were written; and an
-//! error in words for whatever is no such file.
+//! Labelled pictures in Parquet files: however they were written, the same pictures and labels are read; any other file
+//! is an error in words.
 
 use super::archives::{indexed_as, storage};
 use ::parquet::basic::{Compression, Encoding};
@@ -35,7 +35,7 @@ fn samples(count: usize) -> Samples {
     (0..count).map(|i| ((i * 7 % 3) as i64, picture(if i % 10 == 9 { 4 } else { i }))).collect()
 }
 
-/// A file with these rows, in groups of so many; some columns have no value in some rows.
+/// A file with these rows, in groups of `group_rows` rows; some columns have no value in some rows.
 fn written(
     schema: &str,
     samples: &Samples,
@@ -95,7 +95,7 @@ fn with_names(builder: WriterPropertiesBuilder) -> WriterProperties {
     builder.set_key_value_metadata(Some(vec![KeyValue::new("huggingface".into(), NAMES.to_owned())])).build()
 }
 
-/// What is in the archives at a path, in the order of the list.
+/// The content of the archives at a path, in the order of the list.
 fn read(path: &Path, kept: &Path) -> feedline::Result<(Vec<String>, Samples)> {
     let list = ImageList::from_folder(Folder::open(path, &storage(kept))?, "x", None)?;
     let stored = list.stored.as_ref().unwrap();
@@ -121,7 +121,7 @@ fn pictures_labels_and_class_names_are_those_that_pyarrow_wrote() {
     let files = expected["files"].as_object().unwrap();
     assert_eq!(files.len(), 6);
     for (name, samples) in files {
-        // The second time from the index that was kept.
+        // The second time from the cached index.
         for _ in 0..2 {
             let (classes, found) = read(&fixtures().join(name), kept.path()).unwrap();
             assert_eq!(serde_json::json!(classes), expected["classes"], "{name}");
@@ -212,7 +212,7 @@ fn samples_of_a_page_are_read_once_and_equal_in_any_order_and_any_company() {
             });
         }
     });
-    // Another file in its place is an error and never what is still in memory.
+    // Another file in its place is an error, and the page in memory is not used.
     let mut bytes = Vec::new();
     stored.read_into(1, &Stop::default(), &mut bytes).unwrap();
     fs::write(dir.path().join("a.parquet"), b"something else").unwrap();
@@ -281,7 +281,7 @@ fn a_column_that_is_alone_holds_files_of_any_kind() {
             assert_eq!(stored.read_whole().unwrap(), *expect, "{name}");
         }
     }
-    // Beside other columns it is not known what it is.
+    // Beside other columns its meaning is unknown.
     let schema = "message m { required binary array; required binary name (UTF8); }";
     let bytes = written(schema, &rows, 2, properties(Compression::SNAPPY).build(), &[]);
     let error = indexed_as("x.parquet", &bytes).unwrap_err();
@@ -301,7 +301,7 @@ fn a_parquet_file_beside_pictures_or_archives_is_no_archive() {
     }
     let list = ImageList::train(Folder::open(dir.path(), &storage(dir.path())).unwrap()).unwrap();
     assert_eq!((list.classes, list.entries.len()), (vec!["cat".to_owned(), "dog".to_owned()], 2));
-    // The same where it is looked at as a source, and with archives in the place of pictures.
+    // The same if it is opened as a source, and with archives in place of pictures.
     let url = PathBuf::from(format!("file://{}", dir.path().display()));
     assert_eq!(ImageList::train(Folder::open(&url, &storage(dir.path())).unwrap()).unwrap().entries.len(), 2);
     let out = tempfile::tempdir().unwrap();
@@ -367,7 +367,7 @@ fn files_without_pictures_or_labels_are_refused_in_words() {
     }
 }
 
-/// A file whose only column stands in so many groups.
+/// A file whose only column is nested in `depth` groups.
 fn nested(depth: usize) -> Vec<u8> {
     let mut footer = vec![0x15, 2, 0x19, 0xfc]; // a version, and a list of structs with their number
     let mut count = depth + 2;
@@ -382,7 +382,7 @@ fn nested(depth: usize) -> Vec<u8> {
     [b"PAR1", &*footer, &(footer.len() as u32).to_le_bytes(), b"PAR1"].concat()
 }
 
-/// Indexes what the bytes say and reads all of it: an answer or an error.
+/// Indexes the bytes and reads all of it: an answer or an error.
 fn read_all(dir: &Path, bytes: &[u8]) -> Result<Samples, String> {
     fs::write(dir.join("x.parquet"), bytes).unwrap();
     let folder = Folder::open(&dir.join("x.parquet"), &storage(&dir.join("kept"))).map_err(|e| e.to_string())?;
@@ -417,7 +417,7 @@ fn damaged_files_are_refused_in_words_or_read_and_never_panic() {
         for end in (0..footer).step_by(211).chain(footer..whole.len()) {
             assert!(read_all(dir.path(), &whole[..end]).is_err(), "cut at {end}");
         }
-        // Each byte of the footer, and so many of the rest that headers, levels and sizes are among them.
+        // Each byte of the footer, and enough of the rest to include headers, levels and sizes.
         for at in (0..footer).step_by(13).chain(footer..whole.len()) {
             let mut bytes = whole.clone();
             bytes[at] ^= [0x01, 0x80, 0xff, 0x10][at % 4];

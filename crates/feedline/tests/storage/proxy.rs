@@ -1,5 +1,5 @@
-//! A proxy before an HTTP server that does what networks and busy servers do: answers that are late, refuse, break off,
-//! or are wrong.
+//! A proxy in front of an HTTP server that behaves as networks and busy servers do: answers are late, refused, cut off,
+//! or wrong.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -7,25 +7,25 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// What may become of one request.
+/// The fate of one request.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Fate {
     Fine,
-    /// 503 SlowDown, with so many seconds to wait.
+    /// 503 SlowDown, with this many seconds to wait.
     SlowDown(u64),
-    /// The whole length is announced, half of the body comes.
+    /// The full length is announced, half of the body arrives.
     Cut,
-    /// Half of the length is announced, and comes.
+    /// Half of the length is announced, and arrives.
     Short,
-    /// More is announced than was asked for, and comes.
+    /// More is announced than was requested, and arrives.
     Long,
-    /// Half of the body comes, and then nothing.
+    /// Half of the body arrives, and then nothing.
     Stall,
     /// The connection is closed without an answer.
     Reset,
     /// 500 InternalError.
     Broken,
-    /// 400 ExpiredToken, as AWS says it.
+    /// 400 ExpiredToken, as AWS sends it.
     Expired,
     /// 403 AccessDenied.
     Denied,
@@ -39,12 +39,12 @@ pub enum Fate {
 
 type Choose = Box<dyn FnMut(&str) -> Fate + Send>;
 
-/// How the line is.
+/// The properties of the line.
 #[derive(Clone, Copy, Default)]
 pub struct Line {
-    /// From a request to the first byte of its answer, at least.
+    /// Minimum time from a request to the first byte of its answer.
     pub latency: Duration,
-    /// Over all connections; 0 is without limit.
+    /// Over all connections; 0 is no limit.
     pub bytes_per_second: u64,
 }
 
@@ -59,7 +59,7 @@ struct Shared {
     upstream: String,
     choose: Mutex<Choose>,
     line: Mutex<Line>,
-    /// When the line is free again.
+    /// Time when the line is free again.
     free_at: Mutex<Instant>,
     requests: AtomicU64,
     faults: AtomicU64,
@@ -81,20 +81,20 @@ impl Proxy {
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let shared = Arc::clone(&for_thread);
-                // A connection that breaks is what this is for.
+                // Broken connections are the purpose.
                 std::thread::spawn(move || shared.serve(client).ok());
             }
         });
         Proxy { address, shared }
     }
 
-    /// From now on `choose` decides by the request's first line.
+    /// From now on `choose` decides by the first line of the request.
     pub fn set(&self, choose: impl FnMut(&str) -> Fate + Send + 'static) {
         *self.shared.choose.lock().unwrap() = Box::new(choose);
     }
 
-    /// From now on one request in `one_in` meets the next of `fates`. Which, follows from `seed` and the order in which
-    /// requests come.
+    /// From now on one request in `one_in` meets the next of `fates`. The choice depends on `seed` and the order in
+    /// which requests arrive.
     pub fn set_faults(&self, one_in: u64, fates: Vec<Fate>, seed: u64) {
         let (mut state, mut next) = (seed, 0);
         self.set(move |_| {
@@ -117,7 +117,7 @@ impl Proxy {
     }
 }
 
-/// A message's head, without its last empty line, and the number of bytes of its body; none if it is in chunks.
+/// A message's head, without its last empty line, and the number of bytes of its body; `None` if it is chunked.
 fn head(from: &mut impl BufRead) -> std::io::Result<Option<(String, Option<usize>)>> {
     let mut head = String::new();
     loop {
@@ -183,7 +183,7 @@ impl Shared {
                 write!(to_client, "HTTP/1.1 {status}\r\nContent-Length: {}\r\n{more}\r\n{xml}", xml.len())?;
                 continue;
             }
-            // In one piece: what is sent in two waits for the other side's answer to the first.
+            // In one write: the second of two would wait for the peer's acknowledgement of the first.
             to_server.write_all(&[request.as_bytes(), b"\r\n", &body].concat())?;
             let Some((answer, length)) = head(&mut from_server)? else { return Ok(()) };
             std::thread::sleep(line.latency.saturating_sub(begun.elapsed()));

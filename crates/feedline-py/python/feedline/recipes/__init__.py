@@ -1,1 +1,1 @@
-"""Ready-made training: each module stands in for a known program and keeps its names."""
+"""Ready-made training: each module replaces the data loading of a known program and keeps its names."""

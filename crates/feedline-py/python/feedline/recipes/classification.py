@@ -1,6 +1,6 @@
 """The names of bubbliiiing's classification-pytorch, on Feedline's engine.
 
-``examples/python/train_classification.py`` is its training loop. Where the original errs, this does the right thing:
+``examples/python/train_classification.py`` is its training loop. Faults of the original are corrected:
 losses are those of all ranks and count every sample once, and files are replaced as a whole.
 """
 
@@ -35,8 +35,8 @@ def DataGenerator(
     """The samples of lines ``class;path``, as a source for :class:`feedline.DataLoader`: ``image`` float32 (B, 3, H, W),
     normalised, and ``label`` int64 (B,).
 
-    With ``random`` a random resized crop, a flip and, with ``autoaugment_flag``, one of AutoAugment's policies; without
-    it the shorter side resized and the centre cut. Paths may hold spaces and ``;``, which the original cuts.
+    With ``random`` it applies a random resized crop, a flip and, with ``autoaugment_flag``, one of AutoAugment's policies;
+    without it, a resize of the shorter side and a centre crop. Paths may contain spaces and ``;``, which the original cuts.
     """
     paths, labels = [], []
     for number, line in enumerate(annotation_lines, 1):
@@ -58,7 +58,7 @@ def DataGenerator(
 
 
 def detection_collate(batch: Any) -> Any:
-    """Only so that it can be named: Feedline's loader stacks by itself, and accepts it as ``collate_fn``."""
+    """A placeholder: Feedline's loader accepts it as ``collate_fn``, but stacks samples itself."""
     return batch
 
 
@@ -78,7 +78,7 @@ def get_lr_scheduler(
     """The learning rate as a function of the epoch, from 0. ``total_iters`` is the number of epochs.
 
     ``"cos"``: a quadratic warm-up, half a cosine from ``lr`` to ``min_lr``, then ``min_lr``. Any other name: ``step_num``
-    equal steps, each by the same factor. Raises :class:`feedline.ConfigError` where there are fewer epochs than steps.
+    equal steps, each by the same factor. Raises :class:`feedline.ConfigError` if there are fewer epochs than steps.
     """
     if lr_decay_type == "cos":
         warmup_iters = min(max(warmup_iters_ratio * total_iters, 1), 3)
@@ -126,7 +126,7 @@ def set_optimizer_lr(optimizer: Any, lr_scheduler_func: Callable[[int], float], 
 
 
 class _Writer:
-    """What stands where upstream has torch's ``SummaryWriter``: it writes to the same records as the history."""
+    """Replaces upstream's torch ``SummaryWriter``; it writes to the same records as the history."""
 
     def __init__(self, log_dir: str, history: _native.History) -> None:
         self.log_dir = log_dir
@@ -137,11 +137,11 @@ class _Writer:
         self._history.scalar(tag, global_step, float(scalar_value))
 
     def flush(self) -> None:
-        """Brings what was added to its file."""
+        """Writes the added numbers to the file."""
         self._history.flush()
 
     def close(self) -> None:
-        """As :meth:`flush`; what is added later is written, too."""
+        """As :meth:`flush`; numbers added later are still written."""
         self._history.flush()
 
 
@@ -160,17 +160,17 @@ class LossHistory:
         self.writer = _Writer(self.log_dir, self._history)
 
     def append_loss(self, epoch: int, loss: float, val_loss: float) -> None:
-        """Adds the losses of an epoch, from 1, and writes the files anew."""
+        """Adds the losses of an epoch, from 1, and rewrites the files."""
         self.losses.append(float(loss))
         self.val_loss.append(float(val_loss))
         self._history.append(epoch, self.losses[-1], self.val_loss[-1])
 
     def state_dict(self) -> dict[str, list[float]]:
-        """What a resumed run needs to go on with the same curves."""
+        """The losses so far, so that a resumed run continues the same curves."""
         return {"losses": list(self.losses), "val_loss": list(self.val_loss)}
 
     def load_state_dict(self, state_dict: dict[str, list[float]]) -> None:
-        """Writes the losses of the run before this one, from epoch 1."""
+        """Loads the losses of the previous run, from epoch 1, and writes the files."""
         for epoch, (loss, val_loss) in enumerate(zip(state_dict["losses"], state_dict["val_loss"]), 1):
             self.append_loss(epoch, loss, val_loss)
 
@@ -208,7 +208,7 @@ def fit_one_epoch(
     autocast = torch.autocast(device.type, torch.float16 if cuda else torch.bfloat16, enabled=fp16)
     if rank == 0:
         print("Start Train")
-    # Sum of losses, samples that were right, samples.
+    # Sum of losses, number of correct samples, number of samples.
     seen = torch.zeros(3, dtype=torch.float64, device=device)
     model_train.train()
     with _Bar(f"Epoch {epoch + 1}/{Epoch}", epoch_step, rank) as bar:
@@ -239,7 +239,7 @@ def fit_one_epoch(
         for batch in _first(gen_val, epoch_step_val):
             valid = getattr(batch, "valid", len(batch[1]))
             pictures, labels = (part.to(device, non_blocking=True) for part in batch[:2])
-            # Not through DistributedDataParallel, whose ranks must take equally many steps.
+            # Without DistributedDataParallel, whose ranks must take equally many steps.
             outputs, labels = model(pictures)[:valid], labels[:valid]
             if valid:
                 loss = cross_entropy(outputs, labels, reduction="sum")
@@ -265,7 +265,7 @@ def fit_one_epoch(
 
 
 def _first(batches: Iterable[Any], count: int) -> Iterable[Any]:
-    """The first ``count`` batches. A loader of ours is gone through to its end, so that it knows the epoch is over."""
+    """The first ``count`` batches. A Feedline loader is exhausted, so that it knows that the epoch is over."""
     for step, batch in enumerate(batches):
         if step < count or isinstance(batches, DataLoader):
             yield batch
@@ -310,7 +310,7 @@ def _save(model: Any, path: Path) -> None:
 
 
 class _Bar:
-    """A progress bar on rank 0, by tqdm where it is installed."""
+    """A progress bar on rank 0, by tqdm if it is installed."""
 
     def __init__(self, name: str, total: int, rank: int) -> None:
         self._bar = None
@@ -333,7 +333,7 @@ class _Bar:
         if self._bar is None:
             return
         self._bar.update(1)
-        # Reading a number waits for the device: only when the bar is drawn anew anyway.
+        # Reading a number waits for the device, so it is done only when the bar is redrawn.
         if self._bar.n == self._bar.last_print_n:
             loss, right, count = seen.tolist()
             self._bar.set_postfix(

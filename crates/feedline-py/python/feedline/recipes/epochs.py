@@ -1,5 +1,5 @@
-"""What the loaders of recipes share: batches that are dicts, passes over an epoch that end with their last batch, and what
-stands where other programs have a ``DistributedSampler``. Order, threads and resuming are :class:`feedline.DataLoader`'s.
+"""Shared by the loaders of recipes: batches that are dicts, passes over an epoch that end with their last batch, and a
+stand-in for a ``DistributedSampler``. Order, threads and resuming are :class:`feedline.DataLoader`'s.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..loader import DataLoader, _Pass
 
 
 class Minibatch(dict):  # type: ignore[type-arg]
-    """A batch by the names of its fields."""
+    """A batch as a dict of its fields."""
 
     _facts: Any = None
 
@@ -30,7 +30,7 @@ class Minibatch(dict):  # type: ignore[type-arg]
 
     @property
     def valid(self) -> int:
-        """How many leading samples are real; the rest fills up the ranks and must not count in a metric."""
+        """Number of leading samples that are real; the rest is padding and must not count in a metric."""
         return int(self._facts.valid)
 
     @property
@@ -56,8 +56,8 @@ class Minibatch(dict):  # type: ignore[type-arg]
 
 
 class EpochPass(_Pass):
-    """One pass over an epoch, with ``.next()``. It is over with its last batch, not when one more is asked for: the loops of
-    the programs that recipes stand in for take exactly as many as there are.
+    """One pass over an epoch, with ``.next()``. It ends with its last batch, not when one more is asked for: the loops of
+    the programs that recipes replace take exactly as many batches as there are.
     """
 
     def __init__(self, loader: DataLoader) -> None:
@@ -71,7 +71,7 @@ class EpochPass(_Pass):
             self.ended.set()
             raise
         with self._one_at_a_time:
-            # Does not wait: nothing is left to be made.
+            # Does not wait: no batch is left to be made.
             if not self.over and self._engine.left() == 0 and self._engine.next(self._timeout_s) is None:
                 self.over = True
                 self.ended.set()
@@ -94,7 +94,7 @@ class EpochLoader(DataLoader):
     """
 
     _make_batch: Callable[..., Any]
-    # Set when the pass that was begun last is over.
+    # Set when the newest pass is over.
     _ended: threading.Event | None = None
 
     def _make_pass(self) -> _Pass:
@@ -109,8 +109,8 @@ class EpochLoader(DataLoader):
         return super().__iter__()  # type: ignore[return-value]
 
     def set_epoch(self, epoch: int) -> None:
-        """The next iterator begins this epoch; nobody has to call this, and for the epoch that is next anyway it changes
-        nothing: what was made ahead stays, and so does a place in the middle of it that was loaded.
+        """Sets the epoch of the next iterator. No call is needed. For the epoch that is next anyway it changes nothing:
+        prefetched batches are kept, and so is a loaded position in the middle of it.
         """
         epoch = whole_number("epoch", epoch, 0)
         between = self._ended is None or self._ended.is_set()
@@ -119,7 +119,7 @@ class EpochLoader(DataLoader):
 
 
 class EpochSampler:
-    """Stands where other programs have a ``DistributedSampler``. The loader deals samples to ranks and counts epochs itself."""
+    """A stand-in for a ``DistributedSampler``. The loader itself deals samples to ranks and counts epochs."""
 
     def __init__(self, loader: EpochLoader, samples: int) -> None:
         self._loader = loader

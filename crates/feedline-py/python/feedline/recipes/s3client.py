@@ -1,5 +1,5 @@
-"""What ``s3client`` may be, and what it says of where the data lies. Owns keys that are taken over from a client, which
-are never shown and never leave the process; connects to nothing.
+"""The argument ``s3client``: converts its supported kinds to storage settings. Owns the keys copied from a client, which
+are never shown and never leave the process; opens no connection.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _MAY_BE = (
 
 
 class Keys:
-    """An access key, its secret and perhaps a token. Shown as such and not pickled."""
+    """An access key, its secret and perhaps a token. ``repr`` hides them, and they cannot be pickled."""
 
     def __init__(self, access_key: str, secret_key: str, token: str | None) -> None:
         self._keys = (access_key, secret_key, token)
 
     def reveal(self) -> tuple[str, str, str | None]:
-        """For the native half alone."""
+        """The keys in plain text, only for the native half."""
         return self._keys
 
     def __repr__(self) -> str:
@@ -46,17 +46,17 @@ class Keys:
 
 
 def is_url(path: str) -> bool:
-    """Whether it is the URL of a source rather than a file of this machine."""
+    """True if it is the URL of a source and not a file of this machine."""
     return re.match(r"[a-z0-9]+://", path) is not None
 
 
 def storage_of(
     s3client: Any, dataset_path: str, roots: Mapping[str, str], setting: str = "dataset_path"
 ) -> tuple[dict[str, Any], Keys | None]:
-    """The keys of ``[storage]``, and the keys to sign with, that ``s3client`` means for a data set whose ``roots`` (by the
-    names of their settings) lie below ``dataset_path``, whose own name is ``setting``, or elsewhere.
+    """Converts ``s3client`` to settings of ``[storage]`` and keys to sign with. The ``roots`` of the data set (by the names
+    of their settings) lie below ``dataset_path``, which is the setting ``setting``, or elsewhere.
 
-    Raises :class:`feedline.ConfigError` if it is none of what it may be, or leaves all roots on the disk.
+    Raises :class:`feedline.ConfigError` if ``s3client`` is of no supported kind, or if all roots would stay on the disk.
     """
     if s3client is None:
         return {}, None
@@ -112,7 +112,7 @@ def _of_client(client: Any) -> tuple[dict[str, Any], Keys | None]:
     storage: dict[str, Any] = {"endpoint": str(client.meta.endpoint_url)}
     region = getattr(client.meta, "region_name", None)
     if region:
-        # What boto3 calls the region of a client that was made without.
+        # boto3's name for the region of a client that was made without one.
         storage["region"] = "us-east-1" if region == "aws-global" else str(region)
     botocore = sys.modules.get("botocore")
     version = getattr(getattr(client.meta, "config", None), "signature_version", None)

@@ -1,4 +1,5 @@
 //! The works of the benchmark: pictures or arrays as `bench/README.md` describes them. Owns what each of them loads.
+#![expect(clippy::disallowed_methods, reason = "asks where the data of a measurement lie")]
 
 use super::{cache, images, train_list};
 use crate::arrays;

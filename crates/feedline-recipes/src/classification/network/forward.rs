@@ -1,7 +1,8 @@
 //! One pass of a network on Burn: pictures in, logits out, gradients back into a flat vector. Owns every call into
 //! Burn; it changes no parameter and no running statistic, it only reports the statistics of the batch.
 
-use super::model::{Conv, Head, Model, Network, Pool};
+use super::layers::{Conv, Head, Network, Pool};
+use super::model::Model;
 use crate::network::parameters::Spec;
 use burn::tensor::ops::{ConvOptions, MaxPoolOptions};
 use burn::tensor::{Device, FloatDType, Tensor, TensorData, activation, module};

@@ -1,7 +1,7 @@
 //! MobileNetV2 as torchvision defines it (Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks",
 //! 2018), width 1.0.
 
-use super::model::{Conv, Head, HeadInit, Network, Pool};
+use super::layers::{Conv, Head, HeadInit, Network, Pool};
 
 /// (expansion, channels out, blocks, stride of the first block), table 2 of the paper.
 const STAGES: [(usize, usize, usize, usize); 7] =

@@ -6,6 +6,9 @@ pub mod backbone;
 mod forward;
 
 #[cfg(feature = "burn")]
+mod layers;
+
+#[cfg(feature = "burn")]
 mod mobilenetv2;
 
 #[cfg(feature = "burn")]

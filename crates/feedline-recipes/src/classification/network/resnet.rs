@@ -1,7 +1,7 @@
 //! ResNet as torchvision defines it (He et al., "Deep Residual Learning for Image Recognition", 2015; in the
 //! bottleneck the stride sits in the 3x3 convolution, as in torchvision's "V1.5").
 
-use super::model::{Conv, Head, HeadInit, Network, Pool};
+use super::layers::{Conv, Head, HeadInit, Network, Pool};
 
 /// The two kinds of residual block.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -3,7 +3,7 @@
 //! need that resolution; and the maximum over the picture, which a small object decides alone where a mean would drown
 //! it.
 
-use super::model::{Conv, Head, HeadInit, Network, Pool};
+use super::layers::{Conv, Head, HeadInit, Network, Pool};
 
 /// (channels out, stride) of each layer.
 const LAYERS: [(usize, usize); 5] = [(16, 2), (24, 2), (48, 1), (64, 2), (96, 1)];

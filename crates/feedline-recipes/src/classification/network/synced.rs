@@ -5,7 +5,7 @@
 //! them. Each operation is therefore a graph of its own, and the way back takes them in reverse.
 
 use super::forward::{BatchStatistics, Forward, NORM_EPSILON, read};
-use super::model::{Conv, Head, Network};
+use super::layers::{Conv, Head, Network};
 use burn::tensor::{FloatDType, Tensor, TensorData};
 use feedline::train::group::Group;
 use feedline::{Error, Result};

@@ -1,5 +1,6 @@
 //! Import of trained weights (`--pretrained`): `.safetensors`, and torch's `.pth` / `.pt` state dicts, matched by name
 //! and shape. Owns the reading of foreign files; never executes a pickle, and knows nothing of checkpoints of ours.
+#![expect(clippy::disallowed_methods, reason = "reads files of weights")]
 
 use super::task::ClassificationTask;
 use burn::store::pytorch_reader::{DType as TorchDType, PytorchReader};

@@ -112,7 +112,7 @@ fn whatever_becomes_of_the_links_a_run_goes_on_as_the_one_never_stopped() {
         }
         let text = |dir: &Path| fs::read_to_string(dir.join("epoch_val_loss.txt")).unwrap();
         assert_eq!(text(&out), text(&whole), "{what}");
-        // What is not complete stays, everything else is as if nothing had been.
+        // Incomplete checkpoints stay; all else is as after an uninterrupted run.
         let mut expect = names(&whole.join("checkpoints"));
         if what == "cut" {
             expect.push("ep002-step00000001".into());
@@ -171,7 +171,7 @@ fn settings_that_are_cut_or_changed_are_refused_and_nothing_is_made_up() {
     let error = resume(&half).err().unwrap().to_string();
     assert!(error.contains("config.toml: it is not there") && error.contains("settings"), "{error}");
 
-    // What may change may, and a kill before the next checkpoint is no trap.
+    // Settings that may change are accepted, and a kill before the next checkpoint does no harm.
     fs::write(&file, &text).unwrap();
     let other_batch = |mut config: Config| {
         config.train.batch_size = 6;

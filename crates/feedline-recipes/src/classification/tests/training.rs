@@ -1,4 +1,4 @@
-//! What a step promises: repeatable, resumable, frozen where told to, unharmed by bad input.
+//! Guarantees of a step: repeatable, resumable, frozen as configured, unharmed by bad input.
 
 use super::{batch_of, options, toy_batch};
 use crate::classification::{Backbone, ClassificationTask, OptimizerKind, Precision, TaskOptions};
@@ -305,7 +305,7 @@ fn what_does_not_fit_is_named() {
     }
 }
 
-/// What rank r of W gets of a batch: every W-th sample.
+/// Rank r's share of a batch, of W ranks: every W-th sample.
 fn share(batch: &Batch, rank: usize, ranks: usize) -> Batch {
     let image = batch.stacked("image").unwrap();
     let size = image.shape()[1..].iter().product();

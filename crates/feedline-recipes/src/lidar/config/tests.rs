@@ -1,3 +1,5 @@
+//! Tests of the settings: defaults are complete, mistakes are named, a run goes on under what it may change.
+
 use super::super::data::options::Augment;
 use super::*;
 

@@ -52,7 +52,7 @@ impl View {
     /// True if a point lies before the camera and in the picture: `0 <= u < W`, `0 <= v < H`.
     pub(super) fn shows(&self, [x, y, z]: [f32; 3]) -> bool {
         let [u, v, depth] = self.rows.map(|[a, b, c, d]| a * x + b * y + c * z + d);
-        // Without branches: many points are asked at once.
+        // Without branches, so that the compiler can vectorise a loop over many points.
         (depth > 0.0) & (u >= 0.0) & (u < self.width_px * depth) & (v >= 0.0) & (v < self.height_px * depth)
     }
 }

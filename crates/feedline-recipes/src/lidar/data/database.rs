@@ -6,7 +6,7 @@ use super::options::{LidarOptions, SampleGroup};
 use feedline::plan::rng::SampleRng;
 use feedline::read::{FileList, FileSlice, FileSlices, Storage};
 use feedline::{Error, Result};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// The objects that one step may paste.
@@ -33,12 +33,10 @@ impl Database {
         storage: &Storage,
     ) -> Result<Database> {
         let group_of = |object: &DbObject| groups.iter().position(|group| group.name == object.name);
-        let mut seen: HashMap<&str, usize> = HashMap::new();
-        all.iter().for_each(|object| *seen.entry(&object.name).or_default() += 1);
+        let seen: BTreeSet<&str> = all.iter().map(|object| object.name.as_str()).collect();
         for group in groups {
-            if !seen.contains_key(group.name.as_str()) && group.count > 0 {
-                let mut names: Vec<&str> = seen.keys().copied().collect();
-                names.sort_unstable();
+            if !seen.contains(group.name.as_str()) && group.count > 0 {
+                let names: Vec<&str> = seen.into_iter().collect();
                 return Err(Error::dataset(
                     root,
                     format!("the data base has no object of the class {:?} that gt_sampling shall paste", group.name),
@@ -79,7 +77,7 @@ impl Database {
         };
         let files = FileList::of_paths(paths, storage, missing)?;
         let row_bytes = 4 * options.src_features.len() as u64;
-        let place: HashMap<&str, usize> = names.iter().enumerate().map(|(at, name)| (*name, at)).collect();
+        let place: BTreeMap<&str, usize> = names.iter().enumerate().map(|(at, name)| (*name, at)).collect();
         let piece = |object: &DbObject| {
             let file = place[object.path.as_str()];
             match object.offset_bytes {
@@ -102,7 +100,7 @@ impl Database {
         let n = members.len() as u64;
         let count = count.min(n);
         // The first steps of Fisher and Yates's shuffle, whose swaps alone are kept.
-        let mut swapped: HashMap<u64, u32> = HashMap::new();
+        let mut swapped: BTreeMap<u64, u32> = BTreeMap::new();
         (0..count)
             .map(|at| {
                 let other = at + rng.below(n - at);

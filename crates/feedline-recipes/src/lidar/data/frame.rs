@@ -1,5 +1,5 @@
-//! What is known of a frame before its points are read: calibration and labels, with the keys of OpenPCDet's info files.
-//! Owns the types; where they are read from belongs to `infos`.
+//! The information on a frame without its points: calibration and labels, with the keys of OpenPCDet's info files.
+//! Owns the types; `infos` reads them.
 
 use feedline::augment::boxes::Box3d;
 use serde::{Deserialize, Serialize};

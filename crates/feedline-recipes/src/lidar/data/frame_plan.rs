@@ -136,8 +136,8 @@ impl FramePlanner {
         ))
     }
 
-    /// Whether a step is left out at this place: from `late_epoch` on. Where epochs are merged into one, they are counted by
-    /// the frames.
+    /// True if a step is left out at this position: from `late_epoch` on. If epochs are merged into one, they are counted by
+    /// the number of frames.
     fn is_off(&self, request: &Request, step: &Augment) -> bool {
         let merged = (request.position / self.frames.len() as u64).saturating_sub(u64::from(request.padded));
         self.options.late_epoch > 0

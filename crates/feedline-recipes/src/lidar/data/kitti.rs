@@ -46,7 +46,7 @@ pub(crate) fn parse_labels(text: &str) -> Result<Annos, String> {
     Ok(annos)
 }
 
-/// How hard an object is to be seen: by its height in the picture, and how much of it the edge and others hide.
+/// KITTI's difficulty of an object: from its height in the picture, its truncation and its occlusion.
 fn difficulty(height_px: f64, truncated: f64, occluded: f64) -> i32 {
     let limits = [(40.0, 0.15, 0.0), (25.0, 0.3, 1.0), (25.0, 0.5, 2.0)];
     let fits = |(height, truncation, occlusion): (f64, f64, f64)| {

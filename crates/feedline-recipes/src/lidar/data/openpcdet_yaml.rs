@@ -1,5 +1,6 @@
 //! OpenPCDet's YAML settings: what `DATA_CONFIG` says, as the options of this recipe. Owns the names of its keys, and that a key
 //! which would change what is delivered is never passed over.
+#![expect(clippy::disallowed_methods, reason = "looks for the files that a file of settings names")]
 
 use super::files::LidarFiles;
 use super::options::{Augment, Axis, Item, Layout, LidarOptions, PerMode, Process, SampleGroup};
@@ -232,7 +233,7 @@ fn gt_sampling(step: &Section<'_>) -> Result<Augment> {
         "DATABASE_WITH_FAKELIDAR",
         "REMOVE_EXTRA_WIDTH",
         "LIMIT_WHOLE_SCENE",
-        // How the original keeps objects in memory.
+        // The original's options for keeping objects in memory.
         "USE_SHARED_MEMORY",
         "DB_DATA_PATH",
         "BACKUP_DB_INFO",

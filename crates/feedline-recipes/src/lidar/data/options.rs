@@ -1,5 +1,5 @@
-//! How clouds become batches: the augmentation and the processing, each a list of steps in order. Owns the types and their
-//! defaults; that they can be written as OpenPCDet's YAML belongs to `pcdet`.
+//! Options of the point cloud data: augmentation and processing, each a list of steps in order. Owns the types and their
+//! defaults; `openpcdet_yaml` converts OpenPCDet's YAML to them.
 
 pub use feedline::augment::voxels::Grid;
 use feedline::{Error, Result};

@@ -1,6 +1,7 @@
 //! Average precision in the making: counts that add up over batches and ranks, so that training can tell of it as it goes.
 
-use super::{iou_3d, min_overlaps};
+use super::iou::iou_3d;
+use super::kitti_ap::min_overlaps;
 use feedline::augment::boxes::Box3d;
 
 /// Steps of the score, which detections are counted by.

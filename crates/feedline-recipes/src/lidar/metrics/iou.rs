@@ -1,4 +1,4 @@
-//! How much boxes overlap. Owns the area that two rectangles have in common.
+//! IoU of boxes. Owns the intersection area of two rectangles.
 
 use feedline::augment::boxes::Box3d;
 

@@ -1,12 +1,33 @@
 //! KITTI's average precision as OpenPCDet counts it: which labels count at a difficulty, which detections find them, and the
-//! curve of precision over recall. Owns the counting; overlaps belong to `iou`, words to the parent.
+//! curve of precision over recall. Owns the counting; overlaps belong to `iou`, words to `report`.
 //!
 //! Source: the KITTI object benchmark (Geiger, Lenz, Urtasun, CVPR 2012) and its development kit's rules, with 41 steps of
 //! recall; R40 after Simonelli et al., ICCV 2019.
 
 use super::iou::{common_area, share};
-use super::{Figures, Level};
 use crate::lidar::data::frame::Annos;
+use serde::{Deserialize, Serialize};
+
+/// 0 easy, 1 moderate, 2 hard.
+pub(super) type Level = usize;
+
+/// Average precision in percent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Figures {
+    /// Over 11 steps of recall, as until 2019.
+    pub r11: f64,
+    /// Over 40, without that of recall 0: KITTI's since then.
+    pub r40: f64,
+}
+
+/// Strict and loose least overlaps: in the picture, from above, in space.
+pub(super) fn min_overlaps(class: &str) -> [[f64; 3]; 2] {
+    match class.to_ascii_lowercase().as_str() {
+        "car" | "van" => [[0.7; 3], [0.7, 0.5, 0.5]],
+        "truck" => [[0.7; 3], [0.5; 3]],
+        _ => [[0.5; 3], [0.5, 0.25, 0.25]],
+    }
+}
 
 /// Steps of recall.
 const STEPS: usize = 41;

@@ -1,6 +1,6 @@
 //! Of boxes that overlap, the best: greedy non-maximum suppression. Owns the order in which boxes are taken.
 
-use super::iou_bev;
+use super::iou::iou_bev;
 use feedline::augment::boxes::Box3d;
 
 /// The numbers of the boxes that are kept, best first, `most` of them at most: going by score from the best on, and by number

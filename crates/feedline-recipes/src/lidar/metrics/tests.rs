@@ -1,10 +1,8 @@
 //! Tests of the figures: overlaps against counted places, suppression against every pair, and cases worked out by hand. That
 //! whole data sets get the figures of KITTI's definition is tested in Python, against a second implementation.
 
-use super::super::data::{
-    frame::{self, Frame},
-    predictions,
-};
+use super::super::data::frame::{self, Annos, Frame};
+use super::super::data::predictions;
 use super::*;
 use feedline::augment::boxes::Box3d;
 use feedline::plan::rng::SampleRng;

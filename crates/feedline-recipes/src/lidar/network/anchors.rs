@@ -1,5 +1,5 @@
-//! What the network's numbers mean: boxes laid over the map, which objects they should find, and how a box is written relative
-//! to one. Owns the assignment and the code of boxes; knows no network.
+//! Anchors: their boxes over the map, the assignment of objects to them, and the encoding of a box relative to its anchor. Owns
+//! the assignment and the encoding; knows no network.
 //!
 //! As OpenPCDet's `AxisAlignedTargetAssigner` and `ResidualCoder`, with one score for each anchor: that of its own class.
 
@@ -76,9 +76,9 @@ impl Anchors {
         Box3d { center: [x, y, class.bottom_m + class.size_m[2] / 2.0], size: class.size_m, heading }
     }
 
-    /// What each anchor should say of a frame whose objects have these boxes and classes, from 0. By the overlap of ground
-    /// plans laid along the axes: an anchor is an object's from `matched` on, and if no anchor overlaps the object more;
-    /// it is nobody's below `unmatched`.
+    /// The target of each anchor in a frame with these objects (box, class from 0). It follows from the IoU of axis-aligned
+    /// ground plans: an anchor is positive if its IoU is at least `matched`, or if no other anchor overlaps the object more;
+    /// below `unmatched` it is negative; in between it does not count.
     pub(super) fn aims(&self, objects: &[(Box3d, usize)]) -> Vec<Aim> {
         let mut best: Vec<(f64, usize)> = vec![(0.0, 0); self.per_place() * self.places()];
         let mut most = vec![0.0_f64; objects.len()];

@@ -1,5 +1,5 @@
-//! What the task takes out of a batch: the fields by name, checked, and points as the network sees them. Owns the numbers of a
-//! point; the network's first layer and what follows belong to `model`.
+//! The network's inputs from a batch: the fields by name, checked, and the features of each point. Owns these features; the
+//! network's layers belong to `model`.
 
 use super::forward::Inputs;
 use feedline::augment::boxes::Box3d;
@@ -13,8 +13,8 @@ pub(super) const COMPUTED: usize = 6;
 /// The objects of a frame, with their classes from 0.
 pub(super) type Objects = Vec<(Box3d, usize)>;
 
-/// What the network starts from, of the leading `samples` of `batch`: for each point its `columns` numbers, the place scaled to
-/// -1..1 over the range, and then [`COMPUTED`] more in units of a pillar, as PointPillars' encoder has them.
+/// The network's inputs for the leading `samples` of `batch`: for each point its `columns` numbers, with x, y, z scaled to
+/// -1..1 over the range, and then [`COMPUTED`] more in units of a pillar, as in PointPillars' encoder.
 pub(super) fn inputs(batch: &Batch, samples: usize, grid: &Grid, columns: usize) -> Result<Inputs> {
     let most = grid.max_points_per_voxel;
     let (voxels, offsets) = joined(batch, "voxels", DType::F32, &[most, columns])?;

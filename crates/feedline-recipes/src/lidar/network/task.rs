@@ -131,8 +131,8 @@ impl LidarTask {
         self.model.store.parameters.len()
     }
 
-    /// What is found in each of the leading `batch.valid` frames, the best first. Boxes of the batch are not looked at, and
-    /// need not be there.
+    /// The detections in each of the leading `batch.valid` frames, the best first. The batch's boxes are not read and may be
+    /// missing.
     ///
     /// # Errors
     /// A batch that does not fit the network.

@@ -1,4 +1,4 @@
-//! What is delivered depends on nothing but (data, seed, epoch, position).
+//! A delivered batch depends only on (data, seed, epoch, position).
 
 use super::*;
 use feedline::deliver::SampleContext;
@@ -106,7 +106,7 @@ fn a_training_frame_without_a_box_gives_its_place_to_another() {
         }
     }
     assert!(taken.len() > 1, "not always the same one: {taken:?}");
-    // Where nothing is trained, it is delivered as it is.
+    // For evaluation the frame is delivered unchanged.
     let data: Arc<dyn Pipeline> = Arc::new(opened(dir.path(), false, &plain).unwrap());
     let batches = epochs(&mut loader(&data, Plan::unshuffled(6, 1).unwrap(), 0, 6, 0), 1);
     assert_eq!(batches[0].stacked("frame_index").unwrap().as_slice::<i64>(), [0, 1, 2, 3, 4, 5]);

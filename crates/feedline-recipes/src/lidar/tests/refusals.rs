@@ -1,4 +1,4 @@
-//! What is wrong is told: which file, which frame, what to do.
+//! Errors name the file, the frame and the remedy.
 
 use super::*;
 use feedline::Error;
@@ -10,7 +10,7 @@ fn told(result: Result<Clouds>, parts: &[&str]) {
     parts.iter().for_each(|part| assert!(text.contains(part), "{text:?} without {part:?}"));
 }
 
-/// What making the frame reports.
+/// The error of making the frame.
 fn made(data: &Clouds, index: u64) -> Error {
     let plan = Plan::unshuffled(data.len(), 1).unwrap();
     make_sample(data, &plan.epoch(0).at(index), &mut SampleContext::default()).unwrap_err()

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What `kitti_dataset.yaml` says.
+/// The content of `kitti_dataset.yaml`.
 const KITTI: &str = "
 DATASET: 'KittiDataset'
 DATA_PATH: '../data/kitti'
@@ -102,7 +102,7 @@ fn settings_of_a_model_stand_over_those_of_the_data() {
     assert_eq!(files.info_path, ["kitti_infos_val.pkl"]);
     let files = openpcdet_yaml::files(&config["DATA_CONFIG"], Some(Path::new("/k")), true).unwrap();
     assert!(files.training && files.root == Path::new("/k"));
-    // What is said is the same once it is written as a run's settings are.
+    // The options survive a round trip through a run's settings.
     let text = toml::to_string(&read).unwrap();
     assert_eq!(toml::from_str::<LidarOptions>(&text).unwrap(), read);
 }

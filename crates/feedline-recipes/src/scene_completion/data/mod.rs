@@ -433,7 +433,7 @@ impl Pipeline for Scenes {
                     None => self.check_size([height_px, width_px]).map(|()| Cut::whole([height_px, width_px])),
                 }
                 .map_err(|problem| bad(problem.into()))?;
-                // What is 0 belongs to no class.
+                // Label 0 belongs to no class.
                 let table =
                     std::array::from_fn(|label| if label == 0 || label == 255 { IGNORE } else { label as i64 - 1 });
                 cut.labels(labels, &table, slot.dense::<i64>("label"));

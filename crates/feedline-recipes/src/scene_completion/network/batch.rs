@@ -1,5 +1,4 @@
-//! What the task takes out of a batch: the fields by name, checked. Owns the checks of shapes and values, and nothing
-//! that is computed from them.
+//! The network's inputs from a batch: the fields by name, checked. Owns only the checks of shapes and values.
 
 use super::forward::Inputs;
 use super::model::{SKETCH_CLASSES, Sizes};
@@ -141,7 +140,7 @@ fn misfit(problem: String, name: &str) -> Error {
     )
 }
 
-/// That all `values` are `good`, `per_sample` of them in a sample; `describe` gives problem and remedy of one that is not.
+/// Checks that all `values` are `good`, `per_sample` of them in a sample; `describe` gives problem and remedy of a bad one.
 fn check<T: Copy>(
     batch: &Batch,
     values: &[T],

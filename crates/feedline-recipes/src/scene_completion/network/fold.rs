@@ -2,7 +2,10 @@
 //! voxels of a cube, its corners, stand apart. Going down or up is then a linear layer, without moving a number. Owns
 //! the table of that order and the way of pictures and voxels into it; computes nothing.
 
-use super::model::{CORNERS, PATCH_PX};
+/// Side of the squares of pixels that the 2D branch starts from.
+pub(super) const PATCH_PX: usize = 4;
+/// Voxels in a cube of side 2: one voxel of half resolution.
+pub(super) const CORNERS: usize = 8;
 
 /// The place of each voxel.
 #[derive(Debug, Clone)]

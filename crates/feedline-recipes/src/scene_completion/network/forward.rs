@@ -1,8 +1,8 @@
 //! One pass of the network on Burn: pictures and distances in, logits out, gradients back into a flat vector. Owns every
 //! call into Burn; it changes no parameter.
 
-use super::fold::patches;
-use super::model::{CORNERS, Model, PATCH_PX, SEMANTIC_BLOCKS, SKETCH_BLOCKS, SKETCH_CLASSES};
+use super::fold::{CORNERS, PATCH_PX, patches};
+use super::model::{Model, SEMANTIC_BLOCKS, SKETCH_BLOCKS, SKETCH_CLASSES};
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Int, Tensor, TensorData, activation, module};
 use std::ops::Range;
@@ -32,7 +32,7 @@ pub(crate) struct Forward<'m> {
     device: Device,
     /// Parameters that want a gradient, flat, with their place in `Parameters::parameters`.
     leaves: Vec<(Range<usize>, Tensor<1>)>,
-    /// Whether parameters want a gradient, and if so, whether those of the 2D branch do not.
+    /// `None` if no gradients are computed; otherwise tells if those of the 2D branch are left out.
     train: Option<Frozen>,
     /// (B corners, classes, cubes), for the semantic classes and those of the sketch.
     logits: Option<[Tensor<3>; 2]>,

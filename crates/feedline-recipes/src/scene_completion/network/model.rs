@@ -13,19 +13,15 @@
 //! and without its variational part. Norms are group norms: nothing looks across samples, so the outcome for a sample
 //! does not depend on what else is in its batch.
 
-use super::fold::Fold;
+use super::fold::{CORNERS, Fold, PATCH_PX};
 use crate::network::parameters::{Init, Parameters, Role};
 use feedline::{Error, Result};
 
-/// Side of the squares of pixels that the 2D branch starts from.
-pub(super) const PATCH_PX: usize = 4;
 /// Dilations of the residual blocks of the two 3D branches.
 pub(super) const SKETCH_BLOCKS: [usize; 2] = [1, 2];
 pub(super) const SEMANTIC_BLOCKS: [usize; 3] = [1, 2, 3];
 /// Classes of the sketch: no edge, edge.
 pub(crate) const SKETCH_CLASSES: usize = 2;
-/// Voxels in a cube of side 2: one voxel of half resolution.
-pub(super) const CORNERS: usize = 8;
 
 /// The sizes that decide the shapes in a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

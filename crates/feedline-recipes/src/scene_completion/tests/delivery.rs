@@ -1,4 +1,4 @@
-//! What is delivered: the values, and that they depend on nothing but (data, seed, epoch, position).
+//! Delivered batches: their values, which depend only on (data, seed, epoch, position).
 
 use super::*;
 use crate::scene_completion::{ChannelOrder, Layout, SceneAugment, picture};

@@ -11,7 +11,7 @@ fn said(result: feedline::Result<Scenes>, parts: &[&str]) {
     parts.iter().for_each(|part| assert!(text.contains(part), "`{part}` is not in: {text}"));
 }
 
-/// What delivering the first batch of a data set says in which `path` was written anew.
+/// The error of delivering the first batch of a data set in which `path` was overwritten.
 fn failure(path: &str, bytes: &[u8]) -> String {
     let dir = tempfile::tempdir().unwrap();
     let files = scenes(dir.path(), 2);
@@ -94,7 +94,7 @@ fn lists_that_mean_nothing_are_refused() {
         write(&files.list, text.as_bytes());
         said(open(&files, &options(), &Storage::default()), parts);
     }
-    // What stands behind an id is not looked at.
+    // Text after an id is ignored.
     write(&files.list, b"\xef\xbb\xbf0001\tsomething else\r\n\n");
     assert_eq!(opened(&files).ids(), ["0001"]);
     fs::remove_file(&files.list).unwrap();

@@ -1,4 +1,4 @@
-//! The two passes for AVX2, to the byte what `portable.rs` gives.
+//! The two passes for AVX2. They give the same bytes as `portable.rs`.
 //!
 //! A weight has more bits than the 16 of the fast multiplication. So each is cut in two, `high * 2^11 + low`, and the
 //! two sums are added: exact, since nothing is rounded before.
@@ -13,7 +13,7 @@ fn halves(weight: i32) -> [i16; 2] {
     [(weight >> LOW_BITS) as i16, (weight & ((1 << LOW_BITS) - 1)) as i16]
 }
 
-/// Weights of a row's pass as the registers want them.
+/// Weights of the row pass, laid out for the vector registers.
 #[derive(Debug, Default)]
 pub(super) struct Horizontal {
     axis: Option<Axis>,
@@ -26,7 +26,7 @@ pub(super) struct Horizontal {
 }
 
 impl Horizontal {
-    /// Takes over `weights`; false if vector code cannot use them.
+    /// Copies `weights` into this layout; false if the vector code cannot use them.
     pub(super) fn update(&mut self, weights: &Weights) -> bool {
         let (starts, taps) = (&weights.starts, weights.taps);
         if !taps.is_multiple_of(2) {
@@ -40,7 +40,7 @@ impl Horizontal {
         self.starts.clear();
         self.weights.clear();
         for step in (0..starts.len()).step_by(8) {
-            // Steps beyond the last pixel repeat it; what they give is cut off.
+            // Steps beyond the last pixel repeat it; their results are cut off.
             let pixel = |k: usize| (step + k).min(starts.len() - 1);
             self.starts.push(std::array::from_fn(|k| 3 * starts[pixel(k)]));
             for k in 0..4 {

@@ -9,7 +9,7 @@ use super::weights::{Axis, ONE, Weights};
 #[cfg(not(target_arch = "x86_64"))]
 type Vectors = ();
 
-/// Bytes that the row pass may read beyond a row, without heed of what they are.
+/// Bytes that the row pass may read beyond a row; their values do not matter.
 pub(super) const SLACK_BYTES: usize = 10;
 
 /// Room that the row pass needs to write a row: vector code writes 8 pixels a step, and 8 bytes beyond.
@@ -17,13 +17,13 @@ fn room_bytes(row_bytes: usize) -> usize {
     row_bytes.next_multiple_of(24) + 8
 }
 
-/// Where a resize reads: `pixels` begins with the first pixel of the part, and its rows are `pitch_bytes` apart.
+/// The input of a resize: `pixels` begins with the first pixel of the part, and its rows are `pitch_bytes` apart.
 pub(super) struct PixelRows<'a> {
     pub pixels: &'a [u8],
     pub pitch_bytes: usize,
 }
 
-/// What the passes are computed with. All give the same bytes.
+/// The implementation of the passes. All give the same bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Code {
     Portable,
@@ -32,7 +32,7 @@ pub(super) enum Code {
 }
 
 impl Code {
-    /// The fastest first.
+    /// The implementations that this processor can run, the fastest first.
     pub(super) fn available() -> impl Iterator<Item = Code> {
         #[cfg(target_arch = "x86_64")]
         let vectors = is_x86_feature_detected!("avx2").then_some(Code::Avx2);
@@ -49,11 +49,11 @@ pub(super) struct Resizer {
     across: Weights,
     down: Weights,
     vectors: Vectors,
-    /// The last rows of the first pass, each at its number modulo the most that an output row needs.
+    /// The last rows of the first pass, each at its row number modulo the largest number of rows that an output row needs.
     ring: Vec<u8>,
-    /// A row with bytes behind it.
+    /// A row, followed by [`SLACK_BYTES`] readable bytes.
     padded: Vec<u8>,
-    /// A row with room behind it.
+    /// A row, followed by the room that vector code writes to.
     roomy: Vec<u8>,
 }
 
@@ -78,7 +78,7 @@ impl Resizer {
         let place = |y: usize| pitch_bytes * (y % count);
         let mut done = 0;
         for ((start, weights), into) in self.down.iter().zip(into.chunks_exact_mut(out_bytes)) {
-            // With those that count for nothing here, since they may count for the next row.
+            // Includes rows of weight zero, since the next output row may need them.
             let end = start + weights.len();
             for y in done.max(start)..end {
                 let row = &source.pixels[source.pitch_bytes * y..];
@@ -163,7 +163,7 @@ fn vertical<'a>(code: Code, row: impl Fn(usize) -> &'a [u8], start: usize, weigh
     }
 }
 
-/// Without the rows at both ends that count for nothing.
+/// Drops the rows of weight zero at both ends.
 fn without_zeros(mut start: usize, mut weights: &[i32]) -> (usize, &[i32]) {
     while let [0, rest @ ..] = weights {
         (start, weights) = (start + 1, rest);
@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn every_code_gives_the_same_bytes() {
         eprintln!("compared: {:?}", Code::available().collect::<Vec<_>>());
-        // One per code, used for all sizes, so that what is kept from one size meets the next.
+        // One resizer per implementation, used for all sizes, so that state kept from one size meets the next.
         let mut resizers: Vec<(Code, Resizer)> = Code::available().map(|code| (code, Resizer::default())).collect();
         let mut orders = [0, 0];
         for (width, out_width) in SIDES {

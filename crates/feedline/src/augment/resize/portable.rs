@@ -1,15 +1,15 @@
-//! The two passes in plain integers: what the vector code must equal, and what runs where there is none.
+//! The two passes in plain integers: the reference that the vector code must equal, and the code for other processors.
 
 use super::weights::{FRACTION_BITS, Weights};
 
-/// Half of the last place kept, so that cutting rounds.
+/// Half of the last place kept; adding it makes truncation round.
 pub(super) const HALF: i32 = 1 << (FRACTION_BITS - 1);
 
 fn level(sum: i32) -> u8 {
     (sum >> FRACTION_BITS).clamp(0, 255) as u8
 }
 
-/// One row of RGB pixels to as many as `weights` has; what follows in `into` stays.
+/// Resizes one row of RGB pixels to the number of pixels that `weights` has; the rest of `into` is not changed.
 pub(super) fn horizontal(row: &[u8], weights: &Weights, into: &mut [u8]) {
     let row = row.as_chunks::<3>().0;
     for ((start, weights), into) in weights.iter().zip(into.as_chunks_mut::<3>().0) {

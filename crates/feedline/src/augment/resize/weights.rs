@@ -1,5 +1,5 @@
-//! What every output pixel of one axis takes from the input: where it begins, and fixed-point weights. Knows no
-//! picture.
+//! For each output pixel of one axis, the first input pixel it reads and its fixed-point weights. Knows nothing of
+//! pictures.
 
 /// The interpolation of a resize. Both widen their support when they reduce, as Pillow's do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -25,10 +25,10 @@ impl Filter {
 /// Bits after the point of a weight: 32 less 8 for a byte and 2 for sums that overshoot.
 pub(super) const FRACTION_BITS: u32 = 32 - 8 - 2;
 
-/// The weight of a pixel that is taken as it is.
+/// The weight of a pixel that is copied unchanged: 1.0 in fixed point.
 pub(super) const ONE: i32 = 1 << FRACTION_BITS;
 
-/// One axis of a resize: `out_px` neighbours of the pixels that all `in_px` pixels become.
+/// One axis of a resize: all `in_px` pixels are scaled, and `out_px` adjacent pixels of the result are computed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Axis {
     pub in_px: usize,
@@ -38,9 +38,9 @@ pub(super) struct Axis {
     /// Output pixels left out before the first.
     pub skip_px: f64,
     pub filter: Filter,
-    /// The input pixels at hand: from here,
+    /// First input pixel in memory.
     pub held_from_px: usize,
-    /// and so many. The others are never read.
+    /// Number of input pixels in memory. The others are never read.
     pub held_px: usize,
 }
 
@@ -51,8 +51,8 @@ impl Axis {
         let whole_px = f64::from(in_px);
         let from_px = from_px.max(0.0);
         let scale = length_px.min(whole_px - from_px) / f64::from(out_px);
-        // A part that came of whole numbers of output pixels gets them back without the error of its fractions, which
-        // could turn a rounding.
+        // A part that was computed from whole numbers of output pixels gets those numbers back exactly; the error of its
+        // fractions could change a rounding.
         let near = |v: f64| if (v - v.round()).abs() < 1e-6 { v.round() } else { v };
         let scale = whole_px / near(whole_px / scale);
         let (in_px, out_px) = (in_px as usize, out_px as usize);
@@ -65,24 +65,24 @@ impl Axis {
         Axis::part(in_px, 0.0, in_px.into(), out_px, filter)
     }
 
-    /// The same with only `held_px` pixels of the input at hand, those from `from_px` on.
+    /// The same axis with only `held_px` input pixels in memory, from `from_px` on.
     pub(super) fn holding(self, from_px: u32, held_px: u32) -> Axis {
         let held_from_px = from_px as usize;
         Axis { held_from_px, held_px: (held_px as usize).min(self.in_px.saturating_sub(held_from_px)), ..self }
     }
 
-    /// Whether every output pixel is the input pixel of the same number.
+    /// True if every output pixel is the input pixel of the same number.
     pub(super) fn is_identity(&self) -> bool {
         self.held_px == self.out_px && self.in_px == self.out_px && self.scale == 1.0 && self.skip_px == 0.0
     }
 
-    /// Whether this, as the height, is resized before the width `across`. Since version 13 Pillow does so where the
-    /// height loses more than twice as many pixels as the width; as the first pass rounds to bytes, it matters.
+    /// True if the height (`self`) is resized before the width (`across`). Since version 13 Pillow does so if the height
+    /// loses more than twice as many pixels as the width. The order matters, because the first pass rounds to bytes.
     pub(super) fn goes_first(&self, across: &Axis) -> bool {
         self.loss_px() > 2.0 * across.loss_px().max(0.0)
     }
 
-    /// By how much resizing the whole input at this scale would shorten it.
+    /// Number of pixels by which resizing the whole input at this scale would shorten it.
     fn loss_px(&self) -> f64 {
         self.in_px as f64 - (self.in_px as f64 / self.scale).round()
     }
@@ -95,18 +95,18 @@ impl Axis {
 #[derive(Debug, Default)]
 pub(super) struct Weights {
     axis: Option<Axis>,
-    /// The first input pixel of every output pixel, counted from the first at hand; with `taps` more, all at hand.
+    /// The first input pixel of every output pixel, counted from the first in memory; `taps` pixels from there are in memory.
     pub starts: Vec<usize>,
-    /// Weights of an output pixel: the most any needs, made even unless those are all the input has.
+    /// Weights per output pixel: the most that any pixel needs, rounded up to even unless the input has no more pixels.
     pub taps: usize,
-    /// `taps` for every output pixel, with zeros before or after those that count.
+    /// `taps` weights for every output pixel, padded with zeros at the start or the end.
     pub fixed: Vec<i32>,
-    /// Those of one output pixel before rounding.
+    /// The weights of one output pixel before rounding.
     scratch: Vec<f64>,
 }
 
 impl Weights {
-    /// Makes these the weights of `axis`, if they are not already.
+    /// Computes the weights of `axis`, unless these are its weights already.
     pub(super) fn update(&mut self, axis: Axis) {
         if self.axis == Some(axis) {
             return;
@@ -121,7 +121,7 @@ impl Weights {
     fn fill(&mut self, axis: Axis, support: f64, filter: impl Fn(f64) -> f64) {
         let widen = axis.scale.max(1.0);
         let (support, per_widen) = (support * widen, 1.0 / widen);
-        // An interval of 2 * support, cut to whole numbers at both ends, holds at most this many.
+        // An interval of length 2 * support, truncated to whole numbers at both ends, holds at most this many.
         let most = ((2.0 * support).ceil() as usize).min(axis.in_px);
         self.taps = if axis.in_px == most { most } else { most.next_multiple_of(2) };
         let held_end = axis.held_from_px + axis.held_px;
@@ -146,8 +146,8 @@ impl Weights {
                 let weight = if sum == 0.0 { weight } else { weight / sum } * f64::from(ONE);
                 (weight + 0.5_f64.copysign(weight)) as i32
             };
-            // One more than the most can only come of an interval end that f64 moved past a whole number: there the
-            // filter ends, and the weight is zero.
+            // One weight too many can only occur if f64 rounding moved an interval end past a whole number. The filter
+            // ends there, so that weight is zero.
             let (first, weights) = match weights {
                 [outer, rest @ ..] if rest.len() == self.taps && round(*outer) == 0 => (first + 1, rest),
                 all => (first, all),
@@ -160,12 +160,12 @@ impl Weights {
         }
     }
 
-    /// What these are the weights of; none before the first update.
+    /// The axis that these weights belong to; `None` before the first update.
     pub(super) fn axis(&self) -> Option<Axis> {
         self.axis
     }
 
-    /// Pixels of the input at hand.
+    /// Number of input pixels in memory.
     pub(super) fn held_px(&self) -> usize {
         self.axis.map_or(0, |axis| axis.held_px)
     }
@@ -219,7 +219,7 @@ mod tests {
         assert_eq!(weights.starts, [0, 1, 3, 4]);
         let eighths = |weights: [i32; 4]| weights.map(|w| w * ONE / 8);
         assert_eq!(weights.fixed[4..8], eighths([1, 3, 3, 1]));
-        // At the border what lies outside is left out, and the rest makes one.
+        // At the border, weights outside the input are dropped, and the rest sum to one.
         assert_eq!(weights.fixed[..4], [1_797_559, 1_797_559, 599_186, 0]);
     }
 }

@@ -1,13 +1,13 @@
-//! The entropy-coded bits: a 64-bit reservoir and the decoding, or passing over, of one block. Strict: bits that a
-//! sound file does not have make the block, or the segment, "not mine". Knows nothing of where a block lies.
+//! The entropy-coded bits: a 64-bit reservoir, and the decoding or skipping of one block. Strict: bits that a
+//! valid file does not have mark the block, or the segment, as damaged. Knows nothing of a block's position.
 
 use super::huffman::{AcTable, DcTable, END_OF_BLOCK, LOOK_BITS, SKIP_ENDS, extend};
 
-/// Coefficients of two blocks, dequantised by the IDCT: row by row, 8 of the first block and 8 of the second. Behind
-/// the 128 there is room for what is thrown away.
+/// Coefficients of two blocks, which the IDCT dequantises: row by row, 8 of the first block and 8 of the second. The
+/// places after these 128 take coefficients that are discarded.
 pub(super) type BlockPair = [i16; 256];
 
-/// Where the coefficient with a zigzag index lies in a [`BlockPair`]; indices above 63 lead behind it.
+/// Position in a [`BlockPair`] of the coefficient with a zigzag index; indices above 63 map to the discarded places.
 static PLACE: [u8; 256] = {
     let mut place = [128_u8; 256];
     let (mut row, mut column, mut at) = (0_i32, 0_i32, 0);
@@ -46,18 +46,18 @@ pub(super) fn natural(zigzag: usize) -> usize {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bits<'a> {
     data: &'a [u8],
-    /// Beginning of `data`, up to the next 0xFF at or behind `at`.
+    /// Beginning of `data`, up to the next 0xFF at or after `at`.
     clean: &'a [u8],
     at: usize,
     /// The next bit is the highest one.
     reservoir: u64,
-    /// How many bits of the reservoir count.
+    /// Number of valid bits in the reservoir.
     count: u32,
-    /// Zeros that were added at the end of a segment: the last ones of the reservoir.
+    /// Number of zeros that were added at the end of a segment: the last bits of the reservoir.
     made_up: u32,
 }
 
-/// What a block was.
+/// The result of decoding a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Block {
     /// Upper bound of the zigzag index of the last coefficient that is not 0; above 63: the block is damaged.
@@ -73,7 +73,7 @@ impl Block {
 }
 
 impl<'a> Bits<'a> {
-    /// At the beginning of a scan's data.
+    /// Starts at the beginning of a scan's data.
     pub fn new(data: &'a [u8]) -> Bits<'a> {
         let mut bits = Bits { data, clean: data, at: 0, reservoir: 0, count: 0, made_up: 0 };
         bits.find_clean();
@@ -97,7 +97,7 @@ impl<'a> Bits<'a> {
         self.clean = &self.data[..end.min(self.data.len())];
     }
 
-    /// Makes at least 56 bits count.
+    /// Fills the reservoir to at least 56 valid bits.
     #[inline(always)]
     fn refill(&mut self) {
         match self.clean.get(self.at..).and_then(|rest| rest.first_chunk::<8>()) {
@@ -146,12 +146,12 @@ impl<'a> Bits<'a> {
         (self.reservoir >> (64 - LOOK_BITS)) as usize
     }
 
-    /// Whether bits were read that the segment does not have.
+    /// True if more bits were read than the segment has.
     pub fn overdrawn(&self) -> bool {
         self.count < self.made_up
     }
 
-    /// Whether the segment has ended here: less than a byte is left in front of a marker or the end.
+    /// True if the segment ends here: less than a byte is left before a marker or the end.
     pub fn at_end_of_segment(&self) -> bool {
         let left = self.count.wrapping_sub(self.made_up);
         let stopped = match self.data.get(self.at..) {
@@ -163,13 +163,13 @@ impl<'a> Bits<'a> {
         !self.overdrawn() && left < 8 && stopped
     }
 
-    /// Tells whether the scan has ended here. If a restart marker follows, the scan has more data than blocks.
+    /// True if the scan ends here. If a restart marker follows, the scan has more data than blocks.
     pub fn at_end_of_scan(&self) -> bool {
         let next = self.data.get(self.at..).unwrap_or_default();
         self.at_end_of_segment() && !matches!(next, [0xFF, 0xD0..=0xD7, ..])
     }
 
-    /// Goes over the restart marker number `number` (mod 8), which must stand here.
+    /// Skips the restart marker `number` (mod 8); `None` if it is not here.
     pub fn restart(&mut self, number: usize) -> Option<()> {
         let marker = [0xFF, 0xD0 | (number & 7) as u8];
         if !self.at_end_of_segment() || !self.data[self.at..].starts_with(&marker) {
@@ -196,7 +196,7 @@ impl<'a> Bits<'a> {
         Some(value)
     }
 
-    /// One coefficient, of any code: how far it lies behind the last one, and its value.
+    /// Decodes one coefficient with a code of any length; returns its distance from the last one, and its value.
     #[cold]
     #[inline(never)]
     fn coefficient(mut self, table: &AcTable) -> (Bits<'a>, u32, i32) {
@@ -239,11 +239,11 @@ impl<'a> Bits<'a> {
                     if first < 63 && (more == END_OF_BLOCK || second == 63) || (first == 63 && more == 0) {
                         bits.take(entry);
                         *self = bits;
-                        // An end without a coefficient in front of it counts as one of 0.
+                        // An end of block without a coefficient before it counts as a coefficient of 0.
                         let ended_at = if entry >> 24 == 0 { first - 1 } else { first };
                         return Block { last: if more == END_OF_BLOCK { ended_at } else { 63 } };
                     }
-                    // The block is full after the first, or overfull: one by one.
+                    // The block is full after the first coefficient, or overfull: decodes the rest one by one.
                 }
                 let (after, advance, value) = bits.coefficient(ac);
                 bits = after;
@@ -262,7 +262,7 @@ impl<'a> Bits<'a> {
         }
     }
 
-    /// Passes over a block: only its DC coefficient is decoded, into `last_dc`.
+    /// Skips a block: only its DC coefficient is decoded, into `last_dc`.
     #[inline(always)]
     pub fn skip_block(
         &mut self,
@@ -280,7 +280,7 @@ impl<'a> Bits<'a> {
             for _ in 0..4 {
                 let entry = skips[bits.look()];
                 let then = last + u32::from(entry >> 6 & 63);
-                // 0 if not one symbol fits.
+                // The entry is 0 if not even one symbol fits.
                 if entry != 0 && then < 63 {
                     bits.take(entry.into());
                     last = then;

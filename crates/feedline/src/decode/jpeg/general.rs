@@ -1,5 +1,5 @@
-//! Any kind of JPEG to RGB through a decoder that is bit-equal to libjpeg-turbo with its accurate DCT and smooth chroma
-//! upsampling, and which smooths over missing scans of progressive files as libjpeg does. Owns the colour conversion of
+//! Any kind of JPEG to RGB, through a decoder that is bit-equal to libjpeg-turbo with its accurate DCT and smooth chroma
+//! upsampling, and that smooths progressive files with missing scans as libjpeg does. Owns the colour conversion of
 //! four-channel files; must not repair damaged ones.
 
 use super::survey::{ARITHMETIC_PROGRESSIVE, MAX_SCANS, Survey, survey};
@@ -32,8 +32,8 @@ pub(super) fn dimensions(bytes: &[u8]) -> Result<(u32, u32), Fault> {
     Ok((header.width.into(), header.height.into()))
 }
 
-/// The whole picture at 1/`shrink`, which is 1 for other pictures than those that the fast decoder knows. Tells `reserve`
-/// how much memory it takes in all before it takes it.
+/// Decodes the whole picture at 1/`shrink`, which must be 1 for kinds that the fast decoder does not know. Before it
+/// allocates, it calls `reserve` with the total memory that it needs.
 pub(super) fn decode_rgb(
     bytes: &[u8],
     limits: &Limits,
@@ -57,7 +57,7 @@ pub(super) fn decode_rgb(
     let pixels = u64::from(width) * u64::from(height);
     reserve(match &found {
         Some(found) => found.check_lengths().map(|()| found.decoder_bytes())?,
-        // The most that is taken for a pixel: three or four components in several scans.
+        // The most bytes that a pixel can take: three or four components in several scans.
         None => 16 * pixels,
     });
     let (format, channels) = if four { (PixelFormat::Cmyk, 4) } else { (PixelFormat::Rgb, 3) };
@@ -77,13 +77,13 @@ pub(super) fn decode_rgb(
             decoder.set_block_smoothing(true);
             decoder.set_scale(ScalingFactor::try_new(1, shrink).map_err(|e| explain(e, &bytes))?);
             let info = decoder.decode_image_into(&mut into.pixels).map_err(|e| explain(e, &bytes))?;
-            // The buffer may hold pixels of an earlier image: never pass them off as this one's.
+            // The buffer may hold pixels of an earlier image, which must never count as this one's.
             if info.bytes_written != into.pixels.len() {
                 return Err(
                     format!("damaged JPEG: {} of {} bytes decoded", info.bytes_written, into.pixels.len()).into()
                 );
             }
-            // Of the fast decoder's kinds it gets what is damaged.
+            // Files of the fast decoder's kinds that arrive here are damaged.
             if let (1, true, Some(found)) = (shrink, header::parse(&bytes).is_some(), survey(&bytes, true)?)
                 && let Some(planes) = odd::wild_planes(&found, &bytes)?
             {
@@ -97,7 +97,7 @@ pub(super) fn decode_rgb(
     Ok(())
 }
 
-/// A picture of which the general decoder gives the components' samples at most.
+/// Decodes a picture for which the general decoder gives at most the components' samples.
 fn decode_odd(decoder: Decoder<'_>, bytes: &[u8], found: &Survey<'_>, into: &mut [u8]) -> Result<(), Fault> {
     let space = decoder.jpeg_color_space();
     let planes = if found.is_by_scans() {

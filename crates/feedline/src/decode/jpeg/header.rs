@@ -1,10 +1,9 @@
-//! The markers in front of the scan, as far as the fast decoder needs them. Strict: whatever is unusual, doubtful or
-//! damaged is "not mine" (`None`), never an error, since the general decoder has the last word. Allocates nothing and
-//! looks at no pixel.
+//! The markers before the scan, as far as the fast decoder needs them. Strict: anything unusual, doubtful or damaged gives
+//! `None`, never an error, because the general decoder decides on such files. Allocates nothing and decodes no pixel.
 
-/// How the colour components relate to the pixels.
+/// The chroma subsampling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sampling {
+pub(in crate::decode) enum Sampling {
     /// One component.
     Grey,
     /// Three of the picture's size (4:4:4).
@@ -26,9 +25,9 @@ impl Sampling {
     }
 }
 
-/// What a component of the scan uses. The Huffman tables are the segment's bytes: 16 counts, then the symbols.
+/// The tables of a component of the scan. The Huffman tables are the segment's bytes: 16 counts, then the symbols.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Component<'a> {
+pub(in crate::decode) struct Component<'a> {
     /// Quantisation steps in zigzag order.
     pub quant: &'a [u8; 64],
     pub dc: &'a [u8],
@@ -37,7 +36,7 @@ pub(super) struct Component<'a> {
 
 /// A picture that the fast decoder can decode.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Frame<'a> {
+pub(in crate::decode) struct Frame<'a> {
     pub width_px: usize,
     pub height_px: usize,
     pub sampling: Sampling,
@@ -45,11 +44,11 @@ pub(super) struct Frame<'a> {
     pub restart_interval: usize,
     /// Three for colour; a grey picture uses the first.
     pub components: [Component<'a>; 3],
-    /// Everything behind the scan's header.
+    /// All bytes after the scan's header.
     pub scan: &'a [u8],
 }
 
-/// The end of a scan's header that holds all coefficients in full.
+/// The last bytes of the header of a scan that holds all coefficients completely.
 pub(super) const ALL_COEFFICIENTS: [u8; 3] = [0, 63, 0];
 
 struct Size {
@@ -61,7 +60,7 @@ struct Size {
 }
 
 /// Reads everything up to the first scan.
-pub(super) fn parse(bytes: &[u8]) -> Option<Frame<'_>> {
+pub(in crate::decode) fn parse(bytes: &[u8]) -> Option<Frame<'_>> {
     let mut rest = bytes.strip_prefix(&[0xFF, 0xD8])?;
     let mut quants: [Option<&[u8; 64]>; 4] = [None; 4];
     let mut huffs: [[Option<&[u8]>; 4]; 2] = [[None; 4]; 2];
@@ -69,7 +68,7 @@ pub(super) fn parse(bytes: &[u8]) -> Option<Frame<'_>> {
     let mut restart_interval = 0;
     let (mut jfif, mut adobe) = (false, None);
     loop {
-        // libjpeg passes over markers without a segment, and takes the length alone for an empty segment.
+        // libjpeg skips markers without a segment, and takes a length field alone for an empty segment.
         if let [0xFF, 0x01 | 0xD0..=0xD7, after @ ..] = rest {
             rest = after;
             continue;
@@ -134,7 +133,7 @@ fn frame_size(body: &[u8]) -> Option<Size> {
     (size.width_px > 0 && size.height_px > 0).then_some(size)
 }
 
-/// The colour space is libjpeg's guess: JFIF means YCbCr; else Adobe's transform says it; else the component ids do.
+/// The colour space by libjpeg's rules: JFIF means YCbCr; else Adobe's transform decides; else the component ids do.
 fn sampling(size: &Size, jfif: bool, adobe: Option<u8>) -> Option<Sampling> {
     let [(a, first, _), (b, second, _), (c, third, _)] = size.components;
     if size.count == 1 {

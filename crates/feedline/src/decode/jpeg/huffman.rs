@@ -1,5 +1,5 @@
-//! Huffman tables made for speed: one look-up gives up to two coefficients, or passes over as many as fit. Owns the
-//! building of the tables and the per-thread cache of them; reads no bits itself.
+//! Huffman tables made for speed: one look-up gives up to two coefficients, or skips as many as fit. Owns the
+//! construction of the tables and their per-thread cache; reads no bits itself.
 //!
 //! Codes are canonical (ITU-T T.81, annex C). A table that defines a symbol which no 8-bit baseline file needs is
 //! refused, and the general decoder takes the picture.
@@ -7,7 +7,7 @@
 use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 
-/// Bits that one look-up sees.
+/// Number of bits that one look-up takes.
 pub(super) const LOOK_BITS: u32 = 11;
 const LOOK: usize = 1 << LOOK_BITS;
 
@@ -18,7 +18,7 @@ const MAX_SKIP_BITS: u32 = 14;
 /// Marks an entry of [`AcTable::skips`] that ends the block.
 pub(super) const SKIP_ENDS: u16 = 1 << 15;
 
-/// The codes of one table, for those who see the next 16 bits.
+/// The codes of one table, to decode from the next 16 bits.
 #[derive(Debug)]
 struct Codes {
     /// By length 1..=16: the first value of 16 bits that is no code of this length or shorter.
@@ -47,7 +47,7 @@ impl Codes {
             codes.offset[bits] = index as i32 - code as i32;
             code += count;
             index += count;
-            // The code of ones alone is none: libjpeg refuses a table that has it.
+            // A code of only ones is not allowed: libjpeg refuses a table that has it.
             if code >= 1 << bits {
                 return None;
             }
@@ -80,7 +80,7 @@ impl Codes {
     }
 }
 
-/// What the `bits` bits at the top of `next` (64 bits) mean as a coefficient (T.81, figure F.12). `bits` <= 32.
+/// The coefficient that the top `bits` bits of `next` (64 bits) encode (T.81, figure F.12). `bits` <= 32.
 #[inline(always)]
 pub(super) fn extend(next: u64, bits: u32) -> i32 {
     let extra = ((next >> 1) >> (63 - bits)) as i32;
@@ -127,8 +127,8 @@ impl DcTable {
 pub(super) struct AcTable {
     codes: Codes,
     spread: Box<[Symbol; LOOK]>,
-    /// One or two coefficients with all their bits. Bits 0..5: bits of all; 6..11: how far the second lies behind the
-    /// first (0: there is none, [`END_OF_BLOCK`]); 12..16: how far the first lies behind the last one; 17..23 and
+    /// One or two coefficients with all their bits. Bits 0..5: number of bits of all; 6..11: distance from the first to
+    /// the second (0: there is none, [`END_OF_BLOCK`]); 12..16: distance from the previous one to the first; 17..23 and
     /// 24..31: second and first value. Bits 0..5 are 0 if not even one fits: see [`AcTable::find`].
     pub pairs: Box<[u32; LOOK]>,
     skips: OnceCell<Box<[u16; LOOK]>>,
@@ -151,7 +151,7 @@ impl AcTable {
     fn pair(spread: &[Symbol; LOOK], bits: usize) -> u32 {
         let Some((used, advance, value)) = Self::single(spread, bits) else { return 0 };
         if advance == END_OF_BLOCK {
-            // A zero in front of the end does no harm.
+            // A coefficient of 0 before the end of the block changes nothing.
             return used | END_OF_BLOCK << 6 | 1 << 12;
         }
         if !(-128..128).contains(&value) {
@@ -203,7 +203,7 @@ impl AcTable {
         while ends == 0 {
             let Symbol { symbol, code_bits } = self.spread[(bits << used) & (LOOK - 1)];
             let all = code_bits + u32::from(symbol & 15);
-            // The extra bits of the last one may lie outside what is seen: they are not looked at.
+            // The extra bits of the last symbol may lie outside the look-up: their values are not needed.
             if code_bits == 0 || used + code_bits > LOOK_BITS || used + all > MAX_SKIP_BITS {
                 break;
             }
@@ -225,7 +225,7 @@ impl AcTable {
     }
 }
 
-/// Tables kept per thread and kind: nearly all files share the standard's or their encoder's.
+/// Tables kept per thread and kind: nearly all files use those of the standard or of their encoder.
 const KEPT: usize = 8;
 
 struct Cache<T> {
@@ -258,7 +258,7 @@ thread_local! {
     static AC: RefCell<Cache<AcTable>> = const { RefCell::new(Cache::new()) };
 }
 
-/// The DC table of a segment (16 counts, then the symbols), made or remembered; `None` if it is not a usual one.
+/// The DC table of a segment (16 counts, then the symbols), built or from the cache; `None` if it is not a usual one.
 pub(super) fn dc_table(segment: &[u8]) -> Option<Rc<DcTable>> {
     DC.with_borrow_mut(|cache| cache.get(segment, DcTable::new))
 }

@@ -2,10 +2,10 @@
 //! bit-equal to libjpeg-turbo's accurate integer transform ("islow") and to its reduced transforms.
 //!
 //! The transform is that of C. Loeffler, A. Ligtenberg and G. Moschytz, "Practical Fast 1-D DCT Algorithms with 11
-//! Multiplications" (ICASSP 1989), in fixed point with 13 bits, two extra bits between the passes, and rounding as
-//! libjpeg has it; the multiplications are regrouped into sums of two products. Sums outside 16 bits, which only damaged files reach, wrap and
-//! saturate as in libjpeg-turbo's SIMD code. Where that depends on the road through its code (a shortcut wraps, the long
-//! way saturates), nothing is imitated: the block is no business of this decoder, and the general one takes the picture.
+//! Multiplications" (ICASSP 1989), in fixed point with 13 bits, two extra bits between the passes, and libjpeg's
+//! rounding; the multiplications are regrouped into sums of two products. Sums outside 16 bits, which only damaged files
+//! reach, wrap and saturate as in libjpeg-turbo's SIMD code. If that depends on the path through its code (a shortcut
+//! wraps, the full transform saturates), this decoder gives up and the general one takes the picture.
 
 use super::entropy::BlockPair;
 
@@ -40,12 +40,12 @@ pub(super) mod factors {
 }
 use factors::*;
 
-/// Where a block's samples go.
+/// Destination of a block's samples.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Target {
     /// Index of its first sample.
     pub at: usize,
-    /// From a row to the next.
+    /// Distance between rows, in samples.
     pub stride: usize,
 }
 
@@ -92,14 +92,14 @@ fn to_sample(value: i32) -> u8 {
     value.saturating_add(128).clamp(0, 255) as u8
 }
 
-/// Whether a coefficient of a block's first row is beyond what a block without others can hold in 16 bits: the shortcut
-/// for such blocks wraps where the long way saturates.
+/// True if a coefficient of a block's first row overflows 16 bits in libjpeg's shortcut for blocks without lower rows: the
+/// shortcut wraps where the full transform saturates.
 fn is_wild(value: i16) -> bool {
     value.wrapping_shl(2) >> 2 != value
 }
 
-/// 8 x 8 samples of both blocks. `quant` is laid out as `pair` is. `false`: not this decoder's business, and what was
-/// written is nothing.
+/// Computes 8 x 8 samples of both blocks. `quant` has the layout of `pair`. False: the general decoder must take the
+/// picture, and the written samples are not valid.
 #[inline(always)]
 #[must_use]
 pub(super) fn eight(pair: &BlockPair, quant: &[i16; 128], planes: &mut [u8], targets: [Target; 2]) -> bool {
@@ -127,10 +127,10 @@ pub(super) fn eight(pair: &BlockPair, quant: &[i16; 128], planes: &mut [u8], tar
     true
 }
 
-/// One block as libjpeg-turbo's vector code transforms it, whatever its coefficients are; both are in natural order.
+/// Transforms one block as libjpeg-turbo's vector code does, for any coefficients; both inputs are in natural order.
 pub(super) fn exact(block: &[i16; 64], quant: &[u16; 64]) -> [[u8; 8]; 8] {
     let value = |at: usize| block[at].wrapping_mul(quant[at].cast_signed());
-    // The shortcut for a block without anything below its first row wraps; the long way saturates.
+    // The shortcut for a block that is 0 below its first row wraps; the full transform saturates.
     let is_flat = block[8..].iter().all(|value| *value == 0);
     let mut middle = [[0_i16; 8]; 8];
     for column in 0..8 {
@@ -145,13 +145,13 @@ pub(super) fn exact(block: &[i16; 64], quant: &[u16; 64]) -> [[u8; 8]; 8] {
     middle.map(|row| pass::<18>(row).map(|value| to_sample(value.into())))
 }
 
-/// Whether the general decoder, which takes the shortcut in wider numbers, gives other pixels than [`exact`].
+/// True if the general decoder, whose shortcut uses wider numbers, gives other pixels than [`exact`].
 pub(super) fn is_wild_block(block: &[i16; 64], quant: &[u16; 64]) -> bool {
     let is_wild = |at: usize| is_wild(block[at].wrapping_mul(quant[at].cast_signed()));
     (0..8).any(is_wild) && block[8..].iter().all(|value| *value == 0)
 }
 
-/// What [`eight`] gives where only the first coefficient of both blocks is there.
+/// As [`eight`], for two blocks in which only the first coefficient is not 0.
 #[inline(always)]
 #[must_use]
 pub(super) fn eight_flat(pair: &BlockPair, quant: &[i16; 128], planes: &mut [u8], targets: [Target; 2]) -> bool {
@@ -169,12 +169,12 @@ pub(super) fn eight_flat(pair: &BlockPair, quant: &[i16; 128], planes: &mut [u8]
     true
 }
 
-/// The largest coefficient that the reduced transforms take: no sum of theirs leaves 32 bits then. No picture of 8 bits
-/// has one beyond 1024, give or take half a quantisation step.
+/// The largest coefficient that the reduced transforms accept, so that none of their sums overflows 32 bits. No 8-bit
+/// picture has one above 1024, give or take half a quantisation step.
 const REDUCED_MAX: i32 = 2047;
 
-/// Dequantises the column `column` of both blocks for a reduced transform, which uses the rows `ROWS`; notes in `wild`
-/// what is too large.
+/// Dequantises the column `column` of both blocks for a reduced transform, which uses the rows `ROWS`; sets `wild` if a
+/// coefficient is too large.
 #[inline(always)]
 fn reduced<const N: usize>(
     pair: &BlockPair,
@@ -225,7 +225,7 @@ fn four_pass(x: [i32; 8], shift: u32) -> [i32; 4] {
     ]
 }
 
-/// 4 x 4 samples of each block: the picture at 1/2. `false` as of [`eight`].
+/// Computes 4 x 4 samples of each block: the picture at 1/2. False has the meaning of [`eight`]'s.
 #[inline(always)]
 #[must_use]
 pub(super) fn four(pair: &BlockPair, quant: &[i16; 128], planes: &mut [u8], targets: [Target; 2]) -> bool {

@@ -1,6 +1,6 @@
-//! JPEGs that libjpeg reads and the general decoder does not: sequential scans of some components but not all, colour that is
-//! sampled finer than luma, and inks of different sampling. Plain code for rare files; the pixels are libjpeg-turbo's. Strict: damage is "not
-//! mine" (`None`).
+//! JPEGs that libjpeg reads and the general decoder does not: sequential scans of some components but not all, chroma of
+//! higher resolution than luma, and inks of different sampling. Plain code for rare files; the pixels are libjpeg-turbo's.
+//! Strict: damage gives `None`.
 
 use super::entropy::{Bits, natural};
 use super::huffman::{ac_table, dc_table};
@@ -13,18 +13,18 @@ use libjpeg_turbo_rs::{ColorSpace, read_coefficients};
 /// The samples of one component.
 pub(super) struct Plane {
     pub samples: Vec<u8>,
-    /// From a row to the next.
+    /// Distance between rows, in samples.
     pub stride: usize,
 }
 
-/// The components' samples, from scans of any components. Each component stands in one scan at most.
+/// The components' samples, from scans of any components. Each component is in at most one scan.
 pub(super) fn planes(survey: &Survey<'_>) -> Result<Option<Vec<Plane>>, Fault> {
     let mcus = survey.mcus();
     let mut planes = Vec::new();
     for component in &survey.components {
         let (stride, rows) = (8 * mcus.0 * component.factors.0, 8 * mcus.1 * component.factors.1);
         let mut samples = Vec::new();
-        // Behind the rows there is room for a block that nobody wants. What no scan holds is the middle grey.
+        // After the rows there is room for a discarded block. Samples that no scan holds are middle grey.
         grown(&mut samples, stride * (rows + 8), 128, "the samples of a JPEG")?;
         planes.push(Plane { samples, stride });
     }
@@ -37,8 +37,8 @@ pub(super) fn planes(survey: &Survey<'_>) -> Result<Option<Vec<Plane>>, Fault> {
     Ok(Some(planes))
 }
 
-/// The components' samples of a sequential picture if there is a block in it that the general decoder transforms otherwise
-/// than libjpeg-turbo: coefficients that only damaged files have.
+/// The components' samples of a sequential picture, if it has a block that the general decoder transforms differently from
+/// libjpeg-turbo. Only damaged files have such coefficients.
 pub(super) fn wild_planes(survey: &Survey<'_>, bytes: &[u8]) -> Result<Option<Vec<Plane>>, Fault> {
     let Ok(found) = read_coefficients(bytes) else { return Ok(None) };
     let mut planes = Vec::new();
@@ -155,7 +155,7 @@ pub(super) fn pixels(survey: &Survey<'_>, planes: &[Plane], space: ColorSpace, i
     Ok(())
 }
 
-/// One component at the picture's size: smoothly where libjpeg does, else each sample repeated.
+/// Upsamples one component to the picture's size: smoothly where libjpeg does, else by repeating each sample.
 fn upsampled(survey: &Survey<'_>, component: usize, plane: &Plane) -> Result<Vec<u8>, Fault> {
     let ((h, v), (h_max, v_max)) = (survey.components[component].factors, survey.largest());
     if !h_max.is_multiple_of(h) || !v_max.is_multiple_of(v) {

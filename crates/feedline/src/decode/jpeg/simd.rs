@@ -1,11 +1,11 @@
-//! What of the decoder is written by hand for a certain processor, and whether this one is such. The whole decoder is
-//! compiled for each, and gives the same pixels on each.
+//! The parts of the decoder with hand-written vector code, and the detection of processors that can run it. The whole
+//! decoder is compiled for each kind of processor, and gives the same pixels on each.
 
 use super::color;
 use super::entropy::BlockPair;
 use super::idct::{self, Target};
 
-/// What is written by hand for a processor.
+/// The functions with hand-written code for some processors.
 pub(super) trait Simd: Copy {
     /// [`idct::eight`]; `few`: only the first four rows and columns of coefficients are not 0.
     fn eight(self, pair: &BlockPair, quant: &[i16; 128], planes: &mut [u8], targets: [Target; 2], few: bool) -> bool;
@@ -29,7 +29,7 @@ impl Simd for Portable {
     }
 }
 
-/// A processor that was seen to have what the code needs. Only `detect` makes one.
+/// Proof that this processor has the features that the AVX2 code needs. Only `detect` makes one.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
 pub(super) struct Avx2(());

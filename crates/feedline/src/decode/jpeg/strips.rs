@@ -1,6 +1,6 @@
-//! From the scan to pixels, one row of MCUs at a time: blocks are decoded or passed over, transformed into strips of
+//! From the scan to pixels, one row of MCUs at a time: blocks are decoded or skipped, transformed into strips of
 //! samples that stay in the cache, and the strips become rows of RGB. Owns the geometry of parts, scales and
-//! neighbouring rows; every limit is worked out here once per picture.
+//! neighbouring rows; computes every limit once per picture.
 
 use super::color;
 use super::entropy::{Bits, Block, BlockPair, natural};
@@ -13,13 +13,13 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::rc::Rc;
 
-/// Samples of room on each side of a strip, for a neighbour beyond the edge.
+/// Spare samples on each side of a strip, for the neighbours beyond the edge.
 const MARGIN: usize = 32;
 
-/// How colour is brought to the size of luma.
+/// The upsampling of chroma to the size of luma.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Upsampling {
-    /// It has that size, or there is none.
+    /// Chroma already has that size, or there is none.
     None,
     /// Columns doubled: smoothly or plainly.
     Wider { smooth: bool },
@@ -32,35 +32,35 @@ enum Upsampling {
 struct Plane {
     /// Blocks per MCU: columns, rows.
     blocks: (usize, usize),
-    /// Columns and rows of samples that a block gives.
+    /// Side of a block in samples at this scale.
     size: usize,
     /// Samples that belong to the picture: columns, rows.
     extent: (usize, usize),
-    /// Columns and rows of samples that are wanted.
+    /// Columns and rows of samples that the part needs.
     columns: Range<usize>,
     rows: Range<usize>,
-    /// Columns and rows of blocks that are wanted.
+    /// Columns and rows of blocks that the part needs.
     block_columns: Range<usize>,
     block_rows: Range<usize>,
-    /// Index of the strip's first row in the memory of all strips. That row belongs to the MCUs above.
+    /// Index of the strip's first row in the memory of all strips. That row holds samples of the MCUs above.
     first: usize,
     dc: Rc<DcTable>,
     ac: Rc<AcTable>,
 }
 
 impl Plane {
-    /// Samples of a row of MCUs.
+    /// Rows of samples in a row of MCUs.
     fn high(&self) -> usize {
         self.blocks.1 * self.size
     }
 
-    /// Index of the sample at `column` (may be one left of the wanted) of row `row` counted from one above the strip.
+    /// Index of the sample at `column` (at least the first needed one minus 1) of row `row`; row 0 is the one above the strip.
     fn at(&self, stride: usize, row: usize, column: usize) -> usize {
         self.first + row * stride + MARGIN + column - self.block_columns.start * self.size
     }
 }
 
-/// Memory that a thread keeps between pictures.
+/// Working memory of a thread, kept between pictures.
 #[derive(Default)]
 pub(super) struct Scratch {
     strips: Vec<u8>,
@@ -73,18 +73,18 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::default());
 }
 
-/// A picture, a part and a scale, worked out.
+/// The plan of one decoding: a picture, a part and a scale, with everything derived from them.
 struct Job<'a> {
     frame: &'a Frame<'a>,
     planes: Vec<Plane>,
     upsampling: Upsampling,
     /// MCUs of the picture: columns, rows.
     mcus: (usize, usize),
-    /// Rows of MCUs to decode: up to here.
+    /// Last row of MCUs to decode.
     last_mcu_row: usize,
-    /// Whether the part reaches the last row, so that the end of the scan is seen.
+    /// True if the part reaches the last row, so that the end of the scan is checked.
     to_the_end: bool,
-    /// Samples from a row of the strips to the next.
+    /// Distance between rows of the strips, in samples.
     stride: usize,
     /// Steps for each pair of components, laid out as [`BlockPair`].
     quants: [[[i16; 128]; 3]; 3],
@@ -92,13 +92,13 @@ struct Job<'a> {
     scale: usize,
 }
 
-/// Hands out this thread's memory.
+/// Calls `work` with this thread's working memory.
 pub(super) fn with_scratch<T>(work: impl FnOnce(&mut Scratch) -> T) -> T {
     SCRATCH.with_borrow_mut(work)
 }
 
-/// Decodes `part`, given in pixels of the picture at 1 / 2^`scale`, into `into`, which has its size. `None`: something
-/// is not as it should be, and `into` holds anything.
+/// Decodes `part`, given in pixels of the picture at 1 / 2^`scale`, into `into`, which has its size. `None`: the file is
+/// damaged or unusual, and the content of `into` is unspecified.
 #[inline(always)]
 pub(super) fn decode<S: Simd>(
     simd: S,
@@ -108,7 +108,7 @@ pub(super) fn decode<S: Simd>(
     scratch: &mut Scratch,
     into: &mut RgbImage,
 ) -> Option<()> {
-    // No closure stands between here and the loops: it would be compiled for any processor.
+    // There must be no closure between here and the loops: it would be compiled without the processor's features.
     Job::new(frame, part, scale)?.run(simd, scratch, into)
 }
 
@@ -118,7 +118,7 @@ impl<'a> Job<'a> {
         let colour = frame.sampling != Sampling::Grey;
         let mcus = (frame.width_px.div_ceil(8 * wide), frame.height_px.div_ceil(8 * high));
         let luma_size = 8 >> scale;
-        // libjpeg takes a larger transform for the colour where that makes upsampling needless.
+        // libjpeg uses a larger transform for chroma where that makes upsampling unnecessary.
         let (chroma_size, halved) = match frame.sampling {
             Sampling::Half if scale > 0 => (2 * luma_size, (false, false)),
             Sampling::Half => (8, (true, true)),
@@ -147,7 +147,7 @@ impl<'a> Job<'a> {
             let (blocks, size, extent) =
                 if at == 0 { ((wide, high), luma_size, luma_extent) } else { ((1, 1), chroma_size, chroma_extent) };
             let wanted = |from: usize, to: usize, halved: bool, extent: usize| {
-                // Two pixels share a sample of half the size, and look at its neighbours.
+                // Two pixels share a chroma sample, and read its neighbours.
                 let (from, to) =
                     if at > 0 && halved { ((from / 2).saturating_sub(1), to.div_ceil(2) + 1) } else { (from, to) };
                 from..to.min(extent)
@@ -200,7 +200,7 @@ impl<'a> Job<'a> {
     #[inline(always)]
     fn run<S: Simd>(&self, simd: S, scratch: &mut Scratch, into: &mut RgbImage) -> Option<()> {
         let rows: usize = self.planes.iter().map(|plane| plane.high() + 1).sum();
-        // Behind the strips there is room for a block that nobody wants.
+        // After the strips there is room for a discarded block.
         scratch.strips.resize((rows + 8) * self.stride, 0);
         let wide = into.width_px as usize + 2 * MARGIN;
         scratch.cb.resize(wide, 0);
@@ -269,13 +269,13 @@ impl<'a> Job<'a> {
         Some(())
     }
 
-    /// Turns into pixels what is complete after the MCUs of `mcu_row`.
+    /// Converts to pixels the rows that are complete after the MCUs of `mcu_row`.
     #[inline(always)]
     fn emit<S: Simd>(&self, simd: S, scratch: &mut Scratch, mcu_row: usize, next_row: &mut usize, into: &mut RgbImage) {
         let Scratch { strips, cb, cr, sums } = scratch;
         let luma = &self.planes[0];
         let chroma = self.planes.get(1..).unwrap_or_default();
-        // Beyond the left and right edges of the picture its edge is repeated.
+        // The edge samples are repeated beyond the left and right edges of the picture.
         if self.upsampling != Upsampling::None {
             for plane in chroma {
                 for row in 1..=plane.high() {
@@ -330,7 +330,7 @@ impl<'a> Job<'a> {
                     let near = row / 2;
                     let far = if row.is_multiple_of(2) { near.saturating_sub(1) } else { (near + 1).min(last) };
                     if smooth && far.max(near) >= (mcu_row + 1) * plane_cb.high() {
-                        // The next MCUs have the row that is missing.
+                        // The missing row belongs to the next MCUs.
                         break;
                     }
                     for (plane, to) in sides {
@@ -362,17 +362,17 @@ impl<'a> Job<'a> {
     }
 }
 
-/// Up to two decoded blocks that wait for their transform.
+/// Up to two decoded blocks that wait for the transform.
 struct Pending<'a> {
     job: &'a Job<'a>,
     pair: BlockPair,
     count: usize,
     which: [usize; 2],
     last: u32,
-    /// Whether a block was none of ours: [`idct::eight`].
+    /// True if a block must be left to the general decoder: see [`idct::eight`].
     wild: bool,
     targets: [Target; 2],
-    /// Where a block goes that nobody wants.
+    /// Destination of a discarded block.
     nowhere: Target,
 }
 
@@ -383,7 +383,7 @@ impl<'a> Pending<'a> {
         Pending { job, pair: [0; 256], count: 0, which: [0; 2], last: 0, wild: false, targets: [nowhere; 2], nowhere }
     }
 
-    /// Where the next block's coefficients go: all 0.
+    /// The place for the next block's coefficients, all 0, and its lane.
     #[inline(always)]
     fn room(&mut self) -> (&mut BlockPair, u8) {
         (&mut self.pair, 8 * (self.count & 1) as u8)
@@ -438,7 +438,7 @@ impl<'a> Pending<'a> {
     ) -> bool {
         match size {
             8 if self.last == 0 => idct::eight_flat(&self.pair, quant, strips, targets),
-            // The first coefficient outside the first four rows and columns is the tenth.
+            // The first coefficient outside the first four rows and columns has zigzag index 10.
             8 => simd.eight(&self.pair, quant, strips, targets, self.last < 10),
             4 => idct::four(&self.pair, quant, strips, targets),
             2 => idct::two(&self.pair, quant, strips, targets),

@@ -1,16 +1,16 @@
-//! All marker segments of a JPEG of any kind: what the frame and its scans are, which tables each scan uses, and what has
-//! to be left out for the general decoder, which takes for damage what libjpeg passes over. Looks at no coefficient and
-//! gives no verdict but one: a scan that is too short for its blocks, before anything is allocated for them.
+//! All marker segments of a JPEG of any kind: the frame, its scans, the tables of each scan, and the bytes to leave out for
+//! the general decoder, because it takes for damage what libjpeg skips. Decodes no coefficient. Refuses files that libjpeg
+//! refuses, and scans that are too short for their blocks, before anything is allocated for them.
 
 use super::header::{huffman_tables, quant_tables};
 use crate::decode::fault::{Fault, no_memory};
 use std::borrow::Cow;
 use std::ops::Range;
 
-/// A file with more scans is left to the general decoder's limit.
+/// Files with more scans are left to the general decoder, which has a limit of its own.
 pub(super) const MAX_SCANS: usize = 500;
 
-/// The start-of-frame marker of progressive files of arithmetic codes.
+/// The start-of-frame marker of progressive files with arithmetic codes.
 pub(super) const ARITHMETIC_PROGRESSIVE: u8 = 0xCA;
 
 /// A component of the frame.
@@ -23,7 +23,7 @@ pub(super) struct Component {
     pub quant: usize,
 }
 
-/// Tables as they stand where a scan begins; the Huffman tables (DC, AC) are the segment's bytes.
+/// The tables in force at the start of a scan; the Huffman tables (DC, AC) are the segment's bytes.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Tables<'a> {
     pub quants: [Option<&'a [u8; 64]>; 4],
@@ -31,7 +31,7 @@ pub(super) struct Tables<'a> {
     pub restart_interval: usize,
 }
 
-/// A component in a scan: its place in the frame, its DC table, its AC table.
+/// A component in a scan: its index in the frame, its DC table, its AC table.
 pub(super) type Selector = (usize, usize, usize);
 
 #[derive(Debug, Clone)]
@@ -40,7 +40,7 @@ pub(super) struct Scan<'a> {
     /// First coefficient, last coefficient, and the two numbers of successive approximation.
     pub spectrum: [u8; 3],
     pub tables: Tables<'a>,
-    /// From its first byte to the next marker.
+    /// The scan's bytes up to the next marker.
     pub data: &'a [u8],
 }
 
@@ -55,20 +55,20 @@ pub(super) struct Survey<'a> {
     /// Counts, for each coefficient of each component of a progressive file, the low bits that its scans have not given yet
     /// (`None`: no scan has begun it).
     bits_left: [[Option<u8>; 64]; 4],
-    /// Is set if the quantisation steps of a component change after its first scan, or may. libjpeg keeps the first.
+    /// True if the quantisation steps of a component change, or may change, after its first scan. libjpeg keeps the first.
     steps_change: bool,
-    /// Lists, in the order of the file, what libjpeg passes over and the general decoder does not: markers in front of the
-    /// first scan, and the bytes 0xFF that fill up in front of a marker in a scan.
+    /// Bytes that libjpeg skips and the general decoder does not, in the order of the file: markers without a segment before
+    /// the first scan, and fill bytes 0xFF before a marker in a scan.
     cuts: Vec<Range<usize>>,
-    /// Where the length of an empty segment stands that leaves out itself, which libjpeg does not mind.
+    /// Positions of length fields below 2, which do not count themselves; libjpeg accepts them for empty segments.
     lengths: Vec<usize>,
 }
 
-/// Walks over all markers that a decoder reads, or to the first scan. `None`: not understood, which is left to the general
+/// Reads all markers that a decoder reads, or only those up to the first scan. `None` leaves the file to the general
 /// decoder.
 ///
 /// # Errors
-/// What libjpeg refuses too and the general decoder does not see.
+/// Faults that libjpeg refuses too and the general decoder does not detect.
 pub(super) fn survey(bytes: &[u8], whole: bool) -> Result<Option<Survey<'_>>, String> {
     let mut found = Survey {
         kind: 0,
@@ -84,12 +84,12 @@ pub(super) fn survey(bytes: &[u8], whole: bool) -> Result<Option<Survey<'_>>, St
     let mut tables = Tables::default();
     let mut at = 2;
     let damaged = |what: &str| Err(format!("damaged JPEG: {what}"));
-    // A file may end behind its last scan.
+    // A file may end after its last scan, without an end marker.
     while let Some(start) = next_marker(bytes, at) {
         let marker = bytes[start + 1];
         at = start + 2;
         match marker {
-            // Behind a scan it would be more of the scan's data if it were left out.
+            // After a scan it must not be cut out: the bytes behind it would then continue the scan's data.
             0x01 | 0xD0..=0xD7 if found.scans.is_empty() => {
                 found.cuts.push(start..at);
                 continue;
@@ -106,7 +106,7 @@ pub(super) fn survey(bytes: &[u8], whole: bool) -> Result<Option<Survey<'_>>, St
         let Some(length) = bytes.get(at..at + 2) else { return Ok(None) };
         let length = usize::from(u16::from_be_bytes([length[0], length[1]]));
         if length < 2 {
-            // libjpeg takes the length alone for an empty segment, where it does not look into it.
+            // libjpeg takes the length field alone for an empty segment, in segments that it skips.
             if !matches!(marker, 0xE0..=0xEF | 0xFE) {
                 return damaged("a segment's length is below 2");
             }
@@ -148,7 +148,7 @@ pub(super) fn survey(bytes: &[u8], whole: bool) -> Result<Option<Survey<'_>>, St
                 return damaged("a scan's header does not fit the frame");
             };
             let scan = Scan { components, spectrum, tables, data: &bytes[at..end] };
-            // libjpeg-turbo decodes such a block twice, and keeps something of the first time.
+            // libjpeg-turbo decodes such a block twice, and keeps part of the first result.
             if !alone {
                 return damaged("in its data 0xff stands twice in front of a zero");
             }
@@ -172,7 +172,7 @@ pub(super) fn survey(bytes: &[u8], whole: bool) -> Result<Option<Survey<'_>>, St
     Ok((found.kind != 0).then_some(found))
 }
 
-/// Whether the segment has sound tables of quantisation steps, of one or two bytes each.
+/// True if the segment consists of valid quantisation tables, with steps of one or two bytes each.
 fn has_wide_steps(mut body: &[u8]) -> bool {
     while let Some((&which, rest)) = body.split_first() {
         let bytes = if which >> 4 == 0 { 64 } else { 128 };
@@ -182,18 +182,18 @@ fn has_wide_steps(mut body: &[u8]) -> bool {
     true
 }
 
-/// Whether libjpeg takes a Huffman table (16 counts, then the symbols).
+/// True if libjpeg accepts a Huffman table (16 counts, then the symbols).
 fn is_sound(table: &[u8], is_dc: bool) -> bool {
     let mut code = 0_u32;
     let fits = (1..=16).zip(table).all(|(bits, count)| {
         code = 2 * code + u32::from(*count);
-        // The code of ones alone is none.
+        // A code of only ones is not allowed.
         code < 1 << bits
     });
     fits && table.len() <= 16 + 256 && !(is_dc && table[16..].iter().any(|&symbol| symbol > 15))
 }
 
-/// Where the next marker begins: its last 0xFF.
+/// Position of the next marker: that of its last 0xFF.
 fn next_marker(bytes: &[u8], from: usize) -> Option<usize> {
     let mut at = from;
     loop {
@@ -206,8 +206,8 @@ fn next_marker(bytes: &[u8], from: usize) -> Option<usize> {
     }
 }
 
-/// The first marker that is no restart marker, or the end; whether the restart markers before it are in order; and whether
-/// every 0xFF of data stands alone before its zero. Of several in front of a marker all but the last are added to `cuts`.
+/// Returns the position of the first marker that is no restart marker, or the end; true if the restart markers before it are
+/// in order; and true if every 0xFF of data is single before its zero. Adds all but the last 0xFF before a marker to `cuts`.
 fn end_of_scan(bytes: &[u8], from: usize, cuts: &mut Vec<Range<usize>>) -> (usize, bool, bool) {
     let (mut at, mut number, mut in_order, mut alone) = (from, 0_u8, true, true);
     while let Some(ahead) = bytes.get(at..).and_then(|rest| rest.iter().position(|&byte| byte == 0xFF)) {
@@ -231,7 +231,7 @@ fn end_of_scan(bytes: &[u8], from: usize, cuts: &mut Vec<Range<usize>>) -> (usiz
 }
 
 impl<'a> Survey<'a> {
-    /// `false`: another length than the components need.
+    /// Reads the frame header; false if its length does not fit its number of components.
     fn frame(&mut self, marker: u8, body: &[u8]) -> bool {
         let [_, h1, h0, w1, w0, count, ref components @ ..] = *body else { return false };
         if components.len() != 3 * usize::from(count) || !(1..=4).contains(&count) {
@@ -241,14 +241,14 @@ impl<'a> Survey<'a> {
         (self.width_px, self.height_px) = (u16::from_be_bytes([w1, w0]).into(), u16::from_be_bytes([h1, h0]).into());
         for component in components.as_chunks::<3>().0 {
             let [id, factors, quant] = *component;
-            // Others than 1 to 4 are refused by the general decoder.
+            // The general decoder refuses factors outside 1 to 4.
             let factors = (usize::from(factors >> 4).clamp(1, 4), usize::from(factors & 15).clamp(1, 4));
             self.components.push(Component { id, factors, quant: usize::from(quant) });
         }
         true
     }
 
-    /// Refuses what libjpeg refuses when a scan begins.
+    /// Refuses a scan header that libjpeg refuses.
     fn check_scan(&self, scan: &Scan<'_>) -> Result<(), String> {
         let [first, last, successive] = scan.spectrum;
         let (high, low) = (successive >> 4, successive & 15);
@@ -260,7 +260,7 @@ impl<'a> Survey<'a> {
         if is_progressive && (!is_possible || (high > 0 && low + 1 != high) || low > 13) {
             return Err(format!("damaged JPEG: a scan of coefficients {first} to {last}, bits {high} to {low}"));
         }
-        // libjpeg reads the second over the first, with what the first left in between; no program writes such files.
+        // libjpeg decodes the second over the remains of the first; no program writes such files.
         let again =
             |place: usize| self.scans.iter().flat_map(|scan| &scan.components).any(|(other, ..)| *other == place);
         if !is_progressive && let Some((place, ..)) = scan.components.iter().find(|(place, ..)| again(*place)) {
@@ -283,8 +283,8 @@ impl<'a> Survey<'a> {
         Ok(())
     }
 
-    /// Follows which bits of each coefficient the scans of a progressive file give. Where one does not go on with what those
-    /// before it left, libjpeg goes on, mostly with a warning; the file has lost a scan, and what comes of it is no picture.
+    /// Tracks the bits of each coefficient that the scans of a progressive file give, and refuses a scan that does not continue
+    /// those before it: the file has lost a scan. libjpeg would continue, mostly with a warning, and give a wrong picture.
     fn follow(&mut self, scan: &Scan<'_>) -> Result<(), String> {
         let [first, last, successive] = scan.spectrum;
         if !self.is_progressive() {
@@ -307,7 +307,7 @@ impl<'a> Survey<'a> {
         Ok(())
     }
 
-    /// Tells whether a component began with other quantisation steps than `last` has.
+    /// True if a component began with other quantisation steps than `last` has.
     fn has_other_steps(&self, last: &Tables<'_>) -> bool {
         (0..self.components.len()).any(|place| {
             let is_of = |scan: &&Scan<'_>| scan.components.iter().any(|(other, ..)| *other == place);
@@ -346,49 +346,49 @@ impl<'a> Survey<'a> {
         ((self.width_px * h).div_ceil(h_max), (self.height_px * v).div_ceil(v_max))
     }
 
-    /// Whether later components are sampled finer than the first.
+    /// True if a later component has a higher resolution than the first, in columns or rows.
     pub fn is_finer(&self) -> bool {
         let Some((first, others)) = self.components.split_first() else { return false };
         others.iter().any(|other| other.factors.0 > first.factors.0 || other.factors.1 > first.factors.1)
     }
 
-    /// Whether it is coded in one pass over the coefficients, by Huffman codes.
+    /// True if it is coded in one pass over the coefficients, with Huffman codes.
     fn is_sequential(&self) -> bool {
         matches!(self.kind, 0xC0 | 0xC1)
     }
 
-    /// Tells whether it is coded in several passes over the coefficients.
+    /// True if it is coded in several passes over the coefficients.
     fn is_progressive(&self) -> bool {
         matches!(self.kind, 0xC2 | ARITHMETIC_PROGRESSIVE)
     }
 
-    /// Whether a scan holds some components, more than one and not all.
+    /// True if a scan holds more than one component, but not all.
     fn is_partly_interleaved(&self) -> bool {
         self.scans.iter().any(|scan| (2..self.components.len()).contains(&scan.components.len()))
     }
 
-    /// Tells whether it is sequential and each scan must be decoded by itself.
+    /// True if it is sequential and each scan must be decoded by itself.
     pub fn is_by_scans(&self) -> bool {
         self.is_sequential() && (self.steps_change || self.is_partly_interleaved())
     }
 
-    /// Whether the general decoder cannot give its pixels.
+    /// True if the general decoder cannot give its pixels.
     pub fn needs_planes(&self) -> bool {
         self.components.len() > 1 && (self.is_finer() || self.is_odd_ink() || self.is_by_scans())
     }
 
-    /// Whether one of four inks is sampled otherwise than another.
+    /// True if there are four inks and they do not all have the same sampling factors.
     fn is_odd_ink(&self) -> bool {
         self.components.len() == 4 && self.components.iter().any(|ink| ink.factors != self.largest())
     }
 
-    /// Whether the scans lack bits of the coefficients that libjpeg smooths over.
+    /// True if the scans of a progressive file lack bits of the coefficients that libjpeg estimates by smoothing.
     pub fn needs_smoothing(&self) -> bool {
         let mut of_components = self.bits_left.iter().take(self.components.len());
         self.is_progressive() && of_components.any(|bits| bits[..10].iter().any(|left| *left != Some(0)))
     }
 
-    /// The file as the general decoder understands it, without what it cannot pass over.
+    /// The file for the general decoder, without the bytes that it cannot skip and with valid length fields.
     pub fn tidied(&self, bytes: &'a [u8]) -> Result<Cow<'a, [u8]>, Fault> {
         if self.cuts.is_empty() && self.lengths.is_empty() {
             return Ok(Cow::Borrowed(bytes));
@@ -414,12 +414,12 @@ impl<'a> Survey<'a> {
         (columns * h) as u64 * (rows * v) as u64
     }
 
-    /// About what the general decoder takes for the picture, with the pixels that it gives.
+    /// Approximate memory that the general decoder needs for the picture, its pixels included.
     pub fn decoder_bytes(&self) -> u64 {
         let pixels = self.width_px as u64 * self.height_px as u64;
         let count = self.components.len() as u64;
         let blocks: u64 = (0..self.components.len()).map(|component| self.blocks(component)).sum();
-        // Of each block its samples, its coefficients and a note: in one scan they are looked at where there is damage.
+        // Per block its samples, its coefficients and a flag; a single scan keeps coefficients too, to check for damage.
         let of_block = 64 + 129;
         let upsampled = if self.needs_planes() { count * pixels } else { 0 };
         blocks * of_block + pixels * count.max(3) + upsampled

@@ -1,11 +1,23 @@
 //! The fast decoder against the general one, pixel for pixel: sizes, samplings, qualities, parts, scales, damage.
 
-use super::{general, own, survey};
+use super::{frame, general, survey};
 use crate::decode::{CropBox, Limits, RgbImage, decode_rgb, decode_rgb_part, header};
 use crate::plan::rng::SampleRng;
 use libjpeg_turbo_rs::{
     Decoder, Encoder, PixelFormat, ScalingFactor, Subsampling, read_coefficients, write_coefficients_progressive,
 };
+
+/// The fast decoder, if it knows the kind of picture.
+fn own(
+    bytes: &[u8],
+    limits: &Limits,
+    part: Option<CropBox>,
+    shrink: u32,
+    portable: bool,
+    into: &mut RgbImage,
+) -> Option<()> {
+    super::own(&frame(bytes)?, limits, part, shrink, portable, into)
+}
 
 /// Grain on slopes and edges; `grain` 0 to 255.
 fn scene(width: usize, height: usize, grain: u64, rng: &mut SampleRng) -> Vec<u8> {
@@ -228,7 +240,7 @@ fn parts_that_are_none_are_refused() {
     assert!(problem.unwrap_err().to_string().contains("1/3"));
 }
 
-/// Bytes changed, lost and doubled: the same verdict and the same pixels as the general decoder's alone.
+/// With bytes changed, lost and doubled, the verdict and the pixels equal those of the general decoder alone.
 #[test]
 fn damage_changes_nothing_but_the_speed() {
     let limits = Limits { max_pixels: 1_000_000 };
@@ -284,12 +296,12 @@ fn coarsen(bytes: &mut [u8], times: u8) {
     }
 }
 
-/// Whatever a part is decoded by, it is cut from what the whole picture is decoded to: at every scale, by every code.
+/// A part equals the same pixels of the whole picture, at every scale and with every implementation.
 #[test]
 fn a_part_of_a_damaged_picture_is_cut_from_the_whole_one() {
     let limits = Limits { max_pixels: 1_000_000 };
     let (mut found, mut expected) = (RgbImage::default(), RgbImage::default());
-    // Whole pictures that the fast decoder leaves to the general one, and parts of those that it decodes itself.
+    // Counts whole pictures that the fast decoder leaves to the general one, and parts of those that it decodes itself.
     let (mut left, mut own_parts, mut wild) = (0, 0, 0);
     for (round, kind) in kinds().into_iter().enumerate() {
         let mut rng = SampleRng::new(12, round as u64, 0, "parts of damage");
@@ -355,7 +367,7 @@ fn the_general_decoder_asks_for_memory_before_it_takes_any_and_never_for_a_heade
     let (result, asked, taken) = decode("hostile/progressive_header_alone.jpg");
     assert!(result.unwrap_err().to_string().contains("truncated JPEG"));
     assert_eq!((asked.len(), taken), (0, 0));
-    // An arithmetic code may say all in few bytes, so that its header alone counts for all it may take.
+    // Arithmetic codes may take very few bytes, so no length check applies; the header alone determines the memory.
     let mut bytes = std::fs::read(format!("{root}hostile/progressive_header_alone.jpg")).unwrap();
     let at = bytes.windows(2).position(|two| two == [0xFF, 0xC2]).unwrap();
     bytes[at + 1] = 0xCA;
@@ -363,7 +375,7 @@ fn the_general_decoder_asks_for_memory_before_it_takes_any_and_never_for_a_heade
     assert!(found.check_lengths().is_ok() && found.decoder_bytes() > 1 << 30, "{}", found.decoder_bytes());
 }
 
-/// The same coefficients in several scans, of which the general decoder gives the samples alone.
+/// The same coefficients in several scans; the general decoder gives only their samples.
 #[test]
 fn colour_finer_than_luma_is_read_from_progressive_files_too() {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/images/jpeg/");
@@ -377,7 +389,7 @@ fn colour_finer_than_luma_is_read_from_progressive_files_too() {
     let last = progressive.windows(2).rposition(|two| two == [0xFF, 0xDA]).unwrap();
     let problem = decode_rgb(&[&progressive[..last], &[0xFF, 0xD9]].concat(), &Limits::default(), &mut again);
     assert!(problem.unwrap_err().to_string().contains("incomplete JPEG: its last scans are missing"));
-    // So is what the general decoder does not smooth over.
+    // A picture that the general decoder does not smooth is refused too.
     let arithmetic = Encoder::new(&[90; 3 * 40 * 30], 40, 30, PixelFormat::Rgb).arithmetic(true).progressive(true);
     let arithmetic = arithmetic.encode().unwrap();
     decode_rgb(&arithmetic, &Limits::default(), &mut again).unwrap();

@@ -1,3 +1,5 @@
+//! Tests of `.npz` archives: every type and size is read as NumPy casts it, damage is refused.
+
 use super::*;
 use crate::plan::rng::SampleRng;
 
@@ -154,7 +156,7 @@ fn no_damage_gets_through_or_panics() {
                     let mut bad = good.clone();
                     bad[at] ^= 1 << bit;
                     let _ = npz_shape(&bad, "arr_0");
-                    // Times and the like may well be others.
+                    // Bytes such as the time of change may differ without harm.
                     if decode_npz(&bad, "arr_0", &[50], &mut out).is_ok() {
                         assert_eq!(out, values, "byte {at} bit {bit}");
                     }

@@ -1,4 +1,4 @@
-//! Bad samples and what is none: what ends a run, and what is replaced.
+//! Bad samples and other failures: which end a run, and which are replaced.
 
 use super::*;
 
@@ -35,7 +35,7 @@ fn a_panic_in_a_pipeline_is_an_error_like_any_other() {
 
 #[test]
 fn a_worker_that_dies_is_an_error_and_no_hang() {
-    // The name is asked for while an error is being put into words, where nothing catches a panic.
+    // The name is requested while an error is being formatted, where nothing catches a panic.
     let broken = Numbered { unreadable: vec![3], nameless: true, ..Numbered::new(8) };
     let error = loader(broken, options(1)).iter().find_map(Result::err).unwrap().to_string();
     assert!(error.contains("worker thread of the loader died"), "{error}");
@@ -59,7 +59,7 @@ fn what_is_no_fault_of_a_sample_ends_the_run_and_replaces_nothing() {
                 assert!(error.to_string().contains(part), "{error}");
             }
         }
-        // A bug shows itself in any sample, so that the one it was met in is not to blame.
+        // A bug can occur in any sample, so the sample in which it occurred is not to blame.
         for panicking in [vec![3], vec![1003]] {
             let mut loader = loader(Numbered { panicking, readers, ..Numbered::new(8) }, replace(workers));
             let error = loader.iter().find_map(Result::err).unwrap();

@@ -1,4 +1,4 @@
-//! The memory of batches and of samples under way, and what it costs to make many small ones.
+//! The memory of batches and of samples in progress, and the cost of many small samples.
 
 use super::*;
 
@@ -36,7 +36,7 @@ fn batch_memory_is_used_again_and_survives_the_loader() {
     assert_eq!(kept, copy);
 }
 
-/// Samples that reserve memory and note how much is held at once.
+/// Samples that reserve memory and record how much is held at once.
 struct Hungry {
     needs: Vec<u64>,
     held: AtomicUsize,
@@ -48,17 +48,8 @@ impl Pipeline for Hungry {
     fn len(&self) -> u64 {
         self.needs.len() as u64
     }
-    fn fingerprint(&self) -> u64 {
-        1
-    }
     fn fields(&self) -> &[FieldSpec] {
         &self.fields
-    }
-    fn location(&self, index: u64) -> String {
-        index.to_string()
-    }
-    fn read(&self, _: &Request, _: &mut Raw, _: &mut SampleContext) -> Result<()> {
-        Ok(())
     }
     fn make(&self, request: &Request, _: &Raw, slot: &mut Slot<'_>, context: &mut SampleContext) -> Result<()> {
         context.enter(Stage::Decode);
@@ -93,10 +84,10 @@ fn samples_under_way_stay_within_the_memory_budget() {
     let (batches, most) = run(&needs, 6);
     assert_eq!(batches.len(), 8);
     assert!((60..=144).contains(&most), "{most}: several at once, but never more than the budget");
-    // One that needs more than there is runs alone, and nobody waits for ever.
+    // A sample that needs more than the budget runs alone, and nothing waits for ever.
     needs[40] = 100_000;
     assert_eq!(run(&needs, 6).1, 100_000);
-    // Nor does a sample that fails keep what it held.
+    // A sample that fails releases its memory, too.
     needs[20] = 13;
     let (batches, _) = run(&needs, 3);
     assert!(batches.iter().any(|batch| batch.is_err()));
@@ -109,14 +100,8 @@ impl Pipeline for Tiny {
     fn len(&self) -> u64 {
         10_000
     }
-    fn fingerprint(&self) -> u64 {
-        1
-    }
     fn fields(&self) -> &[FieldSpec] {
         &self.0
-    }
-    fn location(&self, index: u64) -> String {
-        index.to_string()
     }
     fn read(&self, _: &Request, _: &mut Raw, context: &mut SampleContext) -> Result<()> {
         context.count_bytes(8);

@@ -1,4 +1,4 @@
-//! Threads that read ahead change nothing but when.
+//! Prefetching threads change only the timing.
 
 use super::*;
 
@@ -24,7 +24,7 @@ fn reading_ahead_changes_nothing_but_when() {
         let batches = epochs(&mut loader, 3);
         assert!(batches == expect, "{readers} readers, {workers} workers");
         let stats = loader.stats();
-        // Prefetching crosses the last epoch's end, so there may be more.
+        // Prefetching crosses the end of the last epoch, so there may be more.
         assert!(stats.readers == readers && (near || stats.read.items >= 120) && stats.fetch_s > 0.0, "{stats:?}");
         // From any step, and back and forth.
         let mut cursors = Vec::new();
@@ -48,7 +48,7 @@ fn reading_ahead_changes_nothing_but_when() {
 
 #[test]
 fn what_is_read_ahead_stays_within_its_budget() {
-    // A quarter of the budget is for eight-byte samples that are read ahead; those that workers have in hand come on top.
+    // A quarter of the budget is for prefetched eight-byte samples; those in the hands of workers come on top.
     for (budget, most, near) in
         [(0, 1, false), (320, 10, false), (3200, 100, false), (320, 10, true), (3200, 100, true)]
     {
@@ -76,7 +76,7 @@ fn slow_reads_are_called_off_when_nobody_wants_them() {
         std::thread::sleep(Duration::from_millis(20));
         let begun = Instant::now();
         if readers > 0 {
-            // Another place: what was under way is not waited for.
+            // A seek does not wait for reads in progress.
             loader.set_epoch(1);
             assert_eq!(loader.next_batch().unwrap().unwrap().indices, [0, 1, 2, 3]);
         }

@@ -1,12 +1,12 @@
-//! How a file stands in an archive: as it is, behind a header, in a page; and the words for it in the text of an index.
+//! The encodings of a file in an archive (plain, behind a zip header, in a Parquet page), and their text in an index.
 
 #[cfg(feature = "parquet")]
 use super::parquet_value::ParquetValue;
 
-/// How a file stands in an archive.
+/// The encoding of a file in an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Encoding {
-    /// As it is.
+    /// Stored as it is.
     Plain,
     /// Behind a header of its own, perhaps compressed, with a checksum.
     Zip(ZipEntry),
@@ -16,7 +16,7 @@ pub(crate) enum Encoding {
 }
 
 impl Encoding {
-    /// Size of the file that takes `stored_bytes` in the archive.
+    /// Size of the decoded file; `stored_bytes` is its size in the archive.
     pub(in crate::read) fn size_bytes(self, stored_bytes: u64) -> u64 {
         match self {
             Encoding::Plain => stored_bytes,
@@ -45,7 +45,7 @@ impl Encoding {
         encoding
     }
 
-    /// Whether it is the names of the classes that an archive brings, which is no sample and no member in its own right.
+    /// True for the class names that an archive brings, which are no sample and no member in their own right.
     pub(in crate::read) fn is_class_names(self) -> bool {
         match self {
             #[cfg(feature = "parquet")]
@@ -55,13 +55,13 @@ impl Encoding {
     }
 }
 
-/// Deflate makes of one byte at most this many, so that a directory which promises more lies.
+/// Deflate expands one byte to at most this many, so a directory that promises more is damaged or hostile.
 const BYTES_PER_BYTE_MAX: u64 = 1032;
 
-/// No sample is larger unpacked.
+/// Maximum size of an unpacked sample.
 const UNPACKED_BYTES_MAX: u64 = 1 << 30;
 
-/// How a member is stored.
+/// The encoding of a zip member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ZipEntry {
     /// Bytes behind the header.
@@ -70,7 +70,7 @@ pub(crate) struct ZipEntry {
     pub size_bytes: u64,
     /// Checksum of the file.
     pub crc32: u32,
-    /// By Deflate; else it is stored as it is.
+    /// True for Deflate; else it is stored uncompressed.
     pub is_deflated: bool,
 }
 
@@ -80,7 +80,7 @@ impl ZipEntry {
         format!("{how}:{}:{}:{:08x}", self.packed_bytes, self.size_bytes, self.crc32)
     }
 
-    /// Believes no size that Deflate cannot keep.
+    /// Rejects sizes that Deflate cannot reach.
     fn parse(text: &str) -> Option<ZipEntry> {
         let mut parts = text.split(':');
         let is_deflated = match parts.next()? {

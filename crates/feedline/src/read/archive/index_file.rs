@@ -1,4 +1,4 @@
-//! Indexes as files: the text of one, and where it is found: beside the archive, else kept, else made now.
+//! Index files: their text, and their place: beside the archive, else cached, else made now.
 
 use super::{index, tar, zip};
 use crate::error::{Error, Result};
@@ -22,13 +22,13 @@ use std::sync::{Mutex, PoisonError};
 
 const HEADER: &str = "feedline index 3";
 
-/// Before labels were those of the exact extension, and before sparse members were refused.
+/// Older indexes: made when labels were taken by exact extension only, and sparse members were accepted.
 const HEADER_BEFORE: &str = "feedline index 2";
 
 const END: &str = "end\n";
 
-/// An index as text: of which size its archive is; then what was remarked, and of each member start, bytes, packing, label
-/// (or `-`) and name.
+/// An index as text: the size of its archive; then remarks; then start, bytes, encoding, label (or `-`) and name of
+/// each member.
 pub fn to_text(index: &Index, archive_bytes: u64) -> String {
     let line = |Member { name, start, stored_bytes, encoding, class }: &Member| {
         let encoding = encoding.to_text();
@@ -40,15 +40,15 @@ pub fn to_text(index: &Index, archive_bytes: u64) -> String {
     format!("{HEADER}\t{archive_bytes}\n{}{lines}{END}", remarks.to_lines())
 }
 
-/// What the text of an index holds.
+/// The parsed text of an index.
 enum Parsed {
     Index(Index),
-    /// It is whole, but was made when less was known of such archives: they have to be looked at again.
+    /// Complete, but made when less was known of such archives: the archive must be indexed again.
     Old,
     Damaged,
 }
 
-/// The index that `text` holds, if it is one, is whole, and is of an archive of this name and size.
+/// Parses `text` as the index of an archive of this name and size.
 fn parse(text: &str, key: &str, archive_bytes: u64) -> Parsed {
     let parsed = || -> Option<(Index, bool)> {
         let mut lines = text.strip_suffix(END)?.lines().peekable();
@@ -91,10 +91,10 @@ fn parse_member(line: &str, archive_bytes: u64) -> Option<Member> {
     (end <= archive_bytes).then_some(Member { name: name.into(), start, stored_bytes, encoding, class })
 }
 
-/// That none of the folders in which archives are looked for, or in which these lie, is a pack that was not finished.
+/// Checks that no folder which holds, or is searched for, archives is an unfinished pack.
 ///
 /// # Errors
-/// The first that is.
+/// The first folder that is.
 fn check_whole(source: &dyn Source, archives: &[&Object], objects: &[Object]) -> Result<()> {
     let folder = |key: &str| key.rsplit_once('/').map_or(String::new(), |(folder, _)| folder.to_owned());
     let marks = objects.iter().filter(|object| object.key.rsplit('/').next() == Some(INCOMPLETE));
@@ -107,11 +107,11 @@ fn check_whole(source: &dyn Source, archives: &[&Object], objects: &[Object]) ->
     Ok(())
 }
 
-/// What each of `archives` holds: from the index beside it, else from the one that was kept, else indexed now, many at
-/// once, and kept. `objects` is the whole listing, sorted. `progress` hears how many are done.
+/// The index of each of `archives`: from the index beside it, else from the cache, else made now, many at once, and
+/// cached. `objects` is the whole listing, sorted. `progress` is called with the number done.
 ///
 /// # Errors
-/// As [`index`], of the first archive that has something wrong; a pack among `objects` that was not finished.
+/// As [`index`], of the first archive that has something wrong; an unfinished pack among `objects`.
 pub fn indexes(
     source: &dyn Source,
     archives: &[&Object],
@@ -148,8 +148,8 @@ pub fn indexes(
     }
 }
 
-/// Writes an index beside each archive of `folder`, or beside each of `named`. `progress` hears how many are done, of how
-/// many. Gives the numbers of archives and of files in them, and what was remarked, in words.
+/// Writes an index beside each archive of `folder`, or beside each of `named`. `progress` is called with the number
+/// done and the total. Returns the number of archives, the number of files in them, and the remarks in words.
 ///
 /// # Errors
 /// No archive there; as [`index`]; a file that cannot be written.
@@ -200,7 +200,7 @@ fn of(source: &dyn Source, archive: &Object, objects: &[Object], storage: &Stora
     }
     let beside = format!("{}{INDEX_EXTENSION}", archive.key);
     if let Ok(at) = objects.binary_search_by(|object| object.key.cmp(&beside))
-        // What was written before its archive is of another one.
+        // An index older than its archive is ignored: it describes another one.
         && objects[at].changed_ns >= archive.changed_ns
     {
         let (mut text, stop) = (Vec::new(), Stop::default());
@@ -219,7 +219,7 @@ fn of(source: &dyn Source, archive: &Object, objects: &[Object], storage: &Stora
     }
     let name = hash_words(&[hash_name(&archive.key), hash_name(&archive.version), archive.size_bytes]);
     let kept: PathBuf = storage.listing_path(source).with_extension(format!("{name:016x}.index"));
-    // Without a version nothing would tell an old index from a new one.
+    // Without a version, an old index could not be told from a new one.
     let has_version = !archive.version.is_empty();
     let text = has_version.then(|| fs::read_to_string(&kept).ok()).flatten();
     if let Some(Parsed::Index(index)) = text.map(|text| parse(&text, &archive.key, archive.size_bytes)) {
@@ -229,7 +229,7 @@ fn of(source: &dyn Source, archive: &Object, objects: &[Object], storage: &Stora
     if !has_version {
         return Ok(index);
     }
-    // Kept if that is possible; an archive can be indexed again.
+    // A failed write is ignored; an archive can be indexed again.
     let _ = write_whole(&kept, &to_text(&index, archive.size_bytes));
     Ok(index)
 }

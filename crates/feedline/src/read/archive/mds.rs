@@ -1,20 +1,20 @@
-//! What is in a shard of MosaicML's streaming format (MDS): samples as rows of columns, of which one holds a picture and
-//! one its label. Owns the layout, which is that of `streaming/base/format/mds` of mosaicml-streaming 0.13, and the choice
-//! of columns.
+//! Indexes a shard of MosaicML's streaming format (MDS): samples as rows of columns, one of which holds a picture and
+//! one its label. Owns the layout, which is that of `streaming/base/format/mds` of mosaicml-streaming 0.13, and the
+//! choice of columns.
 //!
-//! A shard is the number of its samples N (u32), N + 1 places (u32), where each sample begins and the last ends, a JSON
-//! text with the columns, and the samples. A sample is the sizes (u32) of its columns of no fixed size, and then all of its
-//! columns.
+//! A shard is the number of its samples N (u32), N + 1 offsets (u32), where each sample begins and the last ends, a
+//! JSON text with the columns, and the samples. A sample is the sizes (u32) of its columns of variable size, and then
+//! all of its columns.
 
 use crate::read::archive::encoding::Encoding;
 use crate::read::archive::member::{ArchiveReader, FormatError, Member, Problem};
 use serde::Deserialize;
 use std::io::{Read, Seek, SeekFrom};
 
-/// Picture files as they are.
+/// Encodings of columns that hold unchanged picture files.
 const PICTURES: [&str; 3] = ["jpeg", "png", "jpeg_array"];
 
-/// What a column of labels is called where several hold whole numbers.
+/// Accepted names of the label column, where several columns hold whole numbers.
 const LABELS: [&str; 5] = ["label", "class", "cls", "target", "y"];
 
 #[derive(Deserialize)]
@@ -35,7 +35,7 @@ pub(in crate::read) fn index(mut reader: ArchiveReader<'_>) -> Result<Vec<Member
             FormatError(format!("it is no MDS shard: {samples} samples do not fit into {size_bytes} bytes")).into()
         );
     }
-    // Grows with what comes, not with what is claimed.
+    // Grows with the bytes that arrive, not with the size that is claimed.
     let mut table = Vec::new();
     let read = reader.seek(SeekFrom::Start(0)).and_then(|_| (&mut reader).take(table_bytes).read_to_end(&mut table));
     read.map_err(|e| Problem::of(e, |e| e.to_string()))?;
@@ -96,7 +96,7 @@ pub(in crate::read) fn index(mut reader: ArchiveReader<'_>) -> Result<Vec<Member
     Ok(members)
 }
 
-/// Which columns are read.
+/// The columns that are read.
 struct Columns {
     picture: usize,
     label: usize,

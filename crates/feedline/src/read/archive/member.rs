@@ -1,5 +1,5 @@
-//! The files in an archive, and the archive as a file that is read in large pieces: what each format's index is made of.
-//! Owns what no member may be.
+//! The files in an archive, and the archive as a file that is read in large pieces: the basis of each format's index.
+//! Owns the rules for names of members.
 
 use crate::read::archive::encoding::Encoding;
 use crate::read::source::{Object, RangeRequest, ReadError, Source};
@@ -12,11 +12,11 @@ use std::path::{Component, Path};
 pub struct Member {
     /// Its name in the archive, with `/` between folders.
     pub name: String,
-    /// Where what has to be read of the archive begins.
+    /// First byte to read in the archive.
     pub start: u64,
-    /// How many bytes there are to read.
+    /// Number of bytes to read.
     pub stored_bytes: u64,
-    /// How the file comes out of them.
+    /// The encoding of the file in them.
     pub(crate) encoding: Encoding,
     /// Its label, if the archive says so.
     pub class: Option<u32>,
@@ -29,16 +29,16 @@ impl Member {
     }
 }
 
-/// Why an archive has no index.
+/// The reason why an archive has no index.
 #[derive(Debug)]
 pub(in crate::read) enum Problem {
     /// It could not be read.
     Read(ReadError),
-    /// It is not as it should be.
+    /// Its content is invalid.
     Format(String),
 }
 
-/// What is wrong with an archive.
+/// The reason why an archive is invalid.
 #[derive(Debug)]
 pub(in crate::read) struct FormatError(pub(in crate::read) String);
 
@@ -55,7 +55,7 @@ impl From<ReadError> for Problem {
 }
 
 impl Problem {
-    /// What reading through [`ArchiveReader`] failed with, by way of a library; `words` say what else it can be.
+    /// The [`ReadError`] inside an error that a library returned from [`ArchiveReader`]; `words` describe any other.
     pub(in crate::read) fn of(error: io::Error, words: impl FnOnce(io::Error) -> String) -> Problem {
         match error.downcast::<ReadError>() {
             Ok(error) => Problem::Read(error),
@@ -64,15 +64,15 @@ impl Problem {
     }
 }
 
-/// Whether a member is one that macOS adds to its archives, which is of no use elsewhere and would be a class or a sample
-/// more: what a file has beside its content (`._NAME`, `__MACOSX/`), and how a window shows a folder.
+/// True for members that macOS adds to its archives, which are useless elsewhere and would count as an extra class or
+/// sample: file attributes (`._NAME`, `__MACOSX/`), and the display settings of a folder.
 pub(in crate::read) fn is_of_macos(name: &[u8]) -> bool {
     let mut parts = name.split(|byte| *byte == b'/').rev().skip_while(|part| part.is_empty());
     parts.clone().next().is_some_and(|file| file.starts_with(b"._") || file == b".DS_Store")
         || parts.any(|part| part == b"__MACOSX")
 }
 
-/// The name of a member with its needless parts left out, if it stays within its folder.
+/// The name of a member without redundant parts, if it stays within its folder.
 pub(in crate::read) fn clean_name(name: &[u8]) -> Result<String, FormatError> {
     let Ok(name) = std::str::from_utf8(name) else {
         return Err(FormatError(format!("the name of the member {} is not UTF-8", String::from_utf8_lossy(name))));
@@ -96,7 +96,7 @@ pub(in crate::read) fn clean_name(name: &[u8]) -> Result<String, FormatError> {
     }
 }
 
-/// What is read at once while an archive is indexed: with members of 100 KB, one request for eighty of them.
+/// Bytes of one request while an archive is indexed: with members of 100 KB, one request for eighty of them.
 const WINDOW_BYTES: u64 = 8 << 20;
 
 /// An archive as a file that is read in large pieces.
@@ -124,8 +124,8 @@ impl<'a> ArchiveReader<'a> {
         self.object.size_bytes
     }
 
-    /// What is there from `at` on, at least one byte unless the archive ends there. `is_last` says that what lies before
-    /// is wanted next, if the archive ends soon.
+    /// The bytes from `at` on, at least one unless the archive ends there. `is_last` says that bytes before `at` are
+    /// needed next, so that near the end of the archive the window reaches back.
     pub(in crate::read) fn from(&mut self, at: u64, is_last: bool) -> Result<&[u8], ReadError> {
         let size = self.object.size_bytes;
         let held = self.window_start..self.window_start + self.window.len() as u64;

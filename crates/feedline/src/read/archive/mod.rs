@@ -1,10 +1,10 @@
-//! Archives (shards) as the files in them, without unpacking: where each member lies, found out once and kept. Owns what
-//! is looked into and what an index must hold; how each format is read stands in `tar.rs`, `zip.rs`, `mds.rs` and
-//! `parquet/`, the files that indexes are kept in in `index_file.rs`.
+//! Archives (shards) as the files in them, without unpacking: each member is located once, and its position cached.
+//! Owns which archives are indexed and what an index must hold; the formats are read in `tar.rs`, `zip.rs`, `mds.rs`
+//! and `parquet/`, index files in `index_file.rs`.
 //!
-//! A member stands for the file that unpacking the archive where it lies would give: `train/000.tar` with the member
+//! A member stands for the file that unpacking the archive in its folder would create: `train/000.tar` with the member
 //! `cat/1.jpg` is `train/cat/1.jpg`. So archives and the folder they were packed from are the same data set. An archive
-//! whose samples carry their labels has no such folder: there the members are `train/000.tar/key.jpg`.
+//! whose samples carry their labels has no such folder: its members are `train/000.tar/key.jpg`.
 
 pub(in crate::read) mod encoding;
 mod index_file;
@@ -26,23 +26,23 @@ use crate::read::remarks::Remarks;
 use crate::read::source::{Object, Source};
 use encoding::Encoding;
 use member::{ArchiveReader, Problem};
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::path::Path;
 
-/// What an archive holds.
+/// The content of an archive.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Index {
     /// Its files, in the order of their names.
     pub members: Vec<Member>,
-    /// What else is in it, and what is strange about it.
+    /// Files that are no samples, and anything strange about the archive.
     pub remarks: Remarks,
 }
 
 impl Encoding {
-    /// From what was read to the file.
+    /// Decodes the stored bytes in place.
     ///
     /// # Errors
-    /// What is wrong with it, in words.
+    /// A damaged or mismatched file, in words.
     pub(in crate::read) fn unpack(self, bytes: &mut Vec<u8>) -> Result<(), String> {
         match self {
             Encoding::Plain => Ok(()),
@@ -53,15 +53,15 @@ impl Encoding {
     }
 }
 
-/// Which of these objects are archives to look into: those in the folder itself or in that of a split. A Parquet file is
-/// one where no picture and no other archive lies in its folder or below: there it says something about them.
+/// A test for which of these objects are archives to index: those in the folder itself or in that of a split. A Parquet
+/// file is one only if no picture and no other archive is in its folder or below: otherwise it describes them.
 pub fn finder(objects: &[Object]) -> impl Fn(&str) -> bool + use<> {
     let folder = |key: &str| key.rsplit_once('/').map_or(String::new(), |(folder, _)| folder.to_owned());
     let is_found = move |key: &str| {
         let folder = folder(key);
         is_archive(key) && (folder.is_empty() || SPLITS.contains(&&*folder))
     };
-    let mut described = HashSet::new();
+    let mut described = BTreeSet::new();
     if objects.iter().any(|object| is_parquet(&object.key)) {
         for Object { key, .. } in objects {
             if is_picture(Path::new(key)) || is_found(key) && !is_parquet(key) {
@@ -89,7 +89,7 @@ pub fn index(source: &dyn Source, object: &Object) -> Result<Index> {
     }
 }
 
-/// As [`index`], whatever the object is called.
+/// As [`index`], whatever the object's name.
 pub(in crate::read) fn index_as(source: &dyn Source, object: &Object, format: Format) -> Result<Index> {
     let (reader, mut remarks) = (ArchiveReader::new(source, object), Remarks::default());
     let mut members = match format {
@@ -136,5 +136,5 @@ fn wrong(source: &dyn Source, object: &Object, problem: String) -> Error {
     Error::dataset(source.location(&object.key), problem, remedy)
 }
 
-/// What may be done about members that are no samples.
+/// Advice about members that are no samples.
 pub(in crate::read) const REMEDY: &str = "Nothing of them is read: leave them, or write the archive again without them";

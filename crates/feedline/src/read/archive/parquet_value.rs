@@ -1,9 +1,9 @@
-//! How a file stands in a page of a Parquet file, and the words for it in the text of an index.
+//! The encoding of a file in a page of a Parquet file, and its text in an index.
 
-/// No page is larger, as it is or unpacked.
+/// Maximum size of a page, packed or unpacked.
 pub(super) const PAGE_BYTES_MAX: u32 = 1 << 30;
 
-/// How pages are compressed, as `parquet.thrift` numbers it.
+/// The compression of pages, as `parquet.thrift` numbers it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Codec {
     Snappy = 1,
@@ -15,13 +15,13 @@ pub(crate) enum Codec {
 pub(super) const CODECS: [(Codec, &str); 4] =
     [(Codec::Snappy, "snappy"), (Codec::Gzip, "gzip"), (Codec::Zstd, "zstd"), (Codec::Lz4, "lz4")];
 
-/// How a file comes out of a part of a Parquet file.
+/// The encoding of a file in a Parquet file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ParquetValue {
-    /// A range of what a page unpacks to.
+    /// A range of the unpacked page.
     Value { codec: Codec, page_bytes: u32, at: u32, size_bytes: u32 },
-    /// The names of the classes, a line each, out of the description in JSON that has this checksum; `feature` is the
-    /// place of the label among the features, sorted by name.
+    /// The class names, one per line, from the JSON description that has this checksum; `feature` is the index of the
+    /// label among the features, sorted by name.
     Names { feature: u32, size_bytes: u32, crc32: u32 },
 }
 

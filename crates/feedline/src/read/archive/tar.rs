@@ -1,5 +1,6 @@
 //! What is in a tar archive. Owns which entries are files, and the grouping of WebDataset; the headers are read by the
 //! crate `tar`.
+#![expect(clippy::disallowed_types, reason = "labels are looked up by key; of those left over the smallest is named")]
 
 use crate::read::archive::encoding::Encoding;
 use crate::read::archive::member::{ArchiveReader, FormatError, Member, Problem, clean_name, is_of_macos};
@@ -12,25 +13,25 @@ use std::io::{self, Read};
 use std::path::Path;
 use tar::EntryType;
 
-/// What holds the label of a sample in WebDataset's archives: a number, as text.
+/// Extension of the member that holds a sample's label in WebDataset's archives: a number, as text.
 const LABEL_EXTENSION: &str = "cls";
 
-/// No label is longer.
+/// Maximum length of a label.
 const LABEL_BYTES_MAX: u64 = 32;
 
-/// What stands in the name that GNU tar gives a sparse member, for those who do not know its true one.
+/// Part of the placeholder name that GNU tar gives to a sparse member, for readers that do not know its true name.
 const SPARSE: &str = "GNUSparseFile.";
 
-/// A header, and what a member is a multiple of.
+/// Size of a header; members are padded to a multiple of it.
 const BLOCK_BYTES: u64 = 512;
 
-/// Whether a member may be a sparse one whose true name was not known.
+/// True if a member may be a sparse one whose true name is unknown.
 pub(in crate::read) fn may_be_sparse(name: &str) -> bool {
     name.split('/').any(|part| part.starts_with(SPARSE))
 }
 
-/// The files in the archive, in its order. Labels in members of their own (`key.cls`) are those of the pictures with
-/// the same key.
+/// The files in the archive, in its order. A label in a member of its own (`key.cls`) belongs to the picture with the
+/// same key.
 pub(in crate::read) fn index(reader: ArchiveReader<'_>, remarks: &mut Remarks) -> Result<Vec<Member>, Problem> {
     let name_of_archive = reader.name();
     let mut archive = tar::Archive::new(reader);
@@ -49,7 +50,7 @@ pub(in crate::read) fn index(reader: ArchiveReader<'_>, remarks: &mut Remarks) -
         end = entry.raw_file_position().saturating_add(padded_bytes);
         let path = entry.path_bytes().into_owned();
         if let Some(name) = sparse(&mut entry).map_err(|e| failed(e, members.last()))? {
-            // Records for all members that follow have no name.
+            // Records that apply to all members that follow have no name.
             let name = if name.is_empty() { String::from_utf8_lossy(&path).into_owned() } else { name };
             let problem = format!("the member {name} is a sparse file; write the archive without --sparse");
             return Err(FormatError(problem).into());
@@ -108,11 +109,11 @@ pub(in crate::read) fn index(reader: ArchiveReader<'_>, remarks: &mut Remarks) -
     Ok(members)
 }
 
-/// Whether a member is a sparse file by records of its own, as `tar --sparse --format=pax` writes them, and then its true
-/// name, if that is said.
+/// The true name of a member that is a sparse file by its own records, as `tar --sparse --format=pax` writes them;
+/// empty if the records do not give it. `None` for other members.
 fn sparse(entry: &mut tar::Entry<'_, impl Read>) -> io::Result<Option<String>> {
     let mut found = None;
-    // A record that cannot be told from the next may be an attribute of any bytes.
+    // A record that cannot be parsed may be an attribute of arbitrary bytes.
     for record in entry.pax_extensions()?.into_iter().flatten().flatten() {
         if record.key_bytes().starts_with(b"GNU.sparse.") {
             let name = found.get_or_insert_default();
@@ -124,7 +125,7 @@ fn sparse(entry: &mut tar::Entry<'_, impl Read>) -> io::Result<Option<String>> {
     Ok(found)
 }
 
-/// Looks behind the last member, which ends at `end`: there are two blocks of zeros, and nothing but zeros behind them.
+/// Checks the end mark behind the last member, which ends at `end`: two blocks of zeros, and only zeros behind them.
 fn remark_end(mut reader: ArchiveReader<'_>, end: u64, remarks: &mut Remarks) -> Result<(), ReadError> {
     let size_bytes = reader.size_bytes();
     let mut at = end;
@@ -146,7 +147,7 @@ fn remark_end(mut reader: ArchiveReader<'_>, end: u64, remarks: &mut Remarks) ->
     Ok(())
 }
 
-/// Gives each picture the label of its key, and leaves out the labels.
+/// Gives each picture the label of its key, and drops the label members.
 fn label(
     members: &mut Vec<Member>,
     mut labels: HashMap<String, u32>,
@@ -183,7 +184,7 @@ fn label(
     }
 }
 
-/// The key of a sample is all before the first dot of the file's name, the extension all behind it, as in WebDataset.
+/// Key and extension of a sample: all before and all behind the first dot of the file's name, as in WebDataset.
 fn key_and_extension(name: &str) -> (&str, &str) {
     let file = name.rfind('/').map_or(0, |at| at + 1);
     match name[file..].find('.') {

@@ -1,8 +1,8 @@
-//! What is in a zip archive, NumPy's `.npz` among them: one look at the directory at its end. Owns what is refused, and
-//! the way from what was read back to a file; the directory is read by the crate `rawzip`.
+//! Indexes a zip archive, or NumPy's `.npz`, by reading only the directory at its end. Owns what is refused, and the
+//! decoding of members; the crate `rawzip` reads the directory.
 //!
-//! Where the bytes of a member begin is said by a header right before them, which is read together with them: to look
-//! at a million headers first would be a million requests.
+//! The position of a member's bytes is in a header right before them, which is read together with them: to read a
+//! million headers first would take a million requests.
 
 use crate::read::archive::encoding::{Encoding, ZipEntry};
 use crate::read::archive::member::{ArchiveReader, FormatError, Member, Problem, clean_name, is_of_macos};
@@ -12,13 +12,13 @@ use std::cell::RefCell;
 use std::io;
 use zlib_rs::{Inflate, InflateFlush, Status};
 
-/// The part of a member's header that is always there.
+/// Size of the fixed part of a member's header.
 pub(in crate::read) const HEADER_BYTES: u64 = 30;
 
-/// What a header may hold beside a name.
+/// Maximum size of the extra field behind the name in a header.
 const EXTRA_BYTES_MAX: u64 = 65_535;
 
-/// Memory that a thread keeps from one member to the next.
+/// Maximum memory that a thread keeps from one member to the next.
 const KEPT_BYTES_MAX: usize = 32 << 20;
 
 /// An archive that is read from its end.
@@ -82,7 +82,7 @@ pub(in crate::read) fn index(reader: ArchiveReader<'_>) -> Result<Vec<Member>, P
         let stored_bytes = (HEADER_BYTES + path.len() as u64 + EXTRA_BYTES_MAX).saturating_add(packed_bytes);
         members.push(Member { name, start, stored_bytes, encoding: Encoding::Zip(packed), class: None });
     }
-    // A member ends where the next one or the directory begins. Overlapping ones would make much of little.
+    // A member ends where the next one or the directory begins. Overlapping members would be a zip bomb.
     members.sort_by_key(|member| member.start);
     let mut end = archive.directory_offset();
     for member in members.iter_mut().rev() {
@@ -102,16 +102,16 @@ thread_local! {
     static SCRATCH: RefCell<(Inflate, Vec<u8>)> = RefCell::new((Inflate::new(false, 15), Vec::new()));
 }
 
-/// Where the bytes of a member begin that has this header.
+/// Start of a member's bytes, given its header.
 pub(in crate::read) fn data_start(header: &[u8]) -> Option<usize> {
     let word = |at: usize| header.get(at..at + 2).map(|two| usize::from(u16::from_le_bytes([two[0], two[1]])));
     Some(HEADER_BYTES as usize + word(26)? + word(28)?).filter(|_| header.starts_with(b"PK\x03\x04"))
 }
 
-/// From a header and what follows it to the file.
+/// Decodes a header and the bytes behind it to the file, in place.
 ///
 /// # Errors
-/// What is wrong with it, in words.
+/// A damaged member, in words.
 pub(in crate::read) fn unpack(packed: ZipEntry, bytes: &mut Vec<u8>) -> Result<(), String> {
     let Some(start) = data_start(bytes) else {
         return Err("it is no member of a zip archive: its header is damaged".into());
@@ -144,10 +144,10 @@ pub(in crate::read) fn unpack(packed: ZipEntry, bytes: &mut Vec<u8>) -> Result<(
     check_sum(packed, bytes)
 }
 
-/// That a file is the one that was packed.
+/// Checks the file against its checksum.
 ///
 /// # Errors
-/// Both sums, in words.
+/// Both checksums, in words.
 pub(in crate::read) fn check_sum(packed: ZipEntry, bytes: &[u8]) -> Result<(), String> {
     match crc32fast::hash(bytes) {
         sum if sum == packed.crc32 => Ok(()),

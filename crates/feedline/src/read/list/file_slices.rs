@@ -1,4 +1,4 @@
-//! Pieces of files by number, wherever they lie: what reads the objects of a data base that are parts of samples. Owns where
+//! Slices of files by number, local or remote: reads the objects of a database that are parts of samples. Owns where
 //! each begins and ends.
 
 use crate::error::{Error, Result};
@@ -10,20 +10,21 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-/// Pieces of files by number.
+/// Slices of files by number.
 #[derive(Debug)]
 pub struct FileSlices {
     paths: Vec<PathBuf>,
     pieces: Vec<FileSlice>,
-    /// What reads them, if the files are not of this machine; a sample is a piece.
+    /// Reads the slices if the files are remote or in archives; each slice is a sample.
     stored: Option<SampleReader>,
 }
 
 impl FileSlices {
-    /// The pieces of some of `files`.
+    /// The slices of some of `files`.
     ///
     /// # Errors
-    /// What `outside` gives for the first piece that is not within its file; files in archives that are compressed there.
+    /// The error that `outside` returns for the first slice that is not within its file; files that are compressed in
+    /// archives.
     pub fn new(files: &FileList, pieces: Vec<FileSlice>, outside: impl Fn(usize) -> Error) -> Result<FileSlices> {
         let within = |piece: &FileSlice| {
             let file = files.entries.get(piece.file);
@@ -94,7 +95,7 @@ mod tests {
         let missing = |_| Error::config("missing", "");
         let outside = |at| Error::config(format!("piece {at}"), "");
         let piece = |file, start, size_bytes| FileSlice { file, start, size_bytes };
-        // In the folder, and the same through the contract of places that are not this machine's.
+        // Locally, and the same through a remote source.
         for files in [
             FileList::of_paths(paths.clone(), &Storage::default(), missing).unwrap(),
             FileList::of_paths(

@@ -1,5 +1,5 @@
-//! Files, wherever they lie: those of one folder, or those that a list names. Owns their order, which depends on their
-//! names or the list alone, and their sizes; never opens them.
+//! The files of one folder, or those that a list names, local or remote. Owns their order, which depends on their names
+//! or the list alone, and their sizes; never opens them.
 
 use crate::error::{Error, Result};
 use crate::hash::{hash_name, hash_words};
@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 /// One file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileEntry {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
     /// Its size when it was listed.
     pub size_bytes: u64,
@@ -32,9 +32,9 @@ pub struct FileList {
     pub extension: String,
     /// The files in their fixed order.
     pub entries: Vec<FileEntry>,
-    /// What reads them, if they are not files of this machine.
+    /// Reads the files if they are remote or in archives.
     pub stored: Option<SampleReader>,
-    /// What a person should know of what was found beside the files, in words: what was left out.
+    /// Warnings for the user about what was left out of the list.
     pub warnings: Vec<String>,
 }
 
@@ -97,11 +97,12 @@ impl FileList {
         FileList { extension: extension.into(), entries, stored, warnings }.sized()
     }
 
-    /// The files at `paths`, at least one: all of them on this machine, below one URL, or in archives in the deepest folder
-    /// that is common to them. What is wrong with one that is not there is `missing`'s to say, given its place.
+    /// The files at `paths`, at least one: all of them local, below one URL, or in archives in their deepest common
+    /// folder. The error for a missing file is `missing`'s, given its index.
     ///
     /// # Errors
-    /// A place that cannot be opened or listed; files in several places; what `missing` gives for the first.
+    /// A place that cannot be opened or listed; files in several places; the error of `missing` for the first missing
+    /// file.
     pub fn of_paths(paths: Vec<PathBuf>, storage: &Storage, missing: impl Fn(usize) -> Error) -> Result<FileList> {
         let mut paths: Vec<PathBuf> = paths.iter().map(|path| storage.resolve(path)).collect();
         let urls = paths.iter().filter(|path| is_url(path)).count();
@@ -154,7 +155,7 @@ impl FileList {
         Ok(self)
     }
 
-    /// The whole of a file.
+    /// Reads a whole file.
     ///
     /// # Errors
     /// [`Error::Io`] with the file's name or URL.
@@ -164,7 +165,7 @@ impl FileList {
         Ok(bytes)
     }
 
-    /// The first bytes of a file, at most `most_bytes`.
+    /// Reads the first bytes of a file, at most `most_bytes`.
     ///
     /// # Errors
     /// [`Error::Io`] with the file's name or URL.
@@ -178,7 +179,7 @@ impl FileList {
         }
     }
 
-    /// Hash of the names and sizes of the files in their order; the folder's own name has no part in it.
+    /// Hash of the names and sizes of the files in their order; the folder's own name is not included.
     pub fn fingerprint(&self) -> u64 {
         let name = |entry: &FileEntry| hash_name(&entry.path.file_name().unwrap_or_default().to_string_lossy());
         let words: Vec<u64> = self.entries.iter().flat_map(|entry| [name(entry), entry.size_bytes]).collect();
@@ -186,7 +187,7 @@ impl FileList {
     }
 }
 
-/// The deepest folder that all `paths` lie in.
+/// The deepest folder that contains all `paths`.
 fn common_folder(paths: &[PathBuf]) -> Option<PathBuf> {
     let folders = paths.iter().map(|path| path.parent().unwrap_or(Path::new("")));
     let common = folders

@@ -1,5 +1,6 @@
 //! The list of labelled image files of a split: from a tree of class folders, or from upstream's `class;path` lists.
 //! Owns the order of the files, which depends on their names alone; never opens an image.
+#![expect(clippy::disallowed_types, reason = "classes are looked up by name, never listed")]
 
 use crate::error::{Error, Result};
 use crate::hash::{hash_name, hash_words};
@@ -22,7 +23,7 @@ use std::path::{Path, PathBuf};
 /// One labelled image file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageEntry {
-    /// Where the file is: a URL, or a path, absolute or relative to the current directory.
+    /// A URL, or a path, absolute or relative to the current directory.
     pub path: PathBuf,
     /// Index into [`ImageList::classes`].
     pub class: u32,
@@ -35,19 +36,19 @@ pub struct ImageList {
     pub split: String,
     /// The images in their fixed order.
     pub entries: Vec<ImageEntry>,
-    /// Class names; a label is a place in this list.
+    /// Class names; a label is an index into this list.
     pub classes: Vec<String>,
-    /// What reads the images, if they are not files of this machine.
+    /// Reads the images if they are remote or in archives.
     pub stored: Option<SampleReader>,
-    /// What a person should know of what was found beside the images, in words: what was left out.
+    /// Warnings for the user about what was left out of the list.
     pub warnings: Vec<String>,
 }
 
-/// What may be done about what was left out.
+/// Advice about files that were left out.
 const REMEDY: &str = "Images are *.jpg, *.jpeg and *.png directly in the folder of their class: move or convert what should \
                       be one, or name it in a list";
 
-/// Classes that are named by their numbers, at most.
+/// Maximum number of classes that are named by their numbers.
 const MOST_CLASSES: u32 = 1 << 20;
 
 impl ImageList {
@@ -118,10 +119,10 @@ impl ImageList {
         Ok(list)
     }
 
-    /// The images of `folder/<class>/*.{jpg,jpeg,png}`, read as by [`ImageList::train`]; `classes`, if given, decide the
-    /// labels, and one of them may have no folder here. Or, if archives in it say what their samples are labelled, all
-    /// these; without `classes` their names are those of a file `classes.txt` beside them, or those that they
-    /// bring, or numbers.
+    /// The images of `folder/<class>/*.{jpg,jpeg,png}`, read as by [`ImageList::train`]; `classes`, if given, decide
+    /// the labels, and one of them may have no folder here. Or, if archives in it label their samples, all of these;
+    /// without `classes`, the class names are those of a file `classes.txt` beside the archives, or those in the
+    /// archives, or numbers.
     ///
     /// # Errors
     /// As [`ImageList::train`], a class folder that is not one of `classes`, a label that is not below their number.
@@ -147,7 +148,7 @@ impl ImageList {
         }
         let mut list = ImageList::from_class_folders(folder, split, found, remarks)?;
         for entry in &mut list.entries {
-            // Present: checked above.
+            // Cannot fail: checked above.
             entry.class = places[&*list.classes[entry.class as usize]];
         }
         list.entries.sort_by_key(|entry| entry.class); // stable, so files stay in their order
@@ -180,7 +181,7 @@ impl ImageList {
         }
         let mut remarks = folder.remarks();
         let mut take = |(path, class): (PathBuf, Option<u32>)| {
-            // What describes the samples is no sample that was forgotten.
+            // Files that describe the samples are no forgotten samples.
             if class.is_none() && ![CLASSES_FILE, "index.json"].iter().any(|name| path.ends_with(name)) {
                 let below = path.strip_prefix(folder.path()).unwrap_or(&path);
                 remarks.leave_out_file(&below.display().to_string());
@@ -213,7 +214,7 @@ impl ImageList {
         ImageList { split: split.into(), entries, classes, stored: None, warnings }.found(folder)
     }
 
-    /// With what reads it, where that is not the file system.
+    /// Adds the reader, unless the files are plain local ones.
     fn found(mut self, folder: &Folder) -> Result<ImageList> {
         let stored = folder.stored(self.entries.iter().map(|entry| &*entry.path));
         self.stored = stored.map_err(|at| {
@@ -271,7 +272,8 @@ impl ImageList {
 
     /// The images of a list file with lines `class;path`, as upstream's `cls_train.txt`. A line is cut at its first
     /// `;`, so paths may hold spaces and `;`. A path may be a URL, or become one by [`Storage::map`]; all of them or none.
-    /// A relative path is looked for beside the list file, then in the current directory. Blank lines, a byte order mark and CRLF are tolerated.
+    /// A relative path is resolved beside the list file, then in the current directory. Blank lines, a byte order mark
+    /// and CRLF are tolerated.
     ///
     /// # Errors
     /// A line without `;`, with a label that is not a number below the number of classes, or without a path (file and
@@ -317,7 +319,7 @@ impl ImageList {
             // `join` keeps an absolute path as it is.
             let places = if is_url(path) { vec![path.into()] } else { vec![folder.join(path), path.to_path_buf()] };
             let mut places = places.into_iter().map(|path| storage.resolve(&path));
-            // What is in a bucket is looked for when all are known.
+            // URLs are checked once all are known.
             let found = places.find(|path| is_url(path) || path.is_file());
             match found {
                 Some(path) => entries.push(ImageEntry { path, class }),
@@ -351,7 +353,7 @@ impl ImageList {
         list.found_in_place(storage)
     }
 
-    /// With what reads it, where its paths are URLs.
+    /// Adds the reader, if the paths are URLs.
     fn found_in_place(self, storage: &Storage) -> Result<ImageList> {
         let urls: Vec<PathBuf> =
             self.entries.iter().map(|entry| &entry.path).filter(|path| is_url(path)).cloned().collect();
@@ -367,16 +369,16 @@ impl ImageList {
         }
         let folder = Folder::of_files(&urls, storage)?;
         let mut list = self.found(&folder)?;
-        // What else lies there is not what the list names.
+        // Only strange findings: other files in that place are not meant by the list.
         list.warnings.extend(folder.remarks().strange(folder.path().display()));
         Ok(list)
     }
 
-    /// Images as they are listed. Without `classes`, they are named by their numbers. No file of this machine is looked
-    /// for.
+    /// Images in the given order. Without `classes`, these are named by their numbers. Local files are not checked for
+    /// existence.
     ///
     /// # Errors
-    /// No entry; a label that is not below the number of classes, by its place; a URL where there is nothing.
+    /// No entry; a label that is not below the number of classes, by its index; a URL of a missing object.
     pub fn from_entries(
         mut entries: Vec<ImageEntry>,
         split: &str,
@@ -401,8 +403,8 @@ impl ImageList {
         }
     }
 
-    /// The file names in their order, from the deepest folder common to all: the same for the same data under another
-    /// root, or on another machine.
+    /// The file names in their order, from the deepest common folder on: the same for the same data under another root,
+    /// or on another machine.
     pub fn names(&self) -> Vec<String> {
         let common = self.entries.iter().map(|entry| folders(&entry.path)).reduce(|common, other| {
             let same = common.iter().zip(&other).take_while(|(a, b)| a == b).count();
@@ -423,7 +425,7 @@ impl ImageList {
     }
 }
 
-/// [`ImageList::fingerprint`] of a list with these names of classes, and these labels and names of images.
+/// [`ImageList::fingerprint`] of a list with these class names, labels and image names.
 pub(crate) fn fingerprint<'a>(
     classes: impl Iterator<Item = &'a str>,
     samples: impl Iterator<Item = (u32, &'a str)>,
@@ -440,7 +442,7 @@ pub(crate) fn fingerprint<'a>(
 /// The class names of a file with one name per line, as upstream's `cls_classes.txt`.
 ///
 /// # Errors
-/// An unreadable or empty file, a blank line between names (it would shift the labels), or a name that stands twice.
+/// An unreadable or empty file, a blank line between names (it would shift the labels), or a repeated name.
 pub fn read_classes(file: &Path, storage: &Storage) -> Result<Vec<String>> {
     parse_classes(read_whole(file, storage)?, file)
 }
@@ -465,7 +467,7 @@ fn parse_classes(text: Vec<u8>, file: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Whether a hidden name is that of a picture, and not of what macOS puts beside one.
+/// True for a hidden name of a picture, unless macOS put the file beside one.
 fn is_hidden_picture(name: &OsStr) -> bool {
     looks_like_picture(Path::new(name)) && !name.as_encoded_bytes().starts_with(b"._")
 }
@@ -478,7 +480,7 @@ fn clipped(text: &str) -> String {
     if text.chars().count() <= 60 { text.into() } else { text.chars().take(57).chain("...".chars()).collect() }
 }
 
-/// The names of the folders in `folder`, bytewise sorted; what else is there is left out.
+/// The names of the folders in `folder`, sorted bytewise; anything else is left out.
 fn class_folders(folder: &Folder, remarks: &mut Remarks) -> Result<Vec<String>> {
     let mut classes = Vec::new();
     let mut packed = None;
@@ -487,7 +489,7 @@ fn class_folders(folder: &Folder, remarks: &mut Remarks) -> Result<Vec<String>> 
         match kind {
             Ok(Kind::Folder) if is_hidden => remarks.leave_out("hidden folders", name.display()),
             _ if is_hidden && !is_hidden_picture(&name) => {}
-            // A class folder that cannot be looked at must be an error, not a class less.
+            // An unreadable class folder must be an error, not a missing class.
             Err(error) if !is_hidden => return Err(error),
             Ok(Kind::Folder) => {
                 let name = name.into_string().map_err(|name| {

@@ -1,4 +1,4 @@
-//! Samples by number, wherever they lie: pictures and files of a folder, a bucket or archives, rows of one file, parts of
+//! Samples by number, local or remote: pictures and files of a folder, a bucket or archives, rows of one file, parts of
 //! files. Owns their order, which depends on names and lists alone.
 
 mod file_slices;

@@ -1,4 +1,4 @@
-//! One file, wherever it lies: of this machine, at a URL, or in an archive that is named.
+//! Opens one file: local, at a URL, or in a named archive.
 
 use crate::error::{Error, Result};
 use crate::read::list::folder::Folder;
@@ -11,14 +11,14 @@ use crate::url::is_url;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The whole of a small file: of this machine, or at a URL.
+/// Reads a whole small file: local, or at a URL.
 ///
 /// # Errors
 /// [`Error::Io`] with the file's name or URL.
 pub(in crate::read) fn read_whole(path: &Path, storage: &Storage) -> Result<Vec<u8>> {
     let path = storage.resolve(path);
     if !is_url(&path) {
-        // Who names a pipe means to wait for it.
+        // A pipe that is named here is meant to be waited for.
         return fs::read(&path).map_err(|e| Error::io("read the list", path, e));
     }
     match open_file(&path, storage)? {
@@ -27,17 +27,17 @@ pub(in crate::read) fn read_whole(path: &Path, storage: &Storage) -> Result<Vec<
     }
 }
 
-/// One file that is not simply a file of this machine: at a URL, or in an archive that is named, `rows.npz` or
-/// `rows.npz/x.npy`. With its path, archive and all. `None` if it is one.
+/// Opens one file that is not a plain local file: at a URL, or in a named archive, `rows.npz` or `rows.npz/x.npy`.
+/// Returns it with its path, including the archive; `None` for a plain local file.
 ///
 /// # Errors
-/// A URL that cannot be opened; a file that is not there; an archive that is named alone and holds several.
+/// A URL that cannot be opened; a missing file; an archive of several files that is named without one of them.
 pub fn open_file(path: &Path, storage: &Storage) -> Result<Option<(PathBuf, SampleReader)>> {
     let mut path = storage.resolve(path);
     if let Some(inside) = archives_named(&path).map(|named| named.inside.to_owned()) {
         let mut folder = Folder::open(&path, storage)?;
         let names = folder.root().names()?;
-        // As NumPy has it: the name of an array may leave out its end.
+        // As in NumPy, the name of an array may omit `.npy`.
         if !inside.is_empty() && names.iter().any(|(name, _)| *name == *format!("{inside}.npy")) {
             path = format!("{}.npy", path.display()).into();
             folder = folder.root().join(format!("{inside}.npy"));

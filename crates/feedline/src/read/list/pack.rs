@@ -1,6 +1,6 @@
-//! From a folder or a list to archives of about one size, with an index beside each, and back again to see that they are
-//! right. A mark lies in every folder until all is written. Owns what goes where; what an archive is understood as is
-//! [`crate::read::archive`]'s.
+//! Packs a folder or a list into archives of about one size, with an index beside each, and reads them back to verify
+//! them. A marker file stays in every folder until all is written. Owns which file goes where; [`crate::read::archive`]
+//! interprets archives.
 
 use crate::error::{Error, Result};
 use crate::read::archive::encoding::Encoding;
@@ -23,37 +23,37 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-/// Ends the name of an archive that is not whole yet.
+/// Extension of an archive that is not complete yet.
 const NEW: &str = "tar.new";
 
-/// What was packed.
+/// The result of packing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packed {
-    /// Files, and archives that they are in now.
+    /// Number of files, and of archives that they are in now.
     pub files: u64,
     pub archives: u64,
     /// Bytes of the files.
     pub bytes: u64,
 }
 
-/// How archives are written.
+/// Options of packing.
 #[derive(Clone, Copy)]
 pub struct PackOptions<'a> {
-    /// Bytes of files in one archive, at most; or one file.
+    /// Maximum bytes of files in one archive; a larger file gets its own.
     pub shard_bytes: u64,
     /// Archives that are written at the same time.
     pub threads: usize,
-    /// Hears how many files are done, of how many.
+    /// Called with the number of files done, and the total.
     pub progress: &'a (dyn Fn(u64, u64) + Sync),
 }
 
 /// A file on its way into an archive.
 struct Input {
-    /// `train`, say, or nothing.
+    /// `train`, say; empty without splits.
     split: &'static str,
     name: String,
     label: Option<u32>,
-    /// What it is asked for by.
+    /// The number by which it is read.
     number: u64,
     size_bytes: u64,
 }
@@ -104,7 +104,7 @@ pub fn pack(dir: &Path, storage: &Storage, out: &Path, options: PackOptions<'_>)
         Input { split: split.unwrap_or_default(), name, label: None, number, size_bytes: object.size_bytes }
     };
     let mut inputs: Vec<Input> = (0..).zip(&listed).map(input).collect();
-    // What lies beside the splits comes before and behind them.
+    // Files beside the splits sort before and behind them.
     inputs.sort_by_key(|input| input.split);
     let stop = Stop::default();
     let read = |number: u64, bytes: &mut Vec<u8>| {
@@ -129,7 +129,7 @@ pub fn pack_list(list: &ImageList, out: &Path, options: PackOptions<'_>) -> Resu
             Some(stored) => stored.size_bytes(number),
             None => fs::metadata(&entry.path).map_err(|e| Error::io("look at", &entry.path, e))?.len(),
         };
-        // What it is says its first bytes; the name must only be that of a picture.
+        // Decoders go by its first bytes; the name must only be that of a picture.
         let extension = entry.path.extension().filter(|_| is_picture(&entry.path)).unwrap_or("jpg".as_ref());
         let name = format!("{number:0digits$}.{}", extension.to_string_lossy().to_lowercase());
         Ok(Input { split: "", name, label: Some(entry.class), number, size_bytes })
@@ -191,7 +191,7 @@ fn pack_inputs(
     let folders: BTreeSet<&Path> =
         shards.iter().filter_map(|shard| shard.path.parent()).chain(std::iter::once(out)).collect();
     mark(out)?;
-    // Another process may have been faster, and be done already.
+    // Another process may have been faster, and have finished.
     let mut others = fs::read_dir(out).into_iter().flatten().flatten().filter(|entry| entry.file_name() != INCOMPLETE);
     let is_foreign = others.next().is_some();
     let marked = match is_foreign {
@@ -201,7 +201,7 @@ fn pack_inputs(
     let written = marked.and_then(|()| write_all(&shards, read, inputs.len() as u64, threads, progress));
     if let Err(error) = written {
         if is_foreign || !shards.iter().any(|shard| shard.path.exists()) {
-            // Nothing was made, so nothing needs to be refused.
+            // Nothing was written, so nothing must be refused.
             folders.iter().rev().for_each(|folder| {
                 let _ = fs::remove_file(folder.join(INCOMPLETE));
                 let _ = fs::remove_dir(folder); // only if it is empty
@@ -213,7 +213,7 @@ fn pack_inputs(
         let path = out.join(CLASSES_FILE);
         write_whole(&path, &(classes.join("\n") + "\n")).map_err(|e| Error::io("write", path, e))?;
     }
-    // All names are on the disk before the first mark is gone; the mark of the whole is the last.
+    // All names are on disk before the first marker is removed; that of `out` is the last.
     let sync = |folder: &&Path| {
         let sync = File::open(folder).and_then(|folder| folder.sync_all());
         sync.map_err(|e| Error::io("flush the folder", folder, e))
@@ -228,7 +228,7 @@ fn pack_inputs(
     Ok(Packed { files: inputs.len() as u64, archives: shards.len() as u64, bytes })
 }
 
-/// Says of a folder that not all is in it yet.
+/// Marks a folder as incomplete.
 fn mark(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).map_err(|e| Error::io("make the folder", folder, e))?;
     let path = folder.join(INCOMPLETE);
@@ -271,7 +271,7 @@ fn write_all(
     })
 }
 
-/// Writes one archive, reads it back, and gives it its name.
+/// Writes one archive, reads it back, and gives it its final name.
 fn write(shard: &Shard<'_>, read: Read<'_>, progress: &dyn Fn()) -> Result<()> {
     let folder = shard.path.parent().unwrap_or(Path::new(""));
     let failed = |e: io::Error| Error::io("write", &shard.path, e);
@@ -298,7 +298,7 @@ fn write(shard: &Shard<'_>, read: Read<'_>, progress: &dyn Fn()) -> Result<()> {
     let file = builder.into_inner().and_then(|writer| writer.into_inner().map_err(io::Error::from));
     file.and_then(|mut file| file.flush().and_then(|()| file.sync_all())).map_err(failed)?;
 
-    // Through the same eyes as it will be read with.
+    // Read by the same code that reads data sets.
     let source = LocalFiles::new(folder);
     let key = new.file_name().unwrap_or_default().to_string_lossy();
     let stop = Stop::default();

@@ -1,9 +1,9 @@
-//! Rows of equal size in one file, read by number from many threads at once. Owns the open file and, where the file is
-//! small, its bytes in memory; knows nothing of what a row means.
+//! Rows of equal size in one file, read by number from many threads at once. Owns the open file and, if it is small,
+//! its bytes in memory; does not interpret rows.
 //!
-//! There is no memory map: a file that shrinks while it is mapped kills the process, one that is read gives an error.
-//! A read costs a system call, which is nothing beside a row of 100 KB and several times the copy of a row of 1 KB;
-//! so a file that fits into the limit is held in memory from the first touch of each part, and then a row costs its copy.
+//! There is no memory map: if a mapped file shrinks, the process is killed; a read returns an error instead. A read
+//! costs a system call, which is little for a row of 100 KB, but several times the copy for a row of 1 KB; so a file
+//! within the limit is held in memory once a part is first read, and then a row costs its copy.
 
 use crate::error::{Error, Result};
 use crate::hash::{hash_name, hash_words};
@@ -15,7 +15,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// What is read at once of a file that is held: small enough that a first batch of scattered rows waits for little.
+/// Bytes per read of a file that is held: small enough that a first batch of scattered rows does not wait long.
 const BLOCK_BYTES: usize = 64 << 10;
 
 /// A file that is `offset_bytes` of header and then rows of `row_bytes`.
@@ -26,7 +26,7 @@ pub struct RowFile {
     offset_bytes: u64,
     row_bytes: usize,
     rows: u64,
-    /// Whole rows in each but the last block; `None` if the file is not held.
+    /// Whole rows in each block (the last may be shorter); `None` if the file is not held.
     held: Option<Vec<OnceLock<Array>>>,
 }
 
@@ -68,7 +68,7 @@ impl RowFile {
         self.rows
     }
 
-    /// Hash of the file's name and its division into rows; its folder has no part in it.
+    /// Hash of the file's name and its division into rows; its folder is not included.
     pub fn fingerprint(&self) -> u64 {
         rows_fingerprint(&self.path, self.offset_bytes, self.row_bytes as u64, self.rows)
     }
@@ -76,8 +76,8 @@ impl RowFile {
     /// Copies row `row` to `into`, which must be one row long.
     ///
     /// # Errors
-    /// A row or a length that is not the file's; a file that was cut since it was opened; whatever the file system
-    /// reports.
+    /// A row or a length that does not match the file; a file that was truncated since it was opened; any error of the
+    /// file system.
     pub fn read_row(&self, row: u64, into: &mut [u8]) -> io::Result<()> {
         if row >= self.rows || into.len() != self.row_bytes {
             let problem = format!("no row {row} of {} bytes among {} of {}", into.len(), self.rows, self.row_bytes);
@@ -94,7 +94,7 @@ impl RowFile {
                 let bytes = Array::try_zeros(DType::U8, [count * self.row_bytes]);
                 let mut bytes = bytes.map_err(|error| io::Error::new(ErrorKind::OutOfMemory, error.to_string()))?;
                 self.read_at(first, bytes.as_bytes_mut())?;
-                // Another thread may have been quicker; its bytes are the same.
+                // Another thread may have been faster; its bytes are the same.
                 block.get_or_init(|| bytes)
             }
         };
@@ -119,7 +119,7 @@ impl RowFile {
     }
 }
 
-/// [`RowFile::fingerprint`] of a file of rows wherever it lies.
+/// [`RowFile::fingerprint`] of a file of rows, local or remote.
 pub fn rows_fingerprint(path: &Path, offset_bytes: u64, row_bytes: u64, rows: u64) -> u64 {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     hash_words(&[hash_name(&name), offset_bytes, row_bytes, rows])
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn every_row_is_the_files_whether_held_or_not() {
-        // Rows that divide a block, that do not, and that are larger than one; a last block that is not full.
+        // Rows that divide a block, that do not, and that are larger than one; a partial last block.
         for (rows, row_bytes) in [(1000, 1024), (333, 1000), (5, BLOCK_BYTES + 8), (1, 1), (200_000, 1)] {
             let (_dir, path, data) = written(rows, row_bytes);
             for held_bytes_max in [0, data.len() as u64 - 1, data.len() as u64] {

@@ -1,4 +1,5 @@
 //! Files of a data set by number, wherever they lie: what reads the samples of a list. Owns where the bytes of each are.
+#![expect(clippy::disallowed_types, reason = "places are looked up by number, never listed")]
 
 use crate::error::{Error, Result};
 use crate::plan::Plan;
@@ -24,12 +25,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub struct FileSlice {
     /// The number of the file in its list.
     pub file: usize,
-    /// Where it begins.
+    /// First byte of the part.
     pub start: u64,
     pub size_bytes: u64,
 }
 
-/// Where the bytes of a file are.
+/// The position of a file's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::read) struct Extent {
     pub(in crate::read) object: u32,
@@ -38,7 +39,7 @@ pub(in crate::read) struct Extent {
     pub(in crate::read) encoding: Encoding,
 }
 
-/// Files by the number of their sample, or rows of one file, and what reads them.
+/// Files by the number of their sample, or rows of one file, and their source.
 #[derive(Debug, Clone)]
 pub struct SampleReader {
     source: Arc<dyn Source>,
@@ -48,11 +49,11 @@ pub struct SampleReader {
     outlook: Arc<Mutex<Option<Arc<Order>>>>,
 }
 
-/// Where the bytes of each sample are.
+/// The position of each sample's bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Extents {
     Listed(Arc<[Extent]>),
-    /// One behind the other, from `first` on.
+    /// Rows of equal size one after the other, the first at `first`.
     Rows {
         first: Extent,
         rows: u64,
@@ -85,7 +86,7 @@ impl PartialEq for SampleReader {
 impl Eq for SampleReader {}
 
 impl SampleReader {
-    /// Requests that may be under way at once.
+    /// Maximum number of concurrent requests.
     pub fn requests_in_flight(&self) -> usize {
         self.requests_in_flight
     }
@@ -122,7 +123,7 @@ impl SampleReader {
         self.unpack(sample, key, bytes)
     }
 
-    /// How a sample that shares a compressed page with others comes out of it.
+    /// The position of a sample in its compressed page, if it shares one with others.
     #[cfg(feature = "parquet")]
     fn in_page(&self, sample: u64) -> Option<ParquetValue> {
         match self.extents.get(sample).encoding {
@@ -132,18 +133,18 @@ impl SampleReader {
         }
     }
 
-    /// Whether two samples' files lie so close together that [`SampleReader::read_many`] reads both in one request.
+    /// True if two samples' files lie so close together that [`SampleReader::read_many`] reads both in one request.
     pub fn is_near(&self, one: u64, next: u64) -> bool {
         let ((one, one_range), (next, next_range)) = (self.place(one), self.place(next));
         std::ptr::eq(one, next) && coalesce::is_near(&one_range, &next_range)
     }
 
-    /// Reads the files of several samples, each into its own of `into`; as many results.
+    /// Reads the files of several samples, each into its own buffer of `into`; returns one result for each.
     pub fn read_many(&self, samples: &[u64], stop: &Stop, into: &mut [Vec<u8>]) -> Vec<Result<(), ReadError>> {
-        // Samples of one page one behind the other read it once.
+        // Consecutive samples of one page read it once.
         #[cfg(feature = "parquet")]
         if samples.iter().any(|sample| self.in_page(*sample).is_some()) {
-            // What was tried for long enough is not tried for each again.
+            // After a failure that was retried long enough, the rest is not tried.
             let mut failed: Option<ReadError> = None;
             let read = |(sample, into): (&u64, &mut Vec<u8>)| {
                 let result = failed.clone().map_or_else(|| self.read_into(*sample, stop, into), Err);
@@ -187,7 +188,7 @@ impl SampleReader {
         self.source.get(&RangeRequest { key, range, version, until: None, stop: &stop }, bytes)
     }
 
-    /// Files by their extents in `objects`.
+    /// Files by their positions in `objects`.
     pub(in crate::read) fn new(
         source: Arc<dyn Source>,
         objects: Arc<[Object]>,
@@ -198,7 +199,7 @@ impl SampleReader {
         SampleReader { source, objects, extents, requests_in_flight, outlook: Arc::default() }
     }
 
-    /// Whether a sample's file is compressed, so that no part of it can be read alone.
+    /// True if a sample's file is compressed, so that no part of it can be read alone.
     pub fn is_compressed(&self, sample: u64) -> bool {
         match self.extents.get(sample).encoding {
             Encoding::Plain => false,
@@ -208,8 +209,8 @@ impl SampleReader {
         }
     }
 
-    /// The rows of the first file, which begin behind `offset_bytes` of header and fill it. It must not be compressed. A
-    /// checksum of the whole file is of no use for them.
+    /// The rows of the first file, which fill it after `offset_bytes` of header. It must not be compressed. A checksum
+    /// of the whole file is not checked for them.
     ///
     /// # Errors
     /// As [`Source::get`].
@@ -221,7 +222,7 @@ impl SampleReader {
         Ok(SampleReader { extents: Extents::Rows { first, rows }, outlook: Arc::default(), ..self.clone() })
     }
 
-    /// Parts of the files, a sample each.
+    /// Parts of the files; each is a sample.
     ///
     /// # Errors
     /// As [`SampleReader::rows`].
@@ -246,7 +247,7 @@ impl SampleReader {
         ReadError::new(ReadErrorKind::Other, location, "it is compressed, so no part of it can be read alone")
     }
 
-    /// The whole of the first file, in pieces that are read at once.
+    /// Reads the whole first file, large ones in concurrent pieces.
     ///
     /// # Errors
     /// As [`Source::get`].
@@ -283,7 +284,7 @@ impl SampleReader {
         Ok(whole)
     }
 
-    /// Where the file itself stands, without what comes before it in an archive; `None` if it is compressed.
+    /// The position of the file itself, without its header in the archive; `None` if it is compressed.
     fn in_place(&self, sample: u64) -> Result<Option<Extent>, ReadError> {
         let extent = self.extents.get(sample);
         let packed = match extent.encoding {
@@ -316,7 +317,7 @@ impl SampleReader {
         (&self.objects[object as usize], start..start + stored_bytes)
     }
 
-    /// Tells a cache the order in which samples will be asked for.
+    /// Tells the cache, if there is one, the order in which samples will be read.
     ///
     /// # Errors
     /// A cache that is too small for one sample.
@@ -324,7 +325,7 @@ impl SampleReader {
         self.follow_parts(plan, 1)
     }
 
-    /// As [`SampleReader::follow`], where a sample of the plan is so many files, one behind the other.
+    /// As [`SampleReader::follow`], for a plan whose samples are `parts` consecutive files each.
     ///
     /// # Errors
     /// As [`SampleReader::follow`].
@@ -338,7 +339,7 @@ impl SampleReader {
         Ok(())
     }
 
-    /// Notes how far the reading has come.
+    /// Records how far reading has come.
     pub fn reached(&self, epoch: u64, position: u64) {
         if self.source.cache().is_some()
             && let Some(order) = &*self.outlook.lock().unwrap_or_else(PoisonError::into_inner)
@@ -347,27 +348,27 @@ impl SampleReader {
         }
     }
 
-    /// What a person should know of the cache, if there is one: that nothing can be written to it, say.
+    /// A warning for the user about the cache, if there is one: for example, that it is read-only.
     pub fn remark(&self) -> Option<String> {
         self.source.cache()?.remark().map(str::to_owned)
     }
 
-    /// What the cache did, if there is one.
+    /// The counts of the cache, if there is one.
     pub fn cache_counts(&self) -> Option<CacheCounts> {
         Some(self.source.cache()?.counts())
     }
 }
 
-/// Of more samples a cache is told nothing: it would take some 100 bytes of memory for each.
+/// Above this number of samples the cache is not told the order: it would take some 100 bytes of memory for each.
 const MOST_FOLLOWED: u64 = 1 << 26;
 
-/// A large file is read in pieces of this size, which is the most that one `timeout_s` is for.
+/// A large file is read in pieces of this size, the largest that gets a single `timeout_s`.
 const PIECE_BYTES: u64 = 16 << 20;
 
-/// So many of them at once.
+/// Number of concurrent pieces.
 const PIECES_AT_ONCE: usize = 8;
 
-/// Reads a file of this machine, or the object of a sample.
+/// Reads a local file, or the object of a sample.
 ///
 /// # Errors
 /// [`Error::Io`] with the file's name or URL.

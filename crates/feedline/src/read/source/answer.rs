@@ -1,44 +1,44 @@
-//! What an answer over HTTP means: whether a failure may pass, what it asks for, and which answers are of no use however
-//! often they are asked for; and that keys which `object_store` has no name for stand in a listing as they are. Owns the words for all of these; nothing of an answer's body gets into them but the name of
-//! the failure, since the rest may hold keys.
+//! Interprets answers over HTTP: classifies failures, says what to do about them, refuses answers that stay useless on
+//! every try, and carries object keys that `object_store` cannot represent through a listing. Owns the texts of these
+//! errors: of an answer's body they hold the error code alone, since the rest may contain keys.
 
 use crate::read::source::ReadErrorKind;
 use crate::url::without_secrets;
 use object_store::client::{HttpError, HttpErrorKind, HttpRequest, HttpResponse};
 use object_store::path::Path;
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Of a server that sends whole files only, a part of a file of up to this size is read all the same.
+/// If a server ignores `Range` and sends the whole file, the part is cut out of files of at most this size.
 const WHOLE_BYTES_MAX: u64 = 4 << 20;
 
-/// A listing has so many objects at most: one with more has no end, or fits into no memory.
+/// Maximum number of objects in a listing: a longer one has no end, or does not fit into memory.
 pub(in crate::read) const LISTED_MAX: usize = 100_000_000;
 
-/// What is known of the answers to one question but lost on the way through `object_store`.
+/// Facts about the answers to one request that `object_store` does not pass on.
 #[derive(Debug, Default)]
 pub(in crate::read) struct Seen {
     method: String,
     status: u16,
     code: String,
     pub(in crate::read) retry_after: Option<Duration>,
-    /// Why what was answered cannot be used.
+    /// Why the answer cannot be used.
     refused: Option<&'static str>,
     keeper: Option<Keeper>,
     /// The pages of a listing that were asked for.
-    pages: HashSet<String>,
+    pages: BTreeSet<String>,
 }
 
-/// Who was asked for credentials.
+/// The kind of service that was asked for credentials.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Keeper {
-    /// The machine in a data centre, which answers at once or is no such machine.
+    /// The metadata service of a cloud machine: it answers at once, or there is none.
     Machine,
     Server,
 }
 
-/// What of a request its answer has to fit.
+/// The properties of a request that its answer must fit.
 pub(in crate::read) struct Asked {
     is_head: bool,
     range: Option<Range<u64>>,
@@ -62,12 +62,12 @@ const SAME_PAGE: &str = "the server gives the same page of the listing again and
 const CREDENTIALS: &str = "check the credentials and what they are allowed to: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, \
                            AWS_SESSION_TOKEN or those of the provider; storage.anonymous reads what is public";
 
-/// What is said of an object that is another by now.
+/// Error text for an object that has changed since it was listed.
 pub(in crate::read) const CHANGED: &str = "the object is not the one that was listed; list the bucket anew (feedline index \
                                   --refresh URL) and begin a new run";
 
 impl Seen {
-    /// Notes that `request` is sent now; what was seen before was of another.
+    /// Resets the record for `request`, which is about to be sent; only the pages of a listing are kept.
     ///
     /// # Errors
     /// A page of a listing that was asked for before.
@@ -98,7 +98,7 @@ impl Seen {
         self.retry_after = retry_after.and_then(|value| seconds_of(value, now)).map(Duration::from_secs);
     }
 
-    /// Which kind of failure it was, and what is said of it.
+    /// The kind of the failure, and the text of its error.
     pub(in crate::read) fn meaning(&self, error: &object_store::Error) -> (ReadErrorKind, String) {
         use object_store::Error as E;
         let answer = match (self.status, self.code.as_str()) {
@@ -126,7 +126,7 @@ impl Seen {
                 (ReadErrorKind::Changed, format!("it has fewer bytes than were asked for ({answer}): {CHANGED}"))
             }
             (401 | 403, _) => (ReadErrorKind::Denied, format!("{answer}; {CREDENTIALS}")),
-            // What AWS calls a token that has run out is a 400.
+            // AWS answers 400, not 401, if a session token has expired.
             (400, _) if self.code.contains("Token") || self.code.contains("Credential") => {
                 (ReadErrorKind::Denied, format!("{answer}; {CREDENTIALS}"))
             }
@@ -153,7 +153,7 @@ impl Seen {
             (505 | 506 | 508 | 510 | 511, _) => (ReadErrorKind::Other, answer),
             (408 | 500..=599, _) => (ReadErrorKind::Broken, answer),
             (400..=499, _) => (ReadErrorKind::Other, answer),
-            // No answer at all, one that broke off, or one that is not understood.
+            // No answer, one that was cut off, or one that cannot be parsed.
             _ => match error {
                 E::NotFound { .. } => (ReadErrorKind::Missing, "there is no such object".into()),
                 E::Precondition { .. } | E::NotModified { .. } => (ReadErrorKind::Changed, CHANGED.into()),
@@ -167,7 +167,7 @@ impl Seen {
                 }
                 _ => match chain().find_map(|e| e.downcast_ref::<Refused>()) {
                     Some(Refused(problem)) => (ReadErrorKind::Other, problem.clone()),
-                    // A part of an answer that passes for the whole of it.
+                    // An answer that was cut off but parsed as if complete.
                     None if ["end of input", "Eof", "EOF"].iter().any(|words| deepest().contains(words)) => {
                         (ReadErrorKind::Broken, format!("the answer breaks off: {}", deepest()))
                     }
@@ -185,11 +185,11 @@ impl Seen {
         }
     }
 
-    /// Looks whether a good answer fits what was asked for. That a part was asked for and the whole has come is mended,
-    /// where it costs little; what cannot be is noted, and `object_store` will refuse it.
+    /// Checks that a successful answer fits the request. If the whole object came instead of the range, cuts the range
+    /// out of objects of up to 4 MiB; any other mismatch is noted, and `object_store` refuses the answer.
     ///
     /// # Errors
-    /// A body that breaks off.
+    /// A body that was cut off.
     pub(in crate::read) async fn fit(asked: Asked, response: HttpResponse) -> Result<(HttpResponse, Seen), HttpError> {
         let mut seen = Seen::default();
         let (mut parts, mut body) = response.into_parts();
@@ -207,7 +207,7 @@ impl Seen {
                 let part = parts.headers.get("content-range").and_then(|value| part_of(value.to_str().ok()?));
                 match part {
                     None => seen.refused = Some(NO_TOTAL),
-                    // In chunks: then the part says how long it is.
+                    // A chunked body has no Content-Length: the length of the range stands in.
                     Some(part) if len_bytes.is_none() => {
                         parts.headers.insert("content-length", (part.end - part.start).into());
                     }
@@ -245,13 +245,13 @@ impl Seen {
         Ok((HttpResponse::from_parts(parts, body), seen))
     }
 
-    /// Takes over what [`Seen::fit`] found.
+    /// Takes over the status and the refusal that [`Seen::fit`] found.
     pub(in crate::read) fn note(&mut self, found: Seen) {
         (self.status, self.refused) = (found.status, found.refused);
     }
 }
 
-/// Whether a host hands out credentials: those of clouds for their own machines, and the ones that sign in.
+/// The kind of credential service at `host`: a cloud's metadata service, a sign-in server, or none.
 fn keeper(host: &str) -> Option<Keeper> {
     let of_machine = host.starts_with("169.254.") || ["metadata.google.internal", "metadata"].contains(&host);
     let of_servers = ["sts.", "oauth2.googleapis.com", "iamcredentials.googleapis.com", "login.microsoftonline.com"];
@@ -262,7 +262,7 @@ fn keeper(host: &str) -> Option<Keeper> {
     }
 }
 
-/// The part that `bytes 0-9/100` names, if the total is said.
+/// The range that `bytes 0-9/100` names; `None` without the total.
 fn part_of(content_range: &str) -> Option<Range<u64>> {
     let (part, total) = content_range.trim().strip_prefix("bytes ")?.split_once('/')?;
     let (start, last) = part.split_once('-')?;
@@ -301,19 +301,19 @@ fn code(body: &[u8]) -> String {
     inner.unwrap_or_default().chars().filter(char::is_ascii_alphanumeric).take(60).collect()
 }
 
-/// Whether two versions are of the same content. An ETag that begins with `W/` is the same with and without it: servers
-/// mark it so when they might send the content in another form.
+/// True if two versions are of the same content. An ETag equals its weak form (`W/` in front): servers mark it as weak
+/// when they might send the content in another encoding.
 pub(in crate::read) fn is_same_version(one: &str, other: &str) -> bool {
     one.strip_prefix("W/").unwrap_or(one) == other.strip_prefix("W/").unwrap_or(other)
 }
 
-/// Whether a version can be named in `If-Match`, which asks for the same bytes: an ETag, and no weak one (RFC 9110, 13.1.1).
-/// For the others the answer says what it is of.
+/// True if a version is a strong ETag, which `If-Match` accepts (RFC 9110, 13.1.1). Other versions are compared with
+/// the version in the answer.
 pub(in crate::read) fn is_strong(version: &str) -> bool {
     !version.is_empty() && !version.starts_with("W/") && !version.starts_with(CHANGED_AT)
 }
 
-/// In which element the answer to a request has the keys of objects, if it is a listing: of S3 and Google, of Azure.
+/// The XML element that holds object keys in the answer to a listing request (S3 and Google, Azure); `None` for others.
 pub(in crate::read) fn listed_in(query: &str) -> Option<&'static str> {
     query.split('&').find_map(|part| match part {
         "list-type=2" => Some("Key"),
@@ -322,11 +322,11 @@ pub(in crate::read) fn listed_in(query: &str) -> Option<&'static str> {
     })
 }
 
-/// Begins what stands in place of a key that `object_store` would refuse, and with it the whole listing, or would change
-/// without a word: it drops a `/` at the end, and blanks.
+/// Prefix of the stand-in for a key that `object_store` would refuse, together with the whole listing, or would
+/// silently change: it drops a trailing `/`, and blanks.
 const HIDDEN: &str = "feedline-hidden-key-";
 
-/// A listing with the keys in `element` hidden that would not come out as they are.
+/// The listing `body` with a stand-in for each key in `element` that `object_store` would not return unchanged.
 pub(in crate::read) fn with_hidden(body: &[u8], element: &str) -> Vec<u8> {
     let (open, close) = (format!("<{element}>"), format!("</{element}>"));
     let Ok(mut rest) = str::from_utf8(body) else { return body.to_vec() };
@@ -355,14 +355,14 @@ pub(in crate::read) fn hidden(key: &str) -> String {
     key.bytes().fold(HIDDEN.to_owned(), |hidden, byte| format!("{hidden}{byte:02x}"))
 }
 
-/// What [`hidden`] was made of, or the key itself.
+/// The key that [`hidden`] encoded; any other key unchanged.
 pub(in crate::read) fn shown(key: &str) -> String {
     let byte = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok();
     let bytes = key.strip_prefix(HIDDEN).map(|hex| hex.as_bytes().chunks(2).map(byte).collect::<Option<Vec<u8>>>());
     bytes.flatten().and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_else(|| key.to_owned())
 }
 
-/// The text that stands in an element of XML; `None` for what is not understood.
+/// The text of an XML element, with its entities decoded; `None` if it cannot be parsed.
 pub(in crate::read) fn unescaped(inner: &str) -> Option<String> {
     let mut parts = inner.split('&');
     let mut text = parts.next()?.to_owned();
@@ -386,13 +386,13 @@ pub(in crate::read) fn unescaped(inner: &str) -> Option<String> {
     (!text.contains("<![CDATA[")).then_some(text)
 }
 
-/// Marks a version that is a time of change.
+/// Prefix of a version that is a time of change.
 pub(in crate::read) const CHANGED_AT: &str = "changed ";
 
-/// The objects of a listing as they come.
+/// Collects the objects of a listing, and finds one that repeats without end.
 pub(in crate::read) struct Listed<T> {
     objects: Vec<T>,
-    /// How many there are when they are next looked at: some repeat for ever what they listed.
+    /// Number of objects at which the next check for duplicates is due: some servers repeat a page for ever.
     look_at: usize,
     most: usize,
 }
@@ -402,10 +402,10 @@ impl<T> Listed<T> {
         Listed { objects: Vec::new(), look_at: 1 << 12, most }
     }
 
-    /// Adds one; `name` gives what no two of them have in common.
+    /// Adds an object; `name` gives its unique name.
     ///
     /// # Errors
-    /// Too many, or one for the second time.
+    /// Too many objects, or the same object twice.
     pub(in crate::read) fn push(&mut self, object: T, name: impl Fn(&T) -> &str) -> Result<(), Refused> {
         if self.objects.len() == self.most {
             let most = self.most;
@@ -433,10 +433,10 @@ impl<T> Listed<T> {
         }
     }
 
-    /// All of them.
+    /// All objects.
     ///
     /// # Errors
-    /// One that is there twice.
+    /// The same object twice.
     pub(in crate::read) fn done(self, name: impl Fn(&T) -> &str) -> Result<Vec<T>, Refused> {
         self.check(name)?;
         Ok(self.objects)
@@ -522,7 +522,7 @@ mod tests {
     fn the_status_decides_and_not_what_it_became() {
         let failure = |method: &str, status: u16, host: Option<Keeper>| {
             let seen = Seen { method: method.into(), status, keeper: host, ..Seen::default() };
-            // What `object_store` makes of a 405, among others.
+            // `object_store` turns a 405, among others, into this error.
             let error = object_store::Error::NotFound { path: "x".into(), source: "x".into() };
             seen.meaning(&error)
         };

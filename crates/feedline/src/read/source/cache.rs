@@ -1,10 +1,12 @@
-//! A folder of a machine that keeps what was read, for all ranks and jobs there. Owns the entries in it, the count of
-//! their bytes, and who has to go: the entry that will be needed last, since the order is known.
+//! A cache on the local disk, shared by all ranks and jobs of a machine. Owns its entries, the count of their bytes,
+//! and eviction: since the order of the samples is known, the entry whose next use is furthest away goes first
+//! (Belady).
 //!
 //! One file is one entry. It is written under another name and then linked into place, so it is whole or not there; its
 //! end holds what it is and a checksum, so a file that is neither is found out and read again from the source. The bytes
 //! of all entries are counted in one file under a lock, which the system takes back from a process that dies. What a
 //! killed process leaves is a file that nobody has locked, and a count that is too high until somebody counts anew.
+#![expect(clippy::disallowed_types, reason = "entries are looked up by name; a heap orders those that are listed")]
 
 use crate::error::{Error, Result};
 use crate::hash::{hash_name, hash_words};
@@ -24,16 +26,16 @@ use std::time::{Duration, SystemTime};
 /// Ends every entry.
 const MAGIC: [u8; 8] = *b"FEEDLN01";
 
-/// What follows the content and the name in an entry: their lengths (u64, u32), a checksum (u32) and [`MAGIC`].
+/// Size of an entry's trailer: the lengths of content and name (u64, u32), a checksum (u32) and [`MAGIC`].
 const TRAILER_BYTES: usize = 24;
 
-/// An entry that other jobs have used within this time is not taken from them.
+/// Entries that other jobs have used within this time are not evicted.
 const LEASE: Duration = Duration::from_secs(3600);
 
-/// How exact the time of last use is: to note it costs a call.
+/// Resolution of the time of last use: recording it costs a system call.
 const TOUCH: Duration = Duration::from_secs(60);
 
-/// A source with a folder before it.
+/// A source with a cache in front of it.
 #[derive(Debug)]
 pub struct Cache {
     inner: Arc<dyn Source>,
@@ -46,7 +48,7 @@ pub struct Cache {
 
 /// A data set that uses this cache.
 struct User {
-    /// Samples and the sizes of their entries, by name.
+    /// For each entry name: the sample, and the size of its entry in bytes.
     samples: HashMap<Name, (u64, u64)>,
     outlook: Weak<dyn NextUse>,
 }
@@ -60,24 +62,23 @@ impl std::fmt::Debug for User {
 /// A hash of location, version and range.
 type Name = [u64; 2];
 
-/// The entries in the order in which they may go, as they were when they were counted, and as this process used them
-/// since.
+/// Candidates for eviction, latest next use first: as of the last count, updated by the uses of this process since.
 #[derive(Debug, Default)]
 struct Victims {
     heap: BinaryHeap<Victim>,
-    /// The epoch in which they were counted: in the next one all stand differently.
+    /// The epoch in which they were counted: in the next epoch their order is another.
     epoch: u64,
-    /// How many there were when each stood there once.
+    /// Number of distinct entries at the last count.
     distinct: usize,
 }
 
-/// So many may stand in line twice, beside as many as there are.
+/// The heap may hold twice the number of entries and this many more before duplicates are removed.
 const TWICE: usize = 1024;
 
-/// In place of when it is needed next: an entry that this user cannot remove.
+/// Stands in for the next use of an entry that this user may not remove.
 const NEVER: f64 = f64::NEG_INFINITY;
 
-/// An entry that may have to go.
+/// A candidate for eviction.
 #[derive(Debug)]
 struct Victim {
     next_use: f64,
@@ -106,11 +107,11 @@ impl PartialEq for Victim {
 impl Eq for Victim {}
 
 impl Cache {
-    /// Keeps what is read from `inner` in `dir`, up to `budget_bytes` together with whatever other processes keep there, for
-    /// those who share it by `mode`. Where nothing can be written, what is there is used.
+    /// Caches the reads from `inner` in `dir`, shared as `mode` says, up to `budget_bytes` for all processes together.
+    /// If `dir` is read-only, its entries are used and none is added.
     ///
     /// # Errors
-    /// A folder that can neither be made nor read, or of another user where it is to be one's own.
+    /// A folder that can be neither created nor read, or that belongs to another user in mode `private`.
     pub fn open(inner: Arc<dyn Source>, dir: &Path, budget_bytes: u64, mode: CacheMode) -> Result<Cache> {
         let folder = CacheFolder::open(dir, mode)?;
         if folder.is_writable() {
@@ -126,7 +127,7 @@ impl Cache {
         })
     }
 
-    /// The entry, if it is there and whole.
+    /// Reads the entry, if it is present and intact.
     fn read(&self, name: Name, identity: &str, want: &RangeRequest<'_>, into: &mut Vec<u8>) -> bool {
         let name = text_of(name);
         let Ok((mut file, metadata)) = self.folder.entry(&name) else { return false };
@@ -151,7 +152,7 @@ impl Cache {
         true
     }
 
-    /// Reads what is asked for, if it is there.
+    /// Answers a read from the cache, if it can.
     fn hit(&self, want: &RangeRequest<'_>, into: &mut Vec<u8>) -> bool {
         if want.version.is_empty() {
             return false; // nothing would tell an old entry from a new one
@@ -167,7 +168,7 @@ impl Cache {
         is_hit
     }
 
-    /// Keeps what was read instead.
+    /// Counts a miss and caches the bytes that were read.
     fn missed(&self, want: &RangeRequest<'_>, bytes: &[u8]) {
         if want.version.is_empty() {
             return;
@@ -178,7 +179,7 @@ impl Cache {
         self.keep(name, &identity(&location, want.version, want.range.start, want.range.end), bytes);
     }
 
-    /// Keeps `bytes`, if there is room or something is needed later. That it could not be kept is no error.
+    /// Caches `bytes` if there is room, or if an entry needed later can be evicted. Failing to cache is no error.
     fn keep(&self, name: Name, identity: &str, bytes: &[u8]) {
         let size_bytes = (bytes.len() + identity.len() + TRAILER_BYTES) as u64;
         if !self.folder.is_writable() {
@@ -193,7 +194,7 @@ impl Cache {
             }
             // Another process was quicker.
             Ok(false) => self.remove(|folder| folder.remove_new(&new), size_bytes),
-            // The disk is full, say: the bytes are delivered all the same.
+            // For example a full disk: the bytes are delivered all the same.
             Err(_) => {
                 self.counts[5].fetch_add(1, Relaxed);
                 self.remove(|folder| folder.remove_new(&new), size_bytes);
@@ -201,8 +202,8 @@ impl Cache {
         }
     }
 
-    /// Puts an entry that was used where it belongs among those that may go. It may stand there twice; what is gone is
-    /// passed over.
+    /// Adds an entry that was used to the candidates for eviction. Duplicates are allowed; entries that no longer exist
+    /// are skipped.
     fn line_up(&self, name: Name, size_bytes: u64) {
         let mut victims = self.victims.lock().unwrap_or_else(PoisonError::into_inner);
         if !victims.heap.is_empty() {
@@ -214,7 +215,7 @@ impl Cache {
         }
     }
 
-    /// Leaves each entry in line once: else the line would grow with every use for as long as nothing has to go.
+    /// Removes duplicates: otherwise the heap would grow with every use until something is evicted.
     fn thin_out(&self, victims: &mut Victims) {
         let mut once: HashMap<Name, Victim> = HashMap::with_capacity(victims.distinct);
         for victim in victims.heap.drain() {
@@ -229,7 +230,7 @@ impl Cache {
         victims.heap = once.into_values().collect();
     }
 
-    /// Writes an entry that was begun; false if there is one already.
+    /// Writes an entry that was begun; false if it exists already.
     fn write(&self, mut file: File, new: &str, name: Name, identity: &str, bytes: &[u8]) -> std::io::Result<bool> {
         file.write_all(bytes)?;
         file.write_all(identity.as_bytes())?;
@@ -237,8 +238,8 @@ impl Cache {
         self.folder.publish(&file, new, &text_of(name))
     }
 
-    /// Takes `size_bytes` of the budget, from entries that are needed later if it must be, and begins an entry of that
-    /// size. None if there are no such entries, or the disk is full.
+    /// Reserves `size_bytes` of the budget, evicting entries that are needed later if it must, and begins an entry of
+    /// that size. `None` if there are no such entries, or the disk is full.
     fn room_for(&self, size_bytes: u64, next_use: Option<f64>) -> Option<(File, String)> {
         if size_bytes > self.budget_bytes {
             return None;
@@ -265,7 +266,7 @@ impl Cache {
                     lock.set_used_bytes(used_bytes);
                     return None;
                 }
-                // Another may have used it since it was put there.
+                // Its next use may have moved further away since it was added.
                 if let Some(now) = self.next_use(last.name)
                     && now > last.next_use
                 {
@@ -287,20 +288,20 @@ impl Cache {
         if begun.is_err() {
             self.counts[5].fetch_add(1, Relaxed);
         }
-        // Counted before it is known that the count can be written: then too much is counted, which does no harm.
+        // Reserved before the count is known to be writable: a count that is too high does no harm.
         begun.ok().filter(|_| lock.set_used_bytes(used_bytes + size_bytes))
     }
 
-    /// Counts what is there, in bytes, and puts it in line.
+    /// Counts the bytes of all entries, and makes them the candidates for eviction.
     fn count(&self, victims: &mut BinaryHeap<Victim>) -> u64 {
         let mut found = Vec::new();
-        // First, since what is published meanwhile may rather count twice than not at all.
+        // First, so that an entry published meanwhile is counted twice rather than not at all.
         let begun_bytes = self.folder.begun_bytes();
         let users = self.users.read().unwrap_or_else(PoisonError::into_inner);
         let may_remove_all = self.folder.may_remove_all();
         for part in 0..=255u8 {
             self.folder.entries(part, |text, look| {
-                // What has not the name of an entry is not ours.
+                // A file without the name of an entry is not ours.
                 let Some(name) = parse_name(text) else { return };
                 let known = users.iter().find_map(|user| Some(user.samples.get(&name)?.1));
                 if let (Some(next_use), Some(size_bytes), true) = (next_use(&users, name), known, may_remove_all) {
@@ -309,10 +310,10 @@ impl Cache {
                 }
                 let Some(entry) = look() else { return };
                 let next_use = match next_use(&users, name) {
-                    // Nothing that this user could do about it.
+                    // This user cannot remove it.
                     _ if !entry.is_removable => NEVER,
                     Some(next_use) => next_use,
-                    // Of another job: not to be touched while it is in use, and the first to go after that.
+                    // An entry of another job: protected while it is in use, and after that the first to be evicted.
                     None if entry.changed.elapsed().unwrap_or_default() > LEASE => f64::MAX,
                     None => -1.0,
                 };
@@ -323,12 +324,12 @@ impl Cache {
         victims.iter().map(|victim| victim.size_bytes).sum::<u64>() + begun_bytes
     }
 
-    /// When an entry is needed next, as far as this process knows.
+    /// The next use of an entry, as far as this process knows.
     fn next_use(&self, name: Name) -> Option<f64> {
         next_use(&self.users.read().unwrap_or_else(PoisonError::into_inner), name)
     }
 
-    /// Removes a file and its share of the budget: both under the lock, or whoever counts between them would miss it.
+    /// Removes a file and its share of the budget under one lock, so that no count falls between the two.
     fn remove(&self, remove: impl FnOnce(&CacheFolder) -> std::io::Result<()>, size_bytes: u64) {
         if !self.folder.is_writable() {
             return;
@@ -342,7 +343,7 @@ impl Cache {
     }
 }
 
-/// When an entry is needed next, by those who use it.
+/// The earliest next use of an entry among all users.
 fn next_use(users: &[User], name: Name) -> Option<f64> {
     let uses = users.iter().filter_map(|user| Some(user.outlook.upgrade()?.next_use(user.samples.get(&name)?.0)));
     uses.reduce(f64::min)
@@ -365,7 +366,7 @@ fn parse_name(text: &str) -> Option<Name> {
     is_name.then(|| Some([word(&text[..16])?, word(&text[16..])?])).flatten()
 }
 
-/// What an entry is of; stands in it, so that no hash has to be believed.
+/// The full identity of an entry; stored in it, so that a hash collision is detected.
 fn identity(location: &str, version: &str, start: u64, end: u64) -> String {
     format!("\n{location}\n{version}\n{start}..{end}\n")
 }
@@ -420,6 +421,7 @@ impl SourceCache for Cache {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl Source for Cache {
     fn location(&self, key: &str) -> String {
         self.inner.location(key)
@@ -438,7 +440,7 @@ impl Source for Cache {
         let is_hit: Vec<bool> = wants.iter().zip(&mut *into).map(|(want, into)| self.hit(want, into)).collect();
         let first = is_hit.iter().position(|is_hit| !is_hit).unwrap_or(wants.len());
         let end = is_hit.iter().rposition(|is_hit| !is_hit).map_or(first, |last| last + 1);
-        // What is there already between two that are not is read with them: else neighbours would be neighbours no more.
+        // Hits between two misses are read again, so that adjacent ranges still share one request.
         let mut read = self.inner.get_many(&wants[first..end], &mut into[first..end]);
         read.resize_with(end - first, || {
             Err(ReadError::new(ReadErrorKind::Other, self.location(""), "there was no answer"))
@@ -482,7 +484,7 @@ mod tests {
                 cache.get(&want, &mut Vec::new()).unwrap();
             }
         };
-        // Once something had to go; from then on what is read is there.
+        // Something was evicted once; from then on a read finds its entry.
         let cache = Cache::open(files.clone(), dir.path(), 1_200 * 40, CacheMode::Private).unwrap();
         read(&cache, FILES);
         let held = |cache: &Cache| cache.victims.lock().unwrap().heap.len();
@@ -491,7 +493,7 @@ mod tests {
             read(&cache, 30);
             assert!(held(&cache) <= 2 * FILES + TWICE + 1, "{} in line", held(&cache));
         }
-        // The line is still good for its purpose.
+        // Eviction still works.
         let before = cache.counts();
         read(&cache, FILES);
         assert!(cache.counts().evicted > before.evicted || cache.counts().misses > before.misses);

@@ -1,9 +1,9 @@
-//! The folder of a cache on the disk, which several users may share: who may read and write it, and the one lock on it.
-//! Knows names and sizes of entries, and not what is in them.
+//! The folder of a cache on disk, which several users may share: its permissions, and the one lock on it. Knows the
+//! names and sizes of entries, not their content.
 //!
-//! Whoever may write there may be hostile. So each name is looked up from a handle of the folder and no link is followed,
-//! but for one in the path that was named: neither is anything outside written or removed, nor does a pipe that lies
-//! there stop a reader. A lock that somebody does not give back costs a wait, and then room, and nothing else.
+//! Anyone who may write there may be hostile. So each name is opened relative to a handle of the folder, and no link is
+//! followed except in the configured path itself: nothing outside is written or removed, and a pipe placed there blocks
+//! no reader. A lock that is never released costs one wait, and then cache space, and nothing else.
 
 use crate::error::{Error, Result};
 use rustix::fs::{
@@ -19,31 +19,32 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-/// The folder inside the one that was named; nothing outside of it is ever touched.
+/// The folder inside the configured one; nothing outside of it is ever touched.
 const FOLDER: &str = "feedline-cache-1";
 
-/// So long a process waits for the lock of the others. They hold it for milliseconds, and for seconds where they count a million
+/// Maximum wait for the lock of other processes. They hold it for milliseconds, or for seconds to count a million
 /// entries.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 
-/// So long it does without, if it was not given back.
+/// After a failed wait, the lock is not tried again for this time, and no entries are added.
 const LOCK_REST: Duration = Duration::from_secs(60);
 
-/// Who shares a cache.
+/// The users who share a cache.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CacheMode {
     /// One user.
     #[default]
     Private,
-    /// The group of the folder; any of them may let go what another has kept.
+    /// The group of the folder; any member may evict entries of the others.
     Group,
-    /// All users of the machine; each lets go what is his own.
+    /// All users of the machine; each evicts only entries of their own.
     All,
 }
 
 impl CacheMode {
-    /// Permissions of folders, with the bits that hand the group down, and that let nobody remove what is not his.
+    /// Permissions of folders: the set-group-ID bit hands the group down, the sticky bit keeps users from removing
+    /// others' files.
     fn of_folders(self) -> u32 {
         match self {
             CacheMode::Private => 0o700,
@@ -52,7 +53,7 @@ impl CacheMode {
         }
     }
 
-    /// Permissions of entries. Who may only read one cannot note that it was used.
+    /// Permissions of entries. A user who may only read an entry cannot record its use.
     fn of_entries(self) -> u32 {
         match self {
             CacheMode::Private => 0o600,
@@ -74,26 +75,27 @@ pub(in crate::read) struct CacheFolder {
     root: File,
     mode: CacheMode,
     user: u32,
-    /// Holds the number of bytes in use, and the lock between processes; `None` where nothing can be written.
+    /// Holds the number of bytes in use, and the lock between processes; `None` if the folder is read-only.
     usage: Option<File>,
     remark: Option<String>,
-    /// The lock of a file is one for all threads of a process, so these need their own. Until when the other is not tried.
+    /// A file lock covers all threads of a process, so threads need a lock of their own. Holds when to try the file
+    /// lock again.
     threads: Mutex<Option<Instant>>,
 }
 
-/// An entry as it lies there.
+/// The metadata of an entry.
 pub(in crate::read) struct Found {
     pub(in crate::read) size_bytes: u64,
     pub(in crate::read) changed: SystemTime,
-    /// Whether this user may remove it.
+    /// True if this user may remove it.
     pub(in crate::read) is_removable: bool,
 }
 
 impl CacheFolder {
-    /// The folder of the cache in `dir`, which is made if need be.
+    /// Opens the folder of the cache in `dir`, and creates it if it does not exist.
     ///
     /// # Errors
-    /// A folder that can neither be made nor read, or of another user where it is to be one's own.
+    /// A folder that can be neither created nor read, or that belongs to another user in mode `private`.
     pub(in crate::read) fn open(dir: &Path, mode: CacheMode) -> Result<CacheFolder> {
         let path = dir.join(FOLDER);
         let failed = |e: io::Error| Error::io("open the cache", &path, e);
@@ -105,7 +107,7 @@ impl CacheFolder {
             return Err(failed(e));
         }
         let user = user().map_err(failed)?;
-        // The superuser is kept out of nobody's folder; in a container he often is another user outside.
+        // Root may use any user's folder; inside a container, root is often another user outside.
         let is_trusted = |metadata: &Metadata| user == 0 || metadata.uid() == user || metadata.uid() == 0;
         let link = fs::symlink_metadata(&path).map_err(failed)?;
         let is_link = link.is_symlink();
@@ -149,7 +151,7 @@ impl CacheFolder {
         Ok(folder)
     }
 
-    /// Makes what belongs into the folder, and opens the count of bytes.
+    /// Creates the contents of the folder, and opens the byte count.
     fn furnish(&self, is_widened: bool) -> io::Result<File> {
         for part in 0..=255u8 {
             let name = format!("{part:02x}");
@@ -158,7 +160,7 @@ impl CacheFolder {
                 Err(rustix::io::Errno::EXIST) => false,
                 Err(e) => return Err(e.into()),
             };
-            // What the user's umask has taken away. What is no folder there keeps no entries.
+            // Restores the permissions that the umask removed. Anything other than a folder keeps no entries.
             if self.mode != CacheMode::Private
                 && (is_new || is_widened)
                 && let Ok(part) = self.part(&name)
@@ -169,11 +171,11 @@ impl CacheFolder {
                 }
             }
         }
-        // Tells programs that make backups to leave it out (https://bford.info/cachedir/).
+        // Tells backup programs to skip the folder (https://bford.info/cachedir/).
         if let Ok(tag) = self.open_at("CACHEDIR.TAG", OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL) {
             tag.write_all_at(b"Signature: 8a477f597d28d172789f06886806bc55\n", 0)?;
         }
-        // Not at once: systems refuse to make what is there already, and another's, in a folder that all may write to.
+        // Without CREATE first: in a folder open to all, systems refuse to create another user's existing file.
         let opened = match self.open_at("usage", OFlags::RDWR) {
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 match self.open_at("usage", OFlags::RDWR | OFlags::CREATE | OFlags::EXCL) {
@@ -185,7 +187,7 @@ impl CacheFolder {
         };
         let usage = opened?;
         let metadata = usage.metadata()?;
-        // A second name of another file is a trap.
+        // A hard link to another file may be an attack.
         if !metadata.is_file() || metadata.nlink() != 1 {
             return Err(io::Error::other("its file `usage` is no file of its own; remove it"));
         }
@@ -200,22 +202,22 @@ impl CacheFolder {
         Ok(openat(&self.root, name, flags, Mode::from_raw_mode(0o600))?.into())
     }
 
-    /// One of the folders that entries are in.
+    /// One of the 256 folders of entries.
     fn part(&self, name: &str) -> io::Result<File> {
         self.open_at(&name[..2], OFlags::RDONLY | OFlags::DIRECTORY)
     }
 
-    /// What a person should know of it.
+    /// A warning for the user, if there is one.
     pub(in crate::read) fn remark(&self) -> Option<&str> {
         self.remark.as_deref()
     }
 
-    /// Whether entries can be added.
+    /// True if entries can be added.
     pub(in crate::read) fn is_writable(&self) -> bool {
         self.usage.is_some()
     }
 
-    /// Opens an entry in its folder, neither of which may be a link.
+    /// Opens an entry in its folder; refuses links in either.
     fn open_below(&self, name: &str) -> io::Result<File> {
         #[cfg(target_os = "linux")]
         {
@@ -232,20 +234,20 @@ impl CacheFolder {
         Ok(openat(&self.part(name)?, name, flags, Mode::empty())?.into())
     }
 
-    /// An entry to be read, if it is there.
+    /// Opens an entry for reading, if it exists.
     pub(in crate::read) fn entry(&self, name: &str) -> io::Result<(File, Metadata)> {
         let file = self.open_below(name)?;
         let metadata = file.metadata()?;
         if metadata.is_file() { Ok((file, metadata)) } else { Err(ErrorKind::NotFound.into()) }
     }
 
-    /// Notes that an entry was used, if this user may.
+    /// Records a use of the entry, if this user may.
     pub(in crate::read) fn touch(&self, entry: &File) {
         let now = || Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
         let _ = futimens(entry, &Timestamps { last_access: now(), last_modification: now() });
     }
 
-    /// Begins an entry of this size, so that whoever counts finds it; with the name that it has meanwhile.
+    /// Begins an entry of this size under a temporary name, which is returned; counts include it from now on.
     pub(in crate::read) fn begin(&self, size_bytes: u64) -> io::Result<(File, String)> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let create = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
@@ -253,12 +255,12 @@ impl CacheFolder {
         let (file, new) = loop {
             let new = format!("new-{}-{}", std::process::id(), NUMBER.fetch_add(1, Relaxed));
             match self.open_at(&new, create) {
-                // Of a process of the same number in another container.
+                // Made by a process of the same number in another container.
                 Err(e) if e.kind() == ErrorKind::AlreadyExists && tries < 100 => tries += 1,
                 other => break (other?, new),
             }
         };
-        // The lock is held until it is closed: it says that somebody is at work on it.
+        // Locked until it is closed, which marks it as being written.
         match file.lock().and_then(|()| file.set_len(size_bytes)) {
             Ok(()) => Ok((file, new)),
             Err(e) => {
@@ -268,7 +270,7 @@ impl CacheFolder {
         }
     }
 
-    /// Gives an entry that was begun and is whole its own name; false if there is one already.
+    /// Gives a complete entry its final name; false if there is one already.
     pub(in crate::read) fn publish(&self, file: &File, new: &str, name: &str) -> io::Result<bool> {
         if self.mode != CacheMode::Private {
             file.set_permissions(Permissions::from_mode(self.mode.of_entries()))?;
@@ -277,7 +279,7 @@ impl CacheFolder {
         match linkat(&self.root, new, &part, name, AtFlags::empty()).map_err(io::Error::from) {
             Ok(()) => Ok(true),
             Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(false),
-            // A file system without links.
+            // A file system without hard links.
             Err(e) if matches!(e.kind(), ErrorKind::Unsupported | ErrorKind::PermissionDenied) => {
                 Ok(renameat(&self.root, new, &part, name).map(|()| true)?)
             }
@@ -293,13 +295,13 @@ impl CacheFolder {
         Ok(unlinkat(self.part(name)?, name, AtFlags::empty())?)
     }
 
-    /// Whether any entry of the folder may be removed, whosesoever it is.
+    /// True if this user may remove entries of any owner.
     pub(in crate::read) fn may_remove_all(&self) -> bool {
         let owner = || self.root.metadata().is_ok_and(|metadata| metadata.uid() == self.user);
         self.mode != CacheMode::All || self.user == 0 || owner()
     }
 
-    /// The entries in one of 256 parts: the names of all, and what `look` asks for of each that it wants to know more of.
+    /// Lists the names in one of 256 parts; `take` may call its second argument for the metadata of an entry.
     pub(in crate::read) fn entries(&self, part: u8, mut take: impl FnMut(&str, &dyn Fn() -> Option<Found>)) {
         let Ok(part) = self.part(&format!("{part:02x}")) else { return };
         let Ok(names) = Dir::read_from(&part) else { return };
@@ -317,20 +319,20 @@ impl CacheFolder {
         }
     }
 
-    /// Entries that are being written, or were when somebody was killed.
+    /// Entries that are being written, or were when their process was killed.
     fn begun(&self) -> Vec<String> {
         let names = Dir::read_from(&self.root).into_iter().flatten().flatten();
         let names = names.filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned));
         names.filter(|name| name.starts_with("new-")).collect()
     }
 
-    /// Bytes of what is being written.
+    /// Bytes of the entries that are being written.
     pub(in crate::read) fn begun_bytes(&self) -> u64 {
         let size = |name: &String| statat(&self.root, name, AtFlags::SYMLINK_NOFOLLOW).ok();
         self.begun().iter().filter_map(size).map(|stat| stat.st_size.max(0) as u64).sum()
     }
 
-    /// Removes what processes that were killed had begun.
+    /// Removes unfinished entries of processes that were killed.
     pub(in crate::read) fn remove_leftovers(&self) {
         for name in self.begun() {
             let is_left =
@@ -341,8 +343,8 @@ impl CacheFolder {
         }
     }
 
-    /// The lock of the folder, over all processes. A process that dies gives it back; one that does not give it back is
-    /// done without.
+    /// Takes the lock of the folder across processes and threads. A process that dies releases it; `None` if it is not
+    /// released within [`LOCK_WAIT`], and for [`LOCK_REST`] after that.
     pub(in crate::read) fn locked(&self) -> Option<Locked<'_>> {
         let usage = self.usage.as_ref()?;
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
@@ -351,7 +353,7 @@ impl CacheFolder {
         }
         let (begun, mut wait) = (Instant::now(), Duration::from_micros(50));
         while let Err(refused) = usage.try_lock() {
-            // A file system without locks says so at once, each time.
+            // A file system without locks fails at once, each time.
             if begun.elapsed() > LOCK_WAIT || matches!(refused, TryLockError::Error(_)) {
                 *threads = Some(Instant::now() + LOCK_REST);
                 return None;
@@ -364,7 +366,7 @@ impl CacheFolder {
     }
 }
 
-/// The lock, and with it the count of bytes in use.
+/// The lock of the folder, which guards the number of bytes in use.
 pub(in crate::read) struct Locked<'a> {
     usage: &'a File,
     _threads: MutexGuard<'a, Option<Instant>>,
@@ -373,11 +375,11 @@ pub(in crate::read) struct Locked<'a> {
 impl Locked<'_> {
     pub(in crate::read) fn used_bytes(&self) -> u64 {
         let mut bytes = [0; 8];
-        // A new file holds nothing yet.
+        // A new file holds no count yet.
         self.usage.read_exact_at(&mut bytes, 0).map_or(0, |()| u64::from_le_bytes(bytes))
     }
 
-    /// Whether that could be written.
+    /// False if the count could not be written.
     pub(in crate::read) fn set_used_bytes(&self, used_bytes: u64) -> bool {
         self.usage.write_all_at(&used_bytes.to_le_bytes(), 0).is_ok()
     }
@@ -389,7 +391,7 @@ impl Drop for Locked<'_> {
     }
 }
 
-/// Gives a folder the permissions that others need; says whether they were missing.
+/// Gives a folder the permissions that others need; true if some were missing.
 fn widen(folder: &File, metadata: &Metadata, mode: CacheMode) -> io::Result<bool> {
     let (has, needs) = (metadata.mode() & 0o7777, mode.of_folders());
     if has & needs == needs {

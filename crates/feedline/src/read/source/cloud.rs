@@ -1,6 +1,6 @@
 //! Buckets: S3, Google Cloud Storage, Azure Blob Storage and plain HTTP servers, through the crate `object_store`. Owns
-//! one runtime for all of them, that no credential gets into a message, and which keys can be asked for. What their answers
-//! mean is `answer.rs`'s; trying again, limits and caching are the wrappers' beside this file.
+//! the one runtime for all of them, the rule that no credential gets into a message, and which keys can be requested.
+//! `answer.rs` interprets answers; the wrappers beside this file retry, limit and cache.
 
 use super::answer;
 use crate::error::{Error, Result};
@@ -22,22 +22,22 @@ use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::http::HttpBuilder;
 use object_store::path::{Path, PathPart};
 use object_store::{ClientOptions, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, RetryConfig};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
-/// The schemes that are understood.
+/// The supported URL schemes.
 pub(in crate::read) const SCHEMES: [&str; 5] = ["s3", "gs", "az", "http", "https"];
 
 /// A bucket, or a folder of one.
 #[derive(Debug)]
 pub struct Cloud {
     store: Arc<dyn ObjectStore>,
-    /// `s3://bucket/`: what stands before each key in messages.
+    /// `s3://bucket/`: the prefix of each key in messages.
     base: String,
-    /// The folder of the bucket, with `/` at its end, or nothing.
+    /// The folder of the bucket, with `/` at its end; empty for the whole bucket.
     folder: String,
     timeout: Duration,
 }
@@ -47,7 +47,7 @@ tokio::task_local! {
 }
 
 impl Cloud {
-    /// Opens `url`, of one of the schemes above. Nothing is asked of the server yet.
+    /// Opens `url`, of one of the schemes above. Sends no request.
     ///
     /// # Errors
     /// A URL or settings that cannot be understood.
@@ -67,7 +67,7 @@ impl Cloud {
                 return Err(Error::config(problem, format!("For example {name}=http://127.0.0.1:9000")));
             }
         }
-        // Fails if somebody in this process has chosen another, which will do.
+        // Fails if another part of this process has installed a provider; that one works, too.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let timeout = Duration::from_secs_f64(storage.timeout_s);
         let client = ClientOptions::new()
@@ -134,7 +134,7 @@ impl Cloud {
         if !whole.contains("//") {
             return Path::parse(whole).map_err(|e| wrong(e.to_string()));
         }
-        // Parts of no length are names, too, but to a parser of paths.
+        // Empty parts are valid in a key, but a path parser would drop them.
         whole
             .split('/')
             .try_fold(Path::ROOT, |path, part| Ok(path.join(PathPart::parse(part).map_err(|e| wrong(e.to_string()))?)))
@@ -148,7 +148,7 @@ impl Cloud {
         Object { key, size_bytes: meta.size, version: version(&meta), changed_ns }
     }
 
-    /// Runs `work` on the runtime and waits for it; calls it off when it is stopped or late.
+    /// Runs `work` on the runtime and waits for it; cancels it when it is stopped or late.
     fn wait<T: Send + 'static>(
         &self,
         key: &str,
@@ -202,7 +202,7 @@ impl Source for Cloud {
         let (store, path, len_bytes) = (Arc::clone(&self.store), self.path(want.key)?, want.len_bytes());
         let etag = Some(want.version).filter(|version| answer::is_strong(version));
         let options = GetOptions {
-            // An empty range cannot be asked for; the answer to a head says as much.
+            // An empty range cannot be requested; a HEAD request checks the object instead.
             head: len_bytes == 0,
             range: (len_bytes > 0).then(|| GetRange::Bounded(want.range.clone())),
             if_match: etag.map(str::to_owned),
@@ -217,7 +217,7 @@ impl Source for Cloud {
                 let mut body = answer.into_stream();
                 while let Some(part) = body.next().await {
                     let part = part?;
-                    // More than was asked for is as wrong as less, and must not fill the memory.
+                    // A body that is too long is an error like one too short, and must not fill the memory.
                     if bytes.len() as u64 + part.len() as u64 > len_bytes {
                         bytes.resize(len_bytes as usize + 1, 0);
                         break;
@@ -243,7 +243,7 @@ impl Source for Cloud {
     }
 
     fn list(&self, prefix: &str, stop: &Stop) -> Result<Vec<Object>, ReadError> {
-        // The store lists whole folders; what else the prefix says is looked at here.
+        // The store lists whole folders; the rest of the prefix is matched here.
         let folder = prefix.rsplit_once('/').map_or("", |(folder, _)| folder);
         let (store, path) = (Arc::clone(&self.store), self.path(folder)?);
         let timeout = self.timeout;
@@ -281,14 +281,14 @@ fn version(meta: &ObjectMeta) -> String {
     meta.e_tag.clone().unwrap_or_else(changed)
 }
 
-/// Whether it is a URL that requests can be sent to: of another the crate makes a panic.
+/// True if requests can be sent to this URL: `object_store` panics at any other.
 fn is_endpoint(endpoint: &str) -> bool {
     let url = reqwest::Url::parse(endpoint);
     url.is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.host_str().is_some_and(|host| !host.is_empty()))
 }
 
-/// S3 and whatever speaks its language, with the credentials of the environment, else of the file that `aws configure`
-/// writes, else of the machine (web identity, container, instance).
+/// S3 and compatible servers, with the credentials of the environment, else of the file that `aws configure` writes,
+/// else of the machine (web identity, container, instance).
 fn s3(bucket: &str, storage: &Storage) -> AmazonS3Builder {
     let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_skip_signature(storage.anonymous);
     if let Some(Credentials { access_key_id, secret_access_key, session_token }) = &storage.credentials {
@@ -325,11 +325,11 @@ fn s3(bucket: &str, storage: &Storage) -> AmazonS3Builder {
 }
 
 /// The settings of the profile `AWS_PROFILE`, or `default`, in `~/.aws`.
-fn profile() -> HashMap<String, String> {
+fn profile() -> BTreeMap<String, String> {
     let name = std::env::var("AWS_PROFILE").unwrap_or_else(|_| "default".into());
     let home = std::env::home_dir().unwrap_or_default().join(".aws");
     let file = |variable: &str, name: &str| std::env::var_os(variable).map_or_else(|| home.join(name), Into::into);
-    let mut found = HashMap::new();
+    let mut found = BTreeMap::new();
     for path in [file("AWS_CONFIG_FILE", "config"), file("AWS_SHARED_CREDENTIALS_FILE", "credentials")] {
         let text = std::fs::read_to_string(path).unwrap_or_default();
         let mut is_ours = false;
@@ -344,11 +344,11 @@ fn profile() -> HashMap<String, String> {
     found
 }
 
-/// The runtime of all buckets: two threads that move bytes; whoever reads waits in a thread of its own.
+/// The runtime of all buckets: two threads that move bytes; callers block in threads of their own.
 ///
 /// Threads do not survive a fork, so a process that was forked makes its own.
 fn runtime() -> Arc<Runtime> {
-    static RUNTIMES: OnceLock<Mutex<HashMap<u32, Arc<Runtime>>>> = OnceLock::new();
+    static RUNTIMES: OnceLock<Mutex<BTreeMap<u32, Arc<Runtime>>>> = OnceLock::new();
     let mut runtimes = RUNTIMES.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
     Arc::clone(runtimes.entry(std::process::id()).or_insert_with(|| {
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(2);
@@ -361,7 +361,7 @@ fn runtime() -> Arc<Runtime> {
     }))
 }
 
-/// Makes the usual HTTP client, and looks at its answers.
+/// Creates the default HTTP client, and inspects its answers.
 #[derive(Debug)]
 struct Watching;
 
@@ -397,7 +397,7 @@ impl HttpService for Watched {
     }
 }
 
-/// Shows it to whoever waits for the answer, if somebody does.
+/// Applies `look` to the record of the request under way, if there is one.
 fn see<T>(look: impl FnOnce(&mut Seen) -> T) -> Option<T> {
     SEEN.try_with(|seen| look(&mut seen.lock().unwrap_or_else(PoisonError::into_inner))).ok()
 }
@@ -425,7 +425,7 @@ mod tests {
             let text = String::from_utf8(with_hidden(body.as_bytes(), "Key")).unwrap();
             let inner = text.split_once("<Key>").unwrap().1.split_once("</Key>").unwrap().0;
             assert_eq!(inner != xml, keys.contains(&key), "{key:?}");
-            // As the crate has it.
+            // As `object_store` parses it.
             let path = Path::parse(unescaped(inner).unwrap()).unwrap();
             assert_eq!(shown(path.as_ref()), key);
             assert!(text.starts_with("<R><Name>b</Name>") && text.ends_with("<Key>x</Key></R>"), "{text}");

@@ -1,40 +1,40 @@
-//! Ranges of an object that lie close together, read in one request. Owns what is close; a reader that knows what it needs
-//! next asks for it together ([`Source::get_many`]).
+//! Merges adjacent ranges of an object into one request. Owns the definition of adjacent; a reader that knows its next
+//! reads asks for them together ([`Source::get_many`]).
 
-use crate::read::source::{Object, RangeRequest, ReadError, ReadErrorKind, Source};
+use crate::read::source::{Object, RangeRequest, ReadError, ReadErrorKind, Source, SourceCache};
 use crate::stop::Stop;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// One request reads so much at most, if it is for several ranges.
+/// Maximum size of one request for several ranges.
 pub(crate) const TOGETHER_BYTES_MAX: u64 = 4 << 20;
 
-/// What lies between two ranges may be this much in any case (headers in an archive, say) ...
+/// The gap between two merged ranges may have this many bytes in any case (headers in an archive, say) ...
 const GAP_BYTES: u64 = 4 << 10;
 
-/// ... or this part of the two.
+/// ... or the combined length of the two divided by this.
 const GAP_PART: u64 = 8;
 
-/// Reads neighbours together.
+/// Merges requests for adjacent ranges.
 #[derive(Debug)]
 pub struct Coalesce {
     inner: Arc<dyn Source>,
 }
 
-/// Whether `next`, which begins in `one` or behind it, follows so closely that reading what lies between costs less than
-/// another request. Equal ranges do.
+/// True if `next` begins in or behind `one`, so close that reading the gap costs less than another request. Equal
+/// ranges count.
 pub(crate) fn is_near(one: &Range<u64>, next: &Range<u64>) -> bool {
     let len_bytes = (one.end - one.start) + (next.end - next.start);
     next.start >= one.start && next.start.saturating_sub(one.end) <= (len_bytes / GAP_PART).max(GAP_BYTES)
 }
 
 impl Coalesce {
-    /// `inner`, whose ranges are read together where they are asked for together.
+    /// Wraps `inner`; ranges that are asked for together and lie close together are read in one request.
     pub fn new(inner: Arc<dyn Source>) -> Coalesce {
         Coalesce { inner }
     }
 
-    /// Reads `wants`, which are of one object and all in `range` of it, in one request.
+    /// Reads `wants`, which are all in `range` of one object, in one request.
     fn together(&self, range: Range<u64>, wants: &[RangeRequest<'_>], into: &mut [Vec<u8>]) -> Result<(), ReadError> {
         let (start, mut bytes) = (range.start, Vec::new());
         self.inner.get(&RangeRequest { range, ..wants[0].clone() }, &mut bytes)?;
@@ -47,7 +47,7 @@ impl Coalesce {
     }
 }
 
-/// How many of `wants`, from the first on, one request is for, and what it reads.
+/// The number of `wants`, from the first on, that one request covers, and its range.
 fn joint(wants: &[RangeRequest<'_>]) -> (usize, Range<u64>) {
     let mut whole = wants[0].range.clone();
     let is_next = |[one, next]: &&[RangeRequest<'_>; 2]| {
@@ -64,6 +64,7 @@ fn joint(wants: &[RangeRequest<'_>]) -> (usize, Range<u64>) {
     (count, whole)
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl Source for Coalesce {
     fn location(&self, key: &str) -> String {
         self.inner.location(key)
@@ -86,7 +87,7 @@ impl Source for Coalesce {
                         results.resize(end, Ok(()));
                         continue;
                     }
-                    // One range may be wrong: each for itself, so that it is the only one.
+                    // One range may be at fault: they are read one by one, so that only that one fails.
                     Err(error)
                         if matches!(
                             error.kind,
@@ -96,7 +97,7 @@ impl Source for Coalesce {
                 }
             }
             for at in begin..end {
-                // What was tried for long enough, or is the same for all of the object, is not tried for each again.
+                // After a failure that was retried long enough, or concerns the whole object, the rest is not tried.
                 let result = match &failed {
                     Some(error) => Err(error.clone()),
                     None => self.inner.get(&wants[at], &mut into[at]),
@@ -119,6 +120,10 @@ impl Source for Coalesce {
     fn head(&self, key: &str, stop: &Stop) -> Result<Object, ReadError> {
         self.inner.head(key, stop)
     }
+
+    fn cache(&self) -> Option<&dyn SourceCache> {
+        self.inner.cache()
+    }
 }
 
 #[cfg(test)]
@@ -127,7 +132,7 @@ mod tests {
     use crate::read::LocalFiles;
     use std::sync::Mutex;
 
-    /// Notes what is asked of it.
+    /// Records the requests it gets.
     #[derive(Debug)]
     struct Noting(LocalFiles, Mutex<Vec<(u64, u64)>>);
 
@@ -147,7 +152,7 @@ mod tests {
         }
     }
 
-    /// Fails in a way that passes, and counts how often.
+    /// Fails with a temporary error, and counts how often.
     #[derive(Debug)]
     struct Broken(Mutex<usize>);
 
@@ -198,14 +203,14 @@ mod tests {
             (vec![("a", 0..30_000), ("a", 37_000..70_000)], vec![(0, 70_000)]),
             // Backwards, overlapping, in two objects.
             (vec![("a", 10..20), ("a", 0..10), ("a", 5..15), ("b", 15..20)], vec![(10, 20), (0, 15), (15, 20)]),
-            // The same once more, within another, larger than what is read together.
+            // Repeated, contained in another, larger than the maximum of a merged request.
             (vec![("a", 7..9000); 64], vec![(7, 9000)]),
             (vec![("a", 7..9000), ("a", 100..200), ("a", 100..200), ("a", 9000..9001)], vec![(7, 9001)]),
             (
                 vec![("a", 0..6 << 20), ("a", 0..6 << 20), ("a", 6 << 20..7 << 20)],
                 vec![(0, 6 << 20), (6 << 20, 7 << 20)],
             ),
-            // More than one request should read.
+            // More than the maximum of one request.
             (
                 vec![("a", 0..3 << 20), ("a", 3 << 20..4 << 20), ("a", 4 << 20..5 << 20)],
                 vec![(0, 4 << 20), (4 << 20, 5 << 20)],
@@ -216,7 +221,7 @@ mod tests {
             assert!(results.len() == ranges.len() && results.iter().all(Result::is_ok), "{results:?}");
             assert_eq!(found, requests);
         }
-        // A missing object is asked for once; a range that cannot be read spoils no other.
+        // A missing object is requested once; a range that cannot be read affects no other.
         let (results, found) = asked(&[("none", 0..10), ("none", 10..20)], "");
         assert!(
             results.iter().all(|result| result.as_ref().is_err_and(|e| e.kind == ReadErrorKind::Missing)),
@@ -231,7 +236,7 @@ mod tests {
             results.iter().all(|result| result.as_ref().is_err_and(|e| e.kind == ReadErrorKind::Changed)),
             "{results:?}"
         );
-        // What passes and was waited for is waited for once, whatever is asked for together.
+        // A temporary failure is waited for once, whatever is asked for together.
         let broken = Arc::new(Broken(Mutex::default()));
         let source = Coalesce::new(Arc::clone(&broken) as Arc<dyn Source>);
         let want = RangeRequest { key: "a", range: 0..10, version: "", until: None, stop: &stop };

@@ -1,10 +1,10 @@
-//! At most so many requests under way. Owns the permits; who waits does so before the time of a request begins.
+//! Limits the number of concurrent requests. Owns the permits; waiting for one does not count towards the timeout.
 
-use crate::read::source::{Object, RangeRequest, ReadError, Source};
+use crate::read::source::{Object, RangeRequest, ReadError, Source, SourceCache};
 use crate::stop::{PATIENCE, Stop};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-/// Lets only so many requests of all threads through at once.
+/// Lets only a limited number of requests of all threads through at once.
 #[derive(Debug)]
 pub struct Limit {
     inner: Arc<dyn Source>,
@@ -12,11 +12,11 @@ pub struct Limit {
     freed: Condvar,
 }
 
-/// One request's right to be under way.
+/// The right to send one request.
 struct Permit<'a>(&'a Limit);
 
 impl Limit {
-    /// `inner`, with at most `requests` at once, and at least one.
+    /// Wraps `inner`, with at most `requests` at once, and at least one.
     pub fn new(inner: Arc<dyn Source>, requests: usize) -> Limit {
         Limit { inner, free: Mutex::new(requests.max(1)), freed: Condvar::new() }
     }
@@ -41,6 +41,7 @@ impl Drop for Permit<'_> {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl Source for Limit {
     fn location(&self, key: &str) -> String {
         self.inner.location(key)
@@ -51,6 +52,15 @@ impl Source for Limit {
         self.inner.get(want, into)
     }
 
+    /// Together they count as one request: a source that makes several of them makes one after the other.
+    fn get_many(&self, wants: &[RangeRequest<'_>], into: &mut [Vec<u8>]) -> Vec<Result<(), ReadError>> {
+        let Some(first) = wants.first() else { return Vec::new() };
+        match self.permit(first.key, first.stop) {
+            Ok(_permit) => self.inner.get_many(wants, into),
+            Err(error) => vec![Err(error); wants.len()],
+        }
+    }
+
     fn list(&self, prefix: &str, stop: &Stop) -> Result<Vec<Object>, ReadError> {
         let _permit = self.permit(prefix, stop)?;
         self.inner.list(prefix, stop)
@@ -59,5 +69,9 @@ impl Source for Limit {
     fn head(&self, key: &str, stop: &Stop) -> Result<Object, ReadError> {
         let _permit = self.permit(key, stop)?;
         self.inner.head(key, stop)
+    }
+
+    fn cache(&self) -> Option<&dyn SourceCache> {
+        self.inner.cache()
     }
 }

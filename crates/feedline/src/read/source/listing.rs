@@ -1,4 +1,4 @@
-//! What lies in a source: listed once, kept, and what of it cannot be read. Owns the file that a listing is kept in.
+//! Lists a source once, caches the listing in a file, and reports unreadable objects. Owns the format of that file.
 
 use crate::error::{Error, Result};
 use crate::hash::{hash_name, hash_words};
@@ -11,20 +11,20 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What lies in a source.
+/// The objects of a source.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listing {
     /// The objects, sorted by key.
     pub objects: Vec<Object>,
-    /// Why each of some others is left out, and where it is.
+    /// Reason and location of each object that is left out.
     pub left_out: Vec<(&'static str, String)>,
 }
 
 impl Listing {
-    /// Passes over the marks of folders among all `objects` of a bucket, and leaves out what cannot be read.
+    /// Drops folder markers from all `objects` of a bucket, and leaves out objects that cannot be read.
     fn of(mut objects: Vec<Object>, source: &dyn Source) -> Listing {
         let mut left_out = Vec::new();
-        // A name counts from the bucket on.
+        // Names are checked from the bucket on.
         let base = source.location("");
         let rest = base.split_once("://").map_or("", |(_, rest)| rest);
         let folder = rest.split_once('/').map_or("", |(_, folder)| folder);
@@ -43,7 +43,7 @@ impl Listing {
         Listing { objects, left_out }
     }
 
-    /// What is left out, in words: a sentence for each reason.
+    /// One sentence for each reason why objects are left out.
     pub fn words(&self) -> Vec<String> {
         let mut found: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         self.left_out.iter().for_each(|(why, location)| found.entry(why).or_default().push(location));
@@ -57,8 +57,8 @@ impl Listing {
     }
 }
 
-/// Whether an object is no file but says that there is a folder: consoles and many tools leave an empty object called
-/// `folder/`, older Hadoop `folder_$folder$`.
+/// True if an object is no file but marks a folder: consoles and many tools leave an empty object called `folder/`,
+/// older Hadoop `folder_$folder$`.
 fn is_mark(object: &Object) -> bool {
     let is_named_so = object.key.is_empty() || object.key.ends_with('/') || object.key.ends_with("_$folder$");
     is_named_so && object.size_bytes == 0
@@ -66,17 +66,19 @@ fn is_mark(object: &Object) -> bool {
 
 impl Storage {
     /// All objects of `source`, from the listing that was kept, or else listed now and kept. A folder is listed each time,
-    /// which costs no requests.
+    /// which costs no requests, and so is [`Storage::source`], whose content may change with the program.
     ///
     /// # Errors
-    /// A place that cannot be listed; a listing that is damaged.
+    /// A place that cannot be listed; a damaged listing.
     pub fn listing(&self, source: &dyn Source, afresh: bool) -> Result<Listing> {
         let path = self.listing_path(source);
         if source.location("").starts_with("file://") {
             let objects = source.list("", &Stop::default()).map_err(ReadError::into_error)?;
             return Ok(Listing { objects, left_out: Vec::new() });
         }
+        let is_own = self.source.as_ref().is_some_and(|own| source.location("").starts_with(&own.location("")));
         if !afresh
+            && !is_own
             && let Ok(text) = fs::read_to_string(&path)
             && let Some(text) = as_now(text)
         {
@@ -91,14 +93,14 @@ impl Storage {
         }
         let objects = source.list("", &Stop::default()).map_err(ReadError::into_error)?;
         // An empty folder may be filled tomorrow.
-        if !objects.is_empty() {
+        if !objects.is_empty() && !is_own {
             // If that is possible; a bucket can be listed again.
             let _ = keep(&path, &source.location(""), &objects);
         }
         Ok(Listing::of(objects, source))
     }
 
-    /// Where the listing of `source` is kept.
+    /// The file that caches the listing of `source`.
     pub fn listing_path(&self, source: &dyn Source) -> PathBuf {
         let folder = match self.listings_dir.as_os_str().is_empty() {
             false => self.listings_dir.clone(),
@@ -121,21 +123,21 @@ impl Storage {
 
 const HEADER: &str = "feedline listing 3";
 
-/// Begins what older versions kept.
+/// Begins a listing of an older version.
 const OLD_HEADER: &str = "feedline listing 2\t";
 
-/// What an older version kept, in today's format; `None` if it holds a name that is written otherwise now, or something empty,
-/// of which nothing tells whether it is a mark of a folder: then the place is listed anew.
+/// Converts a listing of an older version to today's format; `None` if it has a name that is escaped differently now,
+/// or an empty object, which may be a file or a folder marker: then the place is listed again.
 fn as_now(text: String) -> Option<String> {
     let Some(rest) = text.strip_prefix(OLD_HEADER) else { return Some(text) };
     let is_plain = !rest.contains('%') && !rest.lines().any(|line| line.starts_with("0\t"));
     is_plain.then(|| format!("{HEADER}\t{rest}"))
 }
 
-/// Ends a listing that is whole.
+/// Ends a complete listing.
 const END: &str = "end\n";
 
-/// A line of what it is, a line of whose, then size, version, time and key of each object; numbers and names only.
+/// Writes a header, a line with the location, then size, version, time and key of each object; nothing else.
 fn keep(path: &Path, location: &str, objects: &[Object]) -> std::io::Result<()> {
     let mut text = format!("{HEADER}\t{}\n{location}\n", objects.len());
     for Object { key, size_bytes, version, changed_ns } in objects {
@@ -154,7 +156,7 @@ fn keep(path: &Path, location: &str, objects: &[Object]) -> std::io::Result<()> 
     write_whole(path, &text)
 }
 
-/// What would end a line of a listing, and how it is written; the first one last when it is read.
+/// Characters that would end a line of a listing, and their escapes; when read, the first is replaced last.
 const ESCAPES: [(char, &str); 3] = [('%', "%25"), ('\n', "%0A"), ('\r', "%0D")];
 
 fn parse(text: &str, location: &str) -> Option<Vec<Object>> {
@@ -183,7 +185,7 @@ mod tests {
     use super::*;
     use crate::read::source::RangeRequest;
 
-    /// A folder that passes for a bucket.
+    /// A folder that acts as a bucket.
     #[derive(Debug)]
     struct Bucket(LocalFiles);
 
@@ -224,19 +226,19 @@ mod tests {
             let error = storage.listing(&source, false).unwrap_err().to_string();
             assert!(error.contains("Remove the file"), "{error}");
         }
-        // One of an older version does not tell marks of folders from files.
+        // A listing of an older version does not tell folder markers from files.
         fs::write(&path, "feedline listing 2\t1\ns3://bucket/\n0\t\t0\ta\nend\n").unwrap();
         assert_eq!(list(false).len(), 2);
-        // Without anything empty in it, it does.
+        // Without an empty object, it can be converted.
         fs::write(&path, text.replace(HEADER, "feedline listing 2").replace("a/2", "a/4")).unwrap();
         assert_eq!(list(false)[1].key, "a/4");
         list(true);
-        // A folder of this machine is looked at each time.
+        // A local folder is listed each time.
         let folder = storage.open(&format!("file://{}", data.display())).unwrap();
         assert_eq!(storage.listing(&*folder, false).unwrap().objects.len(), 2);
         fs::write(data.join("a/3\n%0A"), "three").unwrap();
         assert_eq!(storage.listing(&*folder, false).unwrap().objects.len(), 3);
-        // What is left out is so from a listing that was kept, too.
+        // Objects are left out of a cached listing, too.
         let expect = Listing {
             objects: list(true),
             left_out: vec![("its name holds a control character", "s3://bucket/a/3\n%0A".into())],

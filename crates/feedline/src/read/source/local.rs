@@ -1,5 +1,5 @@
-//! A folder as a source: for a file system that is worth a cache (one of a cluster), and for tests. Owns how a file
-//! becomes an object: its key is its path below the folder, its version the time it was changed.
+//! A local folder as a source: for a slow file system that is worth a cache (a cluster's), and for tests. Owns the
+//! mapping of files to objects: the key is the path below the folder, the version the time of last change.
 
 use crate::read::file::{open_at_once, regular, unusual};
 use crate::read::names::{is_data, is_openable};
@@ -33,7 +33,7 @@ impl LocalFiles {
         ReadError::new(kind, self.location(key), error.to_string())
     }
 
-    /// Adds what is below `folder`, whose key is `key`.
+    /// Adds the files below `folder`, whose key is `key`.
     fn walk(&self, folder: &Path, key: &str, prefix: &str, into: &mut Vec<Object>) -> Result<(), ReadError> {
         for entry in fs::read_dir(folder).map_err(|e| self.failed(key, &e))? {
             let entry = entry.map_err(|e| self.failed(key, &e))?;
@@ -57,7 +57,7 @@ impl LocalFiles {
     }
 }
 
-/// Whether it is a regular file. What is none, and is called like a file that is read, is an error: a reader would wait for it.
+/// True for a regular file. Anything else that is named like data is an error: a reader would wait for a pipe for ever.
 fn is_file(metadata: &Metadata, key: &str) -> std::io::Result<bool> {
     match unusual(metadata.file_type()) {
         None => Ok(true),
@@ -70,11 +70,11 @@ fn is_file(metadata: &Metadata, key: &str) -> std::io::Result<bool> {
     }
 }
 
-/// Waits between the tries of [`tried`]: a file system of a cluster that fails over takes longer, and then fails the run.
+/// Waits between the tries of [`tried`]. A cluster's file system that fails over takes longer, and then the run fails.
 const WAITS: [Duration; 3] = [Duration::from_millis(20), Duration::from_millis(200), Duration::from_secs(1)];
 
-/// Whether a file system may well do what it refused, if it is asked again: a server of files that has moved or does not
-/// answer, too many files open, a device that failed once.
+/// True if the file system may well succeed on another try: a file server that has moved or does not answer, too many
+/// open files, a device that failed once.
 fn is_passing(error: &std::io::Error) -> bool {
     const EIO: i32 = 5;
     const ENFILE: i32 = 23;
@@ -91,7 +91,7 @@ fn is_passing(error: &std::io::Error) -> bool {
     ) || matches!(error.raw_os_error(), Some(EIO | ENFILE | EMFILE))
 }
 
-/// Reads from a file system, a few times while its failures may pass.
+/// Calls `read`, up to four times while its failures may be temporary.
 pub(in crate::read) fn tried(stop: &Stop, mut read: impl FnMut() -> std::io::Result<()>) -> std::io::Result<()> {
     for wait in WAITS {
         match read() {

@@ -1,8 +1,8 @@
-//! The contract of a place that objects are read from: a folder, a bucket, a cache before either. One backend or wrapper
-//! per file of this folder; [`conformance`] is what each of them has to pass.
+//! `Source`: reads byte ranges from a folder or a bucket, optionally through a cache. One backend or wrapper per file
+//! of this folder; [`conformance`] is the test suite that each of them passes.
 //!
-//! The contract is one of blocking calls. Whoever wants many reads under way makes them from as many threads; that costs
-//! a stack each, and a wrapper stays a plain function around another.
+//! Calls block. To have many reads under way, make them from as many threads; that costs a stack each, and a wrapper
+//! stays a plain function around another.
 
 #[cfg(feature = "cloud")]
 mod answer;
@@ -19,6 +19,7 @@ pub(in crate::read) mod next_use;
 mod open;
 mod retry;
 pub(in crate::read) mod settings;
+mod subfolder;
 mod timeout;
 
 pub use crate::stop::Stop;
@@ -50,24 +51,24 @@ pub struct Object {
     pub key: String,
     /// Its size.
     pub size_bytes: u64,
-    /// What changes when its content does: an ETag, or a time of change. Empty where the place has neither.
+    /// Changes whenever the content does: an ETag, or a time of change. Empty where the source has neither.
     pub version: String,
-    /// When it was changed, in nanoseconds since 1970; 0 where the place does not tell.
+    /// Time of the last change, in nanoseconds since 1970; 0 where the source does not tell.
     pub changed_ns: u64,
 }
 
-/// What to read, and how long that may take.
+/// A byte range of an object to read, and the limits on the time that it may take.
 #[derive(Debug, Clone)]
 pub struct RangeRequest<'a> {
     /// The object.
     pub key: &'a str,
-    /// Which of its bytes.
+    /// The bytes to read.
     pub range: Range<u64>,
-    /// The version that must be read; any if it is empty.
+    /// The required version; empty accepts any.
     pub version: &'a str,
-    /// When to give up.
+    /// Deadline; `None` is no limit.
     pub until: Option<Instant>,
-    /// Who may call it off.
+    /// Cancels the read when stopped.
     pub stop: &'a Stop,
 }
 
@@ -78,53 +79,66 @@ impl RangeRequest<'_> {
     }
 }
 
-/// A place that objects are read from. Called from many threads at once.
+/// Reads byte ranges of objects. Called from many threads at once.
 pub trait Source: Debug + Send + Sync {
-    /// The object as people write it: `s3://bucket/folder/key`. Never holds a credential. The location of the empty key
-    /// is a prefix of all others.
+    /// The object as people write it: `s3://bucket/folder/key`. Never contains a credential. The location of the empty
+    /// key is a prefix of all others.
     fn location(&self, key: &str) -> String;
 
-    /// Reads the bytes asked for into `into`, whose old content is dropped and whose allocation is used again. It then
-    /// holds exactly the range of exactly the version, or the result is an error and what it holds is unspecified.
+    /// Reads the requested bytes into `into`; its old content is dropped, its allocation reused. On success it holds
+    /// exactly the range of exactly the version; on an error its content is unspecified.
     ///
     /// # Errors
     /// As [`ReadErrorKind`] tells.
     fn get(&self, want: &RangeRequest<'_>, into: &mut Vec<u8>) -> Result<(), ReadError>;
 
     /// Several reads, each as [`Source::get`] and into its own of `into`: what is needed soon, in that order. Gives as many
-    /// results. [`Coalesce`] makes one `get` of neighbours, and a wrapper around it has to pass them on together.
+    /// results. [`Coalesce`] makes one `get` of neighbours, and a wrapper around it has to pass them on together
+    /// ([`conformance::check_wrapper`]).
     fn get_many(&self, wants: &[RangeRequest<'_>], into: &mut [Vec<u8>]) -> Vec<Result<(), ReadError>> {
         wants.iter().zip(into).map(|(want, into)| self.get(want, into)).collect()
     }
 
-    /// The objects whose keys begin with `prefix`, in the bytewise order of their keys. None is no error.
+    /// The objects whose keys begin with `prefix`, in bytewise order of their keys. An empty list is no error.
     ///
     /// # Errors
     /// As [`ReadErrorKind`] tells.
     fn list(&self, prefix: &str, stop: &Stop) -> Result<Vec<Object>, ReadError>;
 
-    /// What is known of one object.
+    /// What is known of one object, the same as in the listing. A place that can be asked for one object without listing
+    /// others overrides this.
     ///
     /// # Errors
     /// As [`ReadErrorKind`] tells.
-    fn head(&self, key: &str, stop: &Stop) -> Result<Object, ReadError>;
+    fn head(&self, key: &str, stop: &Stop) -> Result<Object, ReadError> {
+        // Among the keys that begin with this one it is the first.
+        let first = self.list(key, stop)?.into_iter().next().filter(|object| object.key == key);
+        first.ok_or_else(|| ReadError::new(ReadErrorKind::Missing, self.location(key), "there is no such object"))
+    }
 
-    /// The cache among the wrappers of this source, if there is one.
+    /// The cache among the wrappers of this source, if there is one. A wrapper passes on that of its inner source.
     fn cache(&self) -> Option<&dyn SourceCache> {
         None
     }
 }
 
+impl PartialEq for dyn Source {
+    /// Two sources are the same if they have the same location.
+    fn eq(&self, other: &dyn Source) -> bool {
+        self.location("") == other.location("")
+    }
+}
+
 /// Tells when the samples of a data set are needed next, in epochs since the run began: 3.25 is a quarter into epoch 3.
 pub trait NextUse: Send + Sync {
-    /// When the sample is needed next, after any use that has begun.
+    /// The next use of the sample, after any use that has begun.
     fn next_use(&self, sample: u64) -> f64;
 }
 
-/// What the cache among the wrappers of a source can be told and asked.
+/// The interface to the cache among the wrappers of a source.
 pub trait SourceCache: Send + Sync {
-    /// Tells which objects, and which ranges of them, the samples of a data set are, and asks `next_use` from then on when
-    /// each is needed next; until that is dropped.
+    /// Tells the cache which object ranges the samples of a data set are. The cache evicts by `next_use` from then on,
+    /// until that is dropped.
     ///
     /// # Errors
     /// A cache that is too small for one sample.
@@ -134,14 +148,14 @@ pub trait SourceCache: Send + Sync {
         next_use: Weak<dyn NextUse>,
     ) -> crate::error::Result<()>;
 
-    /// What a person should know of it, in words.
+    /// A warning for the user, if there is one.
     fn remark(&self) -> Option<&str>;
 
-    /// What it did so far.
+    /// Counts since the cache was opened.
     fn counts(&self) -> CacheCounts;
 }
 
-/// What a cache did.
+/// Counters of a cache.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CacheCounts {
     /// Reads that the cache answered.
@@ -150,15 +164,15 @@ pub struct CacheCounts {
     pub misses: u64,
     /// Entries that were written.
     pub written: u64,
-    /// Entries that had to go.
+    /// Entries that were evicted.
     pub evicted: u64,
     /// Entries that were damaged, and were removed.
     pub damaged: u64,
-    /// Entries that could not be written; the disk is full, say.
+    /// Entries that could not be written, for example because the disk is full.
     pub failed: u64,
 }
 
-/// What kind of failure it was: decides whether another try makes sense.
+/// The kind of a failed read; decides whether another try makes sense.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadErrorKind {
     /// There is no such object.
@@ -169,20 +183,20 @@ pub enum ReadErrorKind {
     Denied,
     /// The object is not what it was when it was listed.
     Changed,
-    /// The place asks for fewer requests.
+    /// The server asks for fewer requests.
     Busy,
-    /// A connection, a body or a server broke.
+    /// A connection broke, a body was cut off, or the server failed.
     Broken,
     /// It took too long.
     TimedOut,
-    /// It was called off.
+    /// It was cancelled.
     Stopped,
-    /// Anything else, which another try would meet again.
+    /// Any other failure, which another try would meet again.
     Other,
 }
 
 impl ReadErrorKind {
-    /// Whether another try may well succeed.
+    /// True if another try may succeed.
     pub(crate) fn is_passing(self) -> bool {
         matches!(self, ReadErrorKind::Busy | ReadErrorKind::Broken | ReadErrorKind::TimedOut)
     }
@@ -194,11 +208,11 @@ impl ReadErrorKind {
 pub struct ReadError {
     /// The kind.
     pub kind: ReadErrorKind,
-    /// Which object, as [`Source::location`] gives it.
+    /// The object, as [`Source::location`] gives it.
     pub location: String,
-    /// What happened, and what may be done about it.
+    /// The failure, and advice on how to fix it.
     pub problem: String,
-    /// How long the place asks to be left alone.
+    /// Time that the server asks to wait before the next try.
     pub retry_after: Option<Duration>,
 }
 
@@ -209,7 +223,7 @@ impl ReadError {
         ReadError { kind, location, problem, retry_after: None }
     }
 
-    /// What a reader finds that was called off.
+    /// The error of a read that was cancelled.
     pub fn stopped(location: String) -> ReadError {
         ReadError::new(ReadErrorKind::Stopped, location, "it was called off")
     }

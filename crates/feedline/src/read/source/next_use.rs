@@ -1,13 +1,13 @@
-//! The order of a run as a cache wants to know it: when each sample is needed next.
+//! The order of a run, for the cache: the next use of each sample.
 
 use crate::plan::Plan;
 use crate::read::source::NextUse;
 use std::sync::{Mutex, PoisonError};
 
-/// Samples above which no place is remembered: eight bytes for each.
+/// Data sets with more samples than this store no positions, which take eight bytes per sample.
 const MOST_SAMPLES: u64 = 1 << 27;
 
-/// The order of a run, as a cache wants to know it: at which place of this epoch and the next a sample is needed.
+/// The order of a run, for the cache: the position of each sample in this epoch and the next.
 #[derive(Debug)]
 pub(in crate::read) struct Order {
     plan: Plan,
@@ -18,11 +18,11 @@ pub(in crate::read) struct Order {
 struct Now {
     epoch: u64,
     position: u64,
-    /// For this epoch and the next: the place of each sample. Empty until somebody asks.
+    /// The position of each sample, for this epoch and the next. Empty until first needed.
     places: [Vec<u32>; 2],
 }
 
-/// No place.
+/// The sample is not in the epoch.
 const NOWHERE: u32 = u32::MAX;
 
 impl Order {
@@ -44,7 +44,7 @@ impl Order {
         (now.epoch, now.position) = (epoch, position);
     }
 
-    /// The first place of each sample in an epoch.
+    /// The first position of each sample in an epoch.
     fn places(&self, epoch: u64) -> Vec<u32> {
         let mut places = vec![NOWHERE; self.plan.len() as usize];
         let order = self.plan.epoch(epoch);

@@ -1,8 +1,6 @@
-//! From a URL to a source: which backend it names, and which wrappers stand before it.
+//! Opens a URL as a source: chooses the backend, and the wrappers around it.
 
-#[cfg(not(feature = "cloud"))]
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::read::location::check_url;
 use crate::read::source::Source;
 use crate::read::source::cache::Cache;
@@ -11,22 +9,32 @@ use crate::read::source::limit::Limit;
 use crate::read::source::local::LocalFiles;
 use crate::read::source::retry::Retry;
 use crate::read::source::settings::Storage;
+use crate::read::source::subfolder::Subfolder;
 use crate::read::source::timeout::Timeout;
 use std::sync::Arc;
 use std::time::Duration;
 
 impl Storage {
-    /// The source at `url`: its backend, and before it timeout, limit, retry, coalescing and cache.
+    /// The source at `url`: its backend, or [`Storage::source`] if that holds it, and before it timeout, limit, retry,
+    /// coalescing and cache.
     ///
     /// # Errors
-    /// A URL or settings that cannot be understood, a build without the feature `cloud`, a cache that cannot be opened.
+    /// A URL or settings that cannot be understood, a URL that [`Storage::source`] does not hold, a build without the
+    /// feature `cloud`, a cache that cannot be opened.
     pub fn open(&self, url: &str) -> Result<Arc<dyn Source>> {
         self.check()?;
         check_url(url)?;
-        let source: Arc<dyn Source> = match url.strip_prefix("file://") {
-            Some("" | "/") => Arc::new(LocalFiles::new("/")),
-            Some(folder) => Arc::new(LocalFiles::new(folder.trim_end_matches('/'))),
-            None => cloud(url, self)?,
+        let source: Arc<dyn Source> = match (self.own(url), url.strip_prefix("file://"), &self.source) {
+            (Some(own), ..) => own,
+            (None, Some("" | "/"), _) => Arc::new(LocalFiles::new("/")),
+            (None, Some(folder), _) => Arc::new(LocalFiles::new(folder.trim_end_matches('/'))),
+            (None, None, Some(own)) => {
+                return Err(Error::config(
+                    format!("{url} is no place in your own source, which is at {}", own.location("")),
+                    "Name a place in it, or open this one by a storage without the source",
+                ));
+            }
+            (None, None, None) => cloud(url, self)?,
         };
         let source = Arc::new(Timeout::new(source, Duration::from_secs_f64(self.timeout_s)));
         let source = Arc::new(Limit::new(source, self.requests_in_flight));
@@ -36,6 +44,17 @@ impl Storage {
             return Ok(source);
         }
         Ok(Arc::new(Cache::open(source, &self.cache_dir, self.cache_bytes, self.cache_mode)?))
+    }
+
+    /// The caller's own source, or a folder of it; `None` if `url` does not lie in it.
+    fn own(&self, url: &str) -> Option<Arc<dyn Source>> {
+        let own = self.source.as_ref()?;
+        let root = own.location("");
+        let folder = match url.strip_prefix(&root) {
+            None if Some(url) == root.strip_suffix('/') => "",
+            folder => folder?.trim_end_matches('/'),
+        };
+        Some(if folder.is_empty() { Arc::clone(own) } else { Arc::new(Subfolder::new(Arc::clone(own), folder)) })
     }
 }
 

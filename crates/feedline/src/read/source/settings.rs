@@ -1,15 +1,17 @@
-//! How objects are read: the settings of storage, and which paths they map to URLs.
+//! The settings of storage, and the mapping of paths to URLs.
 
 use crate::error::{Error, Result};
 use crate::read::location::check_url;
+use crate::read::source::Source;
 use crate::read::source::cache_folder::CacheMode;
-use crate::url::is_url;
+use crate::url::{is_url, without_query};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-/// How objects are read. Changes speed and patience, never what is read. Credentials are not settings: they come from
-/// where the provider's own tools take them, or from a client of the caller's.
+/// Settings of storage. They change speed and patience, never the bytes that are read. Credentials are not among them:
+/// they come from where the provider's own tools take them, or from the caller's own client.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Storage {
@@ -27,17 +29,23 @@ pub struct Storage {
     pub retry_s: f64,
     /// Folder that keeps what was read, for all ranks and jobs of a machine; empty is none.
     pub cache_dir: PathBuf,
-    /// What the cache may hold.
+    /// Size limit of the cache in bytes.
     pub cache_bytes: u64,
-    /// Who shares it.
+    /// The users who share the cache.
     pub cache_mode: CacheMode,
     /// `PREFIX=URL`: a path that begins with PREFIX is read from URL instead. Empty is none.
     pub map: String,
-    /// Where listings are kept; empty is `feedline/listings` in the user's folder for caches.
+    /// Folder of cached listings; empty is `feedline/listings` in the user's cache folder.
     pub listings_dir: PathBuf,
-    /// What another client of the caller's signs with, in place of the environment. Never written anywhere.
+    /// Credentials of a client of the caller's, used instead of the environment. Never written anywhere.
     #[serde(skip)]
     pub credentials: Option<Credentials>,
+    /// A source of the caller's own. A URL that begins with its location is read from it through the same wrappers as a
+    /// bucket: timeout, limit, retry, coalescing and cache. Other URLs, except `file://`, are then errors. It is listed
+    /// each time that a folder of it is opened. It must not be set with `endpoint`, `region`, `anonymous` or `credentials`,
+    /// which say how a bucket is reached.
+    #[serde(skip)]
+    pub source: Option<Arc<dyn Source>>,
 }
 
 /// Keys of an S3 account.
@@ -49,7 +57,7 @@ pub struct Credentials {
 }
 
 impl fmt::Debug for Credentials {
-    /// Without them.
+    /// Omits the keys.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Credentials(...)")
     }
@@ -70,15 +78,16 @@ impl Default for Storage {
             map: String::new(),
             listings_dir: PathBuf::new(),
             credentials: None,
+            source: None,
         }
     }
 }
 
 impl Storage {
-    /// That the settings make sense.
+    /// Checks that the settings are valid.
     ///
     /// # Errors
-    /// The first that does not.
+    /// The first setting that is not.
     pub fn check(&self) -> Result<()> {
         let positive = |value: f64| value > 0.0 && value <= 1e9;
         let checks = [
@@ -108,15 +117,41 @@ impl Storage {
             Some((_, key, range)) => {
                 Err(Error::config(format!("{key} is out of range"), format!("It must be {range}")))
             }
-            None => Ok(()),
+            None => self.check_source(),
         }
+    }
+
+    /// Checks the location of the caller's own source, and that no setting is for a bucket.
+    fn check_source(&self) -> Result<()> {
+        let Some(source) = &self.source else { return Ok(()) };
+        let for_buckets = [
+            ("endpoint", !self.endpoint.is_empty()),
+            ("region", !self.region.is_empty()),
+            ("anonymous", self.anonymous),
+            ("credentials", self.credentials.is_some()),
+        ];
+        if let Some((key, _)) = for_buckets.into_iter().find(|(_, is_set)| *is_set) {
+            return Err(Error::config(
+                format!("storage.{key} is set together with a source of your own, which has no use for it"),
+                "Leave it out: it says how a bucket is reached, and your source knows that for itself",
+            ));
+        }
+        let location = source.location("");
+        check_url(&location)?;
+        if !is_url(Path::new(&location)) || !location.ends_with('/') || location.ends_with("://") {
+            return Err(Error::config(
+                format!("the location of your source for the empty key is {:?}", without_query(&location)),
+                "It must be a URL of a folder that ends in `/`, for example memory://pets/",
+            ));
+        }
+        Ok(())
     }
 
     fn mapping(&self) -> Option<(&str, &str)> {
         self.map.split_once('=').filter(|(prefix, url)| !prefix.is_empty() && is_url(Path::new(url)))
     }
 
-    /// Where `path` is read from: another place if it falls under [`Storage::map`].
+    /// The place that `path` is read from: a URL if it falls under [`Storage::map`], else `path`.
     pub fn resolve(&self, path: &Path) -> PathBuf {
         let mapped = self.mapping().and_then(|(prefix, url)| {
             let rest = path.strip_prefix(prefix).ok()?.to_str()?;

@@ -1,4 +1,4 @@
-//! The files of a checkpoint: what stands in them, and how it is known that they are whole. Knows no other checkpoint.
+//! The files of a checkpoint: their content, and the checks that they are complete. Knows no other checkpoint.
 
 use super::progress::Progress;
 use crate::error::{Error, Result};
@@ -19,21 +19,21 @@ pub(super) const OPTIMIZER: &str = "optimizer.safetensors";
 /// TOML and not JSON: it keeps every bit of a float and knows NaN.
 pub(super) const PROGRESS: &str = "checkpoint.toml";
 
-/// What `checkpoint.toml` holds, below its first line.
+/// The content of `checkpoint.toml`, below its first line.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Stored {
     pub(super) version: u32,
     /// Text of the settings that it was made with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) settings: Option<String>,
-    /// The other files by name; none if an older version wrote it.
+    /// The other files by name; empty if an older version wrote it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) files: BTreeMap<String, Seal>,
     pub(super) progress: Progress,
     pub(super) scalars: serde_json::Map<String, serde_json::Value>,
 }
 
-/// By which a file is known to be whole.
+/// Size and checksum of a complete file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Seal {
     size_bytes: u64,
@@ -46,10 +46,10 @@ impl Seal {
     }
 }
 
-/// Of the first line of `checkpoint.toml`, which seals the rest. A comment, for versions that do not know it.
+/// Parts of the first line of `checkpoint.toml`, which seals the rest. A comment, so that older versions ignore it.
 const SEAL: (&str, &str, &str) = ("# crc32 ", " of the ", " bytes that follow\n");
 
-/// Whether the checkpoint is at fault, and not the way to it.
+/// True if the checkpoint is damaged; false if it could not be reached.
 pub(super) fn is_damage(error: &Error) -> bool {
     match error {
         Error::Io { source, .. } => matches!(
@@ -60,8 +60,8 @@ pub(super) fn is_damage(error: &Error) -> bool {
     }
 }
 
-/// Reads what a checkpoint says of itself, and checks that its files are there and not cut. Their bytes are left to
-/// [`load`].
+/// Reads the description of a checkpoint, and checks that its files exist and have their full size. [`load`] checks
+/// their bytes.
 pub(super) fn inspect(dir: &Path) -> Result<Stored> {
     let stored = read_progress(dir)?;
     for name in [MODEL, OPTIMIZER] {
@@ -79,7 +79,7 @@ pub(super) fn inspect(dir: &Path) -> Result<Stored> {
     Ok(stored)
 }
 
-/// How long a safetensors file is by its own word.
+/// The size of a safetensors file, by its own header.
 fn tensors_size(file: &mut fs::File) -> std::io::Result<u64> {
     let mut length = [0; 8];
     file.read_exact(&mut length)?;
@@ -90,7 +90,7 @@ fn tensors_size(file: &mut fs::File) -> std::io::Result<u64> {
     Ok((8 + header.len() as u64).saturating_add(ends.max().unwrap_or(0)))
 }
 
-/// What is wrong with a checkpoint, without what to do.
+/// The problem with a checkpoint, without the remedy.
 pub(super) fn sentence(error: &Error) -> String {
     match error {
         Error::Checkpoint { path, problem, .. } => format!("{}: {}.", path.display(), problem.trim()),
@@ -103,7 +103,7 @@ fn incomplete(path: &Path, problem: String) -> Error {
     Error::Checkpoint { path: path.to_path_buf(), problem, remedy }
 }
 
-/// The names of a checkpoint's files and what they hold, in the order in which they are written.
+/// The names and contents of a checkpoint's files, in the order in which they are written.
 fn files(progress: &Progress, state: &TaskState, settings: Option<&str>) -> Result<[(&'static str, Vec<u8>); 3]> {
     let (model, optimizer) = (tensor_bytes(&state.model)?, tensor_bytes(&state.optimizer)?);
     let stored = Stored {
@@ -130,7 +130,7 @@ pub(super) fn write_into(dir: &Path, progress: &Progress, state: &TaskState, set
     sync_dir(dir)
 }
 
-/// What rank 0 loaded, if anything, on every rank: the others need not see its disk.
+/// Returns the checkpoint that rank 0 loaded, if any, on every rank: the others need no access to its disk.
 ///
 /// # Errors
 /// If another rank cannot be reached, or has another version.
@@ -182,7 +182,7 @@ fn tensor_bytes(tensors: &Tensors) -> Result<Vec<u8>> {
 /// Reads a safetensors file.
 ///
 /// # Errors
-/// A file that is missing, damaged, or has an element type this crate does not know.
+/// A file that is missing, damaged, or has an unsupported element type.
 pub fn read_tensors(path: &Path) -> Result<Tensors> {
     parse_tensors(path, &fs::read(path).map_err(|e| Error::io("read", path, e))?)
 }
@@ -209,10 +209,10 @@ fn parse_tensors(path: &Path, bytes: &[u8]) -> Result<Tensors> {
         .collect()
 }
 
-/// Reads the model's tensors of the checkpoint `dir`. If the other files are not there, the model alone will do.
+/// Reads the model's tensors of the checkpoint `dir`. If the other files are missing, the model file alone is enough.
 ///
 /// # Errors
-/// As [`read_tensors`], and bytes that are not those that were written.
+/// As [`read_tensors`], and bytes that do not match their checksum.
 pub fn load_model(dir: &Path) -> Result<Tensors> {
     let files = match read_progress(dir) {
         Ok(stored) => stored.files,
@@ -222,7 +222,7 @@ pub fn load_model(dir: &Path) -> Result<Tensors> {
     load_tensors(dir, MODEL, &files)
 }
 
-/// Text of the settings that the checkpoint `dir` was made with, unless an older version made it, or only its model is there.
+/// Text of the settings of the checkpoint `dir`; `None` if an older version made it, or only its model is there.
 ///
 /// # Errors
 /// As [`load`].
@@ -286,7 +286,7 @@ fn parse_progress(path: &Path, text: &str) -> Result<Stored> {
         _ => {}
     }
     let stored: Stored = table.try_into().map_err(|e: toml::de::Error| incomplete(path, e.to_string()))?;
-    // Older versions wrote no seal, but then no list of files either.
+    // Older versions wrote no seal, but also no list of files.
     if !is_sealed && !stored.files.is_empty() {
         return Err(changed());
     }

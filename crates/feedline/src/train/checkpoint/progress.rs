@@ -1,20 +1,20 @@
-//! Where a training run stands: what a checkpoint says beside the model.
+//! The progress of a training run: the part of a checkpoint beside the model.
 
 use crate::event::EpochRecord;
 use crate::plan::Cursor;
 use crate::train::Tally;
 use serde::{Deserialize, Serialize};
 
-/// Where a training run stands.
+/// The progress of a training run.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Progress {
     /// The running epoch, from 0.
     pub epoch: u64,
     /// Steps of it that are done.
     pub step: u64,
-    /// Whether the epoch's training is done and its evaluation is next.
+    /// True if the epoch's training is done and its evaluation is next.
     pub trained: bool,
-    /// How often the running epoch began anew, over other data.
+    /// Number of times that the running epoch was restarted with other data.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub restarts: u64,
     /// Seconds of training in the running epoch so far.
@@ -28,7 +28,7 @@ pub struct Progress {
     pub tally: Tally,
     /// Epochs that are done.
     pub history: Vec<EpochRecord>,
-    /// Where the data stands; `None` before the first batch.
+    /// The position in the data; `None` before the first batch.
     pub cursor: Option<Cursor>,
 }
 
@@ -37,12 +37,12 @@ fn is_zero(number: &u64) -> bool {
 }
 
 impl Progress {
-    /// What the later of two checkpoints of a run has more of.
+    /// Orders the checkpoints of a run: later ones are greater.
     pub(super) fn place(&self) -> (u64, u64, u64, bool) {
         (self.epoch, self.restarts, self.step, self.trained)
     }
 
-    /// Whether it is that of the end of epoch `epochs`, counted from 1.
+    /// True at the end of epoch `epochs`, counted from 1.
     pub(in crate::train) fn ends(&self, epochs: u64) -> bool {
         epochs > 0 && self.place() == (epochs, 0, 0, false) && self.history.len() as u64 == epochs
     }

@@ -1,3 +1,5 @@
+//! Tests of checkpoints: every bit comes back, the newest whole one is found after kills, only needed ones are kept.
+
 use super::format::{MODEL, OPTIMIZER, PROGRESS};
 use super::*;
 use crate::sample::Array;
@@ -12,7 +14,7 @@ fn state(value: f32) -> TaskState {
     state
 }
 
-/// Where a run stands whose epochs had these validation losses.
+/// The progress of a run whose epochs had these validation losses.
 fn progress(losses: &[f64], step: u64) -> Progress {
     let tally = Tally { samples: 3, loss_sum: 0.1 + 0.2, metric_sums: vec![1.0 / 3.0] };
     let history = losses.iter().zip(1..).map(|(&val_loss, epoch)| EpochRecord {
@@ -108,7 +110,7 @@ fn only_what_is_needed_is_kept() {
     for name in mine {
         fs::create_dir(dir.path().join(name)).unwrap();
     }
-    // What killed processes left: none has that id.
+    // Leftovers of killed processes: no process has that id.
     for name in ["tmp-4194999", "tmp-gone-4194999"] {
         fs::create_dir(dir.path().join(name)).unwrap();
         fs::write(dir.path().join(name).join(MODEL), "half").unwrap();
@@ -127,7 +129,7 @@ fn only_what_is_needed_is_kept() {
     expect.sort();
     assert_eq!(names(dir.path()), expect);
     assert_eq!((weight(&dir.path().join("last")), weight(&dir.path().join("best"))), (40.0, 1.0));
-    // And once more: never is there a moment without one of that step.
+    // And once more: at every moment there is a checkpoint of that step.
     checkpoints.save(&last, &state(41.0), false).unwrap();
     assert_eq!(link(dir.path(), "last"), "ep004-step00000000");
     assert_eq!((weight(&dir.path().join("last")), names(dir.path()).len()), (41.0, expect.len()));
@@ -191,7 +193,7 @@ fn the_newest_is_found_without_links_with_wrong_ones_and_with_folders_in_their_p
         assert!(found.passed_over.join("").contains(word) && word.is_empty() == found.passed_over.is_empty(), "{what}");
         let best = checkpoints.best(&found.progress.history).unwrap().unwrap();
         assert_eq!((weight(&found.path), weight(&best)), (4.0, 2.0), "{what}");
-        // What goes on from there leaves a folder as if nothing had been.
+        // Resuming from there leaves the folder as if nothing had happened.
         assert_eq!(checkpoints.settle(&found.path, &found.progress).unwrap(), Vec::<String>::new(), "{what}");
         assert_eq!((weight(&copied.join("last")), weight(&copied.join("best"))), (4.0, 2.0), "{what}");
         checkpoints.save(&progress(&[3.0, 1.0, 2.0, 0.5], 0), &state(5.0), false).unwrap();
@@ -211,7 +213,7 @@ fn an_incomplete_checkpoint_is_named_and_kept_and_the_one_before_is_taken() {
         ("optimizer.safetensors: it is damaged", |dir| cut(&dir.join(OPTIMIZER), 40)),
         ("checkpoint.toml: it is cut", |dir| cut(&dir.join(PROGRESS), 30)),
         ("checkpoint.toml: it is cut", |dir| {
-            // Cut where it is TOML still: an epoch of the history would be missing.
+            // Cut where it is still valid TOML: an epoch of the history would be missing.
             let text = fs::read_to_string(dir.join(PROGRESS)).unwrap();
             fs::write(dir.join(PROGRESS), &text[..text.rfind("[[progress.history]]").unwrap()]).unwrap();
         }),
@@ -237,7 +239,7 @@ fn an_incomplete_checkpoint_is_named_and_kept_and_the_one_before_is_taken() {
             found.passed_over
         );
         let before = names(&last);
-        // What goes on from the one before does not touch it, up to the same step.
+        // Resuming from the one before leaves it untouched, up to the same step.
         checkpoints.settle(&found.path, &found.progress).unwrap();
         let warnings = checkpoints.save(&progress(&[3.0, 1.0], 2), &state(6.0), false).unwrap().warnings;
         assert_eq!(warnings.join("").contains("stands further on"), word.contains("not the bytes"), "{warnings:?}");
@@ -327,7 +329,7 @@ fn an_epoch_that_begins_anew_comes_after_the_one_that_was_left() {
     checkpoints.save(&anew, &state(9.0), false).unwrap();
     assert_eq!(newest(dir.path()).0, "ep003-step00000000");
     assert_eq!(names(dir.path()), ["best", "ep002-step00000000", "ep003-step00000000", "last"]);
-    // Nor is it taken for the best, if that epoch was it.
+    // Nor is it taken as the best, if its epoch was the best.
     let dir = tempfile::tempdir().unwrap();
     let checkpoints = Checkpoints::new(dir.path());
     checkpoints.save(&progress(&[3.0], 0), &state(1.0), false).unwrap();
@@ -370,7 +372,7 @@ fn damage_is_named_and_a_newer_format_is_no_damage() {
     for error in [load(&path).unwrap_err(), checkpoints.newest().unwrap_err()] {
         assert!(matches!(error, Error::Unsupported { .. }) && error.to_string().contains("checkpoint.toml"), "{error}");
     }
-    // Other tools keep the model alone.
+    // Other tools keep only the model.
     let alone = dir.path().join("alone");
     fs::create_dir(&alone).unwrap();
     fs::copy(dir.path().join(WHOLE[1]).join(MODEL), alone.join(MODEL)).unwrap();

@@ -1,3 +1,5 @@
+//! Tests of the training loop with a task that counts: order of events, stop and resume, validation, several ranks.
+
 use super::super::TaskState;
 use super::*;
 use crate::deliver::SampleContext;
@@ -19,17 +21,8 @@ impl Pipeline for Line {
     fn len(&self) -> u64 {
         self.1
     }
-    fn fingerprint(&self) -> u64 {
-        1
-    }
     fn fields(&self) -> &[FieldSpec] {
         &self.0
-    }
-    fn location(&self, index: u64) -> String {
-        index.to_string()
-    }
-    fn read(&self, _: &Request, _: &mut Raw, _: &mut SampleContext) -> Result<()> {
-        Ok(())
     }
     fn make(&self, request: &Request, _: &Raw, slot: &mut Slot<'_>, _: &mut SampleContext) -> Result<()> {
         let x = request.rng("x").uniform(-1.0, 1.0) as f32;
@@ -44,7 +37,7 @@ struct LineTask {
     weights: [f64; 2],
     momentum: [f64; 2],
     frozen: bool,
-    /// What the loop set before each step.
+    /// The momentum that the loop set before each step.
     set_momentum: Option<f64>,
 }
 
@@ -91,9 +84,6 @@ impl Task for LineTask {
             *weight -= lr * *momentum;
         }
         Ok(tally)
-    }
-    fn broadcast(&mut self, _: &dyn Group) -> Result<()> {
-        Ok(())
     }
     fn eval_step(&mut self, batch: &Batch) -> Result<Tally> {
         Ok(self.losses(batch).0)
@@ -154,7 +144,7 @@ fn data(n: u64) -> Arc<dyn Pipeline> {
     Arc::new(Line(vec![FieldSpec::stack("xy", DType::F32, [2])], n))
 }
 
-/// Runs one rank from the last checkpoint in `dir`, asked to stop after `stop_after` looks at the clock.
+/// Runs one rank from the last checkpoint in `dir`; its stop request comes after `stop_after` queries.
 fn run_rank(
     dir: &Path,
     group: &dyn Group,
@@ -209,7 +199,7 @@ fn run(dir: &Path, stop_after: u64, steps: &Arc<Steps>) -> (Outcome, LineTask, P
     run_rank(dir, &SingleRank, &options([5, 4]), stop_after, steps).unwrap()
 }
 
-/// What the ranks of a group of `world_size` end with.
+/// The results of all ranks of a group of `world_size`.
 fn run_ranks(
     dir: &Path,
     world_size: usize,
@@ -238,7 +228,8 @@ fn a_run_stopped_at_any_moment_goes_on_bit_for_bit() {
     // Two epochs of 4 steps and two of 5, each with its evaluation of two batches.
     assert_eq!(whole_steps.len(), 2 * 4 + 2 * 5 + 4);
 
-    // Each run is stopped after so many looks (an evaluation alone takes two): in the middle of epochs, at their ends, in evaluation, at the phase change.
+    // Each run is stopped after this many queries (an evaluation alone makes two): in the middle of epochs, at their
+    // ends, in evaluation, at the phase change.
     for patience in [2, 3, 4, 5, 6, 7, 11] {
         let dir = tempfile::tempdir().unwrap();
         let steps = Arc::new(Steps::default());
@@ -268,7 +259,7 @@ fn the_asked_for_checkpoints_are_kept() {
     assert!(dir.path().join("best/checkpoint.toml").is_file());
 }
 
-/// The numbers of `lines` are those of `expect`, but for the order of sums.
+/// Checks that the numbers of `lines` equal those of `expect`, up to the order of sums.
 fn assert_same_curve(lines: &[String], expect: &[String], what: &str) {
     assert_eq!(lines.len(), expect.len(), "{what}");
     for (line, expect) in lines.iter().zip(expect) {
@@ -305,7 +296,7 @@ fn any_number_of_ranks_gives_the_same_curve_and_any_other_may_go_on() {
         assert_eq!(steps(tempfile::tempdir().unwrap().path(), ranks, u64::MAX, &lines), Outcome::Finished);
         assert_same_curve(&lines.0.lock().unwrap(), &whole, &format!("{ranks} ranks"));
     }
-    // The same number of ranks, stopped again and again, gives the same bits; changing numbers the same curve.
+    // The same number of ranks, stopped again and again, gives the same bits; changing numbers give the same curve.
     for patience in [2, 3, 5] {
         let dir = tempfile::tempdir().unwrap();
         let lines = Arc::new(Steps::default());
@@ -351,7 +342,7 @@ fn a_plan_by_which_ranks_take_different_steps_is_refused() {
     }
 }
 
-/// As TorchSSC: over all samples of the run, whatever the batch size.
+/// As in TorchSSC: over all samples of the run, independent of the batch size.
 fn poly_options(batch_size: u64) -> FitOptions {
     let lr = |epoch, position| poly_lr(0.05, 0.9, epoch * 23 + position, 3 * 23);
     let phase = Phase { first_epoch: 0, frozen: false, batch_size, lr: Box::new(lr), momentum: None };
@@ -376,7 +367,7 @@ fn a_rate_per_step_depends_on_the_samples_before_it_also_after_a_resume_with_ano
     let last: Vec<f64> = progress.history.iter().map(|record| record.lr).collect();
     assert_eq!(last, expect(&[(0, 15), (1, 15), (2, 15)]), "an epoch's record has the rate of its last step");
 
-    // Stopped after the second step of an epoch, and after its last batch of validation but one.
+    // Stopped after the second step of an epoch, and after the next-to-last batch of validation.
     let dir = tempfile::tempdir().unwrap();
     let steps = Arc::new(Steps::default());
     run_rank(dir.path(), &SingleRank, &poly_options(5), 1, &steps).unwrap();
@@ -390,7 +381,7 @@ fn a_rate_per_step_depends_on_the_samples_before_it_also_after_a_resume_with_ano
 
 #[test]
 fn a_momentum_per_step_goes_on_with_the_rate() {
-    // One by which every step is another one, and a constant that is the task's own.
+    // A schedule that differs at every step, and a constant that is the task's own.
     let falling = |epoch: u64, position: u64| 0.9 - 0.01 * (epoch * 23 + position) as f64;
     let run = |momentum: fn(u64, u64) -> f64, stops: &[u64]| {
         let dir = tempfile::tempdir().unwrap();
@@ -433,4 +424,19 @@ fn a_metric_may_be_a_ratio_of_sums_also_where_a_rank_has_no_sample() {
     for (found, expect) in metrics(2).iter().zip(&one) {
         assert!((found - expect).abs() <= 1e-9 * expect, "{found} {expect}");
     }
+}
+
+#[test]
+fn a_task_takes_over_the_model_of_rank_0_and_keeps_its_own_optimizer() {
+    let run = |group: ThreadGroup| {
+        let rank = group.rank() as f64;
+        let mut task = LineTask { weights: [rank, 2.0 + rank], momentum: [rank; 2], ..LineTask::default() };
+        task.broadcast(&group).unwrap();
+        (task.weights, task.momentum)
+    };
+    let states: Vec<_> = std::thread::scope(|scope| {
+        let ranks: Vec<_> = ThreadGroup::new(3).into_iter().map(|group| scope.spawn(move || run(group))).collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    });
+    assert_eq!(states, [([0.0, 2.0], [0.0; 2]), ([0.0, 2.0], [1.0; 2]), ([0.0, 2.0], [2.0; 2])]);
 }

@@ -1,5 +1,5 @@
-//! What counts of one attempt, and what its plan asks for. Knows one attempt at a time; what they come to together is
-//! `check.rs`.
+//! The entries of one attempt that count, and the demands of its plan. Knows one attempt at a time; `check.rs` combines
+//! them.
 
 use super::Attempt;
 use super::problems::{Place, Problems};
@@ -9,20 +9,20 @@ use crate::plan::{MAX_EPOCH, Plan};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry::{Occupied, Vacant};
 
-/// Slots worked out at once.
+/// Number of slots computed at a time.
 const PORTION: u64 = 1 << 16;
 
-/// An epoch with so many places more than four times what was delivered is not worked out: it is not delivered, and
-/// listing it would take for ever.
+/// An epoch that has this many positions more than four times the delivered samples is not computed: it is far from
+/// delivered, and listing it would take for ever.
 const FEW: u64 = 1 << 20;
 
-/// One attempt, up to where the next one went on.
+/// One attempt, up to the point from which the next one continued.
 pub(super) struct AttemptSpan<'a> {
     pub(super) attempt: &'a Attempt,
     pub(super) plan: Plan,
     pub(super) from: Place,
     pub(super) to: Place,
-    /// What counts, by epoch.
+    /// The entries that count, by epoch.
     entries: BTreeMap<u64, Vec<&'a Entry>>,
     pub(super) void_entries: usize,
 }
@@ -75,7 +75,7 @@ impl<'a> AttemptSpan<'a> {
         Ok(AttemptSpan { attempt, plan, from, to: to.max(from), entries, void_entries })
     }
 
-    /// The part of `epoch` that it was to deliver: from a position, up to another or to the epoch's end.
+    /// The part of `epoch` that it had to deliver: from a position, up to another or to the epoch's end.
     pub(super) fn part(&self, epoch: u64) -> Option<(u64, Option<u64>)> {
         let from = if epoch == self.from.0 { self.from.1 } else { 0 };
         let to = (epoch == self.to.0).then_some(self.to.1);
@@ -87,7 +87,7 @@ impl<'a> AttemptSpan<'a> {
         self.entries.get(&epoch).map_or(&[], Vec::as_slice)
     }
 
-    /// The last epoch of which something counts.
+    /// The last epoch with entries that count.
     pub(super) fn last_epoch(&self) -> Option<u64> {
         self.entries.keys().next_back().copied()
     }
@@ -97,8 +97,8 @@ impl<'a> AttemptSpan<'a> {
         self.of(epoch).iter().fold(0, |sum, entry| sum.saturating_add(entry.samples).saturating_add(entry.padded))
     }
 
-    /// The exchanges of bad samples, by position: the sample that should stand there, and the one delivered in the end.
-    /// Each must be the one that the plan gives.
+    /// The replacements of bad samples, by position: the planned sample, and the one finally delivered. A replacement
+    /// that deviates from the plan is a problem.
     pub(super) fn exchanges(&self, epoch: u64, problems: &mut Problems) -> BTreeMap<u64, Swap> {
         let mut swaps: BTreeMap<u64, Swap> = BTreeMap::new();
         let told = self.of(epoch).iter().flat_map(|entry| &entry.replaced);
@@ -125,8 +125,8 @@ impl<'a> AttemptSpan<'a> {
         swaps
     }
 
-    /// Counts what its plan wants of `epoch`, with exchanges in their places, as far as its batches go; returns the
-    /// padded places, or `None` for an epoch of which so little was delivered that there is no use in counting.
+    /// Counts the samples that its plan wants of `epoch`, with replacements, as far as its batches go; returns the
+    /// number of padded positions, or `None` for an epoch of which too little was delivered to be worth counting.
     pub(super) fn expect(
         &self,
         epoch: u64,
@@ -135,7 +135,7 @@ impl<'a> AttemptSpan<'a> {
         problems: &mut Problems,
     ) -> Option<u64> {
         let Some((from, to)) = self.part(epoch) else { return Some(0) };
-        // Batches may change from epoch to epoch. Where nothing at all was delivered, all is missed.
+        // The batch size may change from epoch to epoch. If nothing at all was delivered, everything is missed.
         let (batch_size, drop_last) =
             self.of(epoch).first().map_or((1, false), |entry| (entry.batch_size.max(1), entry.drop_last));
         let (order, ranks) = (self.plan.epoch_from(epoch, from), self.plan.num_replicas());
@@ -180,7 +180,7 @@ impl<'a> AttemptSpan<'a> {
     }
 }
 
-/// What became of a place whose sample could not be used.
+/// The replacement of a sample that could not be used.
 pub(super) struct Swap {
     pub(super) index: u64,
     pub(super) padded: bool,
@@ -188,7 +188,7 @@ pub(super) struct Swap {
     times: u64,
 }
 
-/// The entries of each rank follow each other without a gap, from where the attempt began.
+/// Checks that the entries of each rank follow each other without a gap, from the start of the attempt.
 fn check_chains(attempt: u64, from: Place, entries: &[Entry], ranks: u64, problems: &mut Problems) {
     let mut ends: BTreeMap<u64, Place> = BTreeMap::new();
     for entry in entries {

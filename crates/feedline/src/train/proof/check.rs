@@ -1,7 +1,8 @@
-//! The check of a ledger: attempts and ranks merged, and compared with what their plans ask for. Pure but for [`verify`],
-//! which reads the run folder; must not take the loader's word for more than what it delivered.
+//! The check of a ledger: merges attempts and ranks, and compares them with their plans. Pure except for [`verify`],
+//! which reads the run folder; must trust the loader only for what it delivered.
 //!
-//! It is no seal: who can write the file can make it say anything. It finds what loaders, restarts and people get wrong.
+//! It is no protection against forgery: anyone who can write the file can make it say anything. It finds mistakes of
+//! loaders, restarts and people.
 
 use super::attempt_span::AttemptSpan;
 use super::problems::{LISTED, Place, Problems};
@@ -16,18 +17,18 @@ use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// What the ledger of a run says. Epochs count from 0 here.
+/// The result of the check of a run's ledger. Epochs count from 0 here.
 #[derive(Debug, Serialize)]
 pub struct Proof {
-    /// Whether something was delivered up to the last checkpoint, and it is everything that the plan asks for, and nothing
-    /// else. Replaced samples are as planned: the plan says by what.
+    /// True if something was delivered up to the last checkpoint, and it is everything that the plan asks for, and
+    /// nothing else. Replaced samples count as planned: the plan determines their replacements.
     pub proved: bool,
     pub attempts: Vec<AttemptProof>,
     /// Every epoch up to the last checkpoint.
     pub epochs: Vec<EpochProof>,
-    /// What is wrong with the ledger itself.
+    /// Problems of the ledger itself.
     pub problems: Vec<String>,
-    /// What lies among the checkpoints and is none that is complete, so that the last one may not be the last that was.
+    /// Incomplete checkpoints in the folder, so that the last complete one may not be the last that was made.
     pub passed_over: Vec<String>,
 }
 
@@ -39,56 +40,56 @@ pub struct AttemptProof {
     pub ranks: u64,
     /// (epoch, global position) where it began.
     pub from: Place,
-    /// Where the next one went on, or the last checkpoint stands.
+    /// The point from which the next one continued, or the last checkpoint.
     pub to: Place,
     /// Entries past that: work that no checkpoint kept.
     pub void_entries: usize,
 }
 
-/// What was delivered of one epoch.
+/// The deliveries of one epoch.
 #[derive(Debug, Serialize)]
 pub struct EpochProof {
     pub epoch: u64,
-    /// Whether it is over; else this is what was delivered so far.
+    /// True if the epoch is over; else the figures are those so far.
     pub complete: bool,
-    /// Attempts that had a part in it.
+    /// Attempts that delivered part of it.
     pub attempts: Vec<u64>,
     /// Samples of the data set.
     pub samples: u64,
-    /// Samples delivered, padding apart.
+    /// Samples delivered, without padding.
     pub delivered: u64,
-    /// Padded places delivered besides.
+    /// Padded positions delivered.
     pub padded: u64,
     /// Samples of the data set that were delivered exactly once, more often, and not at all.
     pub once: u64,
     pub more: u64,
     pub never: u64,
-    /// Whether the plan itself (or a replacement) wants a sample more than once.
+    /// True if the plan itself (or a replacement) wants a sample more than once.
     pub wanted_twice: bool,
-    /// Samples that came more or less often than they should have.
+    /// Samples that were delivered more or less often than planned.
     pub differing: u64,
-    /// Of the first thousand of those, the ones that should have been delivered (more often), ascending.
+    /// Among the first thousand of those, the samples that were delivered too rarely, ascending.
     pub missed: Vec<Difference>,
-    /// And the ones that were delivered more often than they should have been, ascending.
+    /// Among the same, the samples that were delivered too often, ascending.
     pub doubled: Vec<Difference>,
     pub replaced: Vec<Replacement>,
-    /// Whether the names of the run folder are those of its data.
+    /// True if the sample names in the run folder belong to its data.
     #[serde(skip)]
     has_names: bool,
 }
 
 impl EpochProof {
-    /// Whether it is exactly what the plan asks for.
+    /// True if it is exactly as planned.
     pub fn as_planned(&self) -> bool {
         self.differing == 0
     }
 }
 
-/// A sample that came more or less often than planned.
+/// A sample that was delivered more or less often than planned.
 #[derive(Debug, Serialize, PartialEq)]
 pub struct Difference {
     pub index: u64,
-    /// Its file, where the run folder says it.
+    /// Its file, if the run folder names it.
     pub name: Option<String>,
     pub planned: u64,
     pub delivered: u64,
@@ -103,7 +104,7 @@ pub struct Replacement {
     pub name: Option<String>,
     pub replaced_by: u64,
     pub replaced_by_name: Option<String>,
-    /// How often the epoch delivered the latter, this time included.
+    /// Number of times the epoch delivered the latter, including this one.
     pub times: u64,
 }
 
@@ -131,7 +132,7 @@ pub fn verify(run: &Path) -> Result<Proof> {
         remedy: "So nothing can be proved of this run".into(),
     };
     if let Some(problem) = other_length(run, &attempts, cursor).map_err(damaged)? {
-        // Nothing is worked out: that costs what the number says, which may be any.
+        // Nothing is computed: the cost depends on that number, which may be arbitrary.
         let (problems, passed_over) = (vec![problem], newest.map_or(vec![], |newest| newest.passed_over));
         return Ok(Proof { proved: false, attempts: vec![], epochs: vec![], problems, passed_over });
     }
@@ -145,11 +146,13 @@ pub fn verify(run: &Path) -> Result<Proof> {
     Ok(proof)
 }
 
-/// Where an attempt says another number of samples than the list in the run folder, or than another attempt on the same data.
+/// Reports an attempt whose number of samples differs from the list in the run folder, or from another attempt on that
+/// data.
 fn other_length(run: &Path, attempts: &[(Attempt, Vec<Entry>)], cursor: Option<&Cursor>) -> Result<Option<String>> {
     let Some((last, _)) = attempts.last() else { return Ok(None) };
     let expect = last.plan()?.len();
-    // After a resume with other data that was killed before its attempt began, the list is of the checkpoint's.
+    // After a resume with other data that was killed before its attempt began, the list belongs to the checkpoint's
+    // data.
     let is_of_last = cursor.is_none_or(|cursor| cursor.dataset == last.dataset);
     let listed = if is_of_last { text_of(run, "samples.txt")? } else { None };
     let listed = listed.map(|samples| samples.lines().count() as u64);
@@ -170,7 +173,7 @@ fn other_length(run: &Path, attempts: &[(Attempt, Vec<Entry>)], cursor: Option<&
     Ok(None)
 }
 
-/// A text in the run folder, if it is there.
+/// A text file in the run folder, if it exists.
 fn text_of(run: &Path, name: &str) -> Result<Option<String>> {
     let path = run.join(name);
     match std::fs::read(&path) {
@@ -180,15 +183,15 @@ fn text_of(run: &Path, name: &str) -> Result<Option<String>> {
     }
 }
 
-/// In what the checkpoint and the lists of the run folder are not of the data set of the last attempt.
+/// Reports a checkpoint or lists in the run folder that belong to other data than the last attempt.
 fn difference(run: &Path, attempt: &Attempt, cursor: Option<&Cursor>) -> Result<Option<String>> {
     if let Some(cursor) = cursor.filter(|cursor| cursor.dataset != attempt.dataset) {
-        // A resume with other data, killed before its attempt began: that an epoch may begin with.
+        // A resume with other data, killed before its attempt began, is valid only at the start of an epoch.
         let problem = format!("the last checkpoint is of other data than attempt {}", attempt.attempt);
         return Ok((cursor.position > 0).then_some(problem));
     }
     let Some(samples) = text_of(run, "samples.txt")? else { return Ok(None) };
-    // Where each sample has its class beside it, the lists are all that the fingerprint is made of.
+    // If each sample is listed with its class, the fingerprint depends only on the lists.
     let labelled: Option<Vec<(&str, &str)>> = samples.lines().map(|line| line.rsplit_once('\t')).collect();
     let (Some(labelled), Some(classes)) = (labelled, text_of(run, "classes.txt")?) else { return Ok(None) };
     let labels: BTreeMap<&str, u32> = classes.lines().zip(0..).collect();
@@ -202,10 +205,10 @@ fn difference(run: &Path, attempt: &Attempt, cursor: Option<&Cursor>) -> Result<
     Ok((lists != attempt.dataset).then(|| format!("{problem} attempt {} and the last checkpoint", attempt.attempt)))
 }
 
-/// Checks what counts of these attempts, in a run whose last checkpoint stands at `end`.
+/// Checks the entries of these attempts that count, in a run whose last checkpoint is at `end`.
 pub(super) fn check(attempts: &[(Attempt, Vec<Entry>)], end: Place) -> Result<Proof> {
     let (mut spans, mut to, mut problems) = (Vec::new(), end, Problems::default());
-    // From the last to the first: whatever is past a later attempt's beginning was done again.
+    // From last to first: all work past the start of a later attempt was done again.
     for (attempt, entries) in attempts.iter().rev() {
         let span = AttemptSpan::new(attempt, entries, to, &mut problems)?;
         to = to.min(span.from);
@@ -244,7 +247,7 @@ fn summary(span: &AttemptSpan<'_>) -> AttemptProof {
     }
 }
 
-/// What attempts must have in common. `first` is the first place that the ledger knows.
+/// Checks that the attempts fit together. `first` is the first position that the ledger covers.
 fn check_attempts(spans: &[AttemptSpan<'_>], first: Place, problems: &mut Problems) {
     match spans.first() {
         None => problems.add("the ledger is empty".into()),
@@ -260,7 +263,7 @@ fn check_attempts(spans: &[AttemptSpan<'_>], first: Place, problems: &mut Proble
         problems.add("the attempts are not numbered 1, 2, 3, ...: lines are missing, or stand twice".into());
     }
     for pair in spans.windows(2) {
-        // Other data, and another order of them, may begin with an epoch but not within one.
+        // Other data, or another order, may begin with an epoch but not within one.
         if pair[1].from.1 == 0 {
             continue;
         }
@@ -298,7 +301,7 @@ fn check_epoch(
         if span.of(epoch).iter().any(|entry| entry.samples > 0) {
             attempts.push(span.attempt.attempt);
         }
-        // Padding that was replaced is padding still.
+        // Replaced padding is still padding.
         replaced.extend(swaps.into_iter().filter(|(_, swap)| !swap.padded));
     }
     let problem = |text: &str| format!("{text} of epoch {}", epoch + 1);
@@ -310,7 +313,7 @@ fn check_epoch(
     }
     let planned = expected.counts();
     let differing = counts.differing(&planned);
-    // Where there was no use in counting, a problem says so.
+    // If an epoch was not worth counting, a problem already says so.
     let differing = if padding.is_some() { differing } else { Default::default() };
     let (mut missed, mut doubled) = (Vec::new(), Vec::new());
     for index in differing.iter().take(LISTED) {
@@ -351,7 +354,7 @@ fn check_epoch(
 }
 
 impl Proof {
-    /// Fills in the names from the file at `path`, if there is anything to name.
+    /// Adds the names from the file at `path`, if there is anything to name.
     fn add_names(&mut self, path: &Path) -> Result<()> {
         let mut wanted = BTreeSet::new();
         for epoch in self.epochs.iter().filter(|epoch| epoch.has_names) {

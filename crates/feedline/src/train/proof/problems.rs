@@ -1,12 +1,12 @@
-//! What is wrong with a ledger, as far as it is worth listing.
+//! The problems of a ledger, up to a limit.
 
-/// A place in the run: (epoch, global position).
+/// A position in the run: (epoch, global position).
 pub(super) type Place = (u64, u64);
 
-/// Samples listed of an epoch, and problems of a ledger; what is beyond is only counted.
+/// Maximum number of samples listed per epoch, and of problems listed; any others are only counted.
 pub(super) const LISTED: usize = 1000;
 
-/// What is wrong with a ledger, as far as it is worth listing.
+/// The problems of a ledger; the first [`LISTED`] are kept, the others counted.
 #[derive(Default)]
 pub(super) struct Problems {
     listed: Vec<String>,

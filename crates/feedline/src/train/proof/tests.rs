@@ -1,3 +1,5 @@
+//! Tests of the ledger's check: whole runs are proved; what is missing, doubled or altered is named.
+
 use super::check::check;
 use super::*;
 use crate::deliver::{LoaderOptions, OnBadSample, SampleContext};
@@ -42,7 +44,7 @@ impl Pipeline for Numbered {
     }
 }
 
-/// Rank 0 of a group whose other ranks' bytes are handed over beforehand.
+/// Rank 0 of a group; the bytes of the other ranks are supplied in advance.
 struct Rank0 {
     world_size: u64,
     others: Mutex<Vec<Vec<u8>>>,
@@ -55,12 +57,6 @@ impl Group for Rank0 {
     fn world_size(&self) -> u64 {
         self.world_size
     }
-    fn all_reduce_f32(&self, _: &mut [f32]) -> Result<()> {
-        unreachable!()
-    }
-    fn all_reduce_f64(&self, _: &mut [f64]) -> Result<()> {
-        unreachable!()
-    }
     fn broadcast(&self, _: &mut Vec<u8>) -> Result<()> {
         unreachable!()
     }
@@ -69,13 +65,10 @@ impl Group for Rank0 {
         all.append(&mut self.others.lock().unwrap());
         Ok(all)
     }
-    fn barrier(&self) -> Result<()> {
-        unreachable!()
-    }
     fn abort(&self, _: i32) {}
 }
 
-/// A run whose ranks step in turn, and what it should have delivered.
+/// A run whose ranks step in turn, and its expected deliveries.
 struct Simulation {
     dir: tempfile::TempDir,
     plan: Plan,
@@ -97,7 +90,7 @@ impl Simulation {
     }
 
     /// An attempt on `world_size` ranks from the last checkpoint, with a checkpoint every `save` steps, killed after
-    /// `steps`; if `late`, when the ledger was written and the next checkpoint was not.
+    /// `steps`; if `late`, after the ledger was written and before the next checkpoint was.
     fn attempt(&self, world_size: u64, batch_size: u64, steps: u64, save: u64, late: bool) {
         let plan = rescaled(&self.plan, world_size);
         let cursor = self.cursor();
@@ -148,7 +141,7 @@ impl Simulation {
         }
     }
 
-    /// The file's lines changed by `change`.
+    /// Applies `change` to the lines of the file.
     fn spoil(&self, change: impl FnOnce(&mut Vec<serde_json::Value>)) {
         let path = self.dir.path().join(LEDGER);
         let text = fs::read_to_string(&path).unwrap();
@@ -162,7 +155,7 @@ impl Simulation {
     }
 }
 
-/// Where a run is whose data is there.
+/// The progress of a run at `cursor`.
 fn standing(cursor: Cursor) -> Progress {
     Progress { epoch: cursor.epoch, step: cursor.position, cursor: Some(cursor), ..Progress::default() }
 }
@@ -182,7 +175,7 @@ fn has_problem(proof: &Proof, part: &str) -> bool {
     !proof.proved && proof.problems.iter().any(|problem| problem.contains(part))
 }
 
-/// An entry's counts with some samples more and others less.
+/// Raises an entry's counts of some samples and lowers those of others.
 fn recount(entry: &mut serde_json::Value, more: &[u64], less: &[u64]) {
     let old: Entry = serde_json::from_value(entry.clone()).unwrap();
     let counts = old.counts(1_000).unwrap();
@@ -238,7 +231,7 @@ fn a_planted_double_and_a_planted_miss_are_found_by_name() {
     fs::write(run.dir.path().join("samples.txt"), names).unwrap();
     let in_order = plan(100, Tail::Pad).epoch(0);
     let (lost, twice) = (in_order.at(0).index, in_order.at(1).index);
-    // Rank 0 leaves out its first sample and gives the first one of rank 1 a second time.
+    // Rank 0 omits its first sample and repeats the first one of rank 1.
     run.spoil(|lines| recount(&mut lines[1], &[twice], &[lost]));
     let proof = run.verify();
     assert!(!proof.proved && proof.problems.is_empty());
@@ -268,7 +261,7 @@ fn sets_and_digest_vouch_for_each_other() {
     let run = Simulation::new(plan(60, Tail::Exact));
     run.attempt(1, 5, 12, 12, false);
     let whole = fs::read_to_string(run.dir.path().join(LEDGER)).unwrap();
-    // The sets changed and the digest kept, and the other way round.
+    // The sets changed and the digest kept, and vice versa.
     run.spoil(|lines| {
         let digest = lines[1]["digest"].clone();
         recount(&mut lines[1], &[4], &[5]);
@@ -376,7 +369,7 @@ fn other_data_may_begin_with_an_epoch_and_not_within_one() {
     save(&Cursor::new(50, &plan(50, Tail::Exact), before.epoch + u64::from(before.position > 0), 0, 0));
     let names = (0..50).map(|index| format!("{index}.jpg\tcat\n")).collect::<String>();
     fs::write(run.dir.path().join("samples.txt"), names).unwrap();
-    // Killed before the attempt on the new data began: its list is there, and the ledger tells of the old.
+    // Killed before the attempt on the new data began: the list is new, the ledger describes the old data.
     let proof = run.verify();
     assert!(proof.proved && proof.epochs.len() == 1, "{proof:?}");
     run.plan = plan(50, Tail::Exact);
@@ -384,7 +377,7 @@ fn other_data_may_begin_with_an_epoch_and_not_within_one() {
     let proof = run.verify();
     assert!(proof.proved, "{proof:?}");
     assert_eq!(proof.epochs.iter().map(|epoch| (epoch.samples, epoch.never)).collect::<Vec<_>>(), [(40, 0), (50, 0)]);
-    // What is wrong with the old data is not given names of the new.
+    // Differences in the old data get no names of the new data.
     run.spoil(|lines| recount(&mut lines[1], &[3], &[4]));
     let missed = &run.verify().epochs[0].missed;
     assert_eq!((missed[0].index, &missed[0].name), (4, &None));
@@ -497,7 +490,7 @@ fn a_hostile_ledger_is_refused_at_once() {
     let miscounted = spoilt(&|lines| lines[1]["samples"] = 7.into());
     assert!(miscounted.unwrap_err().to_string().contains("its sets hold 40 samples, it says 7"));
     fs::write(&path, &whole).unwrap();
-    // A checkpoint of an epoch that never was.
+    // A checkpoint of an epoch that never existed.
     let proof = check(&read(&path).unwrap(), (1 << 60, 0)).unwrap();
     assert!(has_problem(&proof, "the ledger ends with epoch 1"), "{proof:?}");
 }

@@ -1,4 +1,4 @@
-//! Archives in and beside folders: what they hold takes part once, and is the data set of the folder.
+//! Archives in and beside folders: each file in them counts once, and together they are the folder's data set.
 
 use super::*;
 
@@ -16,7 +16,7 @@ fn archives_hold_the_data_set_of_the_folder() {
         assert!([45..=47, 9..=13, 2..=2][round].contains(&archives), "{archives} archives");
         assert_eq!(content(&shards, &storage(out.path())), expect);
         assert_eq!(fingerprint(&shards), fingerprint(dir.path()));
-        // Without the indexes beside them they are indexed, once: then they may even be damaged where only headers were.
+        // Without the indexes beside them they are indexed, once; later reads need no headers.
         for name in files_in(&shards).iter().filter(|name| name.ends_with(".index")) {
             fs::remove_file(shards.join(name)).unwrap();
         }
@@ -115,7 +115,7 @@ fn archives_and_files_may_lie_side_by_side_but_not_twice() {
         copy(&dir.path().join(name), &shards.join(name));
     }
     assert_eq!(content(&shards, &storage(&out.path().join("1"))), expect);
-    // Pictures beside archives that hold others: is that the data, or were they forgotten?
+    // Pictures beside archives that hold others: they may be the data, or forgotten.
     let refused = |name: &str, words: &[&str]| {
         let error = Folder::open(&shards, &storage(&out.path().join(name))).unwrap_err().to_string();
         assert!(words.iter().all(|word| error.contains(word)), "{words:?} in: {error}");
@@ -129,7 +129,7 @@ fn archives_and_files_may_lie_side_by_side_but_not_twice() {
     copy(&shards.join("train/000000.tar"), &shards.join("train/again.tar"));
     refused("3", &["is in it, and in", "again.tar"]);
     fs::remove_file(shards.join("train/again.tar")).unwrap();
-    // An archive that cannot be understood may not belong there.
+    // An invalid archive may not belong there.
     fs::write(shards.join("notes.zip"), "none").unwrap();
     refused("4", &["notes.zip: it is no zip archive", "or move it elsewhere"]);
 }
@@ -143,7 +143,7 @@ fn an_archive_beside_what_was_unpacked_from_it_changes_nothing() {
         names.iter().map(|name| zip::Entry::new(name, &fs::read(dir.path().join(name)).unwrap())).collect();
     fs::write(dir.path().join("birds.zip"), zip::written(&entries)).unwrap();
     fs::write(dir.path().join("notes.zip"), zip::written(&[zip::Entry::new("read me.txt", b"x")])).unwrap();
-    // Deeper than the folders of the splits nobody looks for archives, here and at a URL.
+    // Archives deeper than the folders of the splits are not searched for, locally and at a URL.
     fs::write(dir.path().join("train/a/more.zip"), zip::written(&[zip::Entry::new("2.jpg", b"x")])).unwrap();
     let url = format!("file://{}", dir.path().display());
     for place in [dir.path(), Path::new(&url)] {
@@ -151,7 +151,7 @@ fn an_archive_beside_what_was_unpacked_from_it_changes_nothing() {
     }
     let list = dir.path().join("list.txt");
     fs::write(&list, format!("0;{url}/train/a/4.jpg\n")).unwrap();
-    // A list of files needs no archive, not even one that is broken.
+    // A list of files needs no archive, not even a broken one.
     fs::write(dir.path().join("train/broken.zip"), "x").unwrap();
     let list = ImageList::from_list(&list, "x", &["a".into()], &storage(out.path())).unwrap();
     assert_eq!(list.entries.len(), 1);
@@ -170,7 +170,7 @@ fn archives_in_one_folder_lie_in_the_splits_that_they_are_called_after() {
         fs::write(flat.join(format!("{split}.zip")), zip::written(&names.map(entry).collect::<Vec<_>>())).unwrap();
     }
     assert_eq!(content(&flat, &storage(out.path())), expect);
-    // One that holds the folder of its split needs no other.
+    // An archive that contains its split's folder needs no other.
     let whole = zip::Entry::new("train/a/1.jpg", b"x");
     fs::write(flat.join("train.zip"), zip::written(&[whole])).unwrap();
     let folder = Folder::open(&flat, &storage(out.path())).unwrap();
@@ -190,7 +190,7 @@ fn archives_in_one_folder_lie_in_the_splits_that_they_are_called_after() {
     let named = Folder::open(&shards.join("train-{0..1}.tar"), &storage(out.path())).unwrap();
     assert_eq!(ImageList::from_folder(named, "x", None).unwrap().names(), train.names());
 
-    // Compressed ones would be missed, wherever they are.
+    // Compressed archives would be missed, wherever they are.
     let error = Folder::open(&shards.join("x.tar.gz"), &storage(out.path())).unwrap_err().to_string();
     assert!(error.contains("x.tar.gz: compressed archives are not read"), "{error}");
     fs::write(shards.join("train-2.tar.gz"), "x").unwrap();
@@ -244,7 +244,7 @@ fn what_cannot_be_packed_is_refused_and_nothing_is_lost() {
     }
     let error = pack(dir.path(), Path::new("s3://bucket/x"), 1 << 30, 3).unwrap_err().to_string();
     assert!(error.contains("no folder of this machine"), "{error}");
-    // A picture of a list may be called anything.
+    // A picture of a list may have any name.
     fs::rename(dir.path().join("train/a/4.jpg"), dir.path().join("train/a/4.JFIF")).unwrap();
     let file = dir.path().join("list.txt");
     fs::write(&file, "0;train/a/4.JFIF\n").unwrap();
@@ -252,7 +252,7 @@ fn what_cannot_be_packed_is_refused_and_nothing_is_lost() {
     let options = PackOptions { shard_bytes: 1, threads: 1, progress: &|_, _| () };
     pack_list(&list, &out.path().join("3"), options).unwrap();
     assert_eq!(names(&out.path().join("3")), ["00000000.jpg"]);
-    // What fails leaves nothing half done.
+    // A failed pack leaves nothing half done.
     fs::remove_file(dir.path().join("train/a/4.JFIF")).unwrap();
     fs::create_dir(out.path().join("4")).unwrap();
     pack_list(&list, &out.path().join("4"), options).unwrap_err();
@@ -303,12 +303,12 @@ fn a_pack_that_was_not_finished_is_no_data_set() {
         }
         fs::remove_file(folder.join("pack.incomplete")).unwrap();
     }
-    // Killed before the first archive had its name.
+    // Killed before the first archive got its name.
     let early = out.path().join("early");
     fs::create_dir_all(early.join("train")).unwrap();
     fs::write(early.join("train/pack.incomplete"), "").unwrap();
     refused(open(&early));
-    // Beside other data a folder that nobody looks into may be anything.
+    // Beside other data, a folder that is not searched may hold anything.
     fs::create_dir_all(shards.join("old/pack")).unwrap();
     fs::write(shards.join("old/pack/pack.incomplete"), "").unwrap();
     assert!(open(&shards).unwrap() > 0);

@@ -17,12 +17,12 @@ fn labels_of_webdataset_are_those_of_the_pictures() {
         [(0, "0.tar/a.png", "A"), (2, "0.tar/b.jpg", "B"), (1, "1.tar/x.1/a.seg.JPEG", "A2"), (2, "a.jpg", "V")];
     let expect = expect.map(|(class, name, content)| (class, name.to_owned(), content.as_bytes().to_vec()));
     for _ in 0..2 {
-        // The second time from the indexes that were kept.
+        // The second time from the cached indexes.
         assert_eq!(content(out.path(), &storage(out.path())), expect);
     }
     let folder = Folder::open(out.path(), &storage(out.path())).unwrap();
     assert_eq!(ImageList::train(folder.clone()).unwrap().classes, ["0", "1", "2"]);
-    // Names of classes beside them, found or named.
+    // Class names beside them, found or named.
     fs::write(out.path().join("train/classes.txt"), "x\ny\nz\nnone\n").unwrap();
     for place in ["train", "train/{0..1}.tar"] {
         let folder = Folder::open(&out.path().join(place), &storage(out.path())).unwrap();
@@ -64,7 +64,7 @@ fn the_label_is_that_of_the_exact_extension() {
         said.contains("3 *.fine.cls (x.tar/000.fine.cls, x.tar/001.fine.cls, x.tar/002.fine.cls), 3 *.json"),
         "{said}"
     );
-    // In any order, and in capital letters as WebDataset has it.
+    // In any order, and in capital letters, which WebDataset accepts.
     let samples = [
         ("a.jpg", "A"),
         ("a.CLS", "1"),
@@ -100,7 +100,7 @@ fn an_index_of_labels_that_an_older_version_kept_is_made_anew() {
         wrong.lines().filter(|line| !line.starts_with(['-', '!'])).map(|line| format!("{line}\n")).collect();
     fs::write(&beside, old.replace("feedline index 3", "feedline index 2")).unwrap();
     assert_eq!(open("2"), 0, "but not one of before");
-    // Of archives without labels an old one stays good.
+    // An old index of an archive without labels stays valid.
     let (dir, shards) = (data(), out.path().join("shards"));
     pack(dir.path(), &shards, 1 << 30, 1).unwrap();
     let beside = shards.join("train/000000.tar.index");

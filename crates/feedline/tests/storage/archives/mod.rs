@@ -1,4 +1,4 @@
-//! Samples inside archives: the same as the files they were packed from, and nothing else whatever an archive holds.
+//! Samples inside archives: they equal the files they were packed from, and hostile archives yield nothing else.
 
 mod folders;
 mod labelled;
@@ -76,12 +76,12 @@ fn without_the_feature_a_parquet_file_is_an_error_that_says_so() {
     }
 }
 
-/// An archive that a usual tool has written.
+/// An archive written by a common tool.
 fn written(name: &str) -> Vec<u8> {
     fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/archives").join(name)).unwrap()
 }
 
-/// The index of an archive with this name and these bytes, or what is said.
+/// The index of an archive with this name and these bytes, or its error.
 pub(super) fn indexed_as(name: &str, bytes: &[u8]) -> Result<Vec<Member>, String> {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join(name), bytes).unwrap();
@@ -94,7 +94,7 @@ pub(super) fn indexed_as(name: &str, bytes: &[u8]) -> Result<Vec<Member>, String
     })
 }
 
-/// Names and contents of a tar archive with these bytes, or what is said.
+/// Names and contents of a tar archive with these bytes, or its error.
 fn indexed(bytes: &[u8]) -> Result<Vec<(String, Vec<u8>)>, String> {
     Ok(indexed_as("x.tar", bytes)?
         .into_iter()
@@ -108,7 +108,7 @@ fn archive(add: impl FnOnce(&mut Builder<Vec<u8>>)) -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
-/// A header whose name is written as it is, whatever it is.
+/// A header whose name is written unchecked.
 fn header(name: &str, size: u64, kind: EntryType) -> Header {
     let mut header = Header::new_gnu();
     header.as_gnu_mut().unwrap().name[..name.len()].copy_from_slice(name.as_bytes());
@@ -132,8 +132,8 @@ fn webdataset(samples: &[(&str, &str)]) -> Vec<u8> {
     })
 }
 
-/// The labels of the archive `name` in a folder of its own, and what is said of it: twice, the second time from the index
-/// that was kept.
+/// The labels of the archive `name` in a folder of its own, and its warnings: twice, the second time from the cached
+/// index.
 fn labels(name: &str, bytes: &[u8]) -> (Vec<(u32, String)>, String) {
     let out = tempfile::tempdir().unwrap();
     let path = out.path().join(name);

@@ -1,4 +1,4 @@
-//! Tar archives: hostile ones, cut ones, and what an index of them must hold.
+//! Tar archives: hostile and truncated ones, and the content of their index.
 
 use super::*;
 
@@ -16,7 +16,7 @@ fn ordinary_archives_of_all_kinds_are_understood() {
     let expect = [("b/2.jpg", "two"), ("empty", ""), (&long, "one"), ("päx/3.jpg", "three")];
     let expect = expect.map(|(name, content)| (name.to_owned(), content.as_bytes().to_vec()));
     assert_eq!(indexed(&made).unwrap(), expect);
-    // Some writers leave out the two empty blocks at the end.
+    // Some writers omit the two empty blocks at the end.
     let end = made.iter().rposition(|byte| *byte != 0).unwrap() / 512 * 512 + 512;
     assert_eq!(indexed(&made[..end]).unwrap(), expect);
 }
@@ -43,7 +43,7 @@ fn hostile_archives_are_refused_in_words() {
         link.set_cksum();
         refused(&archive(|builder| builder.append(&link, &[][..]).unwrap()), &[words]);
     }
-    // Sizes that are lies: beyond the end, and beyond all numbers.
+    // False sizes: beyond the end, and beyond all numbers.
     for size in [1 << 20, 1 << 40, u64::MAX / 2, u64::MAX] {
         let mut bytes = file("a.jpg", b"x");
         let mut lying = header("a.jpg", 1, EntryType::Regular);
@@ -67,7 +67,7 @@ fn hostile_archives_are_refused_in_words() {
     refused(b"no archive at all", &["it is"]);
     refused(&vec![7; 4096], &["no tar archive"]);
 
-    // Cut at any place, it is refused, or what is left of it is whole.
+    // Cut at any place, it is refused, or the rest of it is complete.
     let whole = archive(|builder| {
         for i in 0..6u8 {
             builder
@@ -85,7 +85,7 @@ fn hostile_archives_are_refused_in_words() {
             assert!(members.starts_with(&some), "cut at {end}");
         }
     }
-    // Any byte of a header that is changed is noticed, or changes nothing that matters.
+    // Any changed byte of a header is detected, or changes nothing that matters.
     for at in (0..512).chain(1024..1536) {
         let mut bytes = whole.clone();
         bytes[at] ^= 0x55;
@@ -130,7 +130,7 @@ fn an_archive_that_was_cut_or_joined_is_told_of() {
         whole.len()
     );
     assert!(words.contains(&expect), "{words}");
-    // Each is told of once, wherever it lies.
+    // Each warning is given once, wherever the archive is.
     let out = tempfile::tempdir().unwrap();
     fs::create_dir(out.path().join("train")).unwrap();
     for (name, label) in [("train/0.tar", "0"), ("train/1.tar", "1")] {
@@ -169,7 +169,7 @@ fn an_index_that_does_not_fit_is_refused() {
         let error = Folder::open(&shards, &storage(listings.path())).unwrap_err().to_string();
         assert!(error.contains("000000.tar.index: this index is damaged"), "{error}");
     }
-    // A member that claims more than there is room for.
+    // A member that claims more bytes than there are.
     let zipped = out.path().join("zipped");
     fs::create_dir_all(&zipped).unwrap();
     fs::write(zipped.join("x.zip"), zip::written(&[zip::Entry::new("train/a/1.jpg", &[3; 50])])).unwrap();
@@ -183,7 +183,7 @@ fn an_index_that_does_not_fit_is_refused() {
         let error = Folder::open(&zipped, &storage(out.path())).unwrap_err().to_string();
         assert!(error.contains("x.zip.index: this index is damaged"), "{claim}: {error}");
     }
-    // An archive that was written since is looked through again, though its size is the same.
+    // An archive that was rewritten is indexed again, though its size is the same.
     let labelled = |label| webdataset(&[("a.jpg", "A"), ("a.cls", label)]);
     fs::remove_dir_all(&zipped).unwrap();
     fs::create_dir_all(&zipped).unwrap();

@@ -1,4 +1,4 @@
-//! Zip archives written by hand, since some of them lie.
+//! Zip archives written by hand, since some of them are invalid.
 
 use zlib_rs::{Deflate, DeflateFlush};
 

@@ -1,4 +1,4 @@
-//! Zip archives: the folder that they were made of, damage, and what is refused of hostile ones.
+//! Zip archives: the folder that they were made of, damage, and the refusal of hostile ones.
 
 use super::*;
 
@@ -44,7 +44,7 @@ fn a_member_that_was_damaged_is_an_error_that_names_it() {
     let good = zip::written(&entries);
     let path = out.path().join("x.zip");
     let mut told = std::collections::BTreeSet::new();
-    // Any byte up to the directory; of a header only the lengths count, the rest stands in the directory too.
+    // Any byte up to the directory; in a header only the lengths matter, all else is in the directory, too.
     for at in (0..200).chain((200..3100).step_by(97)) {
         let mut bytes = good.clone();
         bytes[at] ^= 0x11;
@@ -96,7 +96,7 @@ fn hostile_zips_are_refused_in_words() {
     for end in 0..whole.len() {
         assert!(indexed_as("x.zip", &whole[..end]).is_err(), "cut at {end}");
     }
-    // Whatever is changed, it is an answer and no panic, and no name leads out.
+    // Any change gives an answer and no panic, and no name leads outside.
     for at in 0..whole.len() {
         for value in [0, 0x2f, 0xff] {
             let mut bytes = whole.clone();

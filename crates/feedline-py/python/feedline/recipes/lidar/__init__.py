@@ -1,10 +1,10 @@
-"""The names of OpenPCDet's data loading, on Feedline's engine: ``build_dataloader``, its data sets, ``cfg``, and what a training
-and an evaluation script need besides.
+"""The names of OpenPCDet's data loading, on Feedline's engine: ``build_dataloader``, its data sets, ``cfg``, and the other
+functions that training and evaluation scripts need.
 
 ``examples/python/train_lidar.py`` is a training loop, ``docs/lidar.md`` tells of the files and of what differs. Batches have
-OpenPCDet's keys, shapes and types, so its networks take them as they are. Where the original errs, this does the right thing:
-ranks and epochs draw different augmentation, ``calib`` has as many entries as the batch, a data set without boxes is an error
-that says why, evaluation counts every sample once, and a run that was stopped goes on with exactly the next sample.
+OpenPCDet's keys, shapes and types, so its networks accept them. Faults of the original are corrected: ranks and epochs draw
+different augmentation, ``calib`` has as many entries as the batch, a data set without boxes is an error with its reason,
+evaluation counts every sample once, and a stopped run resumes with exactly the next sample.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # It needs torch, all else does not.
+    # Imported on demand: only this needs torch.
     if name == "DistributedSampler":
         from .sampler import DistributedSampler
 

@@ -1,4 +1,4 @@
-"""Between the lidar, the rectified camera and the picture. Owns the arithmetic of a KITTI calibration, with OpenPCDet's names."""
+"""Conversions between lidar, rectified camera and picture: a KITTI calibration's arithmetic, with OpenPCDet's names."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Calibration:
 
     @staticmethod
     def cart_to_hom(points: Any) -> Any:
-        """Points with a 1 behind each."""
+        """Homogeneous coordinates: points with a 1 appended."""
         return np.hstack([points, np.ones((len(points), 1), dtype=np.float32)])
 
     def _to_rect(self) -> Any:
@@ -76,7 +76,7 @@ class Calibration:
 
 
 def _move(points: Any, matrix: Any) -> Any:
-    """(N, 3) through a matrix of (3, 4). In float64, so that there and back is what it was."""
+    """Multiplies points (N, 3) by a matrix (3, 4), in float64, so that a round trip gives the same points."""
     points = np.asarray(points)
     moved = points.astype(np.float64) @ matrix[:, :3].T + matrix[:, 3]
     return moved.astype(np.float32) if points.dtype == np.float32 else moved
@@ -92,7 +92,7 @@ def _matrix(calib: Any, name: str, rows: int, columns: int) -> Any:
 
 
 def _read(path: Any) -> dict[str, Any]:
-    """By the numbers of the lines, as in KITTI: P0 to P3, R0_rect, Tr_velo_to_cam."""
+    """Reads a calibration file by its line numbers, as in KITTI: P0 to P3, R0_rect, Tr_velo_to_cam."""
     try:
         with open(path, encoding="utf-8-sig") as file:
             lines = file.read().splitlines()

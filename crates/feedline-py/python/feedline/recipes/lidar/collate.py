@@ -1,5 +1,5 @@
-"""Samples to a batch in NumPy, and a batch to the device, by OpenPCDet's rules. The loader's own batches come collated from the
-native half; this is for samples that a person makes.
+"""Samples to a batch in NumPy, and a batch to the device, by OpenPCDet's rules. The native half collates the loader's own
+batches; this is for samples that a program makes itself.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ import numpy as np
 
 from ...errors import ConfigError
 
-# Of each key what is done; any other is stacked.
+# The collate rule of each key; all others are stacked.
 _JOINED = ("voxels", "voxel_num_points")
 _NUMBERED = ("points", "voxel_coords")
 _PADDED = ("gt_boxes", "gt_boxes2d", "roi_boxes", "roi_scores", "roi_labels", "points_2d")
 _PICTURES = ("images", "depth_maps")
 # Axes that are padded to the longest; roi_* have frames before their boxes.
 _LONG_AXIS = {"roi_boxes": 1, "roi_scores": 1, "roi_labels": 1}
-# What stays as it is on the way to a device.
+# Keys that are not converted to tensors.
 _KEPT = ("frame_id", "metadata", "calib", "image_paths", "ori_shape", "img_process_infos")
 
 
 def collate_batch(batch_list: Sequence[dict[str, Any]], _unused: bool = False) -> dict[str, Any]:
-    """One batch of samples: points and voxels one after another with their sample's number, boxes padded with 0, pictures padded
-    at the right and below, ``calib`` as a list, all else stacked; and ``batch_size``.
+    """Collates samples to one batch: points and voxels joined, with their sample's number; boxes padded with 0; pictures padded
+    at the right and below; ``calib`` as a list; all else stacked. Adds ``batch_size``.
 
-    Raises :class:`feedline.ConfigError` that names key, samples and shapes where samples do not go together: of keys that not
-    all samples have, too, for their rows would belong to others.
+    Raises :class:`feedline.ConfigError` with key, samples and shapes if samples do not fit together. A key that only some
+    samples have is an error too, because its rows would be assigned to other samples.
     """
     if not batch_list:
         raise ConfigError("an empty batch cannot be collated. Give a sample")
@@ -57,7 +57,7 @@ def collate_batch(batch_list: Sequence[dict[str, Any]], _unused: bool = False) -
 
 
 def _who(samples: Sequence[dict[str, Any]], numbers: Any) -> str:
-    """Samples by their frames, or their numbers in the batch."""
+    """Names samples by their frames, or by their numbers in the batch."""
     return ", ".join(str(samples[at].get("frame_id", at)) for at in numbers)
 
 
@@ -82,7 +82,7 @@ def _collate(key: str, values: list[Any]) -> Any:
 
 
 def padded(values: list[Any], axis: int = 0) -> Any:
-    """Arrays that differ along one axis, filled up with 0, as float32 with a first axis of samples."""
+    """Stacks arrays that differ along one axis, padded with 0, as float32 with a first axis of samples."""
     longest = max(value.shape[axis] for value in values)
     shape = list(values[0].shape)
     shape[axis] = longest
@@ -106,8 +106,8 @@ def padded_pictures(values: list[Any]) -> Any:
 
 
 def load_data_to_gpu(batch_dict: dict[str, Any], device: Any = None) -> None:
-    """Makes the arrays of a batch float32 tensors on ``device`` (CUDA where there is, else the CPU), in place: ``image_shape``
-    int32, ``images`` with their channels first. Names, calibrations and numbers stay what they are.
+    """Converts the arrays of a batch to float32 tensors on ``device`` (by default CUDA if available, else the CPU), in place;
+    ``image_shape`` to int32, ``images`` with channels first. Names, calibrations and numbers are not changed.
     """
     import torch
 

@@ -1,5 +1,5 @@
 """Settings as OpenPCDet's ``cfg``: a dict whose keys are attributes, read from its YAML files and changed by ``--set``. Owns
-the merging; reading YAML is the native half's.
+the merging; the native half reads YAML.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ...errors import ConfigError
 
 
 class Config(dict):  # type: ignore[type-arg]
-    """A dict whose keys are attributes, as in EasyDict; mappings put into it become such dicts, those in lists too."""
+    """A dict whose keys are attributes, as in EasyDict; mappings assigned to it, also inside lists, become such dicts."""
 
     def __init__(self, *given: Any, **more: Any) -> None:
         super().__init__()
@@ -72,14 +72,14 @@ def _attributes(value: Any) -> Any:
 
 
 cfg = Config()
-"""What settings are read into by OpenPCDet's scripts."""
+"""The global settings that OpenPCDet's scripts fill."""
 cfg.ROOT_DIR = Path()
 cfg.LOCAL_RANK = 0
 
 
 def cfg_from_yaml_file(cfg_file: Any, config: Any = None) -> Any:
-    """Reads a YAML file of OpenPCDet's, and the one that its ``_BASE_CONFIG_`` names, into ``config``, which is also returned;
-    without it into a new :class:`Config`. What stands there already and is not in the file stays.
+    """Reads a YAML file of OpenPCDet's, and the one that its ``_BASE_CONFIG_`` names, into ``config`` (by default a new
+    :class:`Config`), and returns it. Existing values that are not in the file stay.
     """
     config = Config() if config is None else config
     _merge(config, json.loads(_native.read_yaml(os.fspath(cfg_file))))
@@ -97,10 +97,10 @@ def _merge(config: Any, new: Mapping[str, Any]) -> None:
 
 
 def cfg_from_list(cfg_list: Sequence[str], config: Any) -> None:
-    """Sets what ``--set NAME VALUE NAME VALUE ...`` says: names with dots (``OPTIMIZATION.LR``), which must be there, and values
-    of the type that is there. A list is written ``1,2``; keys of a mapping ``A:1,B:2``.
+    """Applies ``--set NAME VALUE NAME VALUE ...``: a name with dots (``OPTIMIZATION.LR``) must exist, and its value must have
+    the existing type. A list is written ``1,2``; keys of a mapping ``A:1,B:2``.
 
-    Raises :class:`feedline.ConfigError` (a ValueError): ``NotFoundKey: NAME``, or that a value is of another type.
+    Raises :class:`feedline.ConfigError` (a ValueError): ``NotFoundKey: NAME``, or a value of another type.
     """
     if len(cfg_list) % 2:
         raise ConfigError(f"--set takes names and values in turn, but there are {len(cfg_list)} words: {list(cfg_list)}")
@@ -145,7 +145,7 @@ def _typed(name: str, text: Any, old: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Settings of any kind of mapping as what JSON knows."""
+    """Converts settings in any kind of mapping to JSON types."""
     if isinstance(value, Mapping):
         return {str(name): plain(inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple, set)):

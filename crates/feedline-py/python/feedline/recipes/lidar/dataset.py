@@ -1,5 +1,5 @@
-"""``KittiDataset`` and ``CustomDataset`` with OpenPCDet's arguments and attributes, as sources. Owns what their settings mean for
-the native half, which reads, augments and makes voxels, and the names by which a sample is handed out.
+"""``KittiDataset`` and ``CustomDataset`` with OpenPCDet's arguments and attributes, as sources. Owns the conversion of their
+settings for the native half, which reads, augments and makes voxels, and the keys of a sample.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from .config import plain
 
 
 class LidarDataset(Source):
-    """Point clouds with boxes, for :func:`build_dataloader`, :class:`feedline.DataLoader`, and sample by sample.
+    """Point clouds with boxes, for :func:`build_dataloader` and :class:`feedline.DataLoader`; ``dataset[i]`` gives one sample.
 
     Args:
         dataset_cfg: ``DATA_CONFIG`` of OpenPCDet's YAML: a :class:`Config`, an EasyDict or any mapping.
-        class_names: The classes that count; class i is label i + 1.
-        training: With augmentation, or as for evaluation.
-        root_path: The folder, or URL, of the data set, if not ``DATA_PATH`` of the settings.
-        logger: Is told how many samples there are; the data is opened then.
-        s3client: Where the data lies, if not on the disk: a URL that stands for the root, a mapping, or boto3's client.
+        class_names: The classes to use; class i is label i + 1.
+        training: True applies augmentation; False is for evaluation.
+        root_path: The folder, or URL, of the data set; the default is ``DATA_PATH`` of the settings.
+        logger: Logs the number of samples; this opens the data at once.
+        s3client: Location of data that is not on the disk: a URL in place of the root, a mapping, or boto3's client.
         hook: ``HOOK`` of OpenPCDet's settings, for ``DisableAugmentationHook``; needs ``total_epochs``.
         total_epochs: Epochs of the run.
 
-    Nothing is read before it is used. It can be pickled, unless it has the keys of an S3 client.
+    Nothing is read before first use. It can be pickled, unless it has the keys of an S3 client.
     """
 
     kind = ""
@@ -75,7 +75,7 @@ class LidarDataset(Source):
         self.root_path: Any = root if is_url(root) else Path(root)
         self.split = str((dataset_cfg.get("DATA_SPLIT") or {}).get(self.mode, self.mode))
         self.epoch = 0
-        """The epoch in which :meth:`__getitem__` draws; a loader counts by itself."""
+        """The epoch in which :meth:`__getitem__` draws; a loader counts epochs itself."""
         self.total_epochs = whole_number("total_epochs", total_epochs, 0)
         self._merge_all_iters_to_one_epoch = False
         self._keys: Keys | None = keys
@@ -112,7 +112,7 @@ class LidarDataset(Source):
         return self._clouds
 
     def _once(self, name: str, make: Any) -> Any:
-        """What ``make`` gives, made once as long as the data stays open."""
+        """Calls ``make`` once and keeps its result as long as the data stays open."""
         clouds = self.clouds
         if name not in self._kept:
             self._kept[name] = make(clouds)
@@ -122,7 +122,7 @@ class LidarDataset(Source):
         state = {key: value for key, value in super().__getstate__().items() if key not in ("_clouds", "logger", "_kept")}
         return state | {"logger": None, "_kept": {}}
 
-    # What a network is built from.
+    # Facts that a network is built from.
 
     @property
     def _facts(self) -> dict[str, Any]:
@@ -136,13 +136,13 @@ class LidarDataset(Source):
 
     @property
     def grid_size(self) -> Any:
-        """Voxels along x, y, z: int64 (3,); None where no voxels are made."""
+        """Voxels along x, y, z: int64 (3,); None if no voxels are made."""
         size = self._facts["grid_size"]
         return None if size is None else np.array(size, dtype=np.int64)
 
     @property
     def voxel_size(self) -> list[float] | None:
-        """Sides of a voxel in metres; None where no voxels are made."""
+        """Sides of a voxel in metres; None if no voxels are made."""
         size: list[float] | None = self._facts["voxel_size"]
         return size
 
@@ -174,7 +174,7 @@ class LidarDataset(Source):
 
     @property
     def infos(self) -> list[dict[str, Any]]:
-        """What is known of each frame, with the keys and types of OpenPCDet's info files."""
+        """Information on each frame, with the keys and types of OpenPCDet's info files."""
         infos: list[dict[str, Any]] = self._once("infos", lambda clouds: [_info(info) for info in json.loads(clouds.infos())])
         return infos
 
@@ -185,7 +185,7 @@ class LidarDataset(Source):
         return ids
 
     def calib_of(self, index: int) -> Calibration | None:
-        """The calibration of a frame; None in data sets without."""
+        """The calibration of a frame; None in data sets without one."""
         if not self._has_calib:
             return None
         matrices = self._once("calibs", lambda clouds: np.asarray(clouds.calibs()))[index]
@@ -200,13 +200,13 @@ class LidarDataset(Source):
         return len(self.native) * (self.total_epochs if self._merge_all_iters_to_one_epoch else 1)
 
     def merge_all_iters_to_one_epoch(self, merge: bool = True, epochs: int | None = None) -> None:
-        """Whether ``len()`` and loaders that :func:`build_dataloader` makes count all ``epochs`` as one."""
+        """Makes ``len()`` and loaders from :func:`build_dataloader` count all ``epochs`` as one; ``merge=False`` undoes it."""
         self._merge_all_iters_to_one_epoch = bool(merge)
         if merge:
             self.total_epochs = whole_number("epochs", epochs, 1)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """One sample, as OpenPCDet gives it to ``collate_batch``. What is drawn depends on index and ``epoch``."""
+        """One sample, as OpenPCDet gives it to ``collate_batch``. Its augmentation depends on index and ``epoch``."""
         length = len(self)
         at = operator.index(index)
         if not -length <= at < length:
@@ -216,7 +216,7 @@ class LidarDataset(Source):
         return self._sample(fields)
 
     def _sample(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """A sample by OpenPCDet's keys from the native half's fields."""
+        """Converts the native half's fields to a sample with OpenPCDet's keys."""
         frame, _ = int(fields.pop("frame_index")), fields.pop("gt_pasted", None)
         for name in ("points", "voxel_coords"):
             if name in fields:
@@ -245,17 +245,17 @@ class LidarDataset(Source):
         class_names: Sequence[str],
         output_path: str | os.PathLike[str] | None = None,
     ) -> list[dict[str, Any]]:
-        """For each sample of a batch what :meth:`evaluation` takes, of ``pred_boxes`` (N, 7 or more), ``pred_scores`` (N,) and
-        ``pred_labels`` (N,), arrays or tensors. With ``output_path`` also a KITTI label file for each frame there.
+        """Converts ``pred_boxes`` (N, 7 or more), ``pred_scores`` (N,) and ``pred_labels`` (N,), arrays or tensors, per sample
+        of a batch, to the input of :meth:`evaluation`. With ``output_path`` it also writes a KITTI label file per frame there.
         """
         return evaluation.prediction_dicts(batch_dict, pred_dicts, class_names, output_path)
 
     def evaluation(
         self, det_annos: Sequence[Mapping[str, Any]], class_names: Sequence[str], **kwargs: Any
     ) -> tuple[str, dict[str, float]]:
-        """Average precisions by KITTI's rules of what :meth:`generate_prediction_dicts` gave for all frames: as a text and as
-        numbers by OpenPCDet's names (``Car_3d/moderate_R40``). Frames are known by ``frame_id``, in any order; one that comes
-        twice counts once, one that is missing is an error.
+        """Average precisions by KITTI's rules from the results of :meth:`generate_prediction_dicts` for all frames, as a text and
+        as numbers with OpenPCDet's names (``Car_3d/moderate_R40``). Frames are matched by ``frame_id``, in any order; a repeated
+        one counts once, a missing one is an error.
         """
         return evaluation.evaluate(self, det_annos, class_names, **kwargs)
 
@@ -294,14 +294,14 @@ def dataset_class(dataset_cfg: Mapping[str, Any]) -> type[LidarDataset]:
 
 
 class DataAugmentor:
-    """Stands where OpenPCDet has an augmentor, for those who leave out steps of it in the last epochs."""
+    """Replaces OpenPCDet's augmentor for programs that leave out some of its steps in the last epochs."""
 
     def __init__(self, dataset: LidarDataset) -> None:
         self._dataset = dataset
 
     def disable_augmentation(self, augmentor_configs: Mapping[str, Any]) -> None:
-        """From the loader's next iterator on, steps in ``DISABLE_AUG_LIST`` are left out. A loader that was given ``hook`` does
-        so by itself, whenever the run is stopped and goes on.
+        """Leaves out the steps in ``DISABLE_AUG_LIST`` from the loader's next iterator on. A loader that was given ``hook`` does
+        so itself, also after a resume.
         """
         disabled = list(augmentor_configs.get("DISABLE_AUG_LIST") or ())
         options = self._dataset._options
@@ -314,7 +314,7 @@ class DataAugmentor:
 
 
 def _late(hook: Mapping[str, Any] | None, total_epochs: int) -> tuple[int, list[str]]:
-    """The epoch from which on steps are left out, and their names."""
+    """The epoch from which on steps are left out, and the names of these steps."""
     for name in hook or ():
         if name != "DisableAugmentationHook":
             raise ConfigError(f"HOOK has {name}. There is DisableAugmentationHook")
@@ -350,13 +350,13 @@ def _info(info: dict[str, Any]) -> dict[str, Any]:
 
 
 def pictures(shape: Any) -> dict[str, tuple[int, ...]]:
-    """The shapes of what a frame's picture of (height, width) comes with."""
+    """The shapes of ``images`` and ``depth_maps`` of a frame whose picture is (height, width)."""
     height, width = (int(side) for side in shape)
     return {"images": (height, width, 3), "depth_maps": (height, width)}
 
 
 def picture(name: str, content: bytes, shape: tuple[int, ...]) -> Any:
-    """float32: a picture from 0 to 1, or metres."""
+    """Decodes to float32: a picture from 0 to 1, or depth in metres."""
     if name == "images":
         return np.frombuffer(content, dtype=np.uint8).reshape(shape).astype(np.float32) / np.float32(255)
     return np.frombuffer(content, dtype=np.float32).reshape(shape).copy()

@@ -1,5 +1,5 @@
-"""Predictions as OpenPCDet hands them about, their label files, their figures, and how those of several ranks come together. Owns
-the conversion; the figures are counted by the native half.
+"""Predictions in OpenPCDet's form, their label files, their metrics, and the merging of several ranks' results. Owns
+the conversion; the native half computes the metrics.
 """
 
 from __future__ import annotations
@@ -9,15 +9,13 @@ import os
 from collections.abc import Mapping, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from ... import _native
 from ...errors import ConfigError
 from ...ranks import initialised_group
-
-if TYPE_CHECKING:
-    from .dataset import LidarDataset
 
 NO_GROUND_TRUTH = "No ground-truth boxes for evaluation"
 
@@ -27,7 +25,7 @@ def _array(value: Any) -> Any:
 
 
 def boxes_to_camera(boxes: Any, calib: Any) -> Any:
-    """Boxes (N, 7) of the lidar in rectified camera coordinates: x y z of the bottom's middle, l h w, rotation_y."""
+    """Converts lidar boxes (N, 7) to rectified camera coordinates: x y z of the bottom's centre, l h w, rotation_y."""
     boxes = np.asarray(boxes)
     bottom = boxes[:, :3].copy()
     bottom[:, 2] -= boxes[:, 5] / 2
@@ -37,7 +35,7 @@ def boxes_to_camera(boxes: Any, calib: Any) -> Any:
 
 
 def boxes_to_image(boxes_camera: Any, calib: Any, image_shape: Any) -> Any:
-    """(N, 4) left, top, right, bottom of boxes in camera coordinates, within the picture."""
+    """(N, 4) left, top, right, bottom of boxes in camera coordinates, clipped to the picture."""
     x, z = (np.array([1, 1, -1, -1] * 2) / 2, np.array([1, -1, -1, 1] * 2) / 2)
     y = np.array([0] * 4 + [-1] * 4)
     length, height, width = (boxes_camera[:, at : at + 1] for at in (3, 4, 5))
@@ -121,12 +119,29 @@ def _write(path: Path, anno: dict[str, Any]) -> None:
     path.write_text("".join(lines), "utf-8")
 
 
-# What the native half reads of a prediction.
+# Keys of a prediction that the native half reads.
 _READ = ("name", "truncated", "occluded", "alpha", "bbox", "dimensions", "location", "rotation_y", "score")
 
 
+class Evaluated(Protocol):
+    """The members of ``LidarDataset`` that an evaluation reads."""
+
+    dataset_cfg: Mapping[str, Any]
+
+    @property
+    def clouds(self) -> _native.Clouds: ...
+    @property
+    def infos(self) -> list[dict[str, Any]]: ...
+    @property
+    def sample_id_list(self) -> list[str]: ...
+    @property
+    def _facts(self) -> dict[str, Any]: ...
+    @property
+    def _has_calib(self) -> bool: ...
+
+
 def evaluate(
-    dataset: LidarDataset, det_annos: Sequence[Mapping[str, Any]], class_names: Sequence[str], eval_metric: str = "kitti", **_: Any
+    dataset: Evaluated, det_annos: Sequence[Mapping[str, Any]], class_names: Sequence[str], eval_metric: str = "kitti", **_: Any
 ) -> tuple[str, dict[str, float]]:
     """See ``LidarDataset.evaluation``."""
     if eval_metric != "kitti":
@@ -164,7 +179,7 @@ def _json(annos: list[Any]) -> str:
 
 
 def _of_no_camera(names: Any, boxes: Any, scores: Any, kinds: Mapping[str, str]) -> dict[str, Any]:
-    """Boxes as if a camera stood where the lidar is and saw all of them alike, as OpenPCDet does for custom data."""
+    """Boxes as seen by a virtual camera at the lidar that sees all of them equally, as OpenPCDet does for custom data."""
     boxes = _array(boxes).reshape(-1, 7).astype(np.float64)
     x, y, z, _, _, height, heading = boxes.T
     turn, count = -heading - np.pi / 2, len(boxes)
@@ -183,9 +198,9 @@ def _of_no_camera(names: Any, boxes: Any, scores: Any, kinds: Mapping[str, str])
 
 
 def merge_results_dist(result_part: Sequence[Any], size: int, tmpdir: Any = None) -> list[Any] | None:
-    """The ranks' results in the order of the data set on rank 0, None on others; ``size`` is the number of samples.
+    """Merges the ranks' results: in the order of the data set on rank 0, None on others. ``size`` is the number of samples.
 
-    Through torch's process group, so no folder has to be shared: ``tmpdir`` is not needed. Ranks may differ by one sample.
+    Uses torch's process group, so no shared folder (``tmpdir``) is needed. Ranks may differ by one sample.
     """
     group = initialised_group()
     if group is None or group[1] == 1:

@@ -1,5 +1,5 @@
-"""``build_dataloader`` and what it returns: batches as dicts with OpenPCDet's keys. Owns how its arguments become an order and
-how native fields become the batch; order, threads and resuming are :class:`feedline.DataLoader`'s.
+"""``build_dataloader`` and its loader: batches as dicts with OpenPCDet's keys. Owns the conversion of its arguments to an
+order and of native fields to a batch; order, threads and resuming are :class:`feedline.DataLoader`'s.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _BOOLS = ("use_lead_xyz", "flip_x", "flip_y")
 
 
 class _Maker:
-    """Makes the batch of native fields, and counts."""
+    """Makes the batch from native fields, and counts frames that were replaced."""
 
     def __init__(self, dataset: LidarDataset, output: str) -> None:
         self._dataset = dataset
@@ -82,14 +82,14 @@ class LidarLoader(EpochLoader):
 
     @property
     def redrawn(self) -> int:
-        """In how many places another frame came so far, because the one of that place had no box left."""
+        """Number of frames replaced so far because they had no box left."""
         return self._maker.redrawn
 
     def __iter__(self) -> Iterator[Minibatch]:  # type: ignore[override]
-        """The next epoch, once its first batch is asked for: OpenPCDet's loop makes an iterator that it throws away."""
+        """Begins the next epoch only when its first batch is asked for: OpenPCDet's loop makes an iterator that it discards."""
         live = self._newest() if self._newest else None
         if self.dataset.native is not self._native:
-            # Its augmentation was changed: from here on by threads that know.
+            # The augmentation was changed, so new threads take over from here.
             self._native, place = self.dataset.native, self._engine_now.cursor()
             epoch, _ = self._engine_now.place()
             self._engine_now = self._start()
@@ -139,14 +139,14 @@ def build_dataloader(
     Args:
         dataset_cfg, class_names, root_path, logger, s3client, hook, total_epochs: See :class:`LidarDataset`.
         batch_size: Samples a step of each rank.
-        dist: Whether there are several ranks, of torch's process group or the launcher; without it this process has all.
+        dist: True shares the data among the ranks of torch's process group or the launcher; False gives this process all.
         workers: Threads; 0 makes batches in the calling thread.
-        seed: Decides order and augmentation, whatever the number of ranks and workers; None is 0.
-        merge_all_iters_to_one_epoch: One epoch of ``total_epochs`` times the data. ``merge_order`` says how it is ordered: as
-            "upstream", in one permutation of all, so a sample may come again before others come; or in "passes", each sample
-            once in each.
-        tail: How samples for evaluation that do not divide by the ranks are dealt: "exact", each once; or "pad", as
-            OpenPCDet's own evaluation script wants it, with some given twice. Training always pads.
+        seed: Decides order and augmentation, for any number of ranks and workers; None is 0.
+        merge_all_iters_to_one_epoch: One epoch of ``total_epochs`` times the data. ``merge_order`` is its order:
+            "upstream" is one permutation of all, so a sample may repeat before others occur; "passes" has each sample
+            once in each pass.
+        tail: Treatment of evaluation samples that do not divide evenly by the ranks: "exact" gives each once; "pad" repeats
+            some, as OpenPCDet's own evaluation script expects. Training always pads.
         output: "numpy", for ``load_data_to_gpu``; or "torch".
         others: As of :class:`feedline.DataLoader`: ``drop_last``, ``on_bad_sample``, ``max_bad_samples``,
             ``memory_budget_bytes``, ``pin_memory``, ``timeout``.

@@ -1,4 +1,4 @@
-"""OpenPCDet's own sampler, for those who use torch's loader; needs torch."""
+"""OpenPCDet's own sampler, for use with torch's loader; needs torch."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from ... import torch as feedline_torch
 
 
 class DistributedSampler(feedline_torch.DistributedSampler):
-    """OpenPCDet's sampler: torch's with seed 0 that always pads. Where there are fewer samples than ranks they are repeated as
-    often as it takes; OpenPCDet's fails there. Besides, it can be saved and loaded.
+    """OpenPCDet's sampler: torch's with seed 0 that always pads. If there are fewer samples than ranks they are repeated as
+    often as needed; OpenPCDet's fails then. In addition its state can be saved and loaded.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """The names of TorchSSC (3D Sketch-aware Semantic Scene Completion) and of its RGB-D siblings, on Feedline's engine.
 
 ``examples/python/train_scene_completion.py`` is its training loop, ``docs/scene_completion.md`` tells of the files and
-of what differs. Where the original errs, this does the right thing: an epoch has every sample before any comes again,
-ranks share none, one process needs no launcher, and a run that was stopped goes on with exactly the next sample.
+of what differs. Faults of the original are corrected: an epoch has every sample before any repeats,
+ranks share none, one process needs no launcher, and a stopped run resumes with exactly the next sample.
 """
 
 from ..epochs import EpochSampler, Minibatch

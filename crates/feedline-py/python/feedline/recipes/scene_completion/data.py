@@ -1,4 +1,4 @@
-"""The data set with TorchSSC's arguments, as a source. Owns what the settings of a split mean for the native half, which
+"""The data set with TorchSSC's arguments, as a source. Owns the conversion of a split's settings for the native half, which
 reads, checks and normalises.
 """
 
@@ -27,11 +27,11 @@ def _three(name: str, values: Any) -> list[float]:
 
 
 class TrainPre:
-    """How samples for training are changed: ``x / 255 - img_mean``, ``/ img_std``, of RGB and HHA.
+    """The preprocessing of training samples: ``x / 255 - img_mean``, ``/ img_std``, of RGB and HHA.
 
     With ``mirror`` half of the samples are mirrored; with ``scales`` pictures and labels are scaled by one of these
-    factors. Either is for RGB-D segmentation lists only, which are then cropped to the size in the settings. It holds
-    the numbers; the work is done in the loader's threads.
+    factors. Both are for RGB-D segmentation lists only, which are then cropped to the size in the settings. This object
+    only holds the numbers; the loader's threads do the work.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class TrainPre:
 
 
 class ValPre(TrainPre):
-    """As :class:`TrainPre`, without random changes. TorchSSC normalises when it evaluates; here samples come normalised."""
+    """As :class:`TrainPre`, without random changes. Samples arrive normalised; TorchSSC normalises them in evaluation."""
 
     def __init__(
         self, img_mean: Sequence[float] = IMAGENET_MEAN, img_std: Sequence[float] = IMAGENET_STD
@@ -62,17 +62,17 @@ class NYUv2(Source):
 
     Args:
         setting: ``img_root``, ``gt_root``, ``hha_root``, ``mapping_root``, ``train_source`` and ``eval_source``: paths or
-            URLs; ``hha_root`` may be empty where there are no HHA pictures. Besides, if they are not TorchSSC's:
+            URLs; ``hha_root`` may be empty if there are no HHA pictures. Also, if they differ from TorchSSC's:
             ``image_height``, ``image_width``, ``grid``, ``num_classes``, ``hha_order`` ("bgr", "rgb"); and
-            ``dataset_path``, the folder for which an ``s3client`` that is a URL stands, else the one common to all.
+            ``dataset_path``, the folder that an ``s3client`` URL replaces; the default is the folder common to all.
         split_name: "train" (``train_source``) or "val" (``eval_source``).
         preprocess: :class:`TrainPre` or :class:`ValPre`; None is ImageNet's mean and std.
-        file_length: Kept, but ``len()`` is the number of listed samples. TorchSSC's is ``file_length``, drawn anew
-            from all samples for each one, whatever its index; here the loader's ``epoch_length`` makes an epoch longer
-            or shorter, and every sample comes before any comes again.
-        s3client: Where the data lies, if not on the disk: see :func:`get_train_loader`.
+        file_length: Accepted, but ``len()`` is the number of listed samples. In TorchSSC ``len()`` is ``file_length``, and
+            each item is drawn from all samples, whatever its index. Here the loader's ``epoch_length`` makes an epoch longer
+            or shorter, and every sample occurs before any repeats.
+        s3client: Location of data that is not on the disk: see :func:`get_train_loader`.
 
-    Nothing is read before it is used. It can be pickled, unless it has the keys of an S3 client.
+    Nothing is read before first use. It can be pickled, unless it has the keys of an S3 client.
     """
 
     def __init__(
@@ -145,10 +145,10 @@ class NYUv2(Source):
 
 
 def _folder(setting: Mapping[str, Any], roots: Mapping[str, str]) -> str:
-    """The folder for which a URL may stand."""
+    """The folder that a URL may replace."""
     if setting.get("dataset_path"):
         return str(os.fspath(setting["dataset_path"]))
     if any(is_url(root) for root in roots.values()) or len({os.path.isabs(root) for root in roots.values()}) > 1:
         return next(iter(roots.values()))
-    # Lists lie in it, so what is common to a single folder and a file in it is the folder.
+    # Lists are files in it, so the common path of a single folder and a file in it is the folder.
     return os.path.commonpath(list(roots.values()))

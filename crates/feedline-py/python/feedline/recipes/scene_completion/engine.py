@@ -1,5 +1,5 @@
-"""The engine of TorchSSC's training script: arguments, ranks, checkpoints, learning rate. Owns what a checkpoint holds and
-how it comes to lie on the disk; knows nothing of the data but the loader's place.
+"""The engine of TorchSSC's training script: arguments, ranks, checkpoints, learning rate. Owns the content of a checkpoint
+and its atomic writing; of the data it knows only the loader's position.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _STATE = ("epoch", "iteration", "dataloader", "model", "optimizer")
 
 
 class State:
-    """What a run consists of."""
+    """The objects and counters of a run, which a checkpoint holds."""
 
     def __init__(self) -> None:
         self.epoch = 0
@@ -37,13 +37,13 @@ class Engine:
         with Engine(custom_parser=parser) as engine:
             ...
 
-    To the parser it adds ``-d/--devices`` ("0-1", "0,2", "*"), ``-c/--continue FILE``, ``--local_rank`` (of LOCAL_RANK, if
-    not said) and ``-p/--port``; ``argv`` stands for the command line.
+    It adds ``-d/--devices`` ("0-1", "0,2", "*"), ``-c/--continue FILE``, ``--local_rank`` (default: LOCAL_RANK) and
+    ``-p/--port`` to the parser; ``argv`` replaces the command line.
 
-    It is ``distributed`` where a process group is there already, or a launcher (torchrun, Slurm, Open MPI) tells of ranks,
-    and be it of a single one; without a launcher it is one process that needs no group. Unless there is one, it makes a
-    group, by NCCL where there is CUDA, else by Gloo, and takes it down at the end of the ``with``. The launcher's
-    MASTER_ADDR and MASTER_PORT stay; ``--port`` is for where MASTER_PORT is not set.
+    It is ``distributed`` if a process group exists already, or if a launcher (torchrun, Slurm, Open MPI) sets ranks, even a
+    single one; without a launcher it is one process that needs no group. Unless a group exists, it makes one, with NCCL if
+    CUDA is available, else with Gloo, and destroys it at the end of the ``with``. The launcher's
+    MASTER_ADDR and MASTER_PORT are kept; ``--port`` is used if MASTER_PORT is not set.
     """
 
     def __init__(self, custom_parser: argparse.ArgumentParser | None = None, argv: Iterable[str] | None = None) -> None:
@@ -118,28 +118,28 @@ class Engine:
         if self._made_group and initialised_group() is not None:
             import torch.distributed as dist
 
-            # NCCL would wait here for what the other ranks no longer do; the end of the process takes it down.
+            # NCCL would wait here for other ranks that have stopped; the end of the process destroys the group.
             if kind is None or dist.get_backend() != "nccl":
                 dist.destroy_process_group()
             self._made_group = False
 
     def register_state(self, **kwargs: Any) -> None:
-        """Names what a checkpoint is made of: ``dataloader``, ``model``, ``optimizer``, and ``epoch`` and ``iteration``."""
+        """Registers the parts of a checkpoint: ``dataloader``, ``model``, ``optimizer``, ``epoch`` and ``iteration``."""
         for name, value in kwargs.items():
             if name not in _STATE:
                 raise ConfigError(f"the state has no {name!r}. It has {', '.join(_STATE)}")
             setattr(self.state, name, value)
 
     def update_iteration(self, epoch: int, iteration: int) -> None:
-        """Tells which iteration of which epoch, from 0, is under way."""
+        """Sets the current epoch and its iteration, both from 0."""
         self.state.epoch = epoch
         self.state.iteration = iteration
 
     def save_checkpoint(self, path: str | os.PathLike[str]) -> None:
-        """Writes model, optimizer, epoch, iteration, the loader's place and torch's random state. The file is there as a
-        whole or not at all. Rank 0 writes; on others this does nothing, so it may be called on one rank or on all.
+        """Writes model, optimizer, epoch, iteration, the loader's position and torch's random state, atomically: the file is
+        complete or absent. Rank 0 writes; on others this does nothing, so it may be called on one rank or on all.
 
-        The random state is rank 0's: it is restored where there is one rank, then and now.
+        The random state is rank 0's; it is restored only if there is one rank, both then and now.
         """
         if self.rank != 0:
             return
@@ -181,8 +181,8 @@ class Engine:
         log_dir: str | os.PathLike[str] | None = None,
         log_dir_link: str | os.PathLike[str] | None = None,
     ) -> None:
-        """:meth:`save_checkpoint` to ``epoch-E.pth`` in ``snapshot_dir``, which ``epoch-last.pth`` then points at. With both
-        others, ``log_dir_link`` becomes a link to ``log_dir`` if it is not there.
+        """:meth:`save_checkpoint` to ``epoch-E.pth`` in ``snapshot_dir``; the link ``epoch-last.pth`` then points to it. If the
+        other two are given, ``log_dir_link`` becomes a link to ``log_dir`` unless it exists.
         """
         if self.rank != 0:
             return
@@ -193,15 +193,15 @@ class Engine:
             _link(os.path.abspath(log_dir), os.fspath(log_dir_link))
 
     def restore_checkpoint(self, strict: bool = True) -> None:
-        """Goes on from the file of ``-c``: model, optimizer, and the loader, which begins with exactly the next sample.
+        """Resumes from the file of ``-c``: model, optimizer, and the loader, which begins with exactly the next sample.
 
-        Then ``state.epoch`` is the epoch to go on in, and ``state.iteration`` the next iteration of it: not 0 where the
-        checkpoint was written in mid-epoch, of which ``dataloader.batches_left`` batches are left. TorchSSC's own
-        checkpoints, which know no such place, go on with the next epoch.
+        Afterwards ``state.epoch`` is the epoch to resume in, and ``state.iteration`` its next iteration: not 0 if the
+        checkpoint was written in mid-epoch; ``dataloader.batches_left`` batches are then left. TorchSSC's own
+        checkpoints, which have no such position, resume with the next epoch.
 
         Raises :class:`feedline.StateError` if the file cannot be read, or does not fit the model or the data; nothing
-        changes then. With ``strict=False`` parameters of the model that the file lacks stay as they are, and others in the
-        file are left alone.
+        changes then. With ``strict=False`` parameters of the model that the file lacks are not changed, and unknown ones in
+        the file are ignored.
         """
         path = self.continue_state_object
         if path is None:
@@ -239,7 +239,7 @@ class Engine:
         if weights is not None:
             self.state.model.load_state_dict(weights)
         self._go_on(saved, place)
-        # Of several ranks only one's random state is known.
+        # With several ranks only rank 0's random state is saved.
         rng = saved.get("rng")
         if rng is not None and saved.get("world_size") == self.world_size == 1:
             torch.set_rng_state(rng["cpu"])
@@ -288,7 +288,7 @@ def _devices(text: str, count: int) -> list[int]:
 
 
 def _link(source: str, target: str) -> None:
-    """``target`` becomes a symbolic link to ``source``, in place of another link, at no time missing."""
+    """Makes ``target`` a symbolic link to ``source``; replaces another link atomically."""
     if os.path.lexists(target) and not os.path.islink(target):
         raise ConfigError(f"{target} is there and is no link, so it cannot become one. Move it away")
     folder = os.path.dirname(os.path.abspath(target))
@@ -300,7 +300,7 @@ def _link(source: str, target: str) -> None:
 
 
 def _sync_folder(folder: str) -> None:
-    """So that the new name survives a power failure, where the system can do that."""
+    """Syncs a folder, if the system supports it, so that a new name in it survives a power failure."""
     if hasattr(os, "O_DIRECTORY"):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -316,7 +316,7 @@ def _bare(name: str) -> str:
 
 
 def _fitting(model: Any, saved: dict[str, Any], path: str, strict: bool) -> dict[str, Any]:
-    """The saved values under the names that the model has, wrapped (``module.``) or not."""
+    """The saved values with the model's own names, wrapped (``module.``) or not."""
     wanted = model.state_dict()
     given = {_bare(name): value for name, value in saved.items()}
     missing = [name for name in wanted if _bare(name) not in given]
@@ -361,10 +361,11 @@ class PolyLR:
 def group_weight(
     weight_group: list[dict[str, Any]], module: Any, norm_layer: Any = None, lr: float = 0.1
 ) -> list[dict[str, Any]]:
-    """Adds two groups for an optimizer to ``weight_group`` and returns it: weights of convolutions and linear layers, and,
-    without weight decay, biases and what belongs to norms.
+    """Adds two groups for an optimizer to ``weight_group`` and returns it: weights of convolutions and linear layers; and,
+    without weight decay, biases and parameters of norms.
 
-    ``norm_layer`` is a class besides torch's own norms. Raises :class:`feedline.ConfigError` if a parameter is neither.
+    ``norm_layer`` is another class of norms besides torch's own. Raises :class:`feedline.ConfigError` if a parameter fits
+    neither group.
     """
     from torch import nn
 

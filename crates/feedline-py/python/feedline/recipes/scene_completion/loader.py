@@ -1,5 +1,5 @@
-"""``get_train_loader`` and what it returns: batches as dicts with TorchSSC's keys. Owns how batch sizes and epochs follow
-from the settings; order, threads and resuming are :class:`feedline.DataLoader`'s.
+"""``get_train_loader`` and its loader: batches as dicts with TorchSSC's keys. Owns the rules by which batch sizes and epochs
+follow from the settings; order, threads and resuming are :class:`feedline.DataLoader`'s.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class SceneLoader(EpochLoader):
 
 
 def data_setting(config: Any = None) -> dict[str, Any]:
-    """What the settings say of the data set: the first argument of :class:`NYUv2`."""
+    """The part of the settings that describes the data set: the first argument of :class:`NYUv2`."""
     said = settings_of(config)
     return {
         "img_root": said.img_root_folder,
@@ -63,26 +63,26 @@ def get_train_loader(
     output: Any = None,
     **others: Any,
 ) -> tuple[SceneLoader, EpochSampler | None]:
-    """(loader, sampler) for training; the sampler is None where there is one process.
+    """(loader, sampler) for training; the sampler is None if there is one process.
 
     An epoch has ``config.batch_size * config.niters_per_epoch`` samples over all ranks, shuffled; passes over the data
-    are laid end to end and cut into epochs, so every sample comes before any comes again. ``batch_size`` is that of all
-    ranks together and must divide by them.
+    are joined and cut into epochs, so every sample occurs before any repeats. ``batch_size`` is that of all
+    ranks together and must be a multiple of their number.
 
     Args:
-        engine: :class:`Engine`, or anything with its ``distributed`` and ``world_size``; None is whatever process group or
-            launcher there is.
+        engine: :class:`Engine`, or an object with its ``distributed`` and ``world_size``; None uses the existing process
+            group or launcher.
         dataset: :class:`NYUv2`, or a class or function that makes one from TorchSSC's arguments ``(setting, "train",
-            preprocess, file_length, s3client=s3client)``; or one that is made already.
-        s3client: Where the data lies, if not on the disk. A URL stands for ``config.dataset_path``. A mapping has keys of
-            ``[storage]``, and ``url`` as before. Of a client of boto3 endpoint, region and keys are taken over; then
-            ``config.dataset_path`` is a URL.
-        config: Settings, if not :data:`config`: an object or mapping with TorchSSC's names.
+            preprocess, file_length, s3client=s3client)``; or an instance.
+        s3client: Location of data that is not on the disk. A URL replaces ``config.dataset_path``. A mapping has keys of
+            ``[storage]``, and ``url`` as before. From a boto3 client endpoint, region and keys are copied;
+            ``config.dataset_path`` must then be a URL.
+        config: Settings, an object or mapping with TorchSSC's names; the default is :data:`config`.
         seed: Decides the order and all augmentation.
-        num_workers: Threads of this process; None is ``config.num_workers``, and where that is None too one for each core.
-        upstream_random_names: Draws each sample anew from all, as TorchSSC does where an epoch has fewer samples than
-            there are files: about 63 % of them are seen in an epoch. Where it has as many or more, TorchSSC goes through
-            whole passes and draws the rest; that is not offered.
+        num_workers: Threads of this process; None is ``config.num_workers``, and if that is None too, one for each core.
+        upstream_random_names: Draws each sample anew from all, as TorchSSC does if an epoch has fewer samples than
+            there are files: an epoch then has about 63 % of them. If it has as many or more, TorchSSC uses
+            whole passes and draws the rest; that is not supported.
         output, others: As :class:`feedline.DataLoader`'s: ``on_bad_sample``, ``memory_budget_bytes``, ...
     """
     said = settings_of(config)
@@ -147,7 +147,7 @@ def get_val_loader(
 
 
 def _place(engine: Any) -> tuple[int | None, int]:
-    """(rank, number of ranks); the rank is None where the process group has to tell."""
+    """(rank, number of ranks); the rank is None if the process group determines it."""
     if engine is None:
         return discover_and_tell()
     if not getattr(engine, "distributed", False):
@@ -156,7 +156,7 @@ def _place(engine: Any) -> tuple[int | None, int]:
 
 
 def _share(batch_size: int, world_size: int) -> int:
-    """Samples a step of each rank."""
+    """Samples per step of each rank."""
     if batch_size % world_size == 0:
         return batch_size // world_size
     below, above = batch_size // world_size * world_size, (batch_size // world_size + 1) * world_size

@@ -1,4 +1,4 @@
-"""The figures of TorchSSC's evaluation, from counts. Owns the counting; two ranks' counts are their sum."""
+"""The metrics of TorchSSC's evaluation, from counts. Owns the counting; counts of several ranks are added."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ...ranks import initialised_group
 
 
 class SSCScores:
-    """Counts voxels over all samples, and tells how well classes (SSC) and occupied space (SC) were completed.
+    """Counts voxels over all samples, and gives the metrics of completed classes (SSC) and of occupied space (SC).
 
-    SSC is over voxels that count (``label_weight > 0``) and have a class. SC is over voxels that count, that no pixel
-    shows (``mapping == no_pixel``) and whose label is not 255: occupied, which is any class but 0, against empty.
+    SSC covers voxels that count (``label_weight > 0``) and have a class. SC covers voxels that count, that no pixel
+    shows (``mapping == no_pixel``) and whose label is not 255: occupied (any class but 0) against empty.
     """
 
     def __init__(self, num_classes: int = 12, no_pixel: int = 480 * 640) -> None:
@@ -25,7 +25,7 @@ class SSCScores:
         self._all: Any = None
 
     def update(self, pred: Any, label: Any, label_weight: Any, mapping: Any) -> None:
-        """Adds samples: the predicted class of each voxel, and what the batch has under ``label``, ``label_weight`` and
+        """Adds samples: the predicted class of each voxel, and the batch's ``label``, ``label_weight`` and
         ``depth_mapping_3d``; arrays or tensors of equally many elements, in any shape.
         """
         given = {"pred": pred, "label": label, "label_weight": label_weight, "mapping": mapping}
@@ -47,8 +47,8 @@ class SSCScores:
         self._all = None
 
     def all_reduce(self) -> None:
-        """Adds up what all ranks of torch's process group counted, if there is one: from here on the figures are those of
-        all samples, until the next :meth:`update`. Every rank has to call it.
+        """Adds the counts of all ranks of torch's process group, if there is one: from here on the metrics are those of
+        all samples, until the next :meth:`update`. Collective: every rank must call it.
         """
         group = initialised_group()
         if group is None or group[1] == 1:
@@ -73,7 +73,7 @@ class SSCScores:
 
     @property
     def ssc_iou(self) -> Any:
-        """float64 (classes,): of each class intersection over union; NaN for one that nowhere occurs."""
+        """float64 (classes,): IoU of each class; NaN for a class that does not occur."""
         seen = self.confusion
         right = np.diag(seen)
         return _ratio(right, seen.sum(0) + seen.sum(1) - right)
@@ -87,19 +87,19 @@ class SSCScores:
 
     @property
     def sc_iou(self) -> float:
-        """Occupied in both label and prediction, of what is occupied in either."""
+        """IoU of occupied space: voxels occupied in both label and prediction, divided by those occupied in either."""
         _, false, missed, right = self._counts[-4:]
         return float(_ratio(right, right + false + missed))
 
     @property
     def sc_precision(self) -> float:
-        """Occupied in both label and prediction, of what was predicted as occupied."""
+        """Voxels occupied in both label and prediction, divided by those predicted as occupied."""
         _, false, _, right = self._counts[-4:]
         return float(_ratio(right, right + false))
 
     @property
     def sc_recall(self) -> float:
-        """Occupied in both label and prediction, of what is occupied."""
+        """Voxels occupied in both label and prediction, divided by those that are occupied in the label."""
         _, _, missed, right = self._counts[-4:]
         return float(_ratio(right, right + missed))
 

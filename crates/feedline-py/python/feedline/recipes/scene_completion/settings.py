@@ -1,4 +1,4 @@
-"""The settings of a run, with TorchSSC's keys and values. Owns how a person's own settings are read; reads no files."""
+"""The settings of a run, with TorchSSC's keys and values. Owns the conversion of a user's own settings; reads no files."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _niters(settings: Config) -> int:
     return images // batch
 
 
-# What follows from other settings unless it is set itself.
+# Settings that follow from others unless they are set.
 _DERIVED: dict[str, Callable[[Config], Any]] = {
     "img_root_folder": lambda settings: settings.dataset_path,
     "gt_root_folder": lambda settings: settings.dataset_path,
@@ -77,8 +77,8 @@ class Config:
     """TorchSSC's settings as attributes; ``Config(batch_size=8)`` or ``config.batch_size = 8`` changes one.
 
     Paths follow ``dataset_path`` and ``log_dir``, and ``niters_per_epoch`` is ``num_train_imgs // batch_size``, unless they
-    are set themselves. ``dataset_path`` may be a URL. Besides TorchSSC's: ``grid``, the sides of the voxel grid, and
-    ``hha_order``. Any other name may be set; one that was not is an :class:`AttributeError` when it is read.
+    are set themselves. ``dataset_path`` may be a URL. In addition to TorchSSC's: ``grid``, the sides of the voxel grid, and
+    ``hha_order``. Any other name may be set; reading one that was not set raises an :class:`AttributeError`.
 
     ``num_workers`` are threads of each process; None is one for each of its cores. ``train_scale_array``, other than None
     and ``[1]``, is for RGB-D segmentation lists: samples are scaled by one of these factors, mirrored and cropped.
@@ -94,7 +94,7 @@ class Config:
         if name in _DEFAULTS:
             value = _DEFAULTS[name]
             if isinstance(value, list):
-                # Kept, so that an element can be set.
+                # The value is kept, so that its elements can be changed.
                 value = self.__dict__[name] = list(value)
             return value
         if name.startswith("__"):
@@ -111,12 +111,12 @@ class Config:
 
 
 config = Config()
-"""What is used where no other settings are given."""
+"""The default settings."""
 
 
 def settings_of(given: Any) -> Config:
-    """``given`` as a :class:`Config`: None is :data:`config`; else attributes or keys of its own, such as those of an
-    EasyDict, a namespace, a module or a dict; what it lacks is as in a new ``Config``.
+    """Converts ``given`` to a :class:`Config`: None is :data:`config`; otherwise its attributes or keys are used, such as
+    those of an EasyDict, a namespace, a module or a dict. Missing ones are as in a new ``Config``.
     """
     if given is None:
         return config

@@ -1,17 +1,18 @@
 //! Making info files: labels, calibration and points of a data set as it is, read once. Owns the counts of points in boxes and
 //! the data base of objects, and that a file is there whole or not at all.
+#![expect(clippy::disallowed_methods, reason = "reads a data set's folders and owns the info files")]
 
 use super::super::camera::Camera;
 use super::super::frame::{Annos, DbObject, Frame, Image, PointCloud};
 use super::super::kitti;
 use super::super::options::Layout;
-use super::read_db;
+use super::read::read_db;
 use feedline::augment::boxes::Box3d;
 use feedline::decode::{NPY_HEADER_BYTES_MAX, NpyHeader, decode_points, dimensions};
 use feedline::read::{Storage, read_start, read_text};
 use feedline::{Error, Result};
 use serde::Serialize;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -143,7 +144,7 @@ fn unlisted(root: &Path, layout: Layout, lists: &[(&str, Vec<String>)]) -> Resul
         if of_folder.peek().is_none() || !path.is_dir() {
             continue;
         }
-        let listed: HashSet<&str> = of_folder.flat_map(|(_, ids)| ids).map(String::as_str).collect();
+        let listed: BTreeSet<&str> = of_folder.flat_map(|(_, ids)| ids).map(String::as_str).collect();
         let failed = |e| Error::io("list the folder", &path, e);
         let (mut count, mut first) = (0u64, None::<String>);
         for entry in fs::read_dir(&path).map_err(failed)? {

@@ -1,11 +1,14 @@
 //! Tests of info files: made anew they are those of the demo data, and what is wrong is said.
 
+use super::super::frame::Frame;
 use super::super::kitti;
 use super::super::options::Layout;
 use super::*;
 use crate::lidar::demo::{DemoOptions, write_demo_data};
 use feedline::augment::boxes::Box3d;
+use feedline::read::Storage;
 use std::fs;
+use std::path::Path;
 use tempfile::TempDir;
 
 const KITTI: InfoOptions = InfoOptions { layout: Layout::Kitti, num_threads: 1, overwrite: true };

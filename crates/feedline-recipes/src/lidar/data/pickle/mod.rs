@@ -2,6 +2,7 @@
 //! builds texts, numbers, lists, dictionaries and NumPy arrays (opcodes of protocols 2 to 5, as the source of Python's
 //! `pickletools` lists them). It never calls anything: every other opcode, and every name but seven of NumPy's and Python's own,
 //! is refused. Owns the opcodes; arrays belong to `numpy`.
+#![expect(clippy::disallowed_types, reason = "the memo of a pickle is looked up by number, never listed")]
 
 mod numpy;
 
@@ -12,13 +13,13 @@ use std::collections::HashMap;
 
 /// Largest depth of nested lists and dictionaries.
 const DEPTH_MAX: usize = 32;
-/// How many values a byte of the pickle may become: one that is written once and used again and again grows without end.
+/// Most values per byte of the pickle: one that is written once and referenced repeatedly could grow without limit.
 const VALUES_PER_BYTE: usize = 16;
 
-/// What the pickle holds, arrays as lists. A number that is not finite becomes null.
+/// The content of the pickle, arrays as lists. A number that is not finite becomes null.
 ///
 /// # Errors
-/// Where it goes wrong, in bytes from the start: what is refused, or what is broken.
+/// The offset in bytes from the start, and the refused or damaged element.
 pub(super) fn read(bytes: &[u8]) -> Result<Value, String> {
     let mut machine = Machine {
         bytes,
@@ -288,7 +289,7 @@ impl<'p> Machine<'p> {
     }
 
     fn pop(&mut self) -> Result<Id, String> {
-        // What lies below a mark belongs to whoever set it.
+        // Values below a mark belong to the operation that set it.
         let floor = self.marks.last().copied().unwrap_or(0);
         if self.stack.len() <= floor {
             return Err(EMPTY.into());

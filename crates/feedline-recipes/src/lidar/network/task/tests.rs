@@ -1,4 +1,4 @@
-//! What a step promises: the right gradient, repeatable, resumable, the same on any number of ranks, unharmed by bad input.
+//! Guarantees of a step: the right gradient, repeatable, resumable, the same on any number of ranks, unharmed by bad input.
 
 use super::*;
 use crate::lidar::config::{AnchorConfig, BlockConfig};

@@ -1,13 +1,13 @@
-//! What the end of a Parquet file says of it, and what the header of a page does: structs of Thrift's compact protocol.
-//! Owns their layout, that of `parquet.thrift`, as far as pictures and labels need it; reads no data.
+//! Parses the footer and the page headers of a Parquet file: structs of Thrift's compact protocol. Owns their layout,
+//! that of `parquet.thrift`, as far as pictures and labels need it; reads no data.
 //!
-//! Whatever the bytes are, memory and time stay within a few times their number.
+//! For any input, memory and time stay within a few times its number of bytes.
 
 use crate::read::archive::member::FormatError;
 
 type Result<T> = std::result::Result<T, FormatError>;
 
-/// Nothing is nested more deeply.
+/// Maximum nesting depth.
 const DEPTH_MAX: usize = 64;
 
 /// Kinds of values in the compact protocol.
@@ -27,7 +27,7 @@ fn wrong<T>(what: &str) -> Result<T> {
     Err(FormatError(what.into()))
 }
 
-/// A whole number in as few bytes as it needs, seven bits each, and where the rest begins.
+/// A variable-length integer, seven bits per byte; moves `at` behind it.
 pub(super) fn varint(bytes: &[u8], at: &mut usize) -> Result<u64> {
     let mut value = 0;
     for shift in (0..64).step_by(7) {
@@ -71,7 +71,7 @@ impl<'a> Thrift<'a> {
         }
     }
 
-    /// A number that cannot be negative.
+    /// A number that must not be negative.
     fn count(&mut self, kind: u8) -> Result<u64> {
         self.int(kind)?.try_into().or_else(|_| wrong("a number in it is negative that counts something"))
     }
@@ -92,7 +92,7 @@ impl<'a> Thrift<'a> {
         std::str::from_utf8(self.binary(kind)?).or_else(|_| wrong("a text in it is not UTF-8"))
     }
 
-    /// The fields of a struct: `field` hears number and kind of each, and reads it or says that it has not.
+    /// Reads the fields of a struct: `field` gets number and kind of each, and reads it or returns false to skip it.
     fn fields(&mut self, kind: u8, mut field: impl FnMut(&mut Self, i64, u8) -> Result<bool>) -> Result<()> {
         if kind != STRUCT {
             return wrong("something in it is no struct where one belongs");
@@ -114,7 +114,7 @@ impl<'a> Thrift<'a> {
         }
     }
 
-    /// The items of a list: `item` hears the kind of each and reads it.
+    /// Reads the items of a list: `item` gets the kind of each and reads it.
     fn items(&mut self, kind: u8, mut item: impl FnMut(&mut Self, u8) -> Result<()>) -> Result<()> {
         if kind != LIST && kind != SET {
             return wrong("something in it is no list where one belongs");
@@ -135,7 +135,7 @@ impl<'a> Thrift<'a> {
         if depth > DEPTH_MAX {
             return wrong("it is nested too deeply");
         }
-        // In a list or a map even a truth value is a byte.
+        // In a list or a map, a boolean takes a byte, too.
         let skip_item = |thrift: &mut Self, kind: u8| match kind {
             TRUE | FALSE => thrift.byte().map(|_| ()),
             kind => thrift.skip(kind, depth + 1),
@@ -174,7 +174,7 @@ impl<'a> Thrift<'a> {
     }
 }
 
-/// What a column holds, as `parquet.thrift` numbers it.
+/// Physical types of columns, as `parquet.thrift` numbers them.
 pub(super) const INT32: i64 = 1;
 pub(super) const INT64: i64 = 2;
 pub(super) const BYTE_ARRAY: i64 = 6;
@@ -183,17 +183,18 @@ pub(super) const BYTE_ARRAY: i64 = 6;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Leaf<'a> {
     pub name: &'a str,
-    /// The group that it stands in, where that group stands in none.
+    /// The group that it is in, if that group is at the top level.
     pub group: Option<&'a str>,
-    /// In how many groups it stands.
+    /// Number of groups around it.
     pub depth: usize,
     pub kind: i64,
-    /// What its bytes stand for, if not for themselves: as older writers say it, and newer ones.
+    /// The converted type (older writers) and the logical type (newer ones), if its bytes are not the plain physical
+    /// type.
     pub converted: Option<i64>,
     pub logical: Option<i64>,
-    /// The level of a value that is there: the optional ones among itself and its groups.
+    /// The definition level of a value that is present: the number of optional ones among itself and its groups.
     pub present: u32,
-    /// Whether a row may have several values.
+    /// True if a row may have several values.
     pub is_repeated: bool,
 }
 
@@ -203,7 +204,7 @@ pub(super) struct Chunk {
     pub codec: u64,
     pub start: u64,
     pub stored_bytes: u64,
-    /// Whether it is in another file.
+    /// True if it is in another file.
     pub is_elsewhere: bool,
 }
 
@@ -214,12 +215,12 @@ pub(super) struct Group {
     pub chunks: Vec<Chunk>,
 }
 
-/// All of it.
+/// The parsed footer.
 #[derive(Debug, Default)]
 pub(super) struct Footer<'a> {
     pub leaves: Vec<Leaf<'a>>,
     pub groups: Vec<Group>,
-    /// What `datasets` says of the columns, as JSON, and where in the footer that stands.
+    /// The column description of `datasets` as JSON, and its position in the footer.
     pub described: Option<(usize, &'a [u8])>,
 }
 
@@ -238,7 +239,7 @@ struct Element<'a> {
 const OPTIONAL: i64 = 1;
 const REPEATED: i64 = 2;
 
-/// What `datasets` calls its description.
+/// The key under which `datasets` stores its description.
 const DESCRIBED: &str = "huggingface";
 
 impl<'a> Footer<'a> {
@@ -286,7 +287,7 @@ impl<'a> Thrift<'a> {
                 4 => element.name = thrift.text(kind)?,
                 5 => element.children = thrift.count(kind)?,
                 6 => element.converted = Some(thrift.int(kind)?),
-                // A union: which of its fields is there says it.
+                // A union: the number of the field that is present is the type.
                 10 => thrift.fields(kind, |_, number, _| {
                     element.logical = Some(number);
                     Ok(false)
@@ -330,7 +331,7 @@ impl<'a> Thrift<'a> {
             }
             Ok(true)
         })?;
-        // Some writers note a dictionary at 0 where there is none.
+        // Some writers note a dictionary at 0 if there is none.
         if let Some(start) = dictionary.filter(|start| *start > 0) {
             chunk.start = chunk.start.min(start);
         }
@@ -338,7 +339,7 @@ impl<'a> Thrift<'a> {
     }
 }
 
-/// The columns of a schema that stands as a list, each group before its members.
+/// The columns of a schema that is stored as a list, each group before its members.
 fn leaves(elements: Vec<Element<'_>>) -> Result<Vec<Leaf<'_>>> {
     /// A group whose members follow.
     struct Open<'a> {
@@ -378,13 +379,13 @@ fn leaves(elements: Vec<Element<'_>>) -> Result<Vec<Leaf<'_>>> {
     }
 }
 
-/// What a page holds, as `parquet.thrift` numbers it.
+/// Kinds of pages, as `parquet.thrift` numbers them.
 pub(super) const DATA: u64 = 0;
 pub(super) const INDEX: u64 = 1;
 pub(super) const DICTIONARY: u64 = 2;
 pub(super) const DATA_V2: u64 = 3;
 
-/// What stands before a page.
+/// The header of a page.
 #[derive(Debug, Default)]
 pub(super) struct PageHeader {
     /// Size of this header.
@@ -395,12 +396,12 @@ pub(super) struct PageHeader {
     pub crc32: Option<u32>,
     pub values: u32,
     pub encoding: u64,
-    /// How levels are written, in pages of the first version.
+    /// The encoding of levels, in pages of version 1.
     pub level_encoding: u64,
-    /// How many bytes levels take, in pages of the second version.
+    /// Number of bytes that levels take, in pages of version 2.
     pub levels_bytes: u32,
     pub repetition_bytes: u32,
-    /// In pages of the second version: that the values are not compressed, whatever the column says.
+    /// In pages of version 2: the values are not compressed, whatever the column says.
     pub is_plain: bool,
 }
 

@@ -1,10 +1,10 @@
-//! Labelled pictures in Parquet files, as the library `datasets` of Hugging Face writes them, and files of any kind in a
-//! column of bytes that is alone. Owns the choice of columns, and where in the file the bytes of a picture are; the layout
-//! is in `parquet/{footer,pages,values}.rs`.
+//! Labelled pictures in Parquet files, as the library `datasets` of Hugging Face writes them, and files of any kind in
+//! a lone column of bytes. Owns the choice of columns, and the positions of pictures in the file; the layout is in
+//! `parquet/{footer,pages,values}.rs`.
 //!
-//! In a page that is not compressed a picture is a range of the file. In one that is, it is a range of what the page
-//! unpacks to. Where that is, is found out by reading and unpacking the whole file once, so a later read needs no more
-//! than the page, and no more of the format than its compression.
+//! In an uncompressed page a picture is a range of the file, in a compressed one a range of the unpacked page. Indexing
+//! reads and unpacks the whole file once to find these ranges, so a later read needs only the page, and of the format
+//! only its compression.
 
 use crate::read::archive::encoding::Encoding;
 use crate::read::archive::member::{ArchiveReader, FormatError, Member, Problem};
@@ -23,20 +23,20 @@ mod values;
 
 type Result<T, E = Problem> = std::result::Result<T, E>;
 
-/// What a column of pictures is called where several hold bytes.
+/// Accepted names of the picture column, where several columns hold bytes.
 const PICTURES: [&str; 9] = ["image", "img", "picture", "photo", "jpg", "jpeg", "png", "image_bytes", "bytes"];
 
-/// What a column of labels is called where several hold whole numbers.
+/// Accepted names of the label column, where several columns hold whole numbers.
 const LABELS: [&str; 8] = ["label", "labels", "class", "cls", "target", "y", "fine_label", "category"];
 
-/// Begins and ends a file.
+/// The first and the last bytes of a file.
 const MAGIC: &[u8; 4] = b"PAR1";
 
-/// No footer is larger.
+/// Maximum size of a footer.
 const FOOTER_BYTES_MAX: u64 = 32 << 20;
 
-/// The pictures in the file, named by their rows, with their labels, and the names of the classes, if it has them; or the
-/// values of the only column, named by their rows and by what they are.
+/// The pictures in the file, named by their rows, with their labels, and the names of the classes, if it has them; or
+/// the values of the only column, named by row and file type.
 pub(in crate::read) fn index(mut reader: ArchiveReader<'_>) -> Result<Vec<Member>> {
     let size_bytes = reader.size_bytes();
     let (footer_start, bytes) = read_footer(&mut reader)?;
@@ -74,7 +74,7 @@ pub(in crate::read) fn index(mut reader: ArchiveReader<'_>) -> Result<Vec<Member
                 _ => Ok(false),
             })
         };
-        // In the order of the file, which is the one to read it in.
+        // In file order, so that the file is read front to back.
         if label.is_none_or(|label| picture.0.start < label.0.start) {
             read_pictures(&mut pages)?;
             read_labels(&mut pages)?;
@@ -107,12 +107,12 @@ pub(in crate::read) fn index(mut reader: ArchiveReader<'_>) -> Result<Vec<Member
     Ok(members)
 }
 
-/// Where the footer begins, and all of it.
+/// The start of the footer, and its bytes.
 fn read_footer(reader: &mut ArchiveReader<'_>) -> Result<(u64, Vec<u8>)> {
     let Some(end) = reader.size_bytes().checked_sub(8).filter(|end| *end >= MAGIC.len() as u64) else {
         return wrong("it is no Parquet file: it is too short");
     };
-    // What is read for the last bytes holds most footers, too.
+    // The read for the last bytes brings most footers, too.
     reader.from(end, true)?;
     let mut tail = [0; 8];
     read_into(reader, end, &mut tail)?;
@@ -133,7 +133,7 @@ fn read_footer(reader: &mut ArchiveReader<'_>) -> Result<(u64, Vec<u8>)> {
     Ok((start, footer))
 }
 
-/// A column as `datasets` describes it, of which the class names count.
+/// The columns as `datasets` describes them; only class names are used.
 type Features = BTreeMap<String, serde_json::Value>;
 
 fn features(json: &[u8]) -> Result<Features, FormatError> {
@@ -157,7 +157,7 @@ fn class_names(feature: &serde_json::Value) -> Option<Vec<&str>> {
     names.as_array()?.iter().map(|name| name.as_str()).collect()
 }
 
-/// A line for each class.
+/// The class names, one per line.
 fn names(json: &[u8], feature: u32) -> Result<String, FormatError> {
     let features = features(json)?;
     let names = features.values().nth(feature as usize).and_then(class_names).unwrap_or_default();
@@ -169,12 +169,12 @@ fn names(json: &[u8], feature: u32) -> Result<String, FormatError> {
     }
 }
 
-/// Which columns are read.
+/// The columns that are read.
 struct Columns {
     picture: usize,
-    /// Without one the values are files of any kind.
+    /// `None`: the values are files of any kind.
     label: Option<usize>,
-    /// The place among the features of the label, if that names classes.
+    /// Index of the label among the features, sorted by name, if it has class names.
     named: Option<u32>,
 }
 
@@ -197,7 +197,7 @@ impl Columns {
             pictures.retain(|at| PICTURES.contains(&called(*at)));
         }
         let is_label = |leaf: &Leaf<'_>| {
-            // 11 to 18 are whole numbers of some width; 10 is the same for newer writers.
+            // Converted types 11 to 18 are integers; so is logical type 10, which newer writers use.
             leaf.depth == 0
                 && [INT32, INT64].contains(&leaf.kind)
                 && leaf.converted.is_none_or(|kind| (11..=18).contains(&kind))
@@ -217,7 +217,7 @@ impl Columns {
                 let named = names_classes(label).then(place).flatten().map(|place| place as u32);
                 Ok(Columns { picture: *picture, label: Some(*label), named })
             }
-            // Nothing else is there, but for what stands with it in a group.
+            // No other columns, except in the group of this one.
             ([value], [])
                 if leaves
                     .iter()
@@ -249,7 +249,7 @@ impl Columns {
     }
 }
 
-/// A part of the file, how a picture or something else comes out of it, and what it is by its first bytes.
+/// A range of the file, the encoding of the value in it, and the extension that its first bytes imply.
 #[derive(Debug, Clone, Copy)]
 struct Place {
     start: u64,
@@ -258,7 +258,7 @@ struct Place {
     extension: &'static str,
 }
 
-/// How the files begin that have an extension of their own here; `bin` is anything else.
+/// First bytes of the file types that get an extension of their own; all others get `bin`.
 const BEGINNINGS: [(&[u8], &str); 3] = [(b"\x93NUMPY", "npy"), (b"\x89PNG", "png"), (b"\xff\xd8\xff", "jpg")];
 
 impl Place {
@@ -295,10 +295,10 @@ impl Place {
     }
 }
 
-/// From what was read to the file.
+/// Decodes the stored bytes in place.
 ///
 /// # Errors
-/// What is wrong with it, in words.
+/// A damaged or mismatched value, in words.
 pub(in crate::read) fn unpack(packed: ParquetValue, bytes: &mut Vec<u8>) -> Result<(), String> {
     match packed {
         ParquetValue::Names { feature, crc32, .. } => {
@@ -316,7 +316,7 @@ pub(in crate::read) fn unpack(packed: ParquetValue, bytes: &mut Vec<u8>) -> Resu
     }
 }
 
-/// A value out of its page.
+/// Copies a value from its unpacked page.
 fn pick(packed: ParquetValue, page: &[u8], into: &mut Vec<u8>) -> Result<(), String> {
     let ParquetValue::Value { at, size_bytes, .. } = packed else { return Err("it is no value of a page".into()) };
     let value = (at as usize).checked_add(size_bytes as usize).and_then(|end| page.get(at as usize..end));
@@ -325,21 +325,21 @@ fn pick(packed: ParquetValue, page: &[u8], into: &mut Vec<u8>) -> Result<(), Str
     Ok(())
 }
 
-/// A larger page is kept by no thread.
+/// Threads keep no page larger than this.
 const KEPT_BYTES_MAX: usize = 16 << 20;
 
-/// A page that is wanted.
+/// The page to read.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::read) struct Wanted<'a> {
     /// The file, as its source names it.
     pub location: &'a str,
-    /// Its version; without one nothing is kept.
+    /// Its version; without one the page is not kept.
     pub version: &'a str,
-    /// Where the page begins.
+    /// Start of the page in the file.
     pub start: u64,
 }
 
-/// A page, unpacked, and whose it is.
+/// An unpacked page and its origin.
 #[derive(Default)]
 struct Kept {
     location: String,
@@ -349,15 +349,15 @@ struct Kept {
 }
 
 thread_local! {
-    /// The page that a thread unpacked last: rows in their order unpack each page once.
+    /// The page that a thread unpacked last: reading rows in order unpacks each page once.
     static KEPT: RefCell<Kept> = RefCell::default();
 }
 
-/// A value out of its page, which is the one this thread unpacked last, or `read` and unpacked now. `is_kept` says that
-/// the next value may be of the same page.
+/// Copies a value from its page: the page that this thread unpacked last, or else the one that `read` gets, which is
+/// then unpacked and kept for the next value.
 ///
 /// # Errors
-/// As `read`; or, inside, what is wrong with the page.
+/// As `read`; or, inside, a damaged page.
 pub(in crate::read) fn read_value(
     packed: ParquetValue,
     wanted: &Wanted<'_>,

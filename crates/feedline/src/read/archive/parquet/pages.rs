@@ -1,5 +1,5 @@
-//! The pages of a column in a Parquet file, one after the other: read, checked, unpacked. Owns what is refused of them; what
-//! their values are used for is [`super`]'s.
+//! Reads the pages of a column in a Parquet file in order: checks and unpacks them. Owns which pages are refused;
+//! [`super`] uses their values.
 
 use super::{footer, values};
 use crate::read::archive::member::{ArchiveReader, FormatError, Problem};
@@ -10,10 +10,11 @@ use zlib_rs::{Inflate, InflateFlush, Status};
 
 type Result<T, E = Problem> = std::result::Result<T, E>;
 
-/// No header of a page is larger.
+/// Maximum size of a page header.
 const HEADER_BYTES_MAX: u64 = 4 << 20;
 
-/// A file that unpacks to more than this for each of its bytes, and a page in it, makes much of nothing.
+/// Limits on unpacking: a file may expand to this many times its size and a constant, and so may a page; more is
+/// hostile.
 pub(super) const BYTES_PER_BYTE_MAX: u64 = 1032;
 pub(super) const BYTES_IN_ANY_CASE: u64 = 16 << 20;
 
@@ -21,12 +22,12 @@ pub(super) fn wrong<T>(what: impl Into<String>) -> Result<T> {
     Err(FormatError(what.into()).into())
 }
 
-/// Values in a page, unpacked.
+/// The values of a page, unpacked.
 pub(super) struct Section<'a> {
     pub bytes: &'a [u8],
-    /// What of the page comes before them.
+    /// Number of bytes of the page before them.
     pub at: u32,
-    /// The page in the file.
+    /// The position of the page in the file.
     pub start: u64,
     pub stored_bytes: u64,
     pub page_bytes: u32,
@@ -37,7 +38,7 @@ pub(super) struct Section<'a> {
 #[derive(Debug)]
 pub(super) struct Pages<'a> {
     reader: ArchiveReader<'a>,
-    /// What they may still unpack to.
+    /// Bytes that the rest may still unpack to.
     budget_bytes: u64,
     stored: Vec<u8>,
     unpacked: Vec<u8>,
@@ -48,8 +49,8 @@ impl<'a> Pages<'a> {
         Pages { reader, budget_bytes, stored: Vec::new(), unpacked: Vec::new() }
     }
 
-    /// One value of a column for each of `rows` rows. `decode` reads so many values of an encoding, or says that it does
-    /// not know it.
+    /// Reads one value of a column for each of `rows` rows. `decode` reads the given number of values in an encoding,
+    /// or returns false if it does not support it.
     pub(super) fn read<T: Copy>(
         &mut self,
         what: &str,
@@ -106,7 +107,7 @@ impl<'a> Pages<'a> {
             })?;
             let is_v2 = header.kind == footer::DATA_V2;
             let codec = codec.filter(|_| !(is_v2 && header.is_plain));
-            // Levels of the second version stand before what is compressed.
+            // Levels of version 2 are in front of the compressed part.
             let before = if is_v2 { levels_bytes } else { 0 };
             let page: &[u8] = if codec.is_some() { &self.unpacked } else { &self.stored[before..] };
             let section_at = if is_v2 { 0 } else { levels_bytes };
@@ -166,7 +167,7 @@ impl<'a> Pages<'a> {
 
     /// The header of the page at `at`.
     fn header(&mut self, at: u64, end: u64) -> Result<PageHeader> {
-        // It says nowhere how large it is, and may hold a whole picture as the least one of its page.
+        // Its size is written nowhere, and its statistics may hold a whole picture as the minimum of its page.
         let mut most_bytes = 4 << 10;
         loop {
             self.stored.resize((end - at).min(most_bytes) as usize, 0);
@@ -179,8 +180,8 @@ impl<'a> Pages<'a> {
         }
     }
 
-    /// The page at `at` into `stored`, and unpacked into `unpacked` if it is compressed; gives how many bytes its levels
-    /// take.
+    /// Reads the page at `at` into `stored`, and unpacks it into `unpacked` if it is compressed; returns the number of
+    /// bytes that its levels take.
     fn page(&mut self, header: &PageHeader, at: u64, end: u64, codec: Option<Codec>, present: u32) -> Result<usize> {
         let PageHeader { kind, unpacked_bytes, stored_bytes, levels_bytes, repetition_bytes, .. } = *header;
         let is_v2 = match kind {
@@ -233,7 +234,7 @@ pub(super) fn read_into(reader: &mut ArchiveReader<'_>, at: u64, into: &mut [u8]
     read.map_err(|e| Problem::of(e, |_| format!("it is cut: it ends before byte {}", at + into.len() as u64)))
 }
 
-/// A page as it was before it was compressed.
+/// Unpacks a page to its original bytes.
 pub(super) fn unpack_page(codec: Codec, packed: &[u8], page_bytes: u32, into: &mut Vec<u8>) -> Result<(), String> {
     let most_bytes = (packed.len() as u64).saturating_mul(BYTES_PER_BYTE_MAX).max(BYTES_IN_ANY_CASE);
     let is_possible = match codec {
@@ -247,13 +248,13 @@ pub(super) fn unpack_page(codec: Codec, packed: &[u8], page_bytes: u32, into: &m
     }
     into.resize(page_bytes as usize, 0);
     let is_whole = match codec {
-        // Some write nothing for nothing.
+        // Some writers store no bytes for an empty page.
         _ if page_bytes == 0 => true,
         Codec::Snappy => snap::raw::Decoder::new().decompress(packed, into).is_ok_and(|bytes| bytes == into.len()),
         Codec::Zstd => zstd::bulk::decompress_to_buffer(packed, &mut into[..]).is_ok_and(|bytes| bytes == into.len()),
         Codec::Lz4 => lz4_flex::block::decompress_into(packed, into).is_ok_and(|bytes| bytes == into.len()),
         Codec::Gzip => {
-            // 16 more than the size of the window says that it is gzip.
+            // Window bits plus 16 select the gzip format.
             let mut inflate = Inflate::new(true, 15 + 16);
             let status = inflate.decompress(packed, into, InflateFlush::Finish);
             status == Ok(Status::StreamEnd) && inflate.total_out() == u64::from(page_bytes)

@@ -1,12 +1,12 @@
-//! Values of a Parquet page, unpacked. Owns the encodings that pictures and labels come in: plain, by dictionary, and
-//! for labels by differences; and the levels that say which values are there.
+//! Decodes the values of a Parquet page. Owns the encodings of pictures and labels: plain, dictionary, and for labels
+//! delta; and the definition levels that say which values are present.
 
 use crate::read::archive::member::FormatError;
 use crate::read::archive::parquet::footer::{varint, zigzag};
 
 type Result<T> = std::result::Result<T, FormatError>;
 
-/// As `parquet.thrift` numbers them.
+/// Encodings, as `parquet.thrift` numbers them.
 pub(super) const PLAIN: u64 = 0;
 pub(super) const PLAIN_DICTIONARY: u64 = 2;
 pub(super) const RLE: u64 = 3;
@@ -17,7 +17,7 @@ fn wrong<T>(what: impl Into<String>) -> Result<T> {
     Err(FormatError(what.into()))
 }
 
-/// Number `at` of those that stand in `bytes` with `width` bits each, the lowest bit first.
+/// Number `at` of a bit-packed list with `width` bits each, lowest bit first.
 fn packed(bytes: &[u8], width: u32, at: usize) -> Option<u64> {
     let first_bit = at.checked_mul(width as usize)?;
     let bytes = bytes.get(first_bit / 8..(first_bit + width as usize).div_ceil(8))?;
@@ -28,7 +28,7 @@ fn packed(bytes: &[u8], width: u32, at: usize) -> Option<u64> {
     Some((value >> (first_bit % 8)) as u64 & (u64::MAX >> (64 - width.clamp(1, 64))))
 }
 
-/// `count` whole numbers of `width` bits in runs, either of one value or of eight numbers and more one behind the other.
+/// `count` integers of `width` bits in the RLE and bit-packing hybrid: runs of one value, or groups of eight values.
 pub(super) fn runs(bytes: &[u8], width: u32, mut count: usize, mut each: impl FnMut(u32) -> Result<()>) -> Result<()> {
     if width > 32 {
         return wrong("a page in it has numbers of more than 32 bits");
@@ -70,7 +70,7 @@ pub(super) fn runs(bytes: &[u8], width: u32, mut count: usize, mut each: impl Fn
     Ok(())
 }
 
-/// Whole numbers of `width_bytes` each.
+/// Integers of `width_bytes` each.
 pub(super) fn plain_numbers(bytes: &[u8], width_bytes: usize, count: usize, into: &mut Vec<i64>) -> Result<()> {
     let Some(bytes) = count.checked_mul(width_bytes).and_then(|end| bytes.get(..end)) else {
         return wrong("a page of labels in it is cut");
@@ -82,7 +82,7 @@ pub(super) fn plain_numbers(bytes: &[u8], width_bytes: usize, count: usize, into
     Ok(())
 }
 
-/// Whole numbers as their differences, in blocks with the least difference and mini-blocks with a width each.
+/// Delta-encoded integers: blocks with a minimum delta, and mini-blocks with a bit width each.
 pub(super) fn delta_numbers(bytes: &[u8], count: usize, into: &mut Vec<i64>) -> Result<()> {
     let mut at = 0;
     let block = varint(bytes, &mut at)?;

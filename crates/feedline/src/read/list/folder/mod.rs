@@ -1,5 +1,5 @@
-//! Folders and archives to look for data in, wherever they lie. Owns the tree of names that a source has, and what a path
-//! means: a folder, a URL, archives that are named.
+//! Folders and archives to search for data, local or remote. Owns the tree of names in a source, and the meaning of a
+//! path: a folder, a URL, named archives.
 
 pub(in crate::read) mod names;
 
@@ -21,12 +21,12 @@ use crate::read::source::settings::Storage;
 use crate::read::source::{Object, ReadError, ReadErrorKind, Source};
 use crate::stop::Stop;
 use crate::url::is_url;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A folder to look for data in: of this machine, or the URL of a source.
+/// A folder to search for data: local, or the URL of a source.
 #[derive(Debug, Clone)]
 pub struct Folder {
     path: PathBuf,
@@ -43,7 +43,7 @@ struct Tree {
     requests_in_flight: usize,
 }
 
-/// An object, or a member of one that is an archive.
+/// An object, or a member of an archive.
 #[derive(Debug)]
 struct File {
     name: Box<str>,
@@ -52,21 +52,21 @@ struct File {
 }
 
 impl From<&Path> for Folder {
-    /// A folder of this machine.
+    /// A local folder.
     fn from(path: &Path) -> Folder {
         Folder { path: path.to_path_buf(), tree: None }
     }
 }
 
 impl Folder {
-    /// A folder of this machine, or what lies at a URL: then its listing is loaded, or made and kept. Archives in it, or in
-    /// the folder of a split, count as the files that they hold ([`crate::read::archive`]).
+    /// Opens a local folder, or a URL: then its listing is loaded, or made and cached. Archives in it, or in the folder
+    /// of a split, stand for the files in them ([`crate::read::archive`]).
     ///
-    /// An archive may be named itself, `birds.zip`, or several, `train-{000..146}.tar`, and a folder inside: then nothing
-    /// is listed, and what they hold is all there is.
+    /// A path may name an archive, `birds.zip`, or several, `train-{000..146}.tar`, and a folder inside: then nothing
+    /// is listed, and the folder contains only their files.
     ///
     /// # Errors
-    /// A URL that cannot be opened or listed; an archive with something wrong.
+    /// A URL that cannot be opened or listed; an invalid archive.
     pub fn open(path: &Path, storage: &Storage) -> Result<Folder> {
         let mut path = storage.resolve(path);
         if path.to_str().is_some_and(is_compressed) && !path.is_dir() {
@@ -74,7 +74,7 @@ impl Folder {
         }
         if !is_url(&path) {
             if !is_in_archive(&path) && !holds_archives(&path) {
-                // It was killed before its first archive was there.
+                // `feedline pack` was killed before its first archive was written.
                 let mut folders = std::iter::once("").chain(SPLITS).map(|split| path.join(split));
                 if let Some(folder) = folders.find(|folder| folder.join(INCOMPLETE).exists()) {
                     return Err(incomplete(folder));
@@ -95,7 +95,7 @@ impl Folder {
         };
         let source = storage.open(url)?;
         let Listing { mut objects, mut left_out } = storage.listing(&*source, false)?;
-        // In a list it may be named. A folder without a name would be a class without one.
+        // A list may name it. In a folder it is left out: an empty folder name would be a class without a name.
         objects.retain(|object| match object.key.split('/').any(str::is_empty) {
             true => {
                 left_out.push(("a part of its name is empty", source.location(&object.key)));
@@ -116,9 +116,9 @@ impl Folder {
         let path = root_of(&*source);
         let is_archive = archive::finder(&objects);
         let folder = |key: &str| key.rsplit_once('/').map_or(String::new(), |(folder, _)| folder.to_owned());
-        let folders: HashSet<String> =
+        let folders: BTreeSet<String> =
             objects.iter().filter(|object| is_archive(&object.key)).map(|object| folder(&object.key)).collect();
-        // Among archives that are read it would be missed.
+        // Next to archives that are read, it would be missed.
         let lost = |object: &&Object| is_compressed(&object.key) && folders.contains(&folder(&object.key));
         if let Some(object) = objects.iter().find(lost) {
             return Err(compressed(source.location(&object.key)));
@@ -130,8 +130,8 @@ impl Folder {
         Ok(Folder { path, tree: Some(Arc::new(tree)) })
     }
 
-    /// The deepest folder of all `paths`, which are URLs. A plain HTTP server lists nothing, so there each file is asked
-    /// for. Archives are looked into if a path is of none of the objects.
+    /// The deepest common folder of `paths`, which are URLs. A plain HTTP server lists nothing, so there each file is
+    /// requested. Archives are indexed if one of the paths is none of the objects.
     pub(in crate::read) fn of_files(paths: &[PathBuf], storage: &Storage) -> Result<Folder> {
         let common = paths.iter().map(|path| path.parent().unwrap_or(path)).reduce(|common, folder| {
             common.ancestors().find(|common| folder.starts_with(common)).unwrap_or(Path::new(""))
@@ -144,7 +144,7 @@ impl Folder {
             ));
         }
         let url = url_of(common);
-        // In a bucket that lists its keys, a `?` may be part of one.
+        // In a bucket that lists its keys, `?` may be part of a key.
         if !url.starts_with("s3:") && !url.starts_with("gs:") {
             paths.iter().try_for_each(|path| check_url(&url_of(path)))?;
         }
@@ -163,16 +163,16 @@ impl Folder {
         Folder::of_objects(&url, &keys.collect::<Vec<_>>(), storage)
     }
 
-    /// Some objects of the folder at `url`, each of which is asked for; with archives what may lie beside them: an index,
-    /// the names of the classes.
+    /// Some objects of the folder at `url`, each requested by name; for archives also the index that may lie beside
+    /// them, and the names of the classes.
     ///
     /// # Errors
-    /// The first that is not there.
+    /// The first object that is missing.
     pub(in crate::read) fn of_objects(url: &str, keys: &[String], storage: &Storage) -> Result<Folder> {
         keys.iter().try_for_each(|key| check_url(&format!("{url}/{key}")))?;
         let source = storage.open(url)?;
         let next = AtomicUsize::new(0);
-        // Who may not list a bucket is told that he may not see what is not there.
+        // A server that forbids listing answers "denied" for a missing object.
         let ask_for = |key: String| match source.head(&key, &Stop::default()) {
             Err(error) if matches!(error.kind, ReadErrorKind::Missing | ReadErrorKind::Denied) => Ok(None),
             other => other.map(Some).map_err(ReadError::into_error),
@@ -192,7 +192,7 @@ impl Folder {
                 match asked {
                     Ok(found) => objects.extend(found),
                     Err(error) => {
-                        // Those before it have been begun, so the first of all is among those that are told of.
+                        // All earlier ones have been started, so the first failure of all is among those recorded.
                         next.store(keys.len(), Relaxed);
                         if failed.as_ref().is_none_or(|(first, _)| at < *first) {
                             *failed = Some((at, error));
@@ -232,26 +232,26 @@ impl Folder {
         &self.path
     }
 
-    /// How many files are known below the whole of it, but for the names of classes: 0 for a folder of this machine, which
-    /// is looked at when it is needed.
+    /// Number of known files in the whole source, without class names; 0 for a local folder, which is read only when
+    /// needed.
     pub fn files(&self) -> usize {
         let is_file = |file: &&File| &*file.name != CLASSES_FILE && !file.extent.encoding.is_class_names();
         self.tree.as_ref().map_or(0, |tree| tree.files.iter().filter(is_file).count())
     }
 
-    /// A folder in it, which need not be there.
+    /// A folder inside this one, which need not exist.
     #[must_use]
     pub fn join(&self, name: impl AsRef<Path>) -> Folder {
         Folder { path: self.path.join(name), tree: self.tree.clone() }
     }
 
-    /// What it was joined from: the folder of all files that are known.
+    /// The root folder, which contains all known files.
     pub(in crate::read) fn root(&self) -> Folder {
         let root = self.tree.as_ref().map(|tree| root_of(&*tree.source));
         Folder { path: root.unwrap_or_else(|| self.path.clone()), tree: self.tree.clone() }
     }
 
-    /// Whether it is there.
+    /// True if it exists.
     pub fn is_dir(&self) -> bool {
         match &self.tree {
             None => self.path.is_dir(),
@@ -259,25 +259,25 @@ impl Folder {
         }
     }
 
-    /// What was remarked when the archives in it, or beside it, were looked into.
+    /// The remarks from indexing the archives in it, or beside it.
     pub(in crate::read) fn remarks(&self) -> Remarks {
         self.tree.as_ref().map_or_else(Remarks::default, |tree| tree.remarks.clone())
     }
 
-    /// Whether files in it, folders and all, carry their labels.
+    /// True if files in it, at any depth, carry their labels.
     pub fn is_labelled(&self) -> bool {
         self.tree.as_ref().is_some_and(|tree| tree.files_below(&self.path).any(|file| file.class.is_some()))
     }
 
-    /// If files in it, folders and all, carry their labels: all of them, sorted by name.
+    /// All files in it, at any depth, sorted by name, if any of them carry their labels.
     pub(in crate::read) fn labelled(&self) -> Vec<(PathBuf, Option<u32>)> {
         let Some(tree) = self.tree.as_ref().filter(|_| self.is_labelled()) else { return Vec::new() };
         let root = tree.source.location("");
         tree.files_below(&self.path).map(|file| (format!("{root}{}", file.name).into(), file.class)).collect()
     }
 
-    /// The path and the whole of a file directly in it, or if it is a split, beside it; if that is there, and it is no folder
-    /// of this machine.
+    /// Path and content of a file directly in it, or if it is a split, beside it; `None` if there is none, or for a
+    /// local folder.
     pub(in crate::read) fn read_beside(&self, name: &str) -> Result<Option<(PathBuf, Vec<u8>)>> {
         let is_split = SPLITS.iter().any(|split| self.path.ends_with(split));
         let parent = self.path.parent().filter(|_| is_split);
@@ -290,10 +290,10 @@ impl Folder {
         Ok(None)
     }
 
-    /// What reads `paths`, files below the source's root; `None` where they are files of this machine.
+    /// The reader of `paths`, files below the source's root; `None` if they are local files.
     ///
     /// # Errors
-    /// The place of the first path that is not there.
+    /// The index of the first missing path.
     pub(in crate::read) fn stored<'a>(
         &self,
         paths: impl Iterator<Item = &'a Path>,
@@ -311,8 +311,8 @@ impl Folder {
 }
 
 impl Tree {
-    /// The files in `objects`, which are sorted by key; in those that are archives, what they hold. Archives that were found,
-    /// and not named, lie in the split that they are called after.
+    /// The files in `objects`, which are sorted by key; for archives, the files in them. Archives that were found, and
+    /// not named, count to the split in their name.
     fn new(
         source: Arc<dyn Source>,
         objects: Vec<Object>,
@@ -351,7 +351,7 @@ impl Tree {
             for Member { name, start, stored_bytes, encoding, class } in members {
                 let extent = Extent { object: at, start, stored_bytes, encoding };
                 let name = match class {
-                    // For all splits of the folder.
+                    // Class names apply to all splits of the folder.
                     None if encoding.is_class_names() => match object.key.rsplit_once('/') {
                         Some((folder, _)) => format!("{folder}/{name}"),
                         None => name,
@@ -364,7 +364,7 @@ impl Tree {
         }
         files.sort_by(|a, b| a.name.cmp(&b.name));
         let object = |file: &File| &objects[file.extent.object as usize];
-        // Archives may bring the names of the classes, all the same ones; a file of that name comes first.
+        // Archives may each bring the same class names; a file of that name takes precedence.
         files.dedup_by(|other, one| {
             let [one_brings, other_brings] = [&*one, &*other].map(|file| file.extent.encoding.is_class_names());
             if one.name != other.name || !(one_brings || other_brings) {
@@ -405,11 +405,11 @@ impl Tree {
         self.files[start..].iter().take_while(move |file| file.name.starts_with(prefix.as_deref().unwrap_or_default()))
     }
 
-    /// For each file below a folder: the next part of its name, and whether more follows.
+    /// For each file below a folder: the next part of its name, and true if more follows.
     fn below(&self, folder: &Path) -> impl Iterator<Item = (&str, bool)> {
         let depth = self.key(folder).map_or(0, |key| if key.is_empty() { 0 } else { key.len() + 1 });
         let rests = self.files_below(folder).map(move |file| &file.name[depth..]);
-        // What ends in `/` is a mark that some tools leave for a folder.
+        // A name that ends in `/` is a folder marker of some tools.
         rests.filter(|rest| !rest.is_empty() && !rest.ends_with('/')).map(|rest| match rest.split_once('/') {
             Some((name, _)) => (name, true),
             None => (rest, false),
@@ -417,11 +417,12 @@ impl Tree {
     }
 }
 
-/// Whether an archive, of these `members` in `folder`, is what the files beside it were unpacked from; `loose` are all files
-/// of data outside of archives, sorted. Where there are some, what else it holds is no part of the data set by mistake.
+/// True if the files beside an archive, with these `members` in `folder`, were unpacked from it; `loose` are all data
+/// files outside of archives, sorted. If any lie in `folder`, all data of the archive must be among them, so that no
+/// other part of it joins the data set by mistake.
 ///
 /// # Errors
-/// A member that is data and not beside the archive, where others are.
+/// A data member that does not lie beside the archive, where others do.
 fn is_copy(archive: &str, folder: &str, members: &[Member], loose: &[&Object]) -> Result<bool> {
     let start = loose.partition_point(|object| object.key.as_str() < folder);
     let Some(file) = loose.get(start).filter(|object| object.key.starts_with(folder)) else { return Ok(false) };
@@ -441,7 +442,7 @@ fn is_copy(archive: &str, folder: &str, members: &[Member], loose: &[&Object]) -
     }
 }
 
-/// The folder of all that a source holds, as one may join a name to it.
+/// The root folder of a source, in a form to which a name can be joined.
 fn root_of(source: &dyn Source) -> PathBuf {
     let root = source.location("");
     let is_root = root.ends_with(":///");

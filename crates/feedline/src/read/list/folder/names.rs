@@ -1,4 +1,4 @@
-//! The names in a folder: what each stands for, and what lies deeper than samples are looked for.
+//! The names in a folder: their kinds, and pictures nested deeper than samples are searched.
 
 use crate::error::{Error, Result};
 use crate::read::file::unusual;
@@ -9,17 +9,17 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::Path;
 
-/// What a name in a folder stands for.
+/// The kind of a name in a folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::read) enum Kind {
     File,
     Folder,
-    /// No file that could be read: a FIFO, a socket, a device.
+    /// Not a readable file: a FIFO, a socket, a device.
     Unusual(&'static str),
 }
 
 impl Folder {
-    /// The names in it that are not hidden, bytewise sorted, and what they stand for, if that can be told.
+    /// The names in it that are not hidden, sorted bytewise, and their kinds, if those can be told.
     ///
     /// # Errors
     /// A folder that cannot be listed.
@@ -29,7 +29,7 @@ impl Folder {
         Ok(names)
     }
 
-    /// As [`Folder::names`], and those that are hidden.
+    /// As [`Folder::names`], including hidden ones.
     pub(in crate::read) fn all_names(&self) -> Result<Vec<(OsString, Result<Kind>)>> {
         let mut names: Vec<(OsString, Result<Kind>)> = Vec::new();
         let Some(tree) = &self.tree else {
@@ -49,13 +49,13 @@ impl Folder {
         if names.is_empty() {
             return Err(Error::io("list the folder", &self.path, std::io::ErrorKind::NotFound.into()));
         }
-        // Keys are sorted with their `/`, which comes after some other characters.
+        // Keys are sorted with their `/`, which sorts after some other characters.
         names.sort_by(|a, b| a.0.as_encoded_bytes().cmp(b.0.as_encoded_bytes()));
         Ok(names)
     }
 
-    /// Counts what lies in the folder `name`, where only files are looked for: each picture of any format, or the folder
-    /// itself. Links to folders are not followed.
+    /// Counts the content of the folder `name`, where only files are expected: each picture of any format, or else the
+    /// folder itself. Links to folders are not followed.
     pub(in crate::read) fn remark_nested(&self, name: &OsStr, shown: &str, remarks: &mut Remarks) {
         let (folder, mut budget) = (self.join(name), NESTED_MAX);
         if folder.remark_pictures(shown, &mut budget, remarks) == 0 {
@@ -84,7 +84,7 @@ impl Folder {
     }
 }
 
-/// In folders where no sample is looked for, so many names are looked at.
+/// Maximum number of names that are checked in folders where no sample is expected.
 const NESTED_MAX: u32 = 1 << 20;
 
 fn is_hidden(name: &OsStr) -> bool {

@@ -1,3 +1,5 @@
+//! Tests of image lists: which files of a folder or a list are samples, their order and labels, and which are left out.
+
 use super::*;
 use std::fs;
 
@@ -136,7 +138,7 @@ fn a_list_names_regular_files() {
         let read = ImageList::from_list(&list, "x", &["a".into()], &Storage::default());
         message(read, &["1 of the 2 files", &format!("line 2: {name}; it is a {kind}, and no regular file")]);
     }
-    // A list may be a pipe itself.
+    // A list may itself be a pipe.
     let pipe = dir.path().join("list.pipe");
     crate::read::file::tests::fifo(&pipe);
     std::thread::scope(|scope| {
@@ -224,7 +226,7 @@ fn the_fingerprint_ignores_the_root_and_nothing_else() {
     fs::write(&file, "0;train/a/1.jpg\n0;train/a/2.jpg\n1;train/b/1.jpg\n").unwrap();
     let listed = ImageList::from_list(&file, "train", &list.classes, &Storage::default()).unwrap();
     assert_eq!(listed.fingerprint(), list.fingerprint());
-    // Fixed for ever: it stands in saved states.
+    // Must never change: it is part of saved states.
     assert_eq!(list.fingerprint(), 9_713_077_929_871_191_952);
     let mut seen = std::collections::HashSet::from([list.fingerprint()]);
     let mut differs = |change: fn(&mut ImageList)| {

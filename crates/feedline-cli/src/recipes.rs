@@ -1,10 +1,10 @@
 //! The recipes of a program, and which of them a command is for: in the flag, in a run folder, in a settings file. Knows
 //! recipes by their contract only.
 
-use super::{bench, demo_data, show};
+use crate::commands::{DataArgs, bench, demo_data, show};
 #[cfg(feature = "train")]
-use super::{eval, train};
-use crate::Done;
+use crate::commands::{eval, print, train};
+use crate::exit::Done;
 use clap::builder::{PossibleValue, PossibleValuesParser, ValueParser};
 use feedline::read::{Storage, read_text};
 #[cfg(feature = "train")]
@@ -15,7 +15,9 @@ use feedline_recipes::recipe::Recipe;
 #[cfg(feature = "train")]
 use feedline_recipes::recipe::Trainable;
 use feedline_recipes::settings::{Said, Settings, recipe_named};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+#[cfg(feature = "train")]
+use std::path::PathBuf;
 #[cfg(feature = "train")]
 use std::sync::Arc;
 
@@ -27,21 +29,25 @@ pub struct Recipes(Vec<Entry>);
 pub(crate) struct Entry {
     pub(crate) name: &'static str,
     summary: &'static str,
-    pub(crate) default_toml: &'static str,
+    default_toml: &'static str,
     storage: fn(Option<&Path>, &[String]) -> Result<Storage>,
-    pub(crate) demo_data: fn(Option<&Path>) -> Result<PathBuf>,
+    pub(crate) demo_data: fn(&demo_data::Args) -> Result<Done>,
     pub(crate) show: fn(&show::Args) -> Result<Done>,
     pub(crate) bench: fn(&bench::Args) -> Result<Done>,
     #[cfg(feature = "train")]
     training: Option<Training>,
 }
 
+/// Trains with these ranks, anew or from the run in a folder.
+#[cfg(feature = "train")]
+type TrainFn = fn(&train::Args, &Arc<dyn Group>, Option<PathBuf>) -> Result<Done>;
+
 /// The commands of a recipe with a network.
 #[cfg(feature = "train")]
 #[derive(Clone, Copy)]
-pub(crate) struct Training {
-    pub(crate) train: fn(&train::Args, &Arc<dyn Group>, Option<PathBuf>) -> Result<Done>,
-    pub(crate) eval: fn(&eval::Args, &Path, &Path) -> Result<Done>,
+struct Training {
+    train: TrainFn,
+    eval: fn(&eval::Args, &Path, &Path) -> Result<Done>,
 }
 
 impl Visitor for Recipes {
@@ -63,7 +69,7 @@ impl Entry {
             summary: R::SUMMARY,
             default_toml: R::Config::DEFAULT_TOML,
             storage: storage_of::<R::Config>,
-            demo_data: demo_data::ensure::<R>,
+            demo_data: demo_data::run_recipe::<R>,
             show: show::run_recipe::<R>,
             bench: bench::run_recipe::<R>,
             #[cfg(feature = "train")]
@@ -76,7 +82,7 @@ impl Entry {
     /// # Errors
     /// A recipe of data alone.
     #[cfg(feature = "train")]
-    pub(crate) fn training(&self) -> Result<Training> {
+    fn training(&self) -> Result<Training> {
         self.training.ok_or_else(|| Error::Unsupported {
             what: format!("a network for the recipe {}", self.name),
             remedy: "Use show, bench or demo-data: the recipe has data only".into(),
@@ -134,9 +140,48 @@ impl Recipes {
     ///
     /// # Errors
     /// A file of an unknown recipe.
-    pub(crate) fn chosen(&self, flag: Option<&str>, file: Option<&Path>) -> Result<Entry> {
+    fn chosen(&self, flag: Option<&str>, file: Option<&Path>) -> Result<Entry> {
         let flag = flag.map(|name| self.named(name)).transpose()?;
         Ok(flag.or(self.of_file(file)?).unwrap_or(self.0[0]))
+    }
+
+    /// The recipe that the flags of a command name.
+    ///
+    /// # Errors
+    /// A file of an unknown recipe.
+    pub(crate) fn of_data(&self, data: &DataArgs) -> Result<Entry> {
+        self.chosen(data.recipe.as_deref(), data.config.as_deref())
+    }
+
+    /// `feedline train`: a new run or one that goes on, or the settings of a recipe.
+    #[cfg(feature = "train")]
+    pub(crate) fn train(&self, args: &train::Args) -> Result<Done> {
+        if args.print_config {
+            print(self.of_data(&args.data)?.default_toml)?;
+            return Ok(Done::Ok);
+        }
+        train::on_ranks(&|group| {
+            let resumed = train::resumed(args, &**group)?;
+            let recipe = match &resumed {
+                Some(dir) => {
+                    // Only rank 0 needs to see the folder.
+                    let own = if group.rank() == 0 { self.of_run(dir, args.data.recipe.as_deref())?.name } else { "" };
+                    let mut name = own.as_bytes().to_vec();
+                    group.broadcast(&mut name)?;
+                    self.named(&String::from_utf8_lossy(&name))?
+                }
+                None => self.of_data(&args.data)?,
+            };
+            (recipe.training()?.train)(args, group, resumed)
+        })
+    }
+
+    /// `feedline eval`: the checkpoint of a run.
+    #[cfg(feature = "train")]
+    pub(crate) fn eval(&self, args: &eval::Args) -> Result<Done> {
+        let (checkpoint, run) = eval::locate(&args.checkpoint)?;
+        let recipe = self.of_run(&run, args.data.recipe.as_deref())?;
+        (recipe.training()?.eval)(args, &checkpoint, &run)
     }
 
     /// The recipe of the run in `dir`, which a flag may name too.
@@ -144,7 +189,7 @@ impl Recipes {
     /// # Errors
     /// A folder that is no run, or a flag that says another recipe.
     #[cfg(feature = "train")]
-    pub(crate) fn of_run(&self, dir: &Path, flag: Option<&str>) -> Result<Entry> {
+    fn of_run(&self, dir: &Path, flag: Option<&str>) -> Result<Entry> {
         let recipe = self.named(&feedline_recipes::settings::recipe_of_run(dir)?)?;
         match flag.map(|name| self.named(name)).transpose()? {
             Some(flag) if flag.name != recipe.name => Err(Error::config(
