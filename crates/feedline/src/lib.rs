@@ -5,15 +5,16 @@
 //! and, seen globally, the number of ranks change nothing that is delivered.
 //!
 //! ```
-//! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/images");
+//! # let testdata = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata").canonicalize().unwrap();
+//! # let location = testdata.join("shards/zip/all.zip");
 //! # let mut samples = 0;
-//! // One folder in `folder` for each class; it may as well be an archive or a URL.
-//! let pictures = feedline::images(folder)?.random_resized_crop(224).hflip().normalize();
-//! let mut loader = feedline::Loader::over(pictures).batch_size(64).shuffle(true).seed(7).build()?;
+//! // A folder with a folder for each class, an archive of one, or the URL of either.
+//! let pictures = feedline::images(location)?.random_resized_crop(224).hflip().normalize();
+//! let mut loader = feedline::Loader::over(pictures).batch_size(4).shuffle(true).seed(7).build()?;
 //! for _epoch in 0..2 {
 //!     for batch in loader.iter() {
 //!         let batch = batch?;
-//!         let pixels: &[f32] = batch.stacked("image")?.as_slice(); // of shape (64, 3, 224, 224)
+//!         let pixels: &[f32] = batch.stacked("image")?.as_slice(); // of shape (4, 3, 224, 224)
 //!         let labels: &[i64] = batch.stacked("label")?.as_slice(); // places in the sorted names of the classes
 //! #       assert_eq!(pixels.len(), labels.len() * 3 * 224 * 224);
 //! #       samples += labels.len() as u64;

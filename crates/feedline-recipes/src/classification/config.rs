@@ -95,11 +95,11 @@ struct AugmentKeys {
     /// Empty is not set.
     #[serde(default, deserialize_with = "unless_empty", skip_serializing_if = "Option::is_none")]
     preset: Option<Augmentation>,
-    /// Empty is not set.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    ops: Vec<ImageOp>,
     mean: [f64; 3],
     std: [f64; 3],
+    /// Empty is not set. Last, because TOML has a table for each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    ops: Vec<ImageOp>,
 }
 
 fn unless_empty<'de, D: Deserializer<'de>>(text: D) -> Result<Option<Augmentation>, D::Error> {
