@@ -13,7 +13,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_millis(20);
 pub struct Stop(Arc<AtomicBool>);
 
 impl Stop {
-    /// From now on every read that was given this ends with [`Fault::Stopped`](crate::read::Fault::Stopped), within a few
+    /// From now on every read that was given this ends with [`ReadErrorKind::Stopped`](crate::read::ReadErrorKind::Stopped), within a few
     /// tens of milliseconds.
     pub fn stop(&self) {
         self.0.store(true, Ordering::Relaxed);
