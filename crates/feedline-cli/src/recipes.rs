@@ -29,6 +29,7 @@ pub struct Recipes(Vec<Entry>);
 pub(crate) struct Entry {
     pub(crate) name: &'static str,
     summary: &'static str,
+    #[cfg(feature = "train")]
     default_toml: &'static str,
     storage: fn(Option<&Path>, &[String]) -> Result<Storage>,
     pub(crate) demo_data: fn(&demo_data::Args) -> Result<Done>,
@@ -67,6 +68,7 @@ impl Entry {
         Entry {
             name: R::Config::RECIPE,
             summary: R::SUMMARY,
+            #[cfg(feature = "train")]
             default_toml: R::Config::DEFAULT_TOML,
             storage: storage_of::<R::Config>,
             demo_data: demo_data::run_recipe::<R>,
