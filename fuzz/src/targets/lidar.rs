@@ -3,8 +3,8 @@
 use super::{Bench, Verdict};
 use feedline::read::Storage;
 use feedline_recipes::lidar::infos::{InfoOptions, build, from_pickles, read_db, read_infos};
-use feedline_recipes::lidar::options::Layout;
 use feedline_recipes::lidar::openpcdet_yaml::{files, options, read_yaml};
+use feedline_recipes::lidar::options::Layout;
 use std::fs;
 use std::path::Path;
 
