@@ -96,7 +96,7 @@ pub fn run_with(words: impl IntoIterator<Item = OsString>, recipes: &Recipes) ->
             recipes.storage(None, &args.set).and_then(|storage| commands::pack::run(&args, &storage))
         }
         Command::Lidar(args) => commands::lidar::run(args),
-        Command::DemoData(args) => recipes.named(&args.recipe).and_then(|recipe| (recipe.demo_data)(&args)),
+        Command::DemoData(args) => recipes.flagged(&args.recipe).and_then(|recipe| (recipe.demo_data)(&args)),
     };
     match done {
         Ok(Done::Ok) => 0,

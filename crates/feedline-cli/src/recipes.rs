@@ -124,11 +124,19 @@ impl Recipes {
     /// # Errors
     /// There is none.
     pub(crate) fn named(&self, name: &str) -> Result<Entry> {
-        let found = self.0.iter().find(|entry| entry.name == name || dashed(entry.name).as_deref() == Some(name));
-        found.copied().ok_or_else(|| {
+        self.0.iter().find(|entry| entry.name == name).copied().ok_or_else(|| {
             let names: Vec<&str> = self.0.iter().map(|entry| entry.name).collect();
             Error::config(format!("there is no recipe {name:?}"), format!("Use one of {}", names.join(", ")))
         })
+    }
+
+    /// The recipe of this value of a flag, where dashes may stand for underscores.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn flagged(&self, name: &str) -> Result<Entry> {
+        let dashed = self.0.iter().find(|entry| dashed(entry.name).as_deref() == Some(name));
+        dashed.copied().map_or_else(|| self.named(name), Ok)
     }
 
     /// Reads the recipe's name out of a settings file, if it stands there. Does not report a file that cannot be understood:
@@ -143,7 +151,7 @@ impl Recipes {
     /// # Errors
     /// A file of an unknown recipe.
     fn chosen(&self, flag: Option<&str>, file: Option<&Path>) -> Result<Entry> {
-        let flag = flag.map(|name| self.named(name)).transpose()?;
+        let flag = flag.map(|name| self.flagged(name)).transpose()?;
         Ok(flag.or(self.of_file(file)?).unwrap_or(self.0[0]))
     }
 
@@ -193,7 +201,7 @@ impl Recipes {
     #[cfg(feature = "train")]
     fn of_run(&self, dir: &Path, flag: Option<&str>) -> Result<Entry> {
         let recipe = self.named(&feedline_recipes::settings::recipe_of_run(dir)?)?;
-        match flag.map(|name| self.named(name)).transpose()? {
+        match flag.map(|name| self.flagged(name)).transpose()? {
             Some(flag) if flag.name != recipe.name => Err(Error::config(
                 format!("--recipe {}: the run in {} is of the recipe {}", flag.name, dir.display(), recipe.name),
                 "Leave --recipe out: the run knows its own",

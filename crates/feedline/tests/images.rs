@@ -180,7 +180,7 @@ fn a_declared_loader_delivers_the_bytes_of_one_put_together_from_its_parts() {
             filter: Filter::Bilinear,
         },
         ImageOp::HorizontalFlip { p: 0.5 },
-        ImageOp::AutoaugmentImagenet,
+        ImageOp::AutoaugmentImagenet {},
         ImageOp::ColorJitter { brightness: 0.2, contrast: 0.1, saturation: 0.3 },
         ImageOp::RandomAffine { degrees: 10.0, translate: 0.1 },
     ];

@@ -7,7 +7,7 @@ use feedline::deliver::SampleContext;
 use feedline::pipeline::{Pipeline, Raw};
 use feedline::plan::Request;
 use feedline::plan::rng::hash_words;
-use feedline::read::{FileList, Storage, read_sample, text_of};
+use feedline::read::{FileList, SampleReader, Storage, read_sample, text_of};
 use feedline::{DType, Error, FieldSpec, Result, Slot, Stage};
 use std::path::Path;
 
@@ -77,13 +77,20 @@ impl Pipeline for Numbered {
         &self.fields
     }
 
+    fn sample_reader(&self) -> Option<&SampleReader> {
+        self.files.stored.as_ref()
+    }
+
     fn location(&self, index: u64) -> String {
         self.files.entries[index as usize].path.display().to_string()
     }
 
     fn read(&self, request: &Request, raw: &mut Raw, clock: &mut SampleContext) -> Result<()> {
         raw.resize_with(1, Vec::new);
-        let (stored, path) = (self.files.stored.as_ref(), &self.files.entries[request.index as usize].path);
+        let (stored, path) = (self.sample_reader(), &self.files.entries[request.index as usize].path);
+        if let Some(reader) = stored {
+            reader.reached(request.epoch, request.position);
+        }
         read_sample(stored, request.index, path, clock.stop_signal(), &mut raw[0])?;
         clock.count_bytes(raw[0].len());
         Ok(())

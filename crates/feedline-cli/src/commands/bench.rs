@@ -62,7 +62,9 @@ pub fn run_recipe<R: Recipe>(args: &Args) -> Result<Done> {
         data: args.data.data.as_deref(),
         has_settings: args.data.augment.is_some()
             || args.data.config.is_some()
-            || args.data.set.iter().any(|assignment| assignment.trim_start().starts_with("augment.ops")),
+            || args.data.set.iter().any(|assignment| {
+                ["augment.ops", "augment="].iter().any(|key| assignment.trim_start().starts_with(key))
+            }),
     };
     let BenchSetup { config, data, plan } = R::bench(&asked, &|said| or_demo::<R>(args.data.said(said)?)?.resolve())?;
     let (batch_size, num_workers) = (config.batch_size(), config.loader().num_workers());

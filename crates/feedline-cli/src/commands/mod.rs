@@ -111,6 +111,9 @@ impl DataArgs {
             ("--on-bad-sample", "data.on_bad_sample", &self.on_bad_sample),
         ] {
             if let Some(text) = text {
+                if text.is_empty() {
+                    return Err(Error::config(format!("{flag} is empty"), "Give it a value, or leave it out"));
+                }
                 said = said.flag(flag, key, text.as_str())?;
             }
         }

@@ -80,11 +80,24 @@ pub enum TrainOps {
 
 impl AugmentConfig {
     /// The operations of training, which give pictures of `input_px` x `input_px`.
-    pub fn train_ops(&self, input_px: u32) -> Vec<ImageOp> {
-        match &self.ops {
-            TrainOps::Preset(preset) => preset.train_ops(input_px),
-            TrainOps::List(ops) => ops.clone(),
+    ///
+    /// # Errors
+    /// A list that ends in pictures of another size.
+    pub fn train_ops(&self, input_px: u32) -> Result<Vec<ImageOp>> {
+        let ops = match &self.ops {
+            TrainOps::Preset(preset) => return Ok(preset.train_ops(input_px)),
+            TrainOps::List(ops) => ops,
+        };
+        let size_px = output_size_px(ops);
+        if size_px == Some([input_px; 2]) {
+            return Ok(ops.clone());
         }
+        let found =
+            size_px.map_or("any size".to_string(), |[height, width]| format!("{height} x {width} px (height x width)"));
+        Err(Error::config(
+            format!("augment.ops ends in pictures of {found}, and the network takes {input_px} x {input_px}"),
+            format!("Let its last operation with a size_px have [{input_px}, {input_px}], or set model.input_px"),
+        ))
     }
 }
 
@@ -247,16 +260,6 @@ impl Settings for Config {
         in_range(checks.into_iter().chain(self.data.loader.checks()))?;
         if let TrainOps::List(ops) = &self.augment.ops {
             ops.iter().try_for_each(ImageOp::validate)?;
-            let px = self.input_px();
-            if output_size_px(ops) != Some([px; 2]) {
-                let found = output_size_px(ops).map_or("any size".to_string(), |[height, width]| {
-                    format!("{height} x {width} px (height x width)")
-                });
-                return Err(Error::config(
-                    format!("augment.ops ends in pictures of {found}, and the network takes {px} x {px}"),
-                    format!("Let its last operation with a size_px have [{px}, {px}], or set model.input_px"),
-                ));
-            }
         }
         if train.freeze_train && train.freeze_epochs > train.epochs {
             return Err(Error::config(
@@ -348,7 +351,7 @@ mod tests {
             { op = "autoaugment_imagenet" },
         ]"#;
         let config = with(ops).unwrap();
-        let names: Vec<&str> = config.augment.train_ops(64).iter().map(ImageOp::name).collect();
+        let names: Vec<&str> = config.augment.train_ops(64).unwrap().iter().map(|op| op.name()).collect();
         assert_eq!(names, ["random_resized_crop", "horizontal_flip", "autoaugment_imagenet"]);
         // What is saved means the same again, on its own as well as over the defaults, and may not change in a run.
         let text = config.to_toml().unwrap();
@@ -366,12 +369,19 @@ mod tests {
             ("ops = [{ op = \"flip\" }]".into(), "unknown variant `flip`, expected one of `random_resized_crop`"),
             ("ops = [{ op = \"horizontal_flip\" }]".into(), "missing field `p`"),
             ("ops = [{ op = \"horizontal_flip\", p = 2 }]".into(), "p of horizontal_flip is out of range"),
-            ("ops = [{ op = \"horizontal_flip\", p = 1 }]".into(), "any size, and the network takes 64 x 64"),
-            ("ops = [{ op = \"resize\", size_px = [64, 48] }]".into(), "64 x 48 px (height x width), and the network"),
+            ("ops = [{ op = \"autoaugment_imagenet\", p = 0.5 }]".into(), "unknown field `p`"),
             ("preset = \"heavy\"".into(), "unknown variant `heavy`, expected one of `light`"),
         ] {
             let error = with(&augment).unwrap_err().to_string();
             assert!(error.contains(part), "{augment:?} gives {error:?}, without {part:?}");
+        }
+        // The size is compared where pictures are trained on: another one may be evaluated.
+        for (ops, part) in [
+            ("[{ op = \"horizontal_flip\", p = 1 }]", "any size, and the network takes 64 x 64"),
+            ("[{ op = \"resize\", size_px = [64, 48] }]", "64 x 48 px (height x width), and the network"),
+        ] {
+            let error = with(&format!("ops = {ops}")).unwrap().augment.train_ops(64).unwrap_err().to_string();
+            assert!(error.contains(part), "{ops} gives {error:?}, without {part:?}");
         }
     }
 

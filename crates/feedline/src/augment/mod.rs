@@ -68,7 +68,7 @@ pub enum ImageOp {
         p: f64,
     },
     /// One of AutoAugment's 25 ImageNet sub-policies.
-    AutoaugmentImagenet,
+    AutoaugmentImagenet {},
     /// Multiplies brightness, contrast and saturation, in this order, by factors uniform in 1 - v to 1 + v each.
     ColorJitter {
         /// 0 (off) to 1.
@@ -96,7 +96,7 @@ impl ImageOp {
             ImageOp::ResizeCenterCrop { .. } => "resize_center_crop",
             ImageOp::Resize { .. } => "resize",
             ImageOp::HorizontalFlip { .. } => "horizontal_flip",
-            ImageOp::AutoaugmentImagenet => "autoaugment_imagenet",
+            ImageOp::AutoaugmentImagenet {} => "autoaugment_imagenet",
             ImageOp::ColorJitter { .. } => "color_jitter",
             ImageOp::RandomAffine { .. } => "random_affine",
         }
@@ -139,7 +139,7 @@ impl ImageOp {
             }
             ImageOp::Resize { size_px, .. } => size(size_px),
             ImageOp::HorizontalFlip { p } => check(fraction(p), "p", "0 to 1"),
-            ImageOp::AutoaugmentImagenet => Ok(()),
+            ImageOp::AutoaugmentImagenet {} => Ok(()),
             ImageOp::ColorJitter { brightness, contrast, saturation } => {
                 check(fraction(brightness), "brightness", "0 to 1")?;
                 check(fraction(contrast), "contrast", "0 to 1")?;
@@ -169,7 +169,7 @@ impl ImageOp {
                 Some(View::cut(whole, size_px, filter, picture))
             }
             ImageOp::HorizontalFlip { .. }
-            | ImageOp::AutoaugmentImagenet
+            | ImageOp::AutoaugmentImagenet {}
             | ImageOp::ColorJitter { .. }
             | ImageOp::RandomAffine { .. } => None,
         }
@@ -182,7 +182,7 @@ impl ImageOp {
             ImageOp::ResizeCenterCrop { .. }
             | ImageOp::Resize { .. }
             | ImageOp::HorizontalFlip { .. }
-            | ImageOp::AutoaugmentImagenet
+            | ImageOp::AutoaugmentImagenet {}
             | ImageOp::ColorJitter { .. }
             | ImageOp::RandomAffine { .. } => false,
         }
@@ -195,7 +195,7 @@ impl ImageOp {
             | ImageOp::ResizeCenterCrop { size_px, .. }
             | ImageOp::Resize { size_px, .. } => Some(size_px),
             ImageOp::HorizontalFlip { .. }
-            | ImageOp::AutoaugmentImagenet
+            | ImageOp::AutoaugmentImagenet {}
             | ImageOp::ColorJitter { .. }
             | ImageOp::RandomAffine { .. } => None,
         }
@@ -208,7 +208,7 @@ impl ImageOp {
             ImageOp::RandomResizedCrop { .. }
             | ImageOp::ResizeCenterCrop { .. }
             | ImageOp::Resize { .. }
-            | ImageOp::AutoaugmentImagenet
+            | ImageOp::AutoaugmentImagenet {}
             | ImageOp::RandomAffine { .. } => true,
         }
     }
@@ -230,7 +230,7 @@ impl ImageOp {
                     flip(image);
                 }
             }
-            ImageOp::AutoaugmentImagenet => {
+            ImageOp::AutoaugmentImagenet {} => {
                 let (_, drawn) = autoaugment::draw(rng);
                 drawn.into_iter().flatten().for_each(|drawn| autoaugment::apply(drawn, image, scratch));
             }
@@ -351,7 +351,7 @@ impl Augmentation {
                     filter: Filter::Bilinear,
                 },
                 ImageOp::HorizontalFlip { p: 0.5 },
-                ImageOp::AutoaugmentImagenet,
+                ImageOp::AutoaugmentImagenet {},
             ],
             Augmentation::None => Augmentation::eval_ops(input_px),
         }

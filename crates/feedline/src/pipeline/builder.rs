@@ -105,6 +105,7 @@ impl ImagesBuilder {
         let Some((shorter_px, filter)) = self.shorter.take() else {
             return self.wrong("center_crop has to follow resize(n)", "For example .resize(256).center_crop(224)");
         };
+        self.expect_pictures("center_crop");
         self.op(ImageOp::ResizeCenterCrop { shorter_px, size_px: size.into().sides_px(), filter })
     }
 
@@ -117,7 +118,7 @@ impl ImagesBuilder {
     /// One of AutoAugment's 25 ImageNet sub-policies.
     #[must_use]
     pub fn autoaugment(self) -> ImagesBuilder {
-        self.op(ImageOp::AutoaugmentImagenet)
+        self.op(ImageOp::AutoaugmentImagenet {})
     }
 
     /// Multiplies brightness, contrast and saturation, in this order, by a factor drawn from 1 - v to 1 + v.
@@ -251,6 +252,12 @@ impl<P: Pipeline + 'static> IntoPipeline for P {
 }
 
 impl<P: Pipeline + 'static> IntoPipeline for Arc<P> {
+    fn into_pipeline(self) -> Result<Arc<dyn Pipeline>> {
+        Ok(self)
+    }
+}
+
+impl IntoPipeline for Arc<dyn Pipeline> {
     fn into_pipeline(self) -> Result<Arc<dyn Pipeline>> {
         Ok(self)
     }

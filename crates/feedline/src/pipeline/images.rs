@@ -95,7 +95,7 @@ impl Images {
             return Err(Error::config(
                 "the pictures are of any size, so they cannot be put into one batch",
                 "Add .random_resized_crop(224), .resize((224, 224)) or .resize(256).center_crop(224), or name the size \
-                 that your own step gives: .map(step, size=224)",
+                 that your own step gives: .map(step, size=224), from Rust .size(224)",
             ));
         };
         let own = steps.iter().position(|step| matches!(step, Step::Custom { .. })).unwrap_or(steps.len());

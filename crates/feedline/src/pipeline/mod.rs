@@ -25,9 +25,10 @@ pub type Raw = Vec<Vec<u8>>;
 
 /// One family of samples: their number, their fields, and how one is made.
 ///
-/// Three methods are enough for samples that are computed: `len`, `fields` and `make`. Samples that are read need `read`
-/// and `location` too. Where each is one file of a [`SampleReader`], `sample_reader` is all that prefetching, coalescing
-/// and a cache ask for.
+/// Three methods are enough for samples that are computed: `len`, `fields` and `make`. Samples that are read need
+/// `location`, and `read` or `sample_reader`. Where each is one file of a [`SampleReader`], `sample_reader` is all that
+/// reading, prefetching, coalescing and a cache ask for; a `read` of one's own then calls [`SampleReader::reached`], which
+/// tells the cache the place in the order.
 ///
 /// `read` is the only method that touches files; `make` is a pure function of the request and the bytes. Both are
 /// called from many threads at once.
@@ -41,13 +42,17 @@ pub trait Pipeline: Send + Sync {
     }
 
     /// Hash of what the samples are (names and labels, not settings of the augmentation), so that a cursor is not used
-    /// with other data. By default that of the number of samples, the names of the fields and every location: a pipeline
-    /// with labels adds them, and one whose locations depend on the machine leaves the folder out. It is asked for when a
-    /// cursor is made, so a pipeline of many samples keeps it.
+    /// with other data. By default that of the number of samples, the fields and every location: a pipeline with labels adds
+    /// them, and one whose locations depend on the machine leaves the folder out. It is asked for when a cursor is made, so
+    /// a pipeline of many samples keeps it.
     fn fingerprint(&self) -> u64 {
         let locations = (0..self.len()).map(|index| hash_name(&self.location(index)));
         let words: Vec<u64> = std::iter::once(self.len())
-            .chain(self.fields().iter().map(|field| hash_name(&field.name)))
+            .chain(
+                self.fields()
+                    .iter()
+                    .map(|field| hash_name(&format!("{} {:?} {:?}", field.name, field.dtype, field.shape))),
+            )
             .chain(locations)
             .collect();
         hash_words(&words)
@@ -56,7 +61,8 @@ pub trait Pipeline: Send + Sync {
     /// The fields of a sample.
     fn fields(&self) -> &[FieldSpec];
 
-    /// The file or key of a sample, for messages.
+    /// The file or key of a sample, for messages. Without it the default fingerprint takes other samples of the same number
+    /// for the same data.
     fn location(&self, index: u64) -> String {
         format!("sample {index}")
     }
@@ -67,11 +73,20 @@ pub trait Pipeline: Send + Sync {
         Vec::new()
     }
 
-    /// Reads the sample's bytes into `raw`, whose old content may be reused as storage. By default nothing is read.
+    /// Reads the sample's bytes into `raw`, whose old content, that of another sample, may be reused as storage. By default
+    /// the one file of the [`Pipeline::sample_reader`]; without one, nothing.
     ///
     /// # Errors
     /// What the storage reports.
-    fn read(&self, _request: &Request, _raw: &mut Raw, _context: &mut SampleContext) -> Result<()> {
+    fn read(&self, request: &Request, raw: &mut Raw, context: &mut SampleContext) -> Result<()> {
+        let Some(reader) = self.sample_reader() else {
+            raw.clear();
+            return Ok(());
+        };
+        raw.resize_with(1, Vec::new);
+        reader.reached(request.epoch, request.position);
+        reader.read_into(request.index, context.stop_signal(), &mut raw[0]).map_err(ReadError::into_error)?;
+        context.count_bytes(raw[0].len());
         Ok(())
     }
 

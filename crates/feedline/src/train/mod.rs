@@ -19,8 +19,9 @@ pub mod threads;
 
 pub use fit::{FitContext, FitData, FitOptions, Outcome, Phase, fit};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::sample::{Array, Batch};
+use consistency::check_consistent;
 use group::Group;
 use std::collections::BTreeMap;
 
@@ -132,22 +133,19 @@ pub trait Task {
     /// [`Task::load_state`]; a task that can copy the values alone is faster.
     ///
     /// # Errors
-    /// If another rank cannot be reached; a tensor of another size than on rank 0, by name.
+    /// If another rank cannot be reached; on every rank, if the tensors of one differ from those of rank 0 in name, type or
+    /// shape.
     fn broadcast(&mut self, group: &dyn Group) -> Result<()> {
         if group.world_size() == 1 {
             return Ok(());
         }
         let mut state = self.state()?;
-        for (name, tensor) in &mut state.model {
+        let described = |(name, tensor): (&String, &Array)| format!("{name} {:?} {:?}", tensor.dtype(), tensor.shape());
+        let tensors: Vec<String> = state.model.iter().map(described).collect();
+        check_consistent(group, &[("the tensors of the model", tensors.join(", "))])?;
+        for tensor in state.model.values_mut() {
             let mut bytes = tensor.as_bytes().to_vec();
             group.broadcast(&mut bytes)?;
-            if bytes.len() != tensor.as_bytes().len() {
-                let (rank, here) = (group.rank(), tensor.as_bytes().len());
-                return Err(Error::group(
-                    format!("tensor {name} has {} bytes on rank 0, {here} on rank {rank}", bytes.len()),
-                    "Start every rank with the same model",
-                ));
-            }
             tensor.as_bytes_mut().copy_from_slice(&bytes);
         }
         self.load_state(state)

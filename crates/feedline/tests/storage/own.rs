@@ -1,18 +1,18 @@
 //! A source of one's own behind the lists and the loader: the batches are those from the folder.
 
 use super::archives::storage;
-use feedline::Batch;
 use feedline::augment::{Filter, ImageOp};
 use feedline::decode::{Limits, RgbImage, decode_rgb};
-use feedline::deliver::{Loader, LoaderOptions};
-use feedline::pipeline::{DecodeMode, Images, ImagesOptions, PixelOutput, Step};
-use feedline::plan::Plan;
+use feedline::deliver::{Loader, LoaderOptions, SampleContext};
+use feedline::pipeline::{DecodeMode, Images, ImagesOptions, Pipeline, PixelOutput, Raw, Step, make_sample};
+use feedline::plan::{Plan, Request};
 use feedline::read::conformance::check;
 use feedline::read::pack::{PackOptions, pack};
 use feedline::read::{
-    Credentials, FileList, Folder, ImageList, Object, RangeRequest, ReadError, ReadErrorKind, Source, Stop, Storage,
-    open_file,
+    Credentials, FileList, Folder, ImageList, Object, RangeRequest, ReadError, ReadErrorKind, SampleReader, Source,
+    Stop, Storage, open_file,
 };
+use feedline::{Batch, DType, FieldSpec, Slot};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -260,4 +260,66 @@ fn settings_and_places_that_a_source_of_ones_own_cannot_take_are_refused() {
     assert_eq!(train(dir.path(), &storage).classes, ["a", "b"]);
     let url = PathBuf::from(format!("file://{}", dir.path().display()));
     assert_eq!(train(&url, &storage).classes, ["a", "b"]);
+}
+
+/// Number and bytes of each sample, through `sample_reader` alone.
+struct Whole {
+    list: ImageList,
+    fields: Vec<FieldSpec>,
+}
+
+impl Pipeline for Whole {
+    fn len(&self) -> u64 {
+        self.list.entries.len() as u64
+    }
+
+    fn fields(&self) -> &[FieldSpec] {
+        &self.fields
+    }
+
+    fn sample_reader(&self) -> Option<&SampleReader> {
+        self.list.stored.as_ref()
+    }
+
+    fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, _: &mut SampleContext) -> feedline::Result<()> {
+        slot.dense::<i64>("index")[0] = request.index as i64;
+        slot.dense::<i64>("sum")[0] = raw[0].iter().map(|byte| i64::from(*byte)).sum();
+        Ok(())
+    }
+}
+
+#[test]
+fn a_pipeline_that_names_its_reader_needs_no_read() {
+    let dir = pictures();
+    let sums: Vec<i64> = train(dir.path(), &Storage::default())
+        .entries
+        .iter()
+        .map(|entry| fs::read(&entry.path).unwrap().iter().map(|byte| i64::from(*byte)).sum())
+        .collect();
+    for requests_in_flight in [0, 1, 8] {
+        let storage = Storage { requests_in_flight, ..storage(dir.path()) };
+        let (_, storage) = with(Memory::of_folder("memory://whole/", dir.path()), storage);
+        let fields = ["index", "sum"].map(|name| FieldSpec::stack(name, DType::I64, [])).to_vec();
+        let data = Arc::new(Whole { list: train(Path::new("memory://whole/"), &storage), fields });
+        // Made one by one, and read ahead.
+        let sample = make_sample(
+            &*data,
+            &Plan::unshuffled(data.len(), 1).unwrap().epoch(0).rank(0).nth(3).unwrap(),
+            &mut SampleContext::default(),
+        );
+        assert_eq!(sample.unwrap().fields[1].as_slice::<i64>(), [sums[3]]);
+        for num_workers in [0, 3] {
+            let plan = Plan::new(data.len(), 1).unwrap().with_seed(5);
+            let options = LoaderOptions { batch_size: 4, num_workers, end_epoch: Some(2), ..Default::default() };
+            let mut loader = Loader::new(data.clone(), plan, options).unwrap();
+            let batches = rest(&mut loader);
+            assert!(batches.len() > 8);
+            for batch in batches {
+                let [indices, read] =
+                    ["index", "sum"].map(|name| batch.stacked(name).unwrap().as_slice::<i64>().to_vec());
+                let expect: Vec<i64> = indices.iter().map(|index| sums[*index as usize]).collect();
+                assert_eq!(read, expect, "{requests_in_flight} requests, {num_workers} workers");
+            }
+        }
+    }
 }

@@ -50,7 +50,7 @@ fn photos(config: &Config, work: Option<Work>) -> Result<Arc<dyn Pipeline>> {
     let (px, filter) = (config.input_px(), Filter::Bilinear);
     let size_px = [px; 2];
     let ops = match work {
-        None => config.augment.train_ops(px),
+        None => config.augment.train_ops(px)?,
         Some(Work::A | Work::B) => vec![
             ImageOp::RandomResizedCrop { size_px, scale: [0.08, 1.0], ratio: [3.0 / 4.0, 4.0 / 3.0], filter },
             ImageOp::HorizontalFlip { p: 0.5 },

@@ -44,7 +44,7 @@ pub fn open(config: &Config) -> Result<(Arc<Images>, Arc<Images>)> {
     let cache = cache(config);
     let val_cache = cache.as_ref().map(DecodedCache::sibling);
     let val = open_val_cached(config, &folder, &list.classes, val_cache)?;
-    Ok((Arc::new(images(list, config.augment.train_ops(config.input_px()), config, cache)?), val))
+    Ok((Arc::new(images(list, config.augment.train_ops(config.input_px())?, config, cache)?), val))
 }
 
 /// Order of the training split over `ranks`.

@@ -58,14 +58,15 @@ impl ImageList {
     /// # Errors
     /// As these two; a list without `classes`.
     pub fn open(path: &Path, split: &str, classes: Option<Vec<String>>, storage: &Storage) -> Result<ImageList> {
-        let is_folder = path.is_dir() || is_in_archive(path) || classes.is_none() && !path.exists() && !is_url(path);
-        if is_folder || is_url(path) && path.extension().is_none_or(|end| end != "txt") {
+        let at = storage.resolve(path);
+        let is_folder = at.is_dir() || is_in_archive(&at) || classes.is_none() && !at.exists() && !is_url(&at);
+        if is_folder || is_url(&at) && at.extension().is_none_or(|end| end != "txt") {
             return ImageList::from_folder(Folder::open(path, storage)?, split, classes);
         }
         let Some(classes) = classes else {
             return Err(Error::config(
                 format!("the classes of the list {} are not named", path.display()),
-                "Give classes=[...], in the order of the labels",
+                "Give classes=[...], in the order of the labels (from Rust: ImagesBuilder::new of an ImageList::from_list)",
             ));
         };
         ImageList::from_list(path, split, &classes, storage)

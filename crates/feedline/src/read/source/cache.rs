@@ -11,7 +11,7 @@
 use crate::error::{Error, Result};
 use crate::hash::{hash_name, hash_words};
 use crate::read::source::cache_folder::{CacheFolder, CacheMode};
-use crate::read::source::{CacheCounts, NextUse, Object, RangeRequest, ReadError, ReadErrorKind, Source, SourceCache};
+use crate::read::source::{CacheCounts, NextUse, Object, RangeRequest, ReadError, Source, SourceCache, answers};
 use crate::stop::Stop;
 use std::cmp::Ordering as Order;
 use std::collections::{BinaryHeap, HashMap};
@@ -441,10 +441,7 @@ impl Source for Cache {
         let first = is_hit.iter().position(|is_hit| !is_hit).unwrap_or(wants.len());
         let end = is_hit.iter().rposition(|is_hit| !is_hit).map_or(first, |last| last + 1);
         // Hits between two misses are read again, so that adjacent ranges still share one request.
-        let mut read = self.inner.get_many(&wants[first..end], &mut into[first..end]);
-        read.resize_with(end - first, || {
-            Err(ReadError::new(ReadErrorKind::Other, self.location(""), "there was no answer"))
-        });
+        let read = answers(self, self.inner.get_many(&wants[first..end], &mut into[first..end]), end - first);
         for at in (first..end).filter(|at| !is_hit[*at] && read[at - first].is_ok()) {
             self.missed(&wants[at], &into[at]);
         }

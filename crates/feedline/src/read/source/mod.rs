@@ -135,6 +135,17 @@ pub trait NextUse: Send + Sync {
     fn next_use(&self, sample: u64) -> f64;
 }
 
+/// The results of a [`Source::get_many`] of `count` requests, with an error for each that `source` left without a result.
+pub(in crate::read) fn answers(
+    source: &dyn Source,
+    mut results: Vec<Result<(), ReadError>>,
+    count: usize,
+) -> Vec<Result<(), ReadError>> {
+    results
+        .resize_with(count, || Err(ReadError::new(ReadErrorKind::Other, source.location(""), "there was no answer")));
+    results
+}
+
 /// The interface to the cache among the wrappers of a source.
 pub trait SourceCache: Send + Sync {
     /// Tells the cache which object ranges the samples of a data set are. The cache evicts by `next_use` from then on,

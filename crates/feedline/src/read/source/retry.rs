@@ -1,7 +1,7 @@
 //! Retries reads after temporary failures. Owns the waiting: exponential with jitter, never shorter than the server
 //! asks for, and bounded in total.
 
-use crate::read::source::{Object, RangeRequest, ReadError, ReadErrorKind, Source, SourceCache};
+use crate::read::source::{Object, RangeRequest, ReadError, ReadErrorKind, Source, SourceCache, answers};
 use crate::stop::Stop;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
@@ -84,7 +84,7 @@ impl Source for Retry {
     /// Those that failed are tried again one after the other, within one budget.
     fn get_many(&self, wants: &[RangeRequest<'_>], into: &mut [Vec<u8>]) -> Vec<Result<(), ReadError>> {
         let begun = Instant::now();
-        let results = self.inner.get_many(wants, into).into_iter().zip(wants).zip(into);
+        let results = answers(self, self.inner.get_many(wants, into), wants.len()).into_iter().zip(wants).zip(into);
         let again = |((result, want), into): ((Result<(), ReadError>, &RangeRequest<'_>), &mut Vec<u8>)| {
             let mut first = Some(result);
             self.tried(begun, want.stop, || first.take().unwrap_or_else(|| self.inner.get(want, into)))

@@ -141,7 +141,7 @@ impl Storage {
         if !is_url(Path::new(&location)) || !location.ends_with('/') || location.ends_with("://") {
             return Err(Error::config(
                 format!("the location of your source for the empty key is {:?}", without_query(&location)),
-                "It must be a URL of a folder that ends in `/`, for example memory://pets/",
+                "It must be a URL that ends in `/`, with a scheme of lower-case letters and digits, for example memory://pets/",
             ));
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! A deadline after which a request counts as lost. Owns its computation; the backend gives up at the deadline.
 
-use crate::read::source::{Object, RangeRequest, ReadError, ReadErrorKind, Source, SourceCache};
+use crate::read::source::{Object, RangeRequest, ReadError, ReadErrorKind, Source, SourceCache, answers};
 use crate::stop::Stop;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -66,7 +66,7 @@ impl Source for Timeout {
         });
         let times: Vec<Duration> = times.collect();
         let timed: Vec<_> = wants.iter().zip(&times).map(|(want, time)| within(want, *time)).collect();
-        let results = self.inner.get_many(&timed, into).into_iter().zip(times);
+        let results = answers(self, self.inner.get_many(&timed, into), wants.len()).into_iter().zip(times);
         results.map(|(result, time)| result.map_err(|error| named(error, time))).collect()
     }
 
