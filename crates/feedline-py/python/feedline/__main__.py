@@ -1,4 +1,4 @@
-"""``python -m feedline plan|show|bench|verify``: the data commands of the command line tool."""
+"""``python -m feedline``: all commands of the command line tool but ``train``, ``launch`` and ``eval``."""
 
 import signal
 import sys
