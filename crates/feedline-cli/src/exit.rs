@@ -1,4 +1,4 @@
-//! How a command ends: well, or by an error with its exit code.
+//! The end of a command: success, or an error with its exit code.
 
 use feedline::Error;
 

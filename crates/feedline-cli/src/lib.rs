@@ -66,7 +66,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> u8 {
     run_with(words, &Recipes::every())
 }
 
-/// As [`run`], for a program with recipes of its own.
+/// Does what [`run`] does, with the recipes of another program.
 pub fn run_with(words: impl IntoIterator<Item = OsString>, recipes: &Recipes) -> u8 {
     let command = match parse(words, recipes) {
         Ok(cli) => cli.command,

@@ -256,9 +256,9 @@ pub struct Finished {
 /// Figures that every finished run has.
 #[derive(Debug, Clone, Serialize)]
 pub struct RunFigures {
-    /// Of the last epoch.
+    /// The value of the last epoch.
     pub train_loss: f64,
-    /// Of the last epoch.
+    /// The value of the last epoch.
     pub val_loss: f64,
     /// Epochs trained.
     pub epochs: u64,

@@ -33,7 +33,7 @@ pub type Run = run::Run<Classification>;
 #[derive(Debug, Clone, Serialize)]
 pub struct Summary {
     pub best_val_accuracy: f64,
-    /// Of the last epoch.
+    /// The value of the last epoch.
     pub val_accuracy: f64,
     /// Those that every run has.
     #[serde(flatten)]

@@ -14,7 +14,7 @@ pub use feedline_demo::streets::DemoOptions;
 /// in all) after each frame.
 ///
 /// # Errors
-/// As those two. Nothing is left behind.
+/// The errors of [`streets::write_demo_data`] and [`infos::build`]. Nothing is left behind.
 pub fn write_demo_data(dir: &Path, options: &DemoOptions, progress: impl FnMut(u64, u64)) -> Result<()> {
     streets::write_demo_data(dir, options, progress, |folder| {
         let infos = InfoOptions { layout: Layout::Kitti, num_threads: 2, overwrite: false };

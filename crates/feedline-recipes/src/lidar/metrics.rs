@@ -1,4 +1,4 @@
-//! How well boxes are found: overlaps, the best of overlapping boxes, and KITTI's average precision.
+//! Metrics of found boxes: IoU, non-maximum suppression, and KITTI's average precision.
 
 #[cfg(feature = "burn")]
 mod hits;

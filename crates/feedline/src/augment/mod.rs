@@ -175,7 +175,8 @@ impl ImageOp {
         }
     }
 
-    /// Whether [`ImageOp::view`] is another part of the same picture in each epoch, so that a cache must keep the whole of it.
+    /// True if [`ImageOp::view`] gives another part of the same picture in each epoch, so that a cache must keep the whole
+    /// picture.
     pub(crate) fn has_random_view(&self) -> bool {
         match self {
             ImageOp::RandomResizedCrop { .. } => true,
@@ -201,7 +202,7 @@ impl ImageOp {
         }
     }
 
-    /// Whether [`ImageOp::apply`] needs a second image to work in.
+    /// True if [`ImageOp::apply`] needs a second image to work in.
     fn uses_scratch(&self) -> bool {
         match self {
             ImageOp::HorizontalFlip { .. } | ImageOp::ColorJitter { .. } => false,
