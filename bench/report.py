@@ -36,7 +36,8 @@ TITLES = {
     "T30": "T30. Bucket, shards, 30 ms of latency added: the pictures and operations of A",
 }
 LIMITS_TITLE = "L. How near reading comes to what the line allows: `feedline-python`, pictures to 64 px"
-ORDER = [*TITLES, "L", "Sampler"]
+OWN_TITLE = "M. Your own Dataset: `feedline.torch.DataLoader` against torch's"
+ORDER = [*TITLES, "L", "M", "Sampler"]
 NOTES = {
     "limit-fast": "libjpeg-turbo decode only, fast DCT and upsampling, files in memory, pinned threads",
     "limit-accurate": "the same, accurate DCT and upsampling",
@@ -83,14 +84,25 @@ def machine():
     return f"{cpu}, {memory:.0f} GiB, Linux {platform.release()}"
 
 
+def median_of(rounds, key):
+    return statistics.median(r[key] for r in rounds) if rounds else None
+
+
+def torch_of(name):
+    """The row of work M that a row is set against."""
+    return name.replace(" feedline", " torch").replace(" seeds=worker", "")
+
+
 def summarise(found):
-    """One dict a row, Feedline's ratio included."""
+    """One dict a row. Its ratio: of Feedline; in M of torch; in L of the bound."""
     out = []
     for work, names in found["order"].items():
         rows = found["rows"].get(work, {})
         feedline = rows.get("feedline-python" if work[0] in "ST" else "feedline")
-        base = statistics.median(r["rate"] for r in feedline) if feedline else None
+        base = median_of(feedline, "rate")
         for name in names:
+            if work == "M":
+                base = median_of(rows.get(torch_of(name)), "rate")
             if work[0] in "ST":
                 note = BUCKET_NOTES.get(name, "")
             else:
@@ -143,8 +155,9 @@ def markdown(found, rows, old):
     own = head(found) if found["whole"] or not old else parts[0]
     told = provenance(found) if kept else []
     for work in found["order"]:
-        lines = limits_table(rows) if work == "L" else table(work, rows)
-        kept[work] = "\n".join([f"## {LIMITS_TITLE if work == 'L' else TITLES[work]}", "", *told, *lines, "", ""])
+        title = {"L": LIMITS_TITLE, "M": OWN_TITLE}.get(work) or TITLES[work]
+        lines = limits_table(rows) if work == "L" else own_table(found, rows) if work == "M" else table(work, rows)
+        kept[work] = "\n".join([f"## {title}", "", *told, *lines, "", ""])
     if found["sampler"]:
         title = "## Sampler: one rank's indices of one epoch (rank 0)"
         kept["Sampler"] = "\n".join([title, "", *told, *sampler_table(found["sampler"]), "", ""])
@@ -154,7 +167,7 @@ def markdown(found, rows, old):
 def provenance(found):
     quick = "**A quick run, not for quoting.** " if found["quick"] else ""
     pinned, _, rustc = versions()
-    mine = [pin for pin in pinned if pin.split("==")[0] in (*found["parts"], "torch", "torchvision")]
+    mine = [pin for pin in pinned if pin.split("==")[0] in (*found["parts"], "torch", "torchvision", "pillow")]
     return [
         f"{quick}Measured by `{found['command'].strip()}` on {datetime.date.today()}, in {found['minutes']:.0f} minutes, at "
         f"commit {found['commit']}. {machine()}; {found['cores']} cores usable; rounds: {found['rounds']}; {rustc}; Python "
@@ -202,6 +215,30 @@ def table(work, rows):
             f"| {r['name']} | {r['images_per_second']:,.0f} | {r['min']:,.0f}-{r['max']:,.0f} | {ratio} | "
             f"{r['first_batch_ms']:,.0f} | {r['peak_mb']:,.0f} ({r['anonymous_mb']:,.0f}) | "
             f"{r['cpu_seconds_per_1000']:.3g} | {r['note']} |"
+        )
+    return lines
+
+
+def own_table(found, rows):
+    """Work M, what the Datasets make above it. Each ratio is a row's figure over that of torch's row."""
+    mine = {r["name"]: r for r in rows if r["work"] == "M"}
+    made = {name.split()[0] for name in mine}
+    lines = [f"- {work}: {what}; batches of {size}" for work, (size, what) in found["own_datasets"].items() if work in made]
+    lines += ["", "| Dataset, loader | samples/s | spread | feedline/torch | first batch ms | of torch's "
+              "| CPU s / 1,000 | of torch's | peak MB |", "|---|---:|---:|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
+    for name, r in mine.items():
+        if "not_run" in r:
+            lines.append(f"| {name} | not run: {r['not_run'].replace('|', '/')} | | | | | | | |")
+            continue
+        rival = mine.get(torch_of(name), r)
+
+        def over(key):
+            return f"{r[key] / rival[key]:.2f}" if rival is not r and rival.get(key) else ""
+
+        lines.append(
+            f"| {name} | {r['images_per_second']:,.0f} | {r['min']:,.0f}-{r['max']:,.0f} | {over('images_per_second')} | "
+            f"{r['first_batch_ms']:,.0f} | {over('first_batch_ms')} | {r['cpu_seconds_per_1000']:.3g} | "
+            f"{over('cpu_seconds_per_1000')} | {r['peak_mb']:,.0f} ({r['anonymous_mb']:,.0f}) |"
         )
     return lines
 

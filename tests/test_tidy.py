@@ -65,7 +65,7 @@ PACKAGE = {
     "ranks": "_native errors",
     "follow": "_native errors",
     "loader": "_native errors follow own ranks source",
-    "torch": "_native errors loader ranks",
+    "torch": "_native errors loader ranks source",
     "recipes/s3client": "errors",
     "recipes/epochs": "_native errors loader",
     "recipes/classification": "_native errors loader source",

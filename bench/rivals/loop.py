@@ -92,22 +92,33 @@ def run(build):
     args = arguments()
     if args.prepare:
         return build(args)
-    samples, shape = count(args), SHAPES.get(args.work) or SHAPES[args.work[0]]
+    shape = SHAPES.get(args.work) or SHAPES[args.work[0]]
+
+    def take(batch, is_first):
+        if is_first:
+            kind = str(batch.dtype).rpartition(".")[2].strip("'>")
+            assert tuple(batch.shape[1:]) == shape, f"a batch of {tuple(batch.shape)}, wanted {shape}"
+            assert kind in ("float32", "uint16"), f"delivered as {kind}"
+        batch[(0,) * len(batch.shape)]  # the consumer touches each batch
+        return batch.shape[0]
+
+    epochs(args, count(args), lambda: build(args), take)
+
+
+def epochs(args, samples, start, take):
+    """Times epochs of `samples` and prints the report. `start()` makes the loader; `take(batch, is_first)` counts samples."""
     started = time.perf_counter()
-    loader = build(args)
+    loader = start()
     rates, first, warm_seconds, cpu = [], None, 0.0, 0.0
     while len(rates) < args.epochs and (len(rates) < 3 or warm_seconds < args.seconds):
         if rates and hasattr(loader, "empty"):
             loader.empty()
         at, delivered = time.perf_counter(), 0
         for batch in loader():
-            if first is None:
+            is_first = first is None
+            if is_first:
                 first = time.perf_counter() - started
-                kind = str(batch.dtype).rpartition(".")[2].strip("'>")
-                assert tuple(batch.shape[1:]) == shape, f"a batch of {tuple(batch.shape)}, wanted {shape}"
-                assert kind in ("float32", "uint16"), f"delivered as {kind}"
-            batch[(0,) * len(batch.shape)]  # the consumer touches each batch
-            delivered += batch.shape[0]
+            delivered += take(batch, is_first)
         seconds = time.perf_counter() - at
         assert delivered == samples, f"{delivered} of {samples} samples were delivered"
         if rates:

@@ -120,6 +120,6 @@ class Followed:
 def _sampler_kind(sampler: Any) -> Any:
     """The class, Feedline's or torch's, whose order the sampler has."""
     torch_data, ours = sys.modules.get("torch.utils.data.distributed"), sys.modules.get("feedline.torch")
-    kinds = [getattr(torch_data, "DistributedSampler", None)]
-    kinds += [getattr(ours, f"Distributed{name}Sampler", None) for name in ("", "Weighted", "Mixture")]
+    kinds = [getattr(ours, f"Distributed{name}Sampler", None) for name in ("", "Weighted", "Mixture")]
+    kinds += [getattr(torch_data, "DistributedSampler", None)]
     return next((kind for kind in kinds if kind is not None and isinstance(sampler, kind)), None)

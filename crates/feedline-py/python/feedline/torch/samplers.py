@@ -1,11 +1,4 @@
-"""The torch interface: samplers for ``torch.utils.data.DataLoader``, and Feedline's own loader under torch's names.
-
-Change one import::
-
-    from feedline.torch import DistributedSampler
-
-The indices equal torch's. In addition the sampler's state can be saved, and loaded on any number of ranks.
-"""
+"""Samplers for torch's DataLoader. The indices equal torch's; the state can be saved, and loaded on any number of ranks."""
 
 from __future__ import annotations
 
@@ -17,22 +10,20 @@ from collections.abc import Iterator, Sequence, Sized
 from itertools import chain, islice
 from typing import Any, Literal
 
-try:
-    from torch.utils.data import ConcatDataset, Sampler
-except ModuleNotFoundError as error:
-    raise ImportError("feedline.torch needs torch: pip install torch. Without it, feedline.DataLoader gives NumPy") from error
+from torch.utils.data import ConcatDataset, Sampler
+from torch.utils.data import DistributedSampler as TorchDistributedSampler
 
-from . import _native
-from .errors import ConfigError, as_json, whole_number
-from .loader import DataLoader
-from .ranks import discover, log
+from .. import _native
+from ..errors import ConfigError, as_json, whole_number
+from ..loader import DataLoader
+from ..ranks import discover, log
 
 Tail = Literal["pad", "drop", "exact"]
 Permutation = Literal["torch", "feistel"]
 
 
-class _PlanSampler(Sampler[int]):
-    """One rank's indices of a plan, epoch after epoch."""
+class _PlanSampler(TorchDistributedSampler[Any]):
+    """One rank's indices of a plan, epoch after epoch. It is one of torch's by name only: Lightning would give it to ranks again."""
 
     plan: _native.Plan
     shuffle: bool
@@ -54,11 +45,11 @@ class _PlanSampler(Sampler[int]):
         self._make_plan()
 
     @property
-    def num_replicas(self) -> int:
+    def num_replicas(self) -> int:  # type: ignore[override]  # torch's are plain attributes
         return self._ranks[0]
 
     @property
-    def rank(self) -> int:
+    def rank(self) -> int:  # type: ignore[override]
         """Read-only, as num_replicas. torch allows setting it later, but indices that are already dealt would not change."""
         return self._ranks[1]
 
@@ -67,12 +58,12 @@ class _PlanSampler(Sampler[int]):
         self.plan = _native.Plan(*arguments, **order)
 
     @property
-    def num_samples(self) -> int:
+    def num_samples(self) -> int:  # type: ignore[override]
         """Indices of this rank in a whole epoch."""
         return self.plan.num_samples(self.rank, 0)
 
     @property
-    def total_size(self) -> int:
+    def total_size(self) -> int:  # type: ignore[override]
         """Indices of all ranks in a whole epoch."""
         return self.plan.total_size()
 
@@ -201,7 +192,7 @@ class DistributedSampler(_PlanSampler):
             raise ConfigError(f'tail="{tail}" and drop_last=True contradict each other. Leave one out')
         if permutation != "torch" and not shuffle:
             raise ConfigError(f"permutation={permutation!r} has no effect with shuffle=False. Leave one out")
-        self.dataset = dataset
+        self.dataset = dataset  # type: ignore[assignment]  # any object with a length
         self.shuffle = shuffle
         self.seed = seed
         self.drop_last = drop_last or tail == "drop"
@@ -360,12 +351,3 @@ class DistributedBatchSampler(Sampler[list[int]]):
         """As :meth:`DistributedSampler.load_state_dict`; the batch size may differ."""
         self.sampler.load_state_dict(state_dict)
         self._steps = 0
-
-
-__all__ = [
-    "DataLoader",
-    "DistributedBatchSampler",
-    "DistributedMixtureSampler",
-    "DistributedSampler",
-    "DistributedWeightedSampler",
-]

@@ -1,0 +1,191 @@
+"""Makes batches of a user's Dataset: one sample after the other, with the random generators seeded, then the collate function.
+
+The same code runs in worker processes and, with ``num_workers=0``, in the thread that asks for batches.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data._utils import collate
+
+from ..errors import StateError
+from .seeds import Seeder, key_of_pass, seed_for
+
+# Stands for the collate function in the numbers that seed the generators: no sample has this number.
+_COLLATE = -(2**40)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one batch is made of."""
+
+    keys: Any
+    """Indices of the samples, or one index if there are no batches. Of an iterable dataset only their number counts."""
+    numbers: tuple[int, int] | None
+    """First number and step of the samples' numbers, which seed the generators; None means that the indices are the numbers."""
+
+
+@dataclass(frozen=True)
+class Begin:
+    """What a pass over the data begins with."""
+
+    key: int | None
+    """Seeds the samples; None leaves the generators alone."""
+    batches: int = 0
+    """Batches of an iterable dataset to leave out, in this worker."""
+    state: Any = None
+    """State of an iterable dataset to begin with instead, in this worker."""
+    is_behind: bool = False
+    """The state is from behind the end of a pass, and this is the next one."""
+    has_ended: bool = False
+    """Nothing is left in this worker."""
+
+
+class Dropped(Exception):
+    """Nobody wants the batch any more."""
+
+
+class Fetcher:
+    """One worker's view of a Dataset."""
+
+    def __init__(self, dataset: Any, is_iterable: bool, auto_collation: bool, collate_fn: Callable[..., Any], drop_last: bool):
+        self._dataset = dataset
+        self._is_iterable = is_iterable
+        self._auto_collation = auto_collation
+        self._drop_last = drop_last
+        self._has_own_collate = collate_fn not in (collate.default_collate, collate.default_convert)
+        # Called with each sample of a batch, its number there and their count; gives the sample that is collated.
+        self.stow: Callable[[Any, int, int], Any] | None = None
+        # Called with the number of the sample in its batch before each sample; raises Dropped.
+        self.watch: Callable[[int], None] = lambda at: None
+        self._key: int | None = None
+        self._iterator: Any = None
+        self._seeder = Seeder()
+        self._samples = 0
+        # An iterable dataset has come to its end.
+        self.has_ended = False
+        # The index of the sample in hand, to be named in errors.
+        self.at: Any = None
+
+    def begin(self, begin: Begin, worker: int = 0) -> None:
+        """Begins a pass."""
+        self._key = begin.key
+        if not self._is_iterable:
+            return
+        if begin.key is not None:
+            self._key = key_of_pass(begin.key, worker)
+        self._seed(-1)
+        self.has_ended, self._samples = begin.has_ended, 0
+        dataset, state = self._dataset, begin.state
+        if state is not None and state[0] == "dataset":
+            dataset.load_state_dict(state[1])
+        self._iterator = iter(dataset)
+        if state is not None and state[0] == "iterator" and (not begin.is_behind or self._iterator is dataset):
+            self._iterator.load_state_dict(state[1])
+            if begin.is_behind:
+                self._iterator = iter(dataset)
+        if state is not None:
+            self._samples = 0 if begin.is_behind else state[2]
+            return
+        for _ in range(begin.batches):
+            if not self._left_out():
+                raise StateError("the state is of more batches than the dataset has now", field="dataset")
+
+    def state(self) -> Any:
+        """The state of an iterable dataset, its own or its iterator's; None if it has none."""
+        for name, one in (("iterator", self._iterator), ("dataset", self._dataset)):
+            if hasattr(one, "state_dict") and hasattr(one, "load_state_dict"):
+                return name, one.state_dict(), self._samples
+        return None
+
+    def _left_out(self) -> bool:
+        size = self.batch_of if self._auto_collation else 1
+        return len(self._draw(size)) > 0
+
+    # Samples of a batch of an iterable dataset; set by the loader.
+    batch_of = 1
+
+    def fetch(self, task: Task, collate_fn: Callable[[Any], Any]) -> Any:
+        """The batch, by the given function. Raises StopIteration at the end of an iterable dataset."""
+        if self._is_iterable:
+            data = self._of_iterable(task)
+        else:
+            try:
+                data = self._of_map(task)
+            except StopIteration as error:
+                raise RuntimeError("the dataset raised StopIteration for a sample, which would end the pass without a word") from error
+        if self._has_own_collate:
+            first = self._number(task, 0) if not self._is_iterable else self._samples
+            self._seed(_COLLATE - first)
+        self.at = None
+        return collate_fn(data)
+
+    def _of_map(self, task: Task) -> Any:
+        dataset, keys = self._dataset, task.keys
+        if not self._auto_collation:
+            self.watch(0)
+            return self._one(keys, self._number(task, 0))
+        if getattr(dataset, "__getitems__", None):
+            self.watch(0)
+            self.at = keys
+            self._seed(self._number(task, 0))
+            return dataset.__getitems__(keys)
+        made = []
+        watch, stow, one = self.watch, self.stow, self._one
+        has_numbers = task.numbers is not None
+        for at, key in enumerate(keys):
+            watch(at)
+            sample = one(key, self._number(task, at) if has_numbers or type(key) is not int else key)
+            made.append(sample if stow is None else stow(sample, at, len(keys)))
+        return made
+
+    def _one(self, key: Any, number: int) -> Any:
+        """One sample, with the generators seeded."""
+        self.at = key
+        if self._key is None:
+            return self._dataset[key]
+        seeder = self._seeder
+        seeder.seed(self._key, number)
+        sample = self._dataset[key]
+        if seeder.has_to_repeat():
+            seed_for(self._key, number)
+            sample = self._dataset[key]
+        return sample
+
+    def _of_iterable(self, task: Task) -> Any:
+        data = self._draw(len(task.keys) if self._auto_collation else 1)
+        if not data or (self._drop_last and self._auto_collation and len(data) < len(task.keys)):
+            raise StopIteration
+        return data if self._auto_collation else data[0]
+
+    def _draw(self, count: int) -> list[Any]:
+        data: list[Any] = []
+        if self.has_ended:
+            return data
+        for at in range(count):
+            self.watch(at)
+            self.at = self._samples
+            self._seed(self._samples)
+            try:
+                data.append(next(self._iterator))
+            except StopIteration:
+                self.has_ended = True
+                break
+            self._samples += 1
+        return data
+
+    def _number(self, task: Task, at: int) -> int:
+        if task.numbers is not None:
+            return task.numbers[0] + at * task.numbers[1]
+        try:
+            return operator.index(task.keys[at] if self._auto_collation else task.keys)
+        except TypeError:
+            return at
+
+    def _seed(self, number: int) -> None:
+        if self._key is not None:
+            seed_for(self._key, number)

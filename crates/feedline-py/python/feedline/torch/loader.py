@@ -1,0 +1,204 @@
+"""``DataLoader`` in place of torch's: the same arguments, batches, orders and errors, by Feedline's worker processes and arena."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, TypeVar
+
+import torch
+import torch.utils.data
+from torch.utils.data import Dataset, IterDataPipe, MapDataPipe, Sampler
+
+from ..errors import ConfigError, StateError, UnsupportedError, as_json
+from ..loader import DataLoader as NativeLoader
+from ..source import Source
+from .order import Order, differs, generator_of, order_of, text_of
+from .passes import Place, SinglePass, WorkerPass
+
+T = TypeVar("T", covariant=True)
+
+_FORMAT = 1
+
+
+class _Course:
+    """Where a loader is. One object, made with it: Lightning sets attributes that a loader got later on its copies, too."""
+
+    def __init__(self) -> None:
+        self.order: Order | None = None
+        self.samplers: tuple[Any, Any] = (None, None)
+        # The newest pass.
+        self.place: Place | None = None
+        # The drawn seed and number of the next pass, if no seed is to be drawn for it.
+        self.seed: tuple[int, int] | None = None
+
+    def __reduce__(self) -> Any:
+        return _Course, ()
+
+
+class DataLoader(torch.utils.data.DataLoader[T]):
+    """``torch.utils.data.DataLoader`` with a place: the same arguments, defaults, batches, orders and errors, and besides
+    :meth:`state_dict`, random numbers that belong to the sample, and batches that cross processes without a copy.
+
+    Args:
+        seeds: "sample" seeds the global generators of torch, NumPy and Python before each sample from (seed, epoch, sample), so
+            that augmentation is equal for any number of workers, ranks and restarts, and the program's own generators are not
+            touched. "worker" is torch's scheme: a worker's generators are seeded once, and without workers the samples draw
+            from the program's generators.
+
+    All others are torch's. A Feedline source instead of a Dataset gives a :class:`feedline.DataLoader`.
+    """
+
+    def __new__(cls, dataset: Any = None, *args: Any, **options: Any) -> Any:
+        if not isinstance(dataset, Source):
+            return super().__new__(cls)
+        names = list(inspect.signature(torch.utils.data.DataLoader).parameters)[1:]
+        return NativeLoader(dataset, **dict(zip(names, args)), **options)
+
+    def __init__(
+        self,
+        dataset: Dataset[T],
+        batch_size: int | None = 1,
+        shuffle: bool | None = None,
+        sampler: Sampler[Any] | Iterable[Any] | None = None,
+        batch_sampler: Sampler[list[Any]] | Iterable[list[Any]] | None = None,
+        num_workers: int = 0,
+        collate_fn: Callable[[list[T]], Any] | None = None,
+        pin_memory: bool = False,
+        drop_last: bool = False,
+        timeout: float = 0,
+        worker_init_fn: Callable[[int], None] | None = None,
+        multiprocessing_context: Any = None,
+        generator: torch.Generator | None = None,
+        *,
+        prefetch_factor: int | None = None,
+        persistent_workers: bool = False,
+        pin_memory_device: str = "",
+        in_order: bool = True,
+        seeds: Literal["sample", "worker"] = "sample",
+    ) -> None:
+        if seeds not in ("sample", "worker"):
+            raise ConfigError(f'seeds={seeds!r}. Give "sample", or "worker" for torch\'s scheme')
+        self.seeds = seeds
+        super().__init__(
+            dataset,
+            batch_size,
+            shuffle,
+            sampler,
+            batch_sampler,
+            num_workers,
+            collate_fn,
+            pin_memory,
+            drop_last,
+            timeout,
+            worker_init_fn,
+            multiprocessing_context,
+            generator,
+            prefetch_factor=prefetch_factor,
+            persistent_workers=persistent_workers,
+            pin_memory_device=pin_memory_device,
+            in_order=in_order,
+        )
+        self._course = _Course()
+
+    def __iter__(self) -> Any:
+        if isinstance(self.dataset, (IterDataPipe, MapDataPipe)):
+            return super().__iter__()
+        if self.num_workers == 0:
+            if self.timeout:
+                raise ConfigError(f"timeout={self.timeout} has no effect with num_workers=0: nobody waits for a worker. Leave it out")
+            return SinglePass(self)
+        if self.prefetch_factor == 0:
+            raise ConfigError("prefetch_factor=0 leaves the workers without work. Give 1 or more")
+        self.check_worker_number_rationality()
+        if not self.persistent_workers:
+            return WorkerPass(self)
+        live: Any = self._iterator
+        if live is None or live._pool is None:
+            self._iterator = live = WorkerPass(self)
+        else:
+            live._begin(self)
+        return live
+
+    @property
+    def _order(self) -> Order:
+        """The order of the samplers that the loader has now: some programs put others in their place."""
+        course, samplers = self._course, (self.sampler, self.batch_sampler)
+        if course.order is None or any(one is not other for one, other in zip(course.samplers, samplers)):
+            course.order, course.samplers = order_of(self), samplers
+        return course.order
+
+    def _begin_place(self, has_new_workers: bool) -> Place:
+        """The place of a pass that begins now; draws from the generators what torch draws, in its order."""
+        course = self._course
+        order = self._order.begin()
+        if order.is_resumed:
+            base_seed, passes = course.seed or ((order.key() or 0) >> 1, 0)
+        elif course.seed is not None and self.persistent_workers:
+            base_seed, passes = course.seed
+        else:
+            base_seed = int(torch.empty((), dtype=torch.int64).random_(generator=self.generator).item())
+            passes = 0
+            if has_new_workers:
+                order.again()
+        # torch's persistent workers keep the seed that they began with.
+        course.seed = (base_seed, passes + 1) if self.persistent_workers else None
+        course.place = Place(order, base_seed, passes)
+        return course.place
+
+    def set_epoch(self, epoch: int) -> None:
+        """Sets the epoch of the sampler, of the sampler of batches, and of the dataset, of those that have one."""
+        told: list[Any] = []
+        inner = getattr(self.batch_sampler, "sampler", None)
+        candidates: list[Any] = [self.sampler, self.batch_sampler, inner, self.dataset]
+        for one in candidates:
+            if hasattr(one, "set_epoch") and not any(one is other for other in told):
+                one.set_epoch(epoch)
+                told.append(one)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the place of the newest pass: behind the last batch that it has handed out; prefetched ones do not count. At the
+        end of a pass it is the beginning of the next one. JSON-serialisable, except for states of a user's own sampler or
+        iterable dataset, which are kept as they are.
+        """
+        self._refuse_pipes()
+        place = self._course.place
+        is_in_pass = place is not None and not place.is_over
+        state: dict[str, Any] = {"feedline_loader": _FORMAT, "kind": self._order.kind}
+        if place is not None and is_in_pass:
+            state["place"] = place.state()
+            state["seed"] = None if place.order.key() is not None else [place.base_seed, place.passes]
+        else:
+            state["place"] = self._order.at_rest()
+            seed = self._course.seed
+            state["seed"] = None if seed is None or self._order.kind == "plan" else list(seed)
+        if self.generator is not None and self._order.kind != "plan":
+            state["generator"] = text_of(self.generator.get_state())
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The next pass begins where the state was taken, with exactly the next sample.
+
+        Raises :class:`feedline.StateError` if the state is of another order; nothing changes then.
+        """
+        self._refuse_pipes()
+        if not isinstance(state_dict, dict) or state_dict.get("feedline_loader") != _FORMAT:
+            as_json(state_dict)
+            raise StateError("this is no state of feedline.torch.DataLoader. Give what its state_dict() returned")
+        if state_dict["kind"] != self._order.kind:
+            raise differs("kind", state_dict["kind"], self._order.kind)
+        self._order.load(state_dict["place"])
+        seed = state_dict["seed"]
+        self._course.seed = None if seed is None else (seed[0], seed[1])
+        if state_dict.get("generator") is not None and self.generator is not None:
+            self.generator.set_state(generator_of(state_dict["generator"]))
+        self._course.place = None
+
+    def _refuse_pipes(self) -> None:
+        if isinstance(self.dataset, (IterDataPipe, MapDataPipe)):
+            raise UnsupportedError(
+                "a DataPipe is delivered by torch's own iterator, which keeps no place. Give a Dataset or an IterableDataset"
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_iterator": None}

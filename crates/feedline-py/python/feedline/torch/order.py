@@ -1,0 +1,497 @@
+"""The order of a pass: which keys make its batches, and how the place in it is written down and found again.
+
+Four kinds. *Plan*: exactly torch's or Feedline's distributed samplers; any number of ranks can go on. *Drawn*: exactly torch's other
+samplers; the generator's state at the beginning of the pass is the order. *Iterated*: any other sampler, asked as it is. An iterable
+dataset has none: *streams*, one for each worker.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice, repeat
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+from torch.utils.data import (
+    DistributedSampler as TorchDistributedSampler,
+)
+
+from .. import _native
+from ..errors import StateError
+from .fetch import Begin, Task
+from .samplers import (
+    DistributedBatchSampler,
+    DistributedMixtureSampler,
+    DistributedSampler,
+    DistributedWeightedSampler,
+)
+from .seeds import key_of_pass
+
+_OURS = (DistributedSampler, DistributedWeightedSampler, DistributedMixtureSampler)
+_TORCHS = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
+
+
+def order_of(loader: Any) -> Order:
+    """The kind of order that a loader has."""
+    if isinstance(loader.dataset, IterableDataset):
+        return Streams(loader)
+    sampler, batches = loader.sampler, loader.batch_sampler
+    size, drop_last = loader.batch_size, loader.drop_last
+    if type(batches) is BatchSampler or type(batches) is DistributedBatchSampler:
+        sampler, size, drop_last = batches.sampler, batches.batch_size, batches.drop_last
+    elif batches is not None:
+        return Iterated(batches, None, None, False)
+    if type(sampler) is TorchDistributedSampler or type(sampler) in _OURS:
+        return Planned(sampler, size, drop_last)
+    if type(sampler) in _TORCHS:
+        return Drawn(sampler, size, drop_last)
+    return Iterated(loader._index_sampler, sampler, size, drop_last)
+
+
+class Order:
+    """Passes over the data, one after the other; a state may be loaded in between.
+
+    ``begin`` gives a pass, which is a copy of the order: ``tasks`` are its batches, and ``place`` is the place after so many of
+    them, which ``load`` takes up again.
+    """
+
+    kind = ""
+    sampler: Any
+
+    def __init__(self, batch_size: int | None, drop_last: bool) -> None:
+        self.batch_size = batch_size
+        self.drop_last = drop_last
+
+    # Whether it goes on with a pass that had begun already, so that nothing is drawn for it.
+    is_resumed = False
+    # Whether it may turn out only when the next batch is asked for that there is none.
+    has_unknown_end = False
+
+    def begin(self) -> Any:
+        """A pass: from where the loaded state says, or from the first sample."""
+        return copy.copy(self)
+
+    def again(self) -> None:
+        """Asks the sampler a second time, as torch does where workers are started, so that it draws what it draws there."""
+
+    def key(self) -> int | None:
+        """The key of the pass that began, if the order has a seed of its own."""
+        return None
+
+    def tasks(self) -> Iterator[Task]:
+        """The rest of the pass."""
+        raise NotImplementedError
+
+    def snapshot(self) -> Any:
+        """The sampler's own state, right after it has given a batch."""
+        return None
+
+    def place(self, batches: int, samples: int, snapshot: Any) -> dict[str, Any]:
+        """The place after so many batches and samples of this pass since it began."""
+        raise NotImplementedError
+
+    def is_over(self, batches: int, samples: int) -> bool:
+        """Whether nothing is left of the pass after so many of its batches and samples, as far as is known."""
+        return False
+
+    def at_rest(self) -> dict[str, Any]:
+        """The place before the next pass."""
+        raise NotImplementedError
+
+    def load(self, place: dict[str, Any]) -> None:
+        """Takes up a place for the next pass. Raises :class:`feedline.StateError` if it belongs to another order."""
+        raise NotImplementedError
+
+    def _batched(self, keys: Iterator[Any], first: int | None, step: int) -> Iterator[Task]:
+        size, at = self.batch_size, first
+        while True:
+            numbers = None if at is None else (at, step)
+            if size is None:
+                for key in keys:
+                    yield Task(key, None if at is None else (at, step))
+                    at = None if at is None else at + step
+                return
+            batch = list(islice(keys, size))
+            if not batch or (self.drop_last and len(batch) < size):
+                return
+            yield Task(batch, numbers)
+            at = None if at is None else at + step * size
+
+    def _whole(self, samples: int) -> int:
+        """Samples of so many that are delivered: whole batches, if the rest is dropped."""
+        return samples // self.batch_size * self.batch_size if self.drop_last and self.batch_size else samples
+
+
+def differs(what: str, saved: Any, now: Any) -> StateError:
+    """The error that a state belongs to another order."""
+    return StateError(
+        f"the state is of another order: its {what} is {saved}, this loader's is {now}. Make the loader as it was, or begin anew",
+        field=what,
+        saved=saved,
+        now=now,
+    )
+
+
+class Planned(Order):
+    """A distributed sampler: the place is one position over all ranks."""
+
+    kind = "plan"
+
+    def __init__(self, sampler: Any, batch_size: int | None, drop_last: bool) -> None:
+        super().__init__(batch_size, drop_last)
+        self.sampler = sampler
+        self._is_ours = type(sampler) in _OURS
+        self.plan: Any = None
+        self._is_begun = False
+        # Epoch and position of a loaded place, until a pass begins.
+        self._loaded: tuple[int, int] | None = None
+        self._now: tuple[int, int, int] = (0, 0, 0)
+        # How often the epoch was delivered before, by this loader and those whose states it was loaded from.
+        self._repeats: dict[int, int] = {}
+
+    def _plan(self) -> Any:
+        one = self.sampler
+        if self._is_ours:
+            return one.plan
+        length = len(one.dataset)
+        permutation = "torch" if one.shuffle else "none"
+        tail = "drop" if one.drop_last else "pad"
+        return _native.Plan(length, one.num_replicas, permutation=permutation, seed=one.seed % 2**64, tail=tail)
+
+    def begin(self) -> Planned:
+        one, start = self.sampler, 0
+        plan = self._plan()
+        if self._is_ours:
+            start, one._start = one._start, 0
+            one._pass, one._before, one._list = None, 0, (0, iter(()))
+        elif self._loaded is not None and self._loaded[0] == one.epoch:
+            start = self._loaded[1]
+        if not self._is_ours and (one.num_samples, one.total_size) != (plan.num_samples(one.rank, 0), plan.total_size()):
+            raise StateError(
+                f"the sampler gives {one.num_samples} of {one.total_size} samples to a rank, but its dataset has "
+                f"{len(one.dataset)} now. Make the sampler anew"
+            )
+        repeat = self._repeats.get(one.epoch, 0)
+        self._repeats = {one.epoch: repeat + 1}
+        begun = copy.copy(self)
+        begun.plan, begun._now, begun.is_resumed = plan, (one.epoch, start, repeat), self._is_begun or start > 0
+        self._loaded, self._is_begun = None, False
+        return begun
+
+    def key(self) -> int:
+        epoch, _, repeat = self._now
+        return key_of_pass(1, self.sampler.seed, epoch, repeat)
+
+    def tasks(self) -> Iterator[Task]:
+        one, (epoch, start, _) = self.sampler, self._now
+        lists = self.plan.indices(epoch, one.rank, start)
+        keys = (key for some in lists for key in some)
+        # With replacement one sample may come several times in an epoch: then it is its position that seeds it.
+        draws = type(one) is DistributedWeightedSampler
+        return self._batched(keys, start + one.rank if draws else None, one.num_replicas)
+
+    def place(self, batches: int, samples: int, snapshot: Any) -> dict[str, Any]:
+        epoch, start, repeat = self._now
+        position = start + samples * self.sampler.num_replicas
+        return {"cursor": json.loads(self.plan.cursor(epoch, position)), "repeat": repeat, "begun": True}
+
+    def at_rest(self) -> dict[str, Any]:
+        one = self.sampler
+        start = one._start if self._is_ours else self._loaded[1] if self._loaded and self._loaded[0] == one.epoch else 0
+        return {
+            "cursor": json.loads(self._plan().cursor(one.epoch, start)),
+            "repeat": self._repeats.get(one.epoch, 0),
+            "begun": self._is_begun,
+        }
+
+    def is_over(self, batches: int, samples: int) -> bool:
+        # By steps, and of rank 0, which has the most samples: the place must be the same on all ranks.
+        size, most = self.batch_size or 1, self.plan.num_samples(0, self._now[1])
+        return batches >= (most // size if self.drop_last else -(-most // size))  # type: ignore[no-any-return]
+
+    def load(self, place: dict[str, Any]) -> None:
+        cursor = json.dumps(place["cursor"])
+        if self._is_ours:
+            self.sampler.load_state_dict(place["cursor"])
+            epoch = self.sampler.epoch
+        else:
+            _, epoch, position = self._plan().resume(cursor)
+            self.sampler.set_epoch(epoch)
+            self._loaded = epoch, position
+        self._repeats = {epoch: place["repeat"]}
+        self._is_begun = place["begun"]
+
+
+def text_of(state: torch.Tensor) -> str:
+    """The state of a generator, as text."""
+    return base64.b64encode(state.numpy().tobytes()).decode()
+
+
+def generator_of(text: str) -> torch.Tensor:
+    """The state of a generator, from text."""
+    return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)
+
+
+class Drawn(Order):
+    """One of torch's samplers: the place is a number of samples and the state of the generator before the first of them."""
+
+    kind = "drawn"
+
+    def __init__(self, sampler: Any, batch_size: int | None, drop_last: bool) -> None:
+        super().__init__(batch_size, drop_last)
+        self.sampler = sampler
+        self._origin: Any = None
+        self._start = 0
+        # Origin, samples, and whether the sampler's draw from the main generator was made already, of a loaded place.
+        self._loaded: tuple[Any, int, bool] | None = None
+        self._is_drawn = False
+        # Samples with replacement may come twice in a pass: then the position seeds them.
+        self._draws = bool(getattr(sampler, "replacement", False))
+
+    def begin(self) -> Drawn:
+        begun = copy.copy(self)
+        begun.is_resumed = self._loaded is not None
+        begun._origin, begun._start, begun._is_drawn = self._loaded or (None, 0, False)
+        self._loaded = None
+        return begun
+
+    def tasks(self) -> Iterator[Task]:
+        keys = islice(self._keys(), self._start, None)
+        yield from self._batched(keys, self._start if self._draws else None, 1)
+
+    def _keys(self) -> Iterator[Any]:
+        one = self.sampler
+        generator = getattr(one, "generator", None)
+        if type(one) is SequentialSampler:
+            return iter(one)
+        if generator is not None:
+            if self._origin is not None:
+                generator.set_state(generator_of(self._origin["state"]))
+            self._origin = {"state": text_of(generator.get_state())}
+            self._is_drawn = True
+            return iter(one)
+        # What torch's sampler draws from the main generator is drawn once for each pass, and not again when it goes on.
+        own = torch.Generator()
+        if type(one) is RandomSampler:
+            if not self._is_drawn:
+                seed = int(torch.empty((), dtype=torch.int64).random_().item())
+                self._origin = self._origin or {"seed": seed}
+            own.manual_seed(self._origin["seed"])
+        else:
+            if not self._is_drawn:
+                state = text_of(torch.default_generator.get_state())
+                next(iter(one), None)
+                self._origin = self._origin or {"state": state}
+            own.set_state(generator_of(self._origin["state"]))
+        self._is_drawn = True
+        clone = copy.copy(one)
+        clone.generator = own
+        return iter(clone)
+
+    def place(self, batches: int, samples: int, snapshot: Any) -> dict[str, Any]:
+        origin = self._origin or self._origin_now()
+        return {"samples": self._start + samples, "origin": origin, "begun": True, "drawn": self._is_drawn} | self._facts()
+
+    def _origin_now(self) -> Any:
+        """What the generator would give if the first sample were asked for now."""
+        one = self.sampler
+        if type(one) is SequentialSampler:
+            return None
+        state = (one.generator or torch.default_generator).get_state()
+        if type(one) is not RandomSampler or one.generator is not None:
+            return {"state": text_of(state)}
+        clone = torch.Generator()
+        clone.set_state(state)
+        return {"seed": int(torch.empty((), dtype=torch.int64).random_(generator=clone).item())}
+
+    def at_rest(self) -> dict[str, Any]:
+        origin, start, is_drawn = self._loaded or (None, 0, False)
+        is_begun = self._loaded is not None
+        place: dict[str, Any] = {"samples": start, "origin": origin, "begun": is_begun, "drawn": is_drawn} | self._facts()
+        generator = getattr(self.sampler, "generator", None)
+        if generator is not None and not is_begun:
+            place["generator"] = text_of(generator.get_state())
+        return place
+
+    def _facts(self) -> dict[str, Any]:
+        one = self.sampler
+        facts: dict[str, Any] = {"sampler": type(one).__name__, "length": len(one)}
+        if type(one) in (RandomSampler, WeightedRandomSampler):
+            facts["replacement"] = one.replacement
+        drawn_from = getattr(one, "weights", getattr(one, "indices", None))
+        if drawn_from is not None:
+            facts["weights or indices"] = zlib.crc32(np.asarray(drawn_from).tobytes())
+        return facts
+
+    def is_over(self, batches: int, samples: int) -> bool:
+        return samples >= self._whole(len(self.sampler) - self._start)
+
+    def load(self, place: dict[str, Any]) -> None:
+        for what, now in self._facts().items():
+            if place.get(what) != now:
+                raise differs(what, place.get(what), now)
+        if place.get("generator") is not None:
+            self.sampler.generator.set_state(generator_of(place["generator"]))
+        self._loaded = (place["origin"], place["samples"], place["drawn"]) if place["begun"] else None
+
+
+class Iterated(Order):
+    """Any other sampler: the place is a number of batches, or the sampler's own state."""
+
+    kind = "iterated"
+    has_unknown_end = True
+
+    def __init__(self, batches: Any, sampler: Any, batch_size: int | None, drop_last: bool) -> None:
+        super().__init__(batch_size, drop_last)
+        self._batches = batches
+        # Who has a state: the sampler of batches, or the one that torch's BatchSampler asks.
+        self.sampler = next((one for one in (batches, sampler) if hasattr(one, "state_dict") and hasattr(one, "load_state_dict")), None)
+        self._start = 0
+        self._iterator: Iterator[Any] = iter(())
+        # Batches, the sampler's state, and whether the pass had begun, of a loaded place.
+        self._loaded: tuple[int, Any, bool] | None = None
+        self._was_used = False
+
+    def begin(self) -> Iterated:
+        begun = copy.copy(self)
+        begun._start, state, begun.is_resumed = self._loaded or (0, None, False)
+        self._loaded, self._was_used = None, True
+        if state is not None:
+            self.sampler.load_state_dict(state)
+        # As torch, which asks before it draws the seed of the workers.
+        begun._iterator = iter(self._batches)
+        if state is None:
+            for _ in range(begun._start):
+                next(begun._iterator, None)
+        return begun
+
+    def again(self) -> None:
+        self._iterator = iter(self._batches)
+
+    def tasks(self) -> Iterator[Task]:
+        # Not a for loop, which would ask the iterator for an iterator: a sampler that is its own begins again then.
+        while True:
+            try:
+                keys = next(self._iterator)
+            except StopIteration:
+                return
+            yield Task(keys, None)
+
+    def snapshot(self) -> Any:
+        return None if self.sampler is None else copy.deepcopy(self.sampler.state_dict())
+
+    def place(self, batches: int, samples: int, snapshot: Any) -> dict[str, Any]:
+        return {"batches": self._start + batches, "state": snapshot, "batch_size": self.batch_size, "begun": True}
+
+    def at_rest(self) -> dict[str, Any]:
+        start, state, begun = self._loaded or (0, self.snapshot() if self._was_used else None, False)
+        return {"batches": start, "state": state, "batch_size": self.batch_size, "begun": begun}
+
+    def is_over(self, batches: int, samples: int) -> bool:
+        try:
+            # Equal, not more: some programs give a sampler of batches that never ends and has the length of an epoch.
+            return self._start + batches == len(self._batches)
+        except TypeError:
+            return False
+
+    def load(self, place: dict[str, Any]) -> None:
+        if place["batches"] and place["state"] is None and place["batch_size"] != self.batch_size:
+            raise differs("batch_size", place["batch_size"], self.batch_size)
+        if place["state"] is not None and self.sampler is None:
+            raise differs("sampler", "one with a state_dict", "one without")
+        self._loaded = (place["batches"], place["state"], place["begun"])
+
+
+@dataclass
+class Stream:
+    """What one worker has delivered of an iterable dataset in this pass."""
+
+    batches: int = 0
+    state: Any = None
+    has_ended: bool = False
+
+
+class Streams(Order):
+    """An iterable dataset: each worker goes through it by itself, and the place is one for each worker."""
+
+    kind = "iterable"
+    has_unknown_end = True
+
+    def __init__(self, loader: Any) -> None:
+        super().__init__(loader.batch_size, loader.drop_last)
+        self.sampler = None
+        self.streams: list[Stream] = []
+        self.next = 0
+        self._workers = max(1, loader.num_workers)
+        self._loaded: tuple[list[Stream], int] | None = None
+        self._is_behind = False
+        # Datasets live on from pass to pass in the calling thread and in persistent workers.
+        self._lives_on = loader.num_workers == 0 or loader.persistent_workers
+        self._newest: Streams | None = None
+
+    def begin(self) -> Streams:
+        begun = copy.copy(self)
+        begun.is_resumed = self._loaded is not None
+        begun.streams, begun.next = self._loaded or ([Stream() for _ in range(self._workers)], 0)
+        begun._is_behind = begun.is_resumed and all(stream.has_ended for stream in begun.streams)
+        if begun._is_behind:
+            # The state was taken behind the end of a pass. Only what the datasets say of themselves counts for the next one.
+            begun.is_resumed = False
+            begun.streams = [Stream(state=stream.state) for stream in begun.streams]
+            begun.next = 0
+        self._loaded = None
+        self._newest = begun
+        return begun
+
+    def begins(self, key: int | None) -> list[Begin]:
+        """How each worker begins."""
+        return [Begin(key, stream.batches, stream.state, self._is_behind) for stream in self.streams]
+
+    def tasks(self) -> Iterator[Task]:
+        return repeat(Task(None if self.batch_size is None else range(self.batch_size), None))
+
+    def deliver(self, worker: int, state: Any, has_ended: bool) -> None:
+        """Counts a batch of a worker."""
+        stream = self.streams[worker]
+        stream.batches, stream.state, stream.has_ended = stream.batches + 1, state, has_ended
+        self.next = (worker + 1) % self._workers
+
+    def end(self, worker: int, state: Any) -> None:
+        """A worker has come to its end."""
+        stream = self.streams[worker]
+        stream.has_ended, stream.state = True, state
+        self.next = (worker + 1) % self._workers
+
+    def place(self, batches: int, samples: int, snapshot: Any) -> dict[str, Any]:
+        streams = [[one.batches, copy.deepcopy(one.state), one.has_ended] for one in self.streams]
+        return {"workers": self._workers, "batch_size": self.batch_size, "streams": streams, "next": self.next}
+
+    def at_rest(self) -> dict[str, Any]:
+        rest = copy.copy(self)
+        rest.streams, rest.next = self._loaded or ([], 0)
+        ended = self._newest.streams if self._newest is not None and self._lives_on and self._loaded is None else []
+        if any(stream.state is not None for stream in ended):
+            rest.streams = ended
+        return rest.place(0, 0, None)
+
+    def load(self, place: dict[str, Any]) -> None:
+        streams = [Stream(*one) for one in place["streams"]]
+        if streams and place["workers"] != self._workers:
+            raise differs("num_workers", place["workers"], self._workers)
+        if streams and place["batch_size"] != self.batch_size and any(one.state is None for one in streams):
+            raise differs("batch_size", place["batch_size"], self.batch_size)
+        self._loaded = (streams, place["next"]) if streams else None

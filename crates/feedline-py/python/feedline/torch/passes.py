@@ -1,0 +1,404 @@
+"""Passes over the data: the iterators that a loader gives, in the calling thread or with worker processes."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import threading
+import time
+import warnings
+import weakref
+from collections import deque
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data._utils import pin_memory
+from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDataLoaderIter
+
+from ..errors import LoaderTimeoutError, UnsupportedError
+from . import shared, worker
+from .fetch import Begin, Fetcher, Task
+from .order import Order, Streams
+from .pool import Job, Pool
+from .seeds import Kept, key_of_pass
+
+# Longest wait in one piece: Python handles signals in between.
+_WAIT_S = 1.0
+
+
+class Loader(Protocol):
+    """What a pass asks of its loader: torch's attributes, and where the pass begins."""
+
+    dataset: Any
+    batch_size: int | None
+    num_workers: int
+    prefetch_factor: int | None
+    pin_memory: bool
+    pin_memory_device: str
+    drop_last: bool
+    timeout: float
+    in_order: bool
+    persistent_workers: bool
+    worker_init_fn: Any
+    collate_fn: Any
+    multiprocessing_context: Any
+    seeds: Any
+    _IterableDataset_len_called: Any
+
+    @property
+    def _auto_collation(self) -> Any: ...
+    @property
+    def _index_sampler(self) -> Any: ...
+    def _begin_place(self, has_new_workers: bool) -> Place: ...
+
+
+class Place:
+    """How far a pass has come: what it has handed out, and what its random numbers are made of."""
+
+    def __init__(self, order: Order, base_seed: int, passes: int) -> None:
+        self.order = order
+        self.base_seed = base_seed
+        # Passes since the seed was drawn: persistent workers keep theirs.
+        self.passes = passes
+        self.batches = 0
+        self.samples = 0
+        self.snapshot: Any = None
+        self.has_ended = False
+        self._failed = 0, 0
+        # Batches that were left out of their turn, with in_order=False.
+        self.gaps = 0
+
+    @property
+    def key(self) -> int:
+        """What seeds the samples of the pass."""
+        own = self.order.key()
+        return own if own is not None else key_of_pass(2, self.base_seed, self.passes)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every batch was handed out, as far as is known."""
+        return self.has_ended or self.order.is_over(self.batches, self.samples)
+
+    def deliver(self, samples: int, snapshot: Any) -> None:
+        """Counts a batch, and those that failed before it: the pass has gone on without them."""
+        self.batches += 1 + self._failed[0]
+        self.samples += samples + self._failed[1]
+        self.snapshot = snapshot
+        self._failed = 0, 0
+
+    def fail(self, samples: int) -> None:
+        """A batch failed. A state that is taken now still begins with it."""
+        self._failed = self._failed[0] + 1, self._failed[1] + samples
+
+    def state(self) -> dict[str, Any]:
+        """The place for a state."""
+        if self.gaps:
+            raise UnsupportedError(
+                f"{self.gaps} earlier batches are not handed out yet (in_order=False), so the place is no single number. Ask for "
+                "the state at the end of an epoch, or give in_order=True"
+            )
+        return self.order.place(self.batches, self.samples, self.snapshot)
+
+
+class Pass(_BaseDataLoaderIter):
+    """One pass. Threads may share it. It is one of torch's iterators by name only: programs ask for their class."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._dataset = loader.dataset
+        self._num_workers = loader.num_workers
+        self._timeout_s = float(loader.timeout)
+        self._index_sampler = loader._index_sampler
+        self._auto_collation = loader._auto_collation
+        self._one_at_a_time = threading.Lock()
+        self._pins = _device_that_pins(loader)
+        self._profile_name = f"enumerate(DataLoader)#{type(self).__name__}.__next__"
+        self._begin(loader)
+
+    # Whether the pass starts its workers.
+    _has_new_workers = False
+
+    def _begin(self, loader: Loader) -> None:
+        """Begins a pass; again with persistent workers."""
+        self._place = loader._begin_place(self._has_new_workers)
+        self._length_told = loader._IterableDataset_len_called
+        self._tasks = self._place.order.tasks()
+        # Weak: with persistent workers the loader has its pass, and should go when the program lets go of it.
+        self._loader = weakref.ref(loader)
+        self._num_yielded = 0
+
+    def _count(self, task: Task) -> int:
+        return len(task.keys) if self._auto_collation and not isinstance(self._place.order, Streams) else 1
+
+    def _next_batch(self) -> Any:
+        raise NotImplementedError
+
+    def _rest(self) -> None:
+        """The pass is over."""
+        self._place.has_ended = True
+
+    def __next__(self) -> Any:
+        if torch._C._autograd._profiler_enabled():
+            with torch.autograd.profiler.record_function(self._profile_name):
+                return self._next()
+        return self._next()
+
+    def _next(self) -> Any:
+        with self._one_at_a_time:
+            try:
+                batch = self._next_batch()
+            except StopIteration:
+                place = self._place
+                fruitless = place.order.has_unknown_end and place.order.is_resumed and not (place.batches or place.has_ended)
+                self._rest()
+                loader = self._loader()
+                if not fruitless or loader is None:
+                    raise
+                # The state was taken behind the last batch, when nobody could know yet that it was the last.
+                self._begin(loader)
+                batch = self._next_batch()
+            self._num_yielded += 1
+        self._warn_of_length()
+        return batch if self._pins is None else pin_memory.pin_memory(batch, self._pins)  # type: ignore[no-untyped-call]
+
+    def _warn_of_length(self) -> None:
+        told = self._length_told
+        if told is None or not isinstance(self._place.order, Streams) or self._num_yielded <= told:
+            return
+        text = (
+            f"Length of IterableDataset {self._dataset} was reported to be {told} (when accessing len(dataloader)), but "
+            f"{self._num_yielded} samples have been fetched. "
+        )
+        if self._num_workers > 0:
+            text += (
+                "For multiprocessing data-loading, this could be caused by not properly configuring the IterableDataset replica at "
+                "each worker. Let each worker deliver its part: torch.utils.data.get_worker_info()"
+            )
+        warnings.warn(text, stacklevel=4)
+
+    def __len__(self) -> int:
+        return len(self._index_sampler)
+
+    def __getstate__(self) -> Any:
+        raise NotImplementedError("{} cannot be pickled", type(self).__name__)
+
+
+class SinglePass(Pass):
+    """Makes batches in the calling thread."""
+
+    def _begin(self, loader: Loader) -> None:
+        super()._begin(loader)
+        order = self._place.order
+        self._seeds = loader.seeds == "sample"
+        is_iterable = isinstance(order, Streams)
+        self._collate_fn = loader.collate_fn
+        self._fetcher = Fetcher(loader.dataset, is_iterable, self._auto_collation, loader.collate_fn, loader.drop_last)
+        self._fetcher.batch_of = loader.batch_size or 1
+        key = self._place.key if self._seeds else None
+        begin = order.begins(key)[0] if isinstance(order, Streams) else Begin(key)
+        with self._kept():
+            self._fetcher.begin(begin)
+        if isinstance(order, Streams):
+            order.streams[0].state = self._fetcher.state()
+
+    def _kept(self) -> Any:
+        return Kept() if self._seeds else contextlib.nullcontext()
+
+    def _next_batch(self) -> Any:
+        place = self._place
+        if place.has_ended:
+            raise StopIteration
+        task = next(self._tasks)  # outside: a sampler draws from the generators of the program
+        snapshot = place.order.snapshot()
+        order = place.order
+        try:
+            with self._kept():
+                batch = self._fetcher.fetch(task, self._collate_fn)
+        except StopIteration:
+            assert isinstance(order, Streams)
+            order.end(0, self._fetcher.state())
+            raise
+        except Exception as error:
+            # As torch: the next call goes on behind the batch that failed.
+            place.fail(self._count(task))
+            if hasattr(error, "add_note") and self._fetcher.at is not None:
+                error.add_note(f"while the DataLoader was making sample {self._fetcher.at!r}")
+            raise
+        if isinstance(order, Streams):
+            order.deliver(0, self._fetcher.state(), self._fetcher.has_ended)
+        place.deliver(self._count(task), snapshot)
+        return batch
+
+
+class WorkerPass(Pass, _MultiProcessingDataLoaderIter):
+    """Lets worker processes make batches, ahead of time."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._pool: Pool | None = None
+        self._jobs: deque[Job] = deque()
+        super().__init__(loader)
+
+    def _begin(self, loader: Loader) -> None:
+        self._has_new_workers = self._pool is None
+        super()._begin(loader)
+        order = self._place.order
+        self._in_order = loader.in_order
+        self._persistent = loader.persistent_workers
+        self._ahead = max(1, (loader.prefetch_factor or 1)) * loader.num_workers
+        is_iterable = isinstance(order, Streams)
+        # Who makes which batch matters where a worker has a state of its own.
+        self._takes_turns = is_iterable or loader.seeds == "worker"
+        if self._pool is None:
+            setup = worker.Setup(
+                dataset=loader.dataset,
+                is_iterable=is_iterable,
+                auto_collation=self._auto_collation,
+                collate_fn=loader.collate_fn,
+                drop_last=loader.drop_last,
+                batch_size=loader.batch_size or 1,
+                base_seed=self._place.base_seed,
+                init_fn=loader.worker_init_fn,
+                worker_id=0,
+                num_workers=loader.num_workers,
+                arena=None,
+                region=(0, 0),
+            )
+            self._pool = Pool(setup, loader.multiprocessing_context)
+            self._workers = [one.process for one in self._pool.workers]
+        pool = self._pool
+        for job in self._jobs:
+            pool.drop(job)
+        self._jobs.clear()
+        key = self._place.key if loader.seeds == "sample" else None
+        pool.begin(order.begins(key) if isinstance(order, Streams) else [Begin(key)] * loader.num_workers)
+        streams = order.streams if isinstance(order, Streams) else []
+        self._open = [not stream.has_ended for stream in streams] or [True] * loader.num_workers
+        self._turn = order.next if isinstance(order, Streams) else 0
+        self._is_drawn = False
+        for _ in range(self._ahead):
+            self._submit()
+
+    def _submit(self) -> None:
+        """Hands out one more task."""
+        if self._is_drawn or not any(self._open):
+            return
+        assert self._pool is not None
+        number = self._whose_turn()
+        try:
+            task = next(self._tasks)
+        except StopIteration:
+            self._is_drawn = True
+            return
+        self._turn = (number + 1) % self._num_workers
+        self._jobs.append(self._pool.submit(number, task, self._place.order.snapshot()))
+
+    def _whose_turn(self) -> int:
+        assert self._pool is not None
+        turns = [(self._turn + step) % self._num_workers for step in range(self._num_workers)]
+        turns = [number for number in turns if self._open[number]]
+        if self._takes_turns:
+            return turns[0]
+        # The one with the least to do, so that a slow sample does not hold back what others could make.
+        workers = self._pool.workers
+        return min(turns, key=lambda number: len(workers[number].jobs))
+
+    def _next_batch(self) -> Any:
+        if self._place.has_ended or self._pool is None:
+            raise StopIteration
+        self._pool.check_process()
+        while True:
+            while not self._jobs:
+                self._submit()
+                if not self._jobs:
+                    raise StopIteration
+            job = self._ready()
+            self._jobs.remove(job)
+            kind = job.answer[0]
+            if kind == "batch":
+                return self._delivered(job)
+            if kind == "end":
+                order = self._place.order
+                assert isinstance(order, Streams)
+                order.end(job.worker, job.answer[1])
+                self._open[job.worker] = False
+            elif kind == "error":
+                if not isinstance(self._place.order, Streams):
+                    self._place.fail(self._count(job.task))
+                self._submit()
+                pickle.loads(job.answer[1]).reraise()
+            if self._open[job.worker]:
+                self._submit()
+
+    def _ready(self) -> Job:
+        """The next job that is done; waits for it."""
+        assert self._pool is not None
+        began = time.monotonic()
+        while True:
+            if self._jobs[0].answer is not None:
+                return self._jobs[0]
+            if not self._in_order:
+                done = next((job for job in self._jobs if job.answer is not None), None)
+                if done is not None:
+                    return done
+            wait_s = _WAIT_S
+            if self._timeout_s > 0:
+                wait_s = min(wait_s, max(0.0, began + self._timeout_s - time.monotonic()))
+            dead = self._pool.pump(wait_s)
+            if dead is not None:
+                text = self._pool.obituary(dead)
+                self._pool.restart(dead)
+                self._workers = [one.process for one in self._pool.workers]
+                raise RuntimeError(text)
+            if self._timeout_s > 0 and self._jobs[0].answer is None and time.monotonic() - began >= self._timeout_s:
+                making = ", ".join(f"worker {number}: sample {key!r}" for number, key in self._pool.making())
+                raise LoaderTimeoutError(
+                    f"DataLoader timed out after {self._timeout_s:g} seconds. Being made now: {making or 'nothing'}. Ask again to "
+                    "go on waiting; raise timeout, or 0 to wait for ever"
+                )
+
+    def _delivered(self, job: Job) -> Any:
+        assert self._pool is not None
+        _, structure, buffers, slot, used_bytes, state, has_ended = job.answer
+        base = None if slot is None else self._pool.arena.lend(slot, used_bytes)
+        batch = shared.unpack(structure, base, buffers)
+        order = self._place.order
+        if isinstance(order, Streams):
+            order.deliver(job.worker, state, has_ended)
+        self._place.deliver(self._count(job.task), job.snapshot)
+        if not self._in_order:
+            self._place.gaps = sum(1 for other in self._jobs if other.number < job.number)
+        self._submit()
+        return batch
+
+    def _rest(self) -> None:
+        super()._rest()
+        if not self._persistent:
+            self._shutdown_workers()
+
+    def _shutdown_workers(self) -> None:
+        """Ends the workers; Lightning calls it by torch's name."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError):
+            self._shutdown_workers()
+
+
+def _device_that_pins(loader: Loader) -> str | None:
+    """The type of the accelerator whose memory is pinned; None with torch's warning where there is none."""
+    if not loader.pin_memory:
+        return None
+    if loader.pin_memory_device:
+        warnings.warn(
+            "pin_memory_device is deprecated, the current accelerator will be used as the device,"
+            f"ignore pin_memory_device='{loader.pin_memory_device}'.",
+            stacklevel=4,
+        )
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if found is None or found.type == "mps":
+        what = "no accelerator is found" if found is None else "not supported on MPS now"
+        text = f"'pin_memory' argument is set as true but {what}, then device pinned memory won't be used."
+        warnings.warn(text if found is None else text.replace(", then", ","), stacklevel=4)
+        return None
+    return found.type
