@@ -1,13 +1,12 @@
-"""What the tests share: the binary under test, and one small training run."""
+"""What the tests share: the binary under test, drawn demo data, and one small training run."""
 
 import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from shapes import draw_shapes
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -50,28 +49,19 @@ def feedline(tmp_path_factory):
     return Feedline(binary, tmp_path_factory.mktemp("cwd"))
 
 
-def draw_shapes(folder, train, val, seed=0):
-    """DIR/{train,test}/{disc,square,stripes}/*.jpg, `train` and `val` pictures of each class."""
-    rng = np.random.default_rng(seed)
-    for split, count in [("train", train), ("test", val)]:
-        for kind in ("disc", "square", "stripes"):
-            (folder / split / kind).mkdir(parents=True)
-            for number in range(count):
-                side = int(rng.integers(36, 60))
-                picture = Image.fromarray(rng.integers(0, 70, (side, side, 3), dtype=np.uint8))
-                draw = ImageDraw.Draw(picture)
-                colour = tuple(int(c) for c in rng.integers(150, 256, 3))
-                x, y = (int(v) for v in rng.integers(4, 12, 2))
-                box = [x, y, x + 20, y + 20]
-                if kind == "disc":
-                    draw.ellipse(box, fill=colour)
-                elif kind == "square":
-                    draw.rectangle(box, fill=colour)
-                else:
-                    for row in range(0, side, 6):
-                        draw.line([0, row, side, row], fill=colour, width=2)
-                picture.save(folder / split / kind / f"{number:03}.jpg", quality=90)
-    return folder
+@pytest.fixture(scope="session")
+def demo_data(feedline, tmp_path_factory):
+    """Gives the folder of a recipe's demo data, which all processes of the tests share: write into a copy only."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+
+    def drawn(recipe):
+        # The second call finds the folder complete.
+        feedline.ok("demo-data", recipe, "--out", folder / "demo-data" / recipe)
+        return folder / "demo-data" / recipe
+
+    return drawn
 
 
 @pytest.fixture(scope="session")

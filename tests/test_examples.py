@@ -1,6 +1,7 @@
 """The examples of docs/rust.md, run as a reader runs them: each ends well and shows what it promises."""
 
 import os
+import shutil
 import subprocess
 
 import pytest
@@ -17,9 +18,11 @@ EXAMPLES = {
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory):
-    """Where the examples run; the demo data set is drawn there once."""
-    return tmp_path_factory.mktemp("examples")
+def folder(tmp_path_factory, demo_data):
+    """Where the examples run, with the demo data set that they would draw there."""
+    folder = tmp_path_factory.mktemp("examples")
+    shutil.copytree(demo_data("classification"), folder / "demo-data/classification")
+    return folder
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -4,14 +4,14 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import PIL
 import pytest
-from conftest import REPOSITORY
 from PIL import Image
 
-TESTDATA = REPOSITORY / "testdata"
+TESTDATA = Path(__file__).resolve().parent.parent / "testdata"
 
 
 @pytest.fixture(scope="module")

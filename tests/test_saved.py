@@ -4,6 +4,7 @@
 
 import json
 import math
+import shutil
 import tarfile
 
 import pytest
@@ -41,7 +42,9 @@ def dealt(feedline_ok, folder):
 
 
 @pytest.fixture(scope="session")
-def demo(feedline_ok, folder):
+def demo(feedline_ok, demo_data, folder):
+    for recipe in runs.RECIPES:
+        shutil.copytree(demo_data(recipe), folder / "data" / recipe)
     return cases.demo_data(feedline_ok, folder / "data")
 
 

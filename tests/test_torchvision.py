@@ -2,6 +2,7 @@
 compute the same logits."""
 
 import csv
+import functools
 import json
 
 import numpy as np
@@ -12,6 +13,8 @@ import torchvision
 from PIL import Image
 
 PX = 224
+# Where weights matter and logits do not.
+SMALL_PX = 64
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Feedline's name, torchvision's name, and the layer that gives the logits.
 BACKBONES = {
@@ -71,9 +74,10 @@ def images(paths, **how):
     return torch.stack([preprocess(path, **how) for path in paths])
 
 
-def random_net(backbone, num_classes):
-    """Seeded weights. Fresh ones make logits that are all alike (MobileNetV2) or in the hundreds (ResNet-50), where no
-    comparison means much: so the statistics of the norms are measured, their weights and the head drawn at random."""
+@functools.cache
+def random_weights(backbone, num_classes):
+    """Fresh weights make logits that are all alike (MobileNetV2) or in the hundreds (ResNet-50), where no comparison means
+    much: so the statistics of the norms are measured, their weights and the head drawn at random."""
     torch.manual_seed(11)
     name, head = BACKBONES[backbone]
     net = getattr(torchvision.models, name)(num_classes=num_classes)
@@ -88,6 +92,13 @@ def random_net(backbone, num_classes):
     patches = torch.nn.functional.interpolate(1.5 * torch.randn(16, 3, 6, 6), size=(128, 128), mode="bilinear")
     with torch.no_grad():
         net.train()(patches + 0.2 * torch.randn(16, 3, 128, 128))
+    return net.state_dict()
+
+
+def random_net(backbone, num_classes):
+    """A network of torchvision's with seeded weights."""
+    net = getattr(torchvision.models, BACKBONES[backbone][0])(num_classes=num_classes)
+    net.load_state_dict(random_weights(backbone, num_classes))
     return net.eval()
 
 
@@ -100,8 +111,9 @@ def loss_of(logits, labels):
     return torch.nn.functional.cross_entropy(logits.double(), torch.tensor(labels)).item()
 
 
-def train_args(data, backbone, weights, out):
-    return ["train", "--data", data, "--backbone", backbone, "--pretrained", weights, *FROZEN, "--out", out]
+def train_args(data, backbone, weights, out, input_px=PX):
+    args = ["train", "--data", data, "--backbone", backbone, "--pretrained", weights]
+    return [*args, "--input-px", input_px, *FROZEN, "--out", out]
 
 
 def epoch_of(run):
@@ -220,7 +232,7 @@ def test_safetensors_and_pth_give_the_same_run(feedline, data, tmp_path):
     checkpoints = []
     for name in ("weights.pth", "weights.safetensors", "script.pth"):
         run = tmp_path / f"run-{name}"
-        ended = feedline.ok(*train_args(data, "resnet18", tmp_path / name, run))
+        ended = feedline.ok(*train_args(data, "resnet18", tmp_path / name, run, SMALL_PX))
         assert "loaded 102 tensors, 0 did not match" in ended.stderr, name
         checkpoints.append(checkpoint_of(run))
     for other in checkpoints[1:]:
@@ -233,7 +245,7 @@ def test_weights_for_another_number_of_classes_give_all_but_the_head(feedline, d
     head = BACKBONES[backbone][1]
     state = net.state_dict()
     torch.save(state, tmp_path / "ten.pth")
-    ended = feedline.ok(*train_args(data, backbone, tmp_path / "ten.pth", tmp_path / "run"))
+    ended = feedline.ok(*train_args(data, backbone, tmp_path / "ten.pth", tmp_path / "run", SMALL_PX))
     loaded = sum(not name.endswith("num_batches_tracked") for name in state) - 2
     features = state[f"{head}.weight"].shape[1]
     assert f"loaded {loaded} tensors, 2 did not match" in ended.stderr

@@ -207,11 +207,12 @@ with open(f"{sys.argv[1]}/{trainer.global_rank}-of-{trainer.world_size}", "w") a
 
 
 @pytest.mark.parametrize("when", [["early"], ["hook"], ["hook", "sampler"]], ids="-".join)
-def test_lightning_starts_two_processes_itself(tmp_path, when):
+def test_lightning_starts_two_processes_itself(tmp_path, forks, when):
     pytest.importorskip("lightning")
     program = tmp_path / "program.py"
     program.write_text(LIGHTNING_DDP, "utf-8")
-    run(sys.executable, program, tmp_path, *when)
+    done = forks(program, tmp_path, *when, imports=["lightning"])
+    assert done.code == 0, done.stderr
     for rank in range(2):
         sampler, expect = DistributedSampler(range(23), 2, rank, seed=8), []
         for epoch in range(2):
@@ -228,13 +229,22 @@ def test_the_lightning_example_runs(split):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_the_accelerate_example_runs_and_goes_on(pictures, tmp_path, processes):
+def test_the_accelerate_example_runs_and_goes_on(pictures, tmp_path, forks, processes):
     pytest.importorskip("accelerate")
-    # `accelerate launch` starts one process on a CPU, whatever number it is given; torchrun starts them all.
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
     program = [EXAMPLES / "accelerate_loop.py", pictures, "--save", tmp_path / "saved", "--epochs"]
-    first = run(*launch, *program, 1, ACCELERATE_USE_CPU="true")
-    second = run(*launch, *program, 3, ACCELERATE_USE_CPU="true")
+
+    def forked(epochs):
+        done = forks(*program, epochs, ranks=processes, imports=["accelerate"], ACCELERATE_USE_CPU="true")
+        assert done.code == 0, done.stderr
+        return done
+
+    if processes == 1:
+        first = forked(1)
+    else:
+        # `accelerate launch` starts one process on a CPU, whatever number it is given; torchrun starts them all.
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
+        first = run(*launch, *program, 1, ACCELERATE_USE_CPU="true")
+    second = forked(3)
     told = [line.split(":")[0] for line in (first.stdout + second.stdout).splitlines() if line.startswith("epoch")]
     assert told == [f"epoch {epoch} on {processes} processes" for epoch in (1, 2, 3)]
     # 60 pictures in batches of 6 on each process.

@@ -247,14 +247,6 @@ def test_evaluation_takes_frames_in_any_order_and_wants_each_of_them(frames):
     assert lidar.merge_results_dist(annos, 5) == annos
 
 
-def launch(ranks, code_or_file, *args, cwd):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks), str(code_or_file)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([*command, *map(str, args)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 RANKS = """
 import sys
 import torch.distributed as dist
@@ -273,34 +265,39 @@ dist.destroy_process_group()
 """
 
 
-def test_results_of_ranks_come_together_in_order(frames, tmp_path):
+def test_results_of_ranks_come_together_in_order(frames, tmp_path, forks):
     (tmp_path / "program.py").write_text(RANKS)
-    assert launch(2, tmp_path / "program.py", frames, Path(__file__).parent, cwd=tmp_path) == "True 5 True\n"
+    done = forks(tmp_path / "program.py", frames, Path(__file__).parent, ranks=2, cwd=tmp_path)
+    assert (done.code, done.stdout) == (0, "True 5 True\n"), done.stderr
 
 
-def example(folder, tmp_path, *words, ranks=None):
+def example(folder, tmp_path, *words, forks=None, ranks=None):
+    """What the example says: started as a person starts it, or in processes of `forks`."""
     args = ["--data", folder, "--workers", 1, "--output", tmp_path / "out", *words]
     # Coarse pillars: fast.
     grid = "DATA_CONFIG.POINT_CLOUD_RANGE 0,-32,-3,64,32,1".split()
     args += ["--set", *grid]
-    if ranks:
-        return launch(ranks, EXAMPLE, *args, cwd=tmp_path)
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    environment = {"CUDA_VISIBLE_DEVICES": ""}
+    if forks:
+        done = forks(EXAMPLE, *args, ranks=ranks, cwd=tmp_path, **environment)
+        assert done.code == 0, done.stdout + done.stderr
+        return done.stdout
+    command = [sys.executable, str(EXAMPLE), *map(str, args)]
     done = subprocess.run(
-        [sys.executable, str(EXAMPLE), *map(str, args)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        command, cwd=tmp_path, env=os.environ | environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def test_the_example_trains_alone_and_goes_on_on_two_processes(frames, tmp_path):
+def test_the_example_trains_alone_and_goes_on_on_two_processes(frames, tmp_path, forks):
     said = example(frames, tmp_path, "--epochs", 1, "--batch_size", 4, "--use_amp")
     assert "13 frames to train on, 4 steps" in said and "Car AP" in said and "evaluated 5 frames" in said
-    whole = example(frames, tmp_path, "--epochs", 2, "--batch_size", 2, ranks=2)
+    whole = example(frames, tmp_path, "--epochs", 2, "--batch_size", 2, forks=forks, ranks=2)
     assert "step 8/8" in whole and "evaluated 5 frames" in whole
     state = torch.load(tmp_path / "out/checkpoint.pth", weights_only=True)
     assert state["step"] == 8 and state["loader"]["epoch"] >= 1
-    on = example(frames, tmp_path, "--epochs", 3, "--batch_size", 4, "--ckpt", tmp_path / "out/checkpoint.pth")
+    on = example(frames, tmp_path, "--epochs", 3, "--batch_size", 4, "--ckpt", tmp_path / "out/checkpoint.pth", forks=forks)
     assert "epoch 2 step" in on and "epoch 0" not in on
-    merged = example(frames, tmp_path, "--epochs", 2, "--batch_size", 4, "--merge_all_iters_to_one_epoch")
+    merged = example(frames, tmp_path, "--epochs", 2, "--batch_size", 4, "--merge_all_iters_to_one_epoch", forks=forks)
     assert "26 frames to train on, 7 steps" in merged and "step 7/7" in merged

@@ -107,23 +107,37 @@ WRONG
 """
 
 
-@pytest.mark.parametrize(
-    ("wrong", "said"),
-    [("", None), ('feedline.DataLoader(source, tail="wrap")', "arg-type"), ("loader.batchez", "attr-defined")],
-)
-def test_types_are_strict_and_reach_the_user(tmp_path, wrong, said):
+WRONG = {
+    "right": ("", None),
+    "argument": ('feedline.DataLoader(source, tail="wrap")', "arg-type"),
+    "attribute": ("loader.batchez", "attr-defined"),
+}
+
+
+@pytest.fixture(scope="module")
+def mypy(tmp_path_factory):
+    """Runs mypy. The first run reads the types of torch and NumPy, which takes most of the time, and the others find them."""
     pytest.importorskip("mypy")
+    cache = tmp_path_factory.mktemp("mypy")
+
+    def run(*arguments, cwd):
+        command = [sys.executable, "-m", "mypy", "--cache-dir", cache, *arguments]
+        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+    return run
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_types_are_strict_and_reach_the_user(tmp_path, mypy, name):
+    wrong, said = WRONG[name]
     (tmp_path / "program.py").write_text(PROGRAM.replace("WRONG", wrong), "utf-8")
-    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", tmp_path / "cache", "program.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = mypy("--strict", "program.py", cwd=tmp_path)
     assert (done.returncode == 0) == (said is None) and (said or "Success") in done.stdout, done.stdout
 
 
-def test_the_package_itself_passes_strict_mypy(tmp_path):
-    pytest.importorskip("mypy")
+def test_the_package_itself_passes_strict_mypy(mypy):
     # Its source, as pyproject.toml says: mypy keeps silent on what is installed.
-    command = [sys.executable, "-m", "mypy", "--cache-dir", tmp_path]
-    done = subprocess.run(command, cwd=SOURCE, capture_output=True, text=True, timeout=300)
+    done = mypy(cwd=SOURCE)
     assert done.returncode == 0, done.stdout
 
 
@@ -174,8 +188,9 @@ def test_the_wheel_is_small_and_works_in_a_clean_environment(tmp_path, installer
     assert os.path.getsize(wheel) < 15 << 20
     place = tmp_path / "venv"
     if installer == "pip":
-        subprocess.run([sys.executable, "-m", "venv", place], check=True, timeout=120)
-        install = [place / "bin/python", "-m", "pip", "install", "--quiet", wheel]
+        # An own pip would be as new as this one, and takes seconds to install.
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", place], check=True, timeout=120)
+        install = [sys.executable, "-m", "pip", "--python", place / "bin/python", "install", "--quiet", wheel]
     else:
         pytest.importorskip("uv")
         subprocess.run([sys.executable, "-m", "uv", "venv", "--quiet", place], check=True, timeout=120)

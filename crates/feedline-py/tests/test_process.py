@@ -1,9 +1,11 @@
 """Signals, forks, threads and ends: each in a process of its own, which must end by itself."""
 
+import itertools
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import feedline
 import numpy as np
@@ -224,12 +226,9 @@ def test_a_batch_that_takes_too_long_is_a_timeout_and_nothing_is_lost():
     assert [index for step in seen for index in step] == list(range(16))
 
 
-@pytest.mark.parametrize("end", ["del batches, ours", "ours.close()", ""])
-@pytest.mark.parametrize("wait", ["never.wait()", "while not never.wait(0.001): pass"])
-def test_a_step_that_never_returns_keeps_no_program(python, end, wait):
+def test_a_step_that_never_returns_keeps_no_program(python):
     """A thread cannot be stopped, and a wait for one in native code hears of no Ctrl-C."""
-    ended = python(
-        """
+    code = """
 import sys, threading
 import numpy as np
 import feedline
@@ -248,13 +247,16 @@ print(next(batches)[0])
 begun.wait()
 exec(sys.argv[1])
 print("here", flush=True)
-""",
-        end,
-        wait,
-    )
-    assert ended.stdout == "[0 1 2 3]\nhere\n"
-    assert "has not returned" in ended.stderr and "time limit" in ended.stderr
-    assert ended.code == 0, ended.stderr
+"""
+    ends, waits = ["del batches, ours", "ours.close()", ""], ["never.wait()", "while not never.wait(0.001): pass"]
+    # All at once: each takes up to two time limits of 5 s, in which nothing happens.
+    with ThreadPoolExecutor() as threads:
+        runs = {words: threads.submit(python, code, *words) for words in itertools.product(ends, waits)}
+    for words, run in runs.items():
+        ended = run.result()
+        assert ended.stdout == "[0 1 2 3]\nhere\n", (words, ended)
+        assert "has not returned" in ended.stderr and "time limit" in ended.stderr, (words, ended)
+        assert ended.code == 0, (words, ended)
 
 
 def test_loaders_that_a_forked_child_closes_are_its_own(python):

@@ -200,21 +200,14 @@ dist.destroy_process_group()
 '''
 
 
-def torchrun(processes, *command, timeout=150):
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [str(part) for part in (*start, *command)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
-
-
-def test_a_run_killed_on_two_processes_goes_on_with_three_and_then_one_with_exactly_the_next_sample(lines, tmp_path):
+def test_a_run_killed_on_two_processes_goes_on_with_three_and_then_one_with_exactly_the_next_sample(lines, tmp_path, forks):
     (tmp_path / "lines.txt").write_text("\n".join(lines), "utf-8")
     program = tmp_path / "program.py"
     program.write_text(PROGRAM, "utf-8")
     attempts = [(2, 0, 2), (3, 1, 1), (1, -1, -1)]
     for number, (processes, epoch, step) in enumerate(attempts):
-        done = torchrun(processes, program, tmp_path, epoch, step, number)
-        assert (done.returncode == 0) == (epoch < 0), done.stderr
+        done = forks(program, tmp_path, epoch, step, number, ranks=processes)
+        assert (done.code == 0) == (epoch < 0), done.stderr
     logs = [
         [[json.loads(line) for line in (tmp_path / f"log-{number}-{rank}").open()] for rank in range(processes)]
         for number, (processes, *_) in enumerate(attempts)
@@ -260,7 +253,7 @@ def test_the_example_trains_alone_frozen_and_then_not(example, tmp_path):
     assert (tmp_path / "logs/best_epoch_weights.pth").is_file()
 
 
-def test_the_example_killed_under_torchrun_goes_on_with_other_processes(example, tmp_path):
+def test_the_example_killed_under_torchrun_goes_on_with_other_processes(example, tmp_path, forks):
     run = ["--freeze-epoch", "1", "--unfreeze-epoch", "3", "--checkpoint-steps", "1", "--fp16"]
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *example, *run]
     process = subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -272,8 +265,8 @@ def test_the_example_killed_under_torchrun_goes_on_with_other_processes(example,
         os.kill(int(child), signal.SIGKILL)
     process.communicate(timeout=60)
     state = torch.load(checkpoint)["loader"]
-    done = torchrun(3, *example, *run, "--resume")
-    assert done.returncode == 0, done.stderr
+    done = forks(*example, *run, "--resume", ranks=3, imports=["torchvision"])
+    assert done.code == 0, done.stderr
     line = f"Resume at epoch {state['epoch'] + 1}, sample {state['position']} of it, on 3 processes"
     assert line in done.stdout and "Epoch:3/3" in done.stdout
     assert done.stdout.count("Start Train") == 3 - state["epoch"]

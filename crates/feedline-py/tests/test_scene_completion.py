@@ -13,7 +13,6 @@ import feedline
 import numpy as np
 import pytest
 import torch
-from conftest import write_scenes
 from feedline.recipes import scene_completion
 from feedline.recipes.scene_completion import (
     Config,
@@ -27,6 +26,7 @@ from feedline.recipes.scene_completion import (
 )
 from feedline.recipes.s3client import storage_of
 from PIL import Image
+from scene_files import write_scenes
 from torch.utils.data import DistributedSampler
 
 NYU = Path(__file__).resolve().parents[4] / "shared/data/nyu"

@@ -449,7 +449,7 @@ def torchrun(processes, *command, timeout=150):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
-def test_two_processes_of_torchrun_share_the_batches_and_go_on_from_half_an_epoch(scenes, tmp_path):
+def test_two_processes_of_torchrun_share_the_batches_and_go_on_from_half_an_epoch(scenes, tmp_path, forks):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM, "utf-8")
     whole, _ = get_train_loader(Engine(argv=[]), NYUv2, config=small(scenes, batch_size=2), num_workers=0)
@@ -460,16 +460,19 @@ def test_two_processes_of_torchrun_share_the_batches_and_go_on_from_half_an_epoc
         label = np.load(scenes / f"Label/{name}.npz")["arr_0"].astype(np.int64)
         mapping = np.load(scenes / f"Mapping/{name}.npz")["arr_0"]
         figures.update(label % 2, label, np.load(scenes / f"TSDF/{name}.npz")["arr_1"], mapping)
-    for arguments, first in [([], 0), (["-c", tmp_path / "half.pth"], 3)]:
-        done = torchrun(2, program, scenes, tmp_path, *arguments)
-        assert done.returncode == 0, done.stderr
+    done = torchrun(2, program, scenes, tmp_path)
+    assert done.returncode == 0, done.stderr
+    for first in (0, 3):
+        if first:
+            done = forks(program, scenes, tmp_path, "-c", tmp_path / "half.pth", ranks=2)
+            assert done.code == 0, done.stderr
         ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
         together = [[index for place in zip(*step) for index in place] for step in zip(ranks[0][0], ranks[1][0])]
         assert together == whole[first:]
         assert ranks[0][1:] == ranks[1][1:] == [figures.confusion.tolist(), figures.sc_iou]
 
 
-def test_the_example_killed_in_one_process_goes_on_with_two(scenes, tmp_path):
+def test_the_example_killed_in_one_process_goes_on_with_two(scenes, tmp_path, forks):
     arguments = [EXAMPLE, "--data", scenes, "--epochs", 3, "--batch-size", 2, "--lr", 0.01, "--num-workers", 1]
     arguments += ["--log-dir", tmp_path / "log", "--checkpoint-steps", 1, "--image", 24, 32, "--grid", 6, 4, 6]
     arguments = [str(argument) for argument in arguments]
@@ -480,8 +483,8 @@ def test_the_example_killed_in_one_process_goes_on_with_two(scenes, tmp_path):
                 break
     last = tmp_path / "log/snapshot/epoch-last.pth"
     state = torch.load(last)["dataloader"]
-    done = torchrun(2, *arguments, "-c", last)
-    assert done.returncode == 0, done.stderr
+    done = forks(*arguments, "-c", last, ranks=2)
+    assert done.code == 0, done.stderr
     epoch, iteration = state["epoch"], state["position"] // 2
     assert f"Go on at epoch {epoch}, iteration {iteration} of it" in done.stdout and (epoch, iteration) >= (1, 1)
     shown = [line.split(":")[0] for line in done.stdout.splitlines() if line.startswith("Epoch")]
