@@ -150,11 +150,16 @@ class Fetcher:
             return self._dataset[key]
         seeder = self._seeder
         seeder.seed(self._key, number)
-        sample = self._dataset[key]
-        if seeder.has_to_repeat():
-            seed_for(self._key, number)
+        try:
             sample = self._dataset[key]
-        return sample
+        except Exception:
+            if not seeder.has_to_repeat():
+                raise
+        else:
+            if not seeder.has_to_repeat():
+                return sample
+        seed_for(self._key, number)
+        return self._dataset[key]
 
     def _of_iterable(self, task: Task) -> Any:
         data = self._draw(len(task.keys) if self._auto_collation else 1)

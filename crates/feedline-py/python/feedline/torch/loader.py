@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import zlib
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeVar
 
@@ -31,6 +32,8 @@ class _Course:
         self.place: Place | None = None
         # The drawn seed and number of the next pass, if no seed is to be drawn for it.
         self.seed: tuple[int, int] | None = None
+        # The checksum of a loaded state; see Place.
+        self.before: int | None = None
 
     def __reduce__(self) -> Any:
         return _Course, ()
@@ -132,7 +135,13 @@ class DataLoader(torch.utils.data.DataLoader[T]):
         """The place of a pass that begins now; draws from the generators what torch draws, in its order."""
         course = self._course
         order = self._order.begin()
+        before = None if self.generator is not None else zlib.crc32(torch.default_generator.get_state().numpy().tobytes())
         if order.is_resumed:
+            if course.before is not None and before == course.before:
+                # The program was seeded as before and stands where the pass began: its draws are made, as they were then.
+                torch.empty((), dtype=torch.int64).random_()
+                order.draw_again()
+            # A sampler with a seed of its own has no drawn one in its state: the workers begin with what the samples have.
             base_seed, passes = course.seed or ((order.key() or 0) >> 1, 0)
         elif course.seed is not None and self.persistent_workers:
             base_seed, passes = course.seed
@@ -143,7 +152,8 @@ class DataLoader(torch.utils.data.DataLoader[T]):
                 order.again()
         # torch's persistent workers keep the seed that they began with.
         course.seed = (base_seed, passes + 1) if self.persistent_workers else None
-        course.place = Place(order, base_seed, passes)
+        course.place = Place(order, base_seed, passes, course.before if order.is_resumed else before)
+        course.before = None
         return course.place
 
     def set_epoch(self, epoch: int) -> None:
@@ -168,10 +178,13 @@ class DataLoader(torch.utils.data.DataLoader[T]):
         if place is not None and is_in_pass:
             state["place"] = place.state()
             state["seed"] = None if place.order.key() is not None else [place.base_seed, place.passes]
+            state["before"] = None if place.order.key() is not None else place.before
         else:
-            state["place"] = self._order.at_rest()
+            behind = None if place is None else place.order.behind()
+            state["place"] = behind or self._order.at_rest()
             seed = self._course.seed
             state["seed"] = None if seed is None or self._order.kind == "plan" else list(seed)
+            state["before"] = self._course.before
         if self.generator is not None and self._order.kind != "plan":
             state["generator"] = text_of(self.generator.get_state())
         return state
@@ -187,9 +200,13 @@ class DataLoader(torch.utils.data.DataLoader[T]):
             raise StateError("this is no state of feedline.torch.DataLoader. Give what its state_dict() returned")
         if state_dict["kind"] != self._order.kind:
             raise differs("kind", state_dict["kind"], self._order.kind)
-        self._order.load(state_dict["place"])
-        seed = state_dict["seed"]
+        try:
+            self._order.load(state_dict["place"])
+            seed = state_dict["seed"]
+        except (KeyError, IndexError, TypeError) as error:
+            raise StateError(f"this state is not whole: {error!r}. Give what state_dict() returned, unchanged") from None
         self._course.seed = None if seed is None else (seed[0], seed[1])
+        self._course.before = state_dict.get("before")
         if state_dict.get("generator") is not None and self.generator is not None:
             self.generator.set_state(generator_of(state_dict["generator"]))
         self._course.place = None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import copy
 import json
+import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -88,6 +89,9 @@ class Order:
     def again(self) -> None:
         """Asks the sampler a second time, as torch does where workers are started, so that it draws what it draws there."""
 
+    def draw_again(self) -> None:
+        """Lets a pass that goes on draw from the main generator what it drew when it began, without effect on its order."""
+
     def key(self) -> int | None:
         """The key of the pass that began, if the order has a seed of its own."""
         return None
@@ -112,24 +116,21 @@ class Order:
         """The place before the next pass."""
         raise NotImplementedError
 
+    def behind(self) -> dict[str, Any] | None:
+        """The place behind this pass, if that is another than the one before the next."""
+        return None
+
     def load(self, place: dict[str, Any]) -> None:
         """Takes up a place for the next pass. Raises :class:`feedline.StateError` if it belongs to another order."""
         raise NotImplementedError
 
     def _batched(self, keys: Iterator[Any], first: int | None, step: int) -> Iterator[Task]:
         size, at = self.batch_size, first
-        while True:
-            numbers = None if at is None else (at, step)
-            if size is None:
-                for key in keys:
-                    yield Task(key, None if at is None else (at, step))
-                    at = None if at is None else at + step
+        while batch := list(islice(keys, size or 1)):
+            if self.drop_last and len(batch) < (size or 1):
                 return
-            batch = list(islice(keys, size))
-            if not batch or (self.drop_last and len(batch) < size):
-                return
-            yield Task(batch, numbers)
-            at = None if at is None else at + step * size
+            yield Task(batch[0] if size is None else batch, None if at is None else (at, step))
+            at = None if at is None else at + step * len(batch)
 
     def _whole(self, samples: int) -> int:
         """Samples of so many that are delivered: whole batches, if the rest is dropped."""
@@ -157,6 +158,9 @@ class Planned(Order):
         self._is_ours = type(sampler) in _OURS
         self.plan: Any = None
         self._is_begun = False
+        # Epoch that a loaded state says is complete, until a pass begins.
+        self._done: int | None = None
+        self._has_warned = False
         # Epoch and position of a loaded place, until a pass begins.
         self._loaded: tuple[int, int] | None = None
         self._now: tuple[int, int, int] = (0, 0, 0)
@@ -185,11 +189,27 @@ class Planned(Order):
                 f"the sampler gives {one.num_samples} of {one.total_size} samples to a rank, but its dataset has "
                 f"{len(one.dataset)} now. Make the sampler anew"
             )
+        if self._done == one.epoch:
+            start = plan.total_size()
+            warnings.warn(
+                f"the state was taken when all of epoch {one.epoch} had been handed out, so nothing is left of it. Go on with epoch "
+                f"{one.epoch + 1}",
+                UserWarning,
+                stacklevel=6,
+            )
         repeat = self._repeats.get(one.epoch, 0)
+        if repeat and one.shuffle and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(
+                f"epoch {one.epoch} is delivered a second time, in the same order as before. Call sampler.set_epoch(epoch) at the "
+                "beginning of each epoch",
+                UserWarning,
+                stacklevel=6,
+            )
         self._repeats = {one.epoch: repeat + 1}
         begun = copy.copy(self)
         begun.plan, begun._now, begun.is_resumed = plan, (one.epoch, start, repeat), self._is_begun or start > 0
-        self._loaded, self._is_begun = None, False
+        self._loaded, self._is_begun, self._done = None, False, None
         return begun
 
     def key(self) -> int:
@@ -207,7 +227,7 @@ class Planned(Order):
     def place(self, batches: int, samples: int, snapshot: Any) -> dict[str, Any]:
         epoch, start, repeat = self._now
         position = start + samples * self.sampler.num_replicas
-        return {"cursor": json.loads(self.plan.cursor(epoch, position)), "repeat": repeat, "begun": True}
+        return {"cursor": json.loads(self.plan.cursor(epoch, position)), "repeat": repeat, "begun": True, "done": False}
 
     def at_rest(self) -> dict[str, Any]:
         one = self.sampler
@@ -216,7 +236,13 @@ class Planned(Order):
             "cursor": json.loads(self._plan().cursor(one.epoch, start)),
             "repeat": self._repeats.get(one.epoch, 0),
             "begun": self._is_begun,
+            "done": False,
         }
+
+    def behind(self) -> dict[str, Any]:
+        epoch, _, repeat = self._now
+        cursor = json.loads(self.plan.cursor(epoch, self.plan.total_size()))
+        return {"cursor": cursor, "repeat": repeat, "begun": False, "done": True}
 
     def is_over(self, batches: int, samples: int) -> bool:
         # By steps, and of rank 0, which has the most samples: the place must be the same on all ranks.
@@ -234,6 +260,11 @@ class Planned(Order):
             self._loaded = epoch, position
         self._repeats = {epoch: place["repeat"]}
         self._is_begun = place["begun"]
+        self._done = None
+        if place["done"]:
+            # As if the loop had gone on. A program that sets this epoch again finds nothing left of it.
+            self._done = epoch
+            self.sampler.set_epoch(epoch + 1)
 
 
 def text_of(state: torch.Tensor) -> str:
@@ -268,6 +299,9 @@ class Drawn(Order):
         begun._origin, begun._start, begun._is_drawn = self._loaded or (None, 0, False)
         self._loaded = None
         return begun
+
+    def draw_again(self) -> None:
+        self._is_drawn = False
 
     def tasks(self) -> Iterator[Task]:
         keys = islice(self._keys(), self._start, None)
@@ -330,6 +364,8 @@ class Drawn(Order):
     def _facts(self) -> dict[str, Any]:
         one = self.sampler
         facts: dict[str, Any] = {"sampler": type(one).__name__, "length": len(one)}
+        if type(one) is not SequentialSampler:
+            facts["has a generator"] = one.generator is not None
         if type(one) in (RandomSampler, WeightedRandomSampler):
             facts["replacement"] = one.replacement
         drawn_from = getattr(one, "weights", getattr(one, "indices", None))

@@ -55,8 +55,10 @@ class Loader(Protocol):
 class Place:
     """How far a pass has come: what it has handed out, and what its random numbers are made of."""
 
-    def __init__(self, order: Order, base_seed: int, passes: int) -> None:
+    def __init__(self, order: Order, base_seed: int, passes: int, before: int | None) -> None:
         self.order = order
+        # A checksum of the main generator before the draws of the pass.
+        self.before = before
         self.base_seed = base_seed
         # Passes since the seed was drawn: persistent workers keep theirs.
         self.passes = passes
@@ -246,7 +248,7 @@ class WorkerPass(Pass, _MultiProcessingDataLoaderIter):
         self._ahead = max(1, (loader.prefetch_factor or 1)) * loader.num_workers
         is_iterable = isinstance(order, Streams)
         # Who makes which batch matters where a worker has a state of its own.
-        self._takes_turns = is_iterable or loader.seeds == "worker"
+        self._takes_turns = loader.in_order and (is_iterable or loader.seeds == "worker")
         if self._pool is None:
             setup = worker.Setup(
                 dataset=loader.dataset,

@@ -10,6 +10,7 @@ import select
 import signal
 import socket
 import time
+import warnings
 import weakref
 from collections import deque
 from dataclasses import dataclass, field, replace
@@ -105,7 +106,17 @@ class Pool:
             region = self.arena.new_region()
             setup = replace(self._setup, worker_id=number, arena=arena, region=region)
             started = self._context.Process(target=worker.main, args=(setup, theirs), daemon=True)
-            started.start()
+            try:
+                started.start()
+            except (AttributeError, TypeError, pickle.PicklingError) as error:
+                if method != "fork":
+                    warnings.warn(
+                        f"Got pickle error when a DataLoader worker was started by {method}: {error}. The dataset, collate_fn and "
+                        'worker_init_fn must be picklable (no lambda, no local function); or give multiprocessing_context="fork"',
+                        UserWarning,
+                        stacklevel=6,
+                    )
+                raise
         except BaseException:
             ours.close()
             raise

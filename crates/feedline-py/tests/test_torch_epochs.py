@@ -1,0 +1,80 @@
+"""feedline.torch.DataLoader from one pass to the next: epochs after a restart, the end of a pass, and memory that is used again."""
+
+import gc
+import time
+
+import feedline.torch
+import pytest
+import torch
+from torch.utils.data import DistributedSampler as TorchSampler
+from torch_datasets import Numbers
+
+OURS = feedline.torch.DataLoader
+N = 26
+
+
+def epochs(loader, count):
+    return [torch.cat(list(loader)).tolist() for _ in range(count)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_program_that_seeds_itself_anew_does_not_get_the_same_order_twice(workers):
+    """Restarted in its first epoch without torch's state, it goes on to the orders that it would have had."""
+    options = {"num_workers": workers, "shuffle": True}
+    torch.manual_seed(1)
+    expected = epochs(OURS(Numbers(N), 4, **options), 3)
+    torch.manual_seed(1)
+    loader = OURS(Numbers(N), 4, **options)
+    batches = iter(loader)
+    head = torch.cat([next(batches), next(batches)]).tolist()
+    state = loader.state_dict()
+    torch.manual_seed(1)
+    again = OURS(Numbers(N), 3, **options)
+    again.load_state_dict(state)
+    rest = epochs(again, 3)
+    assert [head + rest[0], *rest[1:]] == expected
+
+
+def test_a_distributed_epoch_that_is_complete_is_not_delivered_again():
+    loader, again = (OURS(Numbers(N), 4, sampler=TorchSampler(Numbers(N), 1, 0, seed=2)) for _ in range(2))
+    loader.set_epoch(3)
+    assert len(epochs(loader, 1)[0]) == N
+    again.load_state_dict(loader.state_dict())
+    again.set_epoch(3)
+    with pytest.warns(UserWarning, match="all of epoch 3 had been handed out"):
+        assert list(again) == []
+    for one in (loader, again):
+        one.set_epoch(4)
+    assert epochs(again, 1) == epochs(loader, 1)
+
+
+def test_an_epoch_that_is_delivered_twice_is_told_once():
+    loader = OURS(Numbers(N), 4, sampler=TorchSampler(Numbers(N), 1, 0))
+    first = epochs(loader, 1)
+    with pytest.warns(UserWarning, match="epoch 0 is delivered a second time"):
+        assert epochs(loader, 1) == first
+
+
+def test_memory_is_used_again_without_the_garbage_collector():
+    gc.disable()
+    try:
+        batches = iter(OURS(torch.zeros(64, 100_000), 4, num_workers=2))
+        lent = []
+        for batch in batches:
+            lent.append(len(batches._pool.arena._lent))
+        assert max(lent) <= 2 and len(lent) == 16
+        del batch
+    finally:
+        gc.enable()
+
+
+def test_a_pass_ends_at_once():
+    began = time.monotonic()
+    for _ in range(3):
+        assert len(list(OURS(Numbers(N), 4, num_workers=2))) == 7
+    assert time.monotonic() - began < feedline.torch.pool._END_S
+
+
+def test_a_source_gives_the_native_loader():
+    loader = OURS(feedline.arrays(torch.arange(10).numpy()), 5, True, num_workers=0)
+    assert type(loader) is feedline.DataLoader and len(loader) == 2
