@@ -55,6 +55,22 @@ def test_an_epoch_that_is_delivered_twice_is_told_once():
         assert epochs(loader, 1) == first
 
 
+def test_a_sampler_that_fails_loses_none_of_the_batches_before():
+    def indices():
+        yield from range(10)
+        raise LookupError("no more indices")
+
+    class Fails:
+        def __iter__(self):
+            return indices()
+
+    for workers in (0, 2):
+        batches, seen = iter(OURS(Numbers(N), 4, sampler=Fails(), num_workers=workers)), []
+        with pytest.raises(LookupError, match="no more indices"):
+            seen += (batch.tolist() for batch in batches)
+        assert seen == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
 def test_memory_is_used_again_without_the_garbage_collector():
     gc.disable()
     try:

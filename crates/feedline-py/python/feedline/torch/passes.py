@@ -276,6 +276,8 @@ class WorkerPass(Pass, _MultiProcessingDataLoaderIter):
         self._open = [not stream.has_ended for stream in streams] or [True] * loader.num_workers
         self._turn = order.next if isinstance(order, Streams) else 0
         self._is_drawn = False
+        # What the sampler has raised, to be told in its turn.
+        self._problem: Exception | None = None
         for _ in range(self._ahead):
             self._submit()
 
@@ -289,6 +291,12 @@ class WorkerPass(Pass, _MultiProcessingDataLoaderIter):
             task = next(self._tasks)
         except StopIteration:
             self._is_drawn = True
+            return
+        except Exception as error:
+            if not self._jobs:
+                raise
+            # The sampler fails after the batches that it has given: those come first.
+            self._is_drawn, self._problem = True, error
             return
         self._turn = (number + 1) % self._num_workers
         self._jobs.append(self._pool.submit(number, task, self._place.order.snapshot()))
@@ -311,7 +319,8 @@ class WorkerPass(Pass, _MultiProcessingDataLoaderIter):
             while not self._jobs:
                 self._submit()
                 if not self._jobs:
-                    raise StopIteration
+                    problem, self._problem = self._problem, None
+                    raise problem or StopIteration
             job = self._ready()
             self._jobs.remove(job)
             kind = job.answer[0]
