@@ -107,6 +107,18 @@ class DataLoader(torch.utils.data.DataLoader[T]):
     def __iter__(self) -> Any:
         if isinstance(self.dataset, (IterDataPipe, MapDataPipe)):
             return super().__iter__()
+        live: Any = self._iterator
+        if not (self.persistent_workers and self.num_workers):
+            return self._get_iterator()
+        if live is None or live._pool is None:
+            self._iterator = live = self._get_iterator()
+        else:
+            live._begin(self)
+        return live
+
+    def _get_iterator(self) -> Any:
+        if isinstance(self.dataset, (IterDataPipe, MapDataPipe)):
+            return super()._get_iterator()
         if self.num_workers == 0:
             if self.timeout:
                 raise ConfigError(f"timeout={self.timeout} has no effect with num_workers=0: nobody waits for a worker. Leave it out")
@@ -114,14 +126,7 @@ class DataLoader(torch.utils.data.DataLoader[T]):
         if self.prefetch_factor == 0:
             raise ConfigError("prefetch_factor=0 leaves the workers without work. Give 1 or more")
         self.check_worker_number_rationality()
-        if not self.persistent_workers:
-            return WorkerPass(self)
-        live: Any = self._iterator
-        if live is None or live._pool is None:
-            self._iterator = live = WorkerPass(self)
-        else:
-            live._begin(self)
-        return live
+        return WorkerPass(self)
 
     @property
     def _order(self) -> Order:

@@ -307,9 +307,11 @@ class WorkerPass(Pass, _MultiProcessingDataLoaderIter):
         turns = [number for number in turns if self._open[number]]
         if self._takes_turns:
             return turns[0]
-        # The one with the least to do, so that a slow sample does not hold back what others could make.
+        # Out of turn if the one whose turn it is has fallen behind: a slow sample must not hold back what others could make.
         workers = self._pool.workers
-        return min(turns, key=lambda number: len(workers[number].jobs))
+        least = min(turns, key=lambda number: len(workers[number].jobs))
+        is_behind = len(workers[turns[0]].jobs) > len(workers[least].jobs) + 1
+        return least if is_behind or not self._in_order else turns[0]
 
     def _next_batch(self) -> Any:
         if self._place.has_ended or self._pool is None:
