@@ -1,7 +1,12 @@
 """feedline.torch.DataLoader from one pass to the next: epochs after a restart, the end of a pass, and memory that is used again."""
 
 import gc
+import json
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import feedline.torch
 import pytest
@@ -94,3 +99,60 @@ def test_a_pass_ends_at_once():
 def test_a_source_gives_the_native_loader():
     loader = OURS(feedline.arrays(torch.arange(10).numpy()), 5, True, num_workers=0)
     assert type(loader) is feedline.DataLoader and len(loader) == 2
+
+
+FIT = '''
+import json, sys
+import feedline.torch, lightning, torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch_datasets import Draws
+
+
+class Recorder(lightning.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def training_step(self, batch, at):
+        with open(f"{name}.{self.global_rank}", "a") as file:
+            file.write(json.dumps([self.current_epoch, batch.tolist()]) + "\\n")
+        return (self.weight - batch.float().mean()) ** 2
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.01)
+
+    def train_dataloader(self):
+        data = Draws(40)
+        sampler = feedline.torch.DistributedSampler(data, 1, 0, seed=5) if devices == 1 else None
+        return feedline.torch.DataLoader(data, 4, sampler=sampler, shuffle=devices > 1, num_workers=devices - 1)
+
+
+name, checkpoint, devices = sys.argv[1], sys.argv[2], int(sys.argv[3])
+lightning.seed_everything(5)
+saves = ModelCheckpoint(".", filename="{step}", every_n_train_steps=1, save_top_k=-1)
+options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+strategy = "ddp" if devices > 1 else "auto"
+trainer = lightning.Trainer(max_epochs=2, callbacks=[saves], devices=devices, strategy=strategy, **options)
+trainer.fit(Recorder(), ckpt_path=None if checkpoint == "none" else checkpoint)
+'''
+
+
+def test_lightning_on_two_processes_goes_on_alone_with_the_same_samples_and_draws(tmp_path):
+    """Lightning starts the processes, and gives the loader torch's DistributedSampler."""
+    (tmp_path / "fit.py").write_text(FIT)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "CUDA_VISIBLE_DEVICES": ""}
+
+    def fit(*words):
+        command = [sys.executable, "-W", "ignore", "fit.py", *words]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr[-2000:]
+
+    def samples(file, epoch):
+        lines = map(json.loads, (tmp_path / file).read_text().splitlines())
+        return [sample for at, batch in lines if at == epoch for sample in batch]
+
+    fit("both", "none", "2")
+    fit("alone", "step=3.ckpt", "1")
+    for epoch, left in ((0, 16), (1, 40)):
+        whole = [sample for pair in zip(samples("both.0", epoch), samples("both.1", epoch)) for sample in pair]
+        assert len(whole) == 40 and samples("alone.0", epoch) == whole[40 - left :]

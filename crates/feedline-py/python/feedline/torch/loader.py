@@ -203,6 +203,14 @@ class DataLoader(torch.utils.data.DataLoader[T]):
         if not isinstance(state_dict, dict) or state_dict.get("feedline_loader") != _FORMAT:
             as_json(state_dict)
             raise StateError("this is no state of feedline.torch.DataLoader. Give what its state_dict() returned")
+        if state_dict["kind"] == "plan" and self._order.kind == "drawn":
+            raise StateError(
+                "the state is of a DistributedSampler, whose order shuffle=True does not have. Give one on a single process, too: "
+                "sampler=DistributedSampler(dataset, num_replicas=1, rank=0, ...)",
+                field="kind",
+                saved="plan",
+                now="drawn",
+            )
         if state_dict["kind"] != self._order.kind:
             raise differs("kind", state_dict["kind"], self._order.kind)
         try:
