@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -156,3 +157,46 @@ def test_lightning_on_two_processes_goes_on_alone_with_the_same_samples_and_draw
     for epoch, left in ((0, 16), (1, 40)):
         whole = [sample for pair in zip(samples("both.0", epoch), samples("both.1", epoch)) for sample in pair]
         assert len(whole) == 40 and samples("alone.0", epoch) == whole[40 - left :]
+
+
+class Counted(Numbers):
+    calls = 0
+
+    def __getitem__(self, index):
+        self.calls += 1
+        return index
+
+
+def test_a_dataset_that_draws_nothing_makes_each_sample_once():
+    data = Counted(200)
+    assert epochs(OURS(data, 8), 1) == [list(range(200))] and data.calls == 200
+
+
+class Halves(torch.utils.data.IterableDataset):
+    """The second worker has the shorter half, and is killed behind its end."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __iter__(self):
+        worker = torch.utils.data.get_worker_info().id
+        if worker == 1:
+            self.file.write_text(str(os.getpid()))
+        yield from range(100 * worker, 100 * worker + (5 if worker else 40))
+
+
+def test_a_worker_that_is_killed_behind_its_end_has_nothing_more_to_deliver(tmp_path):
+    batches = iter(OURS(Halves(tmp_path / "pid"), 2, num_workers=2, prefetch_factor=1))
+    seen = [next(batches).tolist() for _ in range(5)]
+    worker = int((tmp_path / "pid").read_text())
+    time.sleep(0.3)  # until its last batch is made
+    os.kill(worker, signal.SIGSTOP)  # so that the task behind the end is not answered
+    seen.append(next(batches).tolist())
+    assert seen[5] == [104]
+    os.kill(worker, signal.SIGKILL)
+    batches._workers[1].join(10)
+    with pytest.raises(RuntimeError, match="killed by signal"):
+        for batch in batches:
+            seen.append(batch.tolist())
+    seen += [batch.tolist() for batch in batches]
+    assert sorted(sum(seen, [])) == [*range(40), *range(100, 105)]

@@ -91,7 +91,7 @@ class Fetcher:
         if state is not None:
             self._samples = 0 if begin.is_behind else state[2]
             return
-        for _ in range(begin.batches):
+        for _ in range(0 if begin.has_ended else begin.batches):
             if not self._left_out():
                 raise StateError("the state is of more batches than the dataset has now", field="dataset")
 

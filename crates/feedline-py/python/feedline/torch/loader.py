@@ -214,8 +214,8 @@ class DataLoader(torch.utils.data.DataLoader[T]):
         if state_dict["kind"] != self._order.kind:
             raise differs("kind", state_dict["kind"], self._order.kind)
         try:
-            self._order.load(state_dict["place"])
             seed = state_dict["seed"]
+            self._order.load(state_dict["place"])
         except (KeyError, IndexError, TypeError) as error:
             raise StateError(f"this state is not whole: {error!r}. Give what state_dict() returned, unchanged") from None
         self._course.seed = None if seed is None else (seed[0], seed[1])

@@ -250,7 +250,7 @@ class Planned(Order):
         return batches >= (most // size if self.drop_last else -(-most // size))  # type: ignore[no-any-return]
 
     def load(self, place: dict[str, Any]) -> None:
-        cursor = json.dumps(place["cursor"])
+        cursor, repeat, begun, done = json.dumps(place["cursor"]), place["repeat"], place["begun"], place["done"]
         if self._is_ours:
             self.sampler.load_state_dict(place["cursor"])
             epoch = self.sampler.epoch
@@ -258,10 +258,10 @@ class Planned(Order):
             _, epoch, position = self._plan().resume(cursor)
             self.sampler.set_epoch(epoch)
             self._loaded = epoch, position
-        self._repeats = {epoch: place["repeat"]}
-        self._is_begun = place["begun"]
+        self._repeats = {epoch: repeat}
+        self._is_begun = begun
         self._done = None
-        if place["done"]:
+        if done:
             # As if the loop had gone on. A program that sets this epoch again finds nothing left of it.
             self._done = epoch
             self.sampler.set_epoch(epoch + 1)

@@ -174,6 +174,9 @@ class Pool:
 
     def pump(self, timeout_s: float) -> int | None:
         """Waits for answers, and takes those that are there. Returns the number of a worker that has died, if one has."""
+        for number, one in enumerate(self.workers):
+            if one.is_dead:  # it could not be started anew when it died
+                self.restart(number)
         for fd, event in self._poll.poll(timeout_s * 1000):
             number = self._by_fd[fd]
             if event & select.POLLOUT:

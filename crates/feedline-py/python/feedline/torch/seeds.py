@@ -56,15 +56,18 @@ class Seeder:
     LEARNS_FROM = 64
 
     def __init__(self) -> None:
+        # Samples that are still to be learned from; none is left: only watched; -1: always seeded.
         self._left = self.LEARNS_FROM if _places is not None else -1
-        # The places of the generators that are not seeded any more.
-        self._places: list[tuple[Any, int]] = []
+        self._places = _places or []
+        self._seen: list[int] = []
 
     def seed(self, key: int, sample: int) -> None:
         """Seeds for a sample, before it is made."""
         mixed = _mixed(key, sample)
         _seed_torch(mixed >> 1)
         if self._left == 0:
+            # Read anew for each sample: between two of them a collate function or the program may have drawn.
+            self._seen = [place.value for place, _ in self._places]
             return
         _seed_numpy(mixed >> 32)
         _seed_python(mixed)
@@ -73,19 +76,13 @@ class Seeder:
     def has_to_repeat(self) -> bool:
         """After a sample: whether it drew from a generator that was not seeded for it."""
         if self._left == 0:
-            for place, value in self._places:
-                if place.value != value:
-                    self._left = -1
-                    return True
-            return False
-        if self._left < 0 or _places is None:
-            return False
-        if any(place.value != fresh for place, fresh in _places):
-            self._left = -1  # it draws: seeded always
-            return False
-        self._left -= 1
-        if self._left == 0:
-            self._places = [(place, place.value) for place, _ in _places]
+            if [place.value for place, _ in self._places] == self._seen:
+                return False
+            self._left = -1
+            return True
+        if self._left > 0:
+            draws = any(place.value != fresh for place, fresh in self._places)
+            self._left = -1 if draws else self._left - 1  # a dataset that draws is seeded always
         return False
 
 
