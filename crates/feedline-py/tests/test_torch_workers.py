@@ -221,10 +221,10 @@ HOWS = [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM, 3, 0]
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("how", [signal.SIGKILL, 3], ids=["signal", "exit"])
-@BOTH
-def test_a_worker_that_dies_is_an_error_and_not_a_hang(kind, how, tmp_path):
+def test_a_worker_that_dies_is_an_error_and_not_a_hang(how, tmp_path):
+    """Under torch it may be an EOFError as well, from the message that was cut short."""
     with pytest.raises(RuntimeError, match=r"(?s)worker.*pid"):
-        list(kind(Mortal(12, 5, tmp_path, how), batch_size=2, num_workers=2))
+        list(OURS(Mortal(12, 5, tmp_path, how), batch_size=2, num_workers=2))
 
 
 @pytest.mark.parametrize("persistent", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import mmap
 import os
@@ -67,6 +68,21 @@ def _forked() -> None:
     for pool in list(_pools):
         for one in pool.workers:
             process._children.discard(one.process)  # type: ignore[attr-defined]
+
+
+_is_exiting = False
+
+
+@atexit.register
+def _exit() -> None:
+    global _is_exiting
+    _is_exiting = True
+
+
+def _leave_quietly() -> None:
+    """Ends a daemon thread that waits for a batch while the interpreter ends, which ends the workers, too: that is no failure."""
+    if _is_exiting:
+        raise SystemExit
 
 
 if hasattr(os, "register_at_fork"):
@@ -162,18 +178,19 @@ class Pool:
         one = self.workers[number]
         if one.is_dead or not one.unsent:
             return
-        try:
-            while one.unsent:
-                sent = one.sock.send(one.unsent)
-                del one.unsent[:sent]
-        except BlockingIOError:
-            pass
-        except OSError:
-            return  # its end is seen, and told, by pump()
-        self._poll.modify(one.sock, select.POLLIN | (select.POLLOUT if one.unsent else 0))
+        # An error means that the worker is dead or the pool closed, by another thread: pump() sees it, and tells it.
+        with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(BlockingIOError):
+                while one.unsent:
+                    sent = one.sock.send(one.unsent)
+                    del one.unsent[:sent]
+            self._poll.modify(one.sock, select.POLLIN | (select.POLLOUT if one.unsent else 0))
 
     def pump(self, timeout_s: float) -> int | None:
         """Waits for answers, and takes those that are there. Returns the number of a worker that has died, if one has."""
+        if self.arena.words[0] == _NONE_WANTED:
+            _leave_quietly()
+            raise RuntimeError("the workers of this pass were ended while a batch was waited for. Begin a new pass")
         for number, one in enumerate(self.workers):
             if one.is_dead:  # it could not be started anew when it died
                 self.restart(number)
@@ -182,6 +199,7 @@ class Pool:
             if event & select.POLLOUT:
                 self._flush(number)
             if event & (select.POLLIN | select.POLLHUP | select.POLLERR) and not self._receive(number):
+                _leave_quietly()
                 return number
         return None
 
@@ -220,8 +238,9 @@ class Pool:
 
     def _forget(self, one: Worker) -> None:
         one.is_dead = True
-        self._poll.unregister(one.sock)
-        del self._by_fd[one.sock.fileno()]
+        with contextlib.suppress(KeyError, ValueError):  # closed meanwhile, by another thread
+            self._poll.unregister(one.sock)
+            del self._by_fd[one.sock.fileno()]
         one.sock.close()
 
     def making(self) -> list[tuple[int, Any]]:
