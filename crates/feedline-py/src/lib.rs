@@ -39,6 +39,8 @@ mod _native {
     use source::Source;
     #[pymodule_export]
     use source::classes_of;
+    #[pymodule_export]
+    use steps::is_of_the_sample;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -147,10 +147,7 @@ impl Loader {
 
     /// (epoch, position) up to which samples were delivered.
     fn place(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
-        self.with(py, |engine| {
-            let cursor = engine.state_dict();
-            Ok((cursor.epoch, cursor.position))
-        })
+        self.with(py, |engine| Ok((engine.epoch(), engine.position())))
     }
 
     /// Batches of a whole epoch.

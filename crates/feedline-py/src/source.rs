@@ -2,7 +2,7 @@
 
 use crate::errors::raise;
 use crate::memory::Memory;
-use crate::steps::{Mapped, Numbers, PyStep};
+use crate::steps::{Mapped, Number, Numbers, PyStep};
 use feedline::augment::ImageOp;
 use feedline::augment::normalize::Normalize;
 use feedline::decode::{DecodedCache, Limits};
@@ -167,9 +167,15 @@ impl Source {
     /// Items of a Python dataset: sample i is what `function` returns for i.
     #[staticmethod]
     fn items(py: Python<'_>, len: u64, fingerprint: u64, function: Py<PyAny>, name: String) -> PyResult<Source> {
-        let numbers = Arc::new(Numbers::new(len, fingerprint));
+        let numbers = Arc::new(Numbers::new(len, fingerprint, Number::Index));
         let mapped = Mapped::new(py, numbers, PyStep::new(function, false), name)?;
         Ok(Source { pipeline: Arc::new(mapped), list: None })
+    }
+
+    /// The random numbers that seed the items of a Python dataset, which other processes make.
+    #[staticmethod]
+    fn seeds(len: u64, fingerprint: u64) -> Source {
+        Source::new(Arc::new(Numbers::new(len, fingerprint, Number::Random)))
     }
 
     /// The samples of this source through a function of the user's.

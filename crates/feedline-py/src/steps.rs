@@ -81,18 +81,20 @@ fn with_python<T>(work: impl FnOnce(Python<'_>) -> PyResult<T>) -> PyResult<T> {
 /// Classifies an exception of a step. The sample is not at fault if it is no `Exception` (a KeyboardInterrupt, say), a lack
 /// of memory, an error of `feedline.own` itself, or an error of a network, a disk or a bug in the code.
 fn step_error(error: PyErr) -> StepError {
-    let is_raised = Python::try_attach(|py| {
-        error.is_instance_of::<PyException>(py)
-            && !error.is_instance_of::<PyMemoryError>(py)
-            && !error.value(py).hasattr("feedline_stops").unwrap_or(false)
-    });
-    if !is_raised.unwrap_or(false) {
+    if Python::try_attach(|py| stops(error.value(py))).unwrap_or(true) {
         return Interrupted(error.into()).into();
     }
-    if Python::try_attach(|py| is_of_the_sample(error.value(py))).unwrap_or(false) {
+    if Python::try_attach(|py| is_fault_of_the_sample(error.value(py), 0)).unwrap_or(false) {
         return error.into();
     }
     NotOfTheSample(error.into()).into()
+}
+
+/// True if an exception ends the pass whatever the policy for bad samples is.
+fn stops(error: &Bound<'_, PyBaseException>) -> bool {
+    !error.is_instance_of::<PyException>()
+        || error.is_instance_of::<PyMemoryError>()
+        || error.hasattr("feedline_stops").unwrap_or(false)
 }
 
 /// Modules whose exceptions are about a connection, a server or credentials.
@@ -116,9 +118,11 @@ const NETWORK: [&str; 17] = [
     "urllib3",
 ];
 
-/// True if an exception means that the sample's file is missing or that its bytes cannot be used.
-fn is_of_the_sample(error: &Bound<'_, PyBaseException>) -> bool {
-    is_fault_of_the_sample(error, 0)
+/// True if an exception means that the sample's file is missing or that its bytes cannot be used, so that another sample may
+/// take its place.
+#[pyfunction]
+pub fn is_of_the_sample(error: &Bound<'_, PyBaseException>) -> bool {
+    !stops(error) && is_fault_of_the_sample(error, 0)
 }
 
 /// `depth`: number of exceptions that were followed to this cause; causes may form a cycle.
@@ -419,16 +423,26 @@ impl Pipeline for Mapped {
     }
 }
 
-/// Sample i is the number i, the argument of a Python dataset's `__getitem__`.
+/// What the samples of [`Numbers`] are.
+#[derive(Clone, Copy)]
+pub enum Number {
+    /// Sample i is the number i, the argument of a Python dataset's `__getitem__`.
+    Index,
+    /// 64 random bits that belong to the sample in this pass, to seed generators with.
+    Random,
+}
+
+/// Samples of one number each.
 pub struct Numbers {
     len: u64,
     fingerprint: u64,
+    number: Number,
     fields: Vec<FieldSpec>,
 }
 
 impl Numbers {
-    pub fn new(len: u64, fingerprint: u64) -> Numbers {
-        Numbers { len, fingerprint, fields: vec![FieldSpec::stack("index", DType::I64, [])] }
+    pub fn new(len: u64, fingerprint: u64, number: Number) -> Numbers {
+        Numbers { len, fingerprint, number, fields: vec![FieldSpec::stack("number", DType::I64, [])] }
     }
 }
 
@@ -454,7 +468,10 @@ impl Pipeline for Numbers {
     }
 
     fn make(&self, request: &Request, _: &Raw, slot: &mut Slot<'_>, _: &mut SampleContext) -> Result<()> {
-        slot.dense::<i64>("index")[0] = request.index as i64;
+        slot.dense::<i64>("number")[0] = match self.number {
+            Number::Index => request.index as i64,
+            Number::Random => request.rng("items").next_u64().cast_signed(),
+        };
         Ok(())
     }
 }

@@ -1,4 +1,5 @@
-"""Datasets and steps of the user's: one sample at a time, with random generators that are neither the program's nor a thread's."""
+"""Steps of the user's, and Datasets in threads: one sample at a time, with random generators that are neither the program's nor a
+thread's."""
 
 import functools
 import itertools
@@ -24,42 +25,6 @@ def values(source, **options):
     options = {"batch_size": 4, "output": "numpy", "num_replicas": 1, "rank": 0, "shuffle": True} | options
     ours = feedline.DataLoader(source, **options)
     return {index: value.tolist() for batch in ours for index, value in zip(batch.indices, batch[0])}
-
-
-class Shared(Dataset):
-    """As people write them: one file for all samples, and the sample under way in `self`."""
-
-    def __init__(self, path, length):
-        self.file = open(path, "rb")
-        self.length = length
-
-    def __len__(self):
-        return self.length
-
-    def __getitem__(self, index):
-        self.now = index
-        self.file.seek(8 * index)
-        time.sleep(0.0002)  # lets other threads run, as reading from a disk does
-        value = int.from_bytes(self.file.read(8), "little")
-        return np.array([value, self.now])
-
-
-@pytest.fixture
-def shared(tmp_path):
-    (tmp_path / "numbers.bin").write_bytes(np.arange(200, dtype="<i8").tobytes())
-    return Shared(tmp_path / "numbers.bin", 200)
-
-
-def test_a_dataset_with_state_delivers_its_own_samples(shared):
-    assert values(shared, num_workers=8) == {index: [index, index] for index in range(200)}
-
-
-def test_parts_of_one_dataset_in_two_loaders_have_their_turns(shared):
-    parts = [torch.utils.data.Subset(shared, range(half, 200, 2)) for half in (0, 1)]
-    loaders = [feedline.DataLoader(part, batch_size=5, num_workers=3, output="numpy") for part in parts]
-    for even, odd in zip(*loaders, strict=True):
-        assert even[0].tolist() == [[2 * index] * 2 for index in even.indices]
-        assert odd[0].tolist() == [[2 * index + 1] * 2 for index in odd.indices]
 
 
 def test_a_step_with_state_has_its_turn_too():
@@ -95,23 +60,20 @@ def test_threads_are_at_work_together_where_they_are_asked_for():
     (batch,) = feedline.DataLoader(source, batch_size=2, num_workers=2, workers="threads")
     assert batch[0].tolist() == [0, 1]
     with pytest.raises(feedline.ConfigError, match='Give "threads"'):
-        feedline.DataLoader(source, workers="processes")
+        feedline.DataLoader(source, workers="fibres")
     with pytest.raises(feedline.ConfigError, match="no code of yours runs in workers"):
         feedline.DataLoader(feedline.source.Source(), workers="threads")
 
 
-class Drawing(Dataset):
+class Drawing:
     """Augments as people do, by the global generators."""
 
     def __init__(self, *kinds, only=None):
         self.kinds, self.only = kinds, only
 
-    def __len__(self):
-        return 40
-
-    def __getitem__(self, index):
+    def __call__(self, index):
         drawn = np.zeros(3)
-        if self.only is None or index in self.only:
+        if self.only is None or int(index) in self.only:
             time.sleep(0.0002)
             for at, kind in enumerate(("random", "numpy", "torch")):
                 if kind in self.kinds:
@@ -119,29 +81,35 @@ class Drawing(Dataset):
         return drawn
 
 
+def drawing(*kinds, only=None):
+    """40 samples through a step that draws."""
+    return feedline.arrays(np.arange(40)).map(Drawing(*kinds, only=only))
+
+
 KINDS = [kinds for n in (1, 2, 3) for kinds in itertools.combinations(("random", "numpy", "torch"), n)]
 
 
 @pytest.mark.parametrize("kinds", KINDS, ids="+".join)
-def test_a_dataset_that_draws_is_repeatable_whatever_the_workers_and_the_program(kinds):
-    expect = values(Drawing(*kinds), num_workers=0, seed=3)
+def test_a_step_that_draws_is_repeatable_whatever_the_workers_and_the_program(kinds):
+    expect = values(drawing(*kinds), num_workers=0, seed=3)
     assert len({str(value) for value in expect.values()}) == 40, "every sample has numbers of its own"
     for workers in (1, 4):
         random.seed(workers), np.random.seed(workers), torch.manual_seed(workers)
         with pytest.warns(UserWarning, match="Drawing draws from the global generator of " + " and ".join(sorted(kinds))):
-            ours = feedline.DataLoader(Drawing(*kinds), 7, True, num_workers=workers, seed=3, output="numpy")
+            ours = feedline.DataLoader(drawing(*kinds), 7, True, num_workers=workers, seed=3, output="numpy")
         assert ours.num_workers == 0
         assert {i: value.tolist() for batch in ours for i, value in zip(batch.indices, batch[0])} == expect
-    assert not {str(v) for v in values(Drawing(*kinds), num_workers=0, seed=4).values()} & {str(v) for v in expect.values()}
-    with pytest.raises(feedline.ConfigError, match='so workers="threads" is not possible'):
-        feedline.DataLoader(Drawing(*kinds), num_workers=2, workers="threads")
+    assert not {str(v) for v in values(drawing(*kinds), num_workers=0, seed=4).values()} & {str(v) for v in expect.values()}
+    for source in (drawing(*kinds), feedline.dataset(Items(lambda index: Drawing(*kinds)(index)))):
+        with pytest.raises(feedline.ConfigError, match='so workers="threads" is not possible'):
+            feedline.DataLoader(source, num_workers=2, workers="threads")
 
 
 def test_epochs_draw_other_numbers_and_a_resumed_run_the_same():
-    ours = feedline.DataLoader(Drawing("torch", "numpy"), batch_size=4, num_workers=0, output="numpy")
+    ours = feedline.DataLoader(drawing("torch", "numpy"), batch_size=4, num_workers=0, output="numpy")
     epochs = [[batch[0].tolist() for batch in ours] for _ in range(2)]
     assert epochs[0] != epochs[1]
-    again = feedline.DataLoader(Drawing("torch", "numpy"), batch_size=4, num_workers=0, output="numpy")
+    again = feedline.DataLoader(drawing("torch", "numpy"), batch_size=4, num_workers=0, output="numpy")
     again.load_state_dict(ours.state_dict() | {"epoch": 1, "position": 8})
     assert [batch[0].tolist() for batch in again] == epochs[1][2:]
 
@@ -162,18 +130,18 @@ def program(batches=None):
 def test_what_a_program_draws_is_the_same_with_a_loader_at_work(pictures, workers):
     expect = program()
     flips = feedline.images(pictures).resize((8, 8)).map(v2.RandomHorizontalFlip())
-    sometimes = Drawing("numpy", "random", "torch", only={3, 17})
+    sometimes = drawing("numpy", "random", "torch", only={3, 17})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for source in (Drawing("random", "numpy", "torch"), flips, feedline.arrays(np.arange(99)).map(lambda x: x + 1)):
+        for source in (drawing("random", "numpy", "torch"), flips, feedline.arrays(np.arange(99)).map(lambda x: x + 1)):
             ours = feedline.DataLoader(source, batch_size=1, shuffle=True, num_workers=workers, output="numpy")
             assert program(iter(ours)) == expect
         if workers == 0:
             assert program(iter(feedline.DataLoader(sometimes, batch_size=1, num_workers=0, output="numpy"))) == expect
 
 
-def test_a_dataset_that_draws_now_and_then_is_repeatable_in_the_calling_thread():
-    source = Drawing("random", "numpy", "torch", only=set(range(5, 40)))
+def test_a_step_that_draws_now_and_then_is_repeatable_in_the_calling_thread():
+    source = drawing("random", "numpy", "torch", only=set(range(5, 40)))
     runs = []
     for seed in (1, 2):
         random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
@@ -182,9 +150,9 @@ def test_a_dataset_that_draws_now_and_then_is_repeatable_in_the_calling_thread()
 
 
 @pytest.mark.parametrize("kind", ["random", "numpy", "torch"])
-def test_a_dataset_that_draws_now_and_then_is_found_out_in_a_worker(kind):
+def test_a_step_that_draws_now_and_then_is_found_out_in_a_worker(kind):
     ours = feedline.DataLoader(
-        Drawing(kind, only=set(range(5, 40))), batch_size=20, num_workers=2, output="numpy", on_bad_sample="replace"
+        drawing(kind, only=set(range(5, 40))), batch_size=20, num_workers=2, output="numpy", on_bad_sample="replace"
     )
     with pytest.raises(feedline.ConfigError, match=f"Drawing has drawn from the global generator of {kind} in a worker"):
         list(ours)
@@ -211,7 +179,7 @@ def test_asking_in_another_thread_for_what_draws_is_told():
     def work():
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            values(Drawing("torch"), num_workers=0)
+            values(drawing("torch"), num_workers=0)
             said.extend(str(one.message) for one in caught)
 
     thread = threading.Thread(target=work)
@@ -220,21 +188,15 @@ def test_asking_in_another_thread_for_what_draws_is_told():
     assert len(said) == 1 and "Ask for batches in the main thread" in said[0]
 
 
-def test_a_dataset_may_ask_a_loader_without_workers_and_no_other():
-    class Inner(Dataset):
-        def __init__(self, workers):
-            source = feedline.arrays(np.arange(4)).map(lambda x: x + 1)
-            self.loader = feedline.DataLoader(source, batch_size=4, num_workers=workers, output="numpy")
+def test_a_step_may_ask_a_loader_without_workers_and_no_other():
+    def asking(workers):
+        inner = feedline.arrays(np.arange(4)).map(lambda x: x + 1)
+        loader = feedline.DataLoader(inner, batch_size=4, num_workers=workers, output="numpy")
+        return feedline.arrays(np.arange(6)).map(lambda _: next(iter(loader))[0])
 
-        def __len__(self):
-            return 6
-
-        def __getitem__(self, index):
-            return next(iter(self.loader))[0]
-
-    assert values(Inner(0), num_workers=2)[3] == [1, 2, 3, 4]
+    assert values(asking(0), num_workers=2)[3] == [1, 2, 3, 4]
     with pytest.raises(feedline.SampleError, match="asks another DataLoader .* num_workers=0"):
-        values(Inner(2), num_workers=2)
+        values(asking(2), num_workers=2)
 
 
 # torchvision's v2 transforms
@@ -325,9 +287,10 @@ def test_a_list_is_delivered_as_torch_does(make):
         lambda i: (i, {"b": 1}),
     ],
 )
-def test_fields_within_fields_are_refused_and_not_melted_into_one(make):
-    with pytest.raises(feedline.SampleError, match="fields within fields are not delivered"):
-        feedline.DataLoader(Items(make))
+def test_threads_refuse_fields_within_fields_and_do_not_melt_them_into_one(make):
+    for source in (feedline.arrays(np.arange(4)).map(make), feedline.dataset(Items(make))):
+        with pytest.raises(feedline.SampleError, match="fields within fields are not delivered"):
+            feedline.DataLoader(source, workers="threads")
 
 
 def test_a_call_that_is_repeated_finds_its_arrays_as_they_were():

@@ -94,7 +94,7 @@ def test_a_pass_ends_at_once():
     began = time.monotonic()
     for _ in range(3):
         assert len(list(OURS(Numbers(N), 4, num_workers=2))) == 7
-    assert time.monotonic() - began < feedline.torch.pool._END_S
+    assert time.monotonic() - began < feedline.workers.pool._END_S
 
 
 def test_a_source_gives_the_native_loader():

@@ -70,13 +70,15 @@ def seeded(seed):
 # --- Class and arguments
 
 
-def test_it_is_torchs_class_with_one_argument_more():
+def test_it_is_torchs_class_with_three_arguments_more():
     assert issubclass(OURS, DataLoader) and OURS.__name__ == "DataLoader"
     theirs, ours = (inspect.signature(kind.__init__).parameters for kind in LOADERS)
-    assert [(p.name, p.default, p.kind) for p in ours.values() if p.name != "seeds"] == [
+    more = {"seeds": "sample", "on_bad_sample": "fail", "max_bad_samples": 100}
+    assert [(p.name, p.default, p.kind) for p in ours.values() if p.name not in more] == [
         (p.name, p.default, p.kind) for p in theirs.values()
     ]
-    assert ours["seeds"].kind is inspect.Parameter.KEYWORD_ONLY and ours["seeds"].default == "sample"
+    for name, default in more.items():
+        assert ours[name].kind is inspect.Parameter.KEYWORD_ONLY and ours[name].default == default
     assert OURS[int] is not None, "a type in annotations, as DataLoader[int] is"
 
 

@@ -1,8 +1,8 @@
 """The loader: delivers the batches of a source on this rank, epoch after epoch, in plan order.
 
-Feedline's workers are threads of this process: there is no ``worker_init_fn``, nothing is pickled and nothing has to be
-persistent. A batch depends on (data, seed, epoch, position) alone, never on ``num_workers``. User Datasets and steps
-run in the workers one sample at a time (:mod:`feedline.own`).
+A batch depends on (data, seed, epoch, position) alone, never on ``num_workers``. What Feedline itself makes is made by threads of
+this process, in which steps of a user's own run one sample at a time (:mod:`feedline.own`). A user's Dataset is made by worker
+processes (:mod:`feedline.workers`), if torch is installed.
 """
 
 from __future__ import annotations
@@ -108,13 +108,15 @@ def _batch(fields: tuple[Any, ...], names: list[str], facts: Any) -> Batch:
 _INSTEAD = {
     "batch_sampler": "Feedline batches by itself: give batch_size, and a sampler or shuffle",
     "collate_fn": "Fields of equal shape are stacked; change samples with .map(f) on the source, or the batch in the loop",
-    "worker_init_fn": "Workers are threads of this process: initialise before the loader is made",
+    "worker_init_fn": "Workers are threads of this process here: initialise before the loader is made",
     "generator": "The order follows from seed and the epoch: give seed=...",
-    "multiprocessing_context": "Workers are threads of this process: leave it out",
+    "multiprocessing_context": "Workers are threads of this process here: leave it out",
     "pin_memory_device": "Give pin_memory=True and move batches with non_blocking=True",
 }
 # Arguments without effect on the batches; these values always apply here.
 _HARMLESS = {"persistent_workers", "prefetch_factor"}
+# Arguments for worker processes.
+_OF_PROCESSES = ("worker_init_fn", "multiprocessing_context", "prefetch_factor")
 
 
 class DataLoader:
@@ -126,10 +128,11 @@ class DataLoader:
     Args:
         batch_size: Samples a step on this rank.
         shuffle: The order of ``torch.utils.data.DistributedSampler`` with this seed, index for index.
-        num_workers: Threads; 0 makes batches in the calling thread; None is one for each core of this rank's share. It is 0
-            if a user's Dataset or step draws from a global random generator; a warning says so.
-        workers: "threads" lets several threads run a user's Dataset or step at once, which must be thread-safe.
-            Without it they run one sample at a time.
+        num_workers: Processes for a user's Dataset, else threads; 0 makes batches in the calling thread; None is one for each core
+            of this rank's share. With threads it is 0 if a user's step draws from a global random generator; a warning says so.
+        workers: "processes" is the default for a Dataset: ``worker_init_fn``, ``multiprocessing_context`` and ``prefetch_factor``
+            are then as torch's. "threads" lets several threads run a user's Dataset or step at once, which must be thread-safe.
+            Without it steps run one sample at a time, and so does a Dataset without torch.
         drop_last: Leaves out a last batch that is not full, and with several ranks the samples that do not divide evenly.
         seed: Decides the order and all augmentation.
         num_replicas, rank: By default from the process group or the launcher (:mod:`feedline.ranks`), read when batches are
@@ -162,7 +165,7 @@ class DataLoader:
         sampler: Any = None,
         *,
         num_workers: int | None = None,
-        workers: Literal["threads"] | None = None,
+        workers: Literal["processes", "threads"] | None = None,
         drop_last: bool = False,
         seed: int = 0,
         num_replicas: int | None = None,
@@ -185,6 +188,16 @@ class DataLoader:
         source = others.pop("source", dataset)
         if source is None or (dataset is not None and source is not dataset):
             raise TypeError("DataLoader() needs one dataset: feedline.images(...), feedline.arrays(...) or a Dataset")
+        self.dataset = _as_source(source)
+        is_dataset = isinstance(self.dataset, Declared) and self.dataset.make is None
+        if workers not in (None, "threads", "processes") or (workers == "processes" and not is_dataset):
+            raise ConfigError(
+                f'workers={workers!r}. Give "threads", or leave it out: one sample at a time then. "processes" is for a Dataset'
+            )
+        self._by_processes = is_dataset and workers != "threads" and _has_torch()
+        if workers == "processes" and not self._by_processes:
+            raise ConfigError('workers="processes" needs torch: pip install torch')
+        self._of_processes = {name: others.pop(name, None) for name in _OF_PROCESSES if self._by_processes}
         for name in others:
             if name in _INSTEAD and others[name] not in (None, "") and not hasattr(others[name], "feedline_stacks"):
                 raise ConfigError(f"{name} is not for Feedline's DataLoader. {_INSTEAD[name]}")
@@ -193,10 +206,7 @@ class DataLoader:
         batch_size = whole_number("batch_size", batch_size, 1)
         if isinstance(timeout, str) or timeout < 0:
             raise ConfigError(f"timeout option should be non-negative, but got timeout={timeout!r}")
-        self.dataset = _as_source(source)
-        if workers not in (None, "threads"):
-            raise ConfigError(f'workers={workers!r}. Give "threads", or leave it out: one sample at a time then')
-        if workers is not None:
+        if workers == "threads":
             if not isinstance(self.dataset, (Images, Declared)):
                 raise ConfigError(f"workers={workers!r} has no effect here: no code of yours runs in workers. Leave it out")
             if not self.dataset.at_once:
@@ -206,7 +216,8 @@ class DataLoader:
         self.timeout = timeout
         self.in_order = in_order
         self.batch_sampler = None  # torch's loader has one, and Lightning asks for it
-        length = len(self.dataset.native)
+        length = len(self.dataset) if self._by_processes else len(self.dataset.native)
+        self._length = length
         self._follows = Followed(sampler, length) if sampler is not None else None
         if self._follows is not None:
             if shuffle:
@@ -263,8 +274,8 @@ class DataLoader:
 
     def _workers_that_may(self, asked: int) -> int:
         """The number of workers asked for, or 0 if user code draws from global generators."""
-        if asked == 0:
-            return 0
+        if asked == 0 or self._by_processes:
+            return asked
         self.dataset.learn()
         told = own.told(self.dataset.own)
         if told and self.dataset.at_once:
@@ -292,7 +303,13 @@ class DataLoader:
         if self._follows is not None:
             self._plan = self._follows.plan(num_replicas)
         else:
-            self._plan = _native.Plan(len(self.dataset.native), num_replicas, **self._order)
+            self._plan = _native.Plan(self._length, num_replicas, **self._order)
+        if self._by_processes:
+            from .workers.engine import Engine
+
+            assert isinstance(self.dataset, Declared)
+            made: Any = Engine(self.dataset, self._plan, rank=rank, **self._options, **self._of_processes)
+            return made  # type: ignore[no-any-return]  # it has the methods of a native one
         engine = _native.Loader(self.dataset.native, self._plan, rank=rank, **self._options)
         _engines.add(engine)
         return engine

@@ -349,9 +349,13 @@ class Declared(Source):
         return source
 
     def _open_items(self, items: Any) -> _native.Source:
-        name = type(items).__name__
+        name, fingerprint = facts_of(items)
         item = self._wrapped(name, lambda index: items[int(index)])
-        return _native.Source.items(len(items), _hash([name, len(items)]), item, name)
+        return _native.Source.items(len(items), fingerprint, item, name)
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.native) if self.make is not None else len(self.arguments[0])
 
     def map(self, function: Callable[..., Any], *, rng: bool = False) -> Declared:
         """Adds a custom step, which runs in the workers, one sample at a time. It gets the fields of a sample as arrays
@@ -360,6 +364,12 @@ class Declared(Source):
         ``rng`` and global generators are as in :meth:`Images.map`.
         """
         return replace(self, steps=(*self.steps, (_name(function), function, rng)))
+
+
+def facts_of(items: Any) -> tuple[str, int]:
+    """Name and fingerprint of a Python dataset."""
+    name = type(items).__name__
+    return name, _hash([name, len(items)])
 
 
 def _storage(storage: Mapping[str, Any] | None) -> str:
@@ -400,10 +410,10 @@ def _open_arrays(columns: tuple[tuple[str, Any], ...]) -> _native.Source:
 def dataset(items: Any) -> Declared:
     """A map-style dataset (``__getitem__`` and ``__len__``), such as a torch ``Dataset``.
 
-    Its items are made in the workers, one at a time, so it gains order, resume and delivery, but not speed. With
-    ``DataLoader(workers="threads")`` several are made at once; it must then be thread-safe. If it draws from torch's,
-    NumPy's or Python's global generator, its items are made in the thread that asks for batches, with generators seeded
-    for each. An item is one value, or a tuple, list or dict of numbers and arrays; types and shapes must be the same for all.
+    Its items are made by worker processes, as those of :class:`feedline.torch.DataLoader`: torch's, NumPy's and Python's global
+    generators are seeded for each from (seed, epoch, sample), and torch's ``default_collate`` makes batches of them. An item is one
+    value, or a tuple, list or dict of fields. With ``DataLoader(workers="threads")``, and without torch, threads make them:
+    numbers and arrays of one type and shape only, and nothing may be drawn from a global generator.
     """
     if not hasattr(items, "__getitem__") or not hasattr(items, "__len__"):
         raise ConfigError(

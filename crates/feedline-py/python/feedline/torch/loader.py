@@ -9,11 +9,12 @@ from typing import Any, Literal, TypeVar
 
 import torch
 import torch.utils.data
-from torch.utils.data import Dataset, IterDataPipe, MapDataPipe, Sampler
+from torch.utils.data import Dataset, IterableDataset, IterDataPipe, MapDataPipe, Sampler
 
-from ..errors import ConfigError, StateError, UnsupportedError, as_json
+from ..errors import ConfigError, StateError, UnsupportedError, as_json, whole_number
 from ..loader import DataLoader as NativeLoader
 from ..source import Source
+from ..workers.fetch import BadSamples
 from .order import Order, differs, generator_of, order_of, text_of
 from .passes import Place, SinglePass, WorkerPass
 
@@ -25,7 +26,9 @@ _FORMAT = 1
 class _Course:
     """Where a loader is. One object, made with it: Lightning sets attributes that a loader got later on its copies, too."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_bad_samples: int) -> None:
+        self.bad = BadSamples(max_bad_samples)
+        self._limit = max_bad_samples
         self.order: Order | None = None
         self.samplers: tuple[Any, Any] = (None, None)
         # The newest pass.
@@ -36,7 +39,7 @@ class _Course:
         self.before: int | None = None
 
     def __reduce__(self) -> Any:
-        return _Course, ()
+        return _Course, (self._limit,)
 
 
 class DataLoader(torch.utils.data.DataLoader[T]):
@@ -48,6 +51,10 @@ class DataLoader(torch.utils.data.DataLoader[T]):
             that augmentation is equal for any number of workers, ranks and restarts, and the program's own generators are not
             touched. "worker" is torch's scheme: a worker's generators are seeded once, and without workers the samples draw
             from the program's generators.
+        prefetch_factor: If it is not given, it is 2, but no more than 128 MiB of batches are made ahead, or one a worker.
+        on_bad_sample: "fail", or "replace" by another sample, drawn by the bad one's seed, up to ``max_bad_samples`` times; each
+            is logged. A sample is bad if its file is missing or cannot be used; failures of a network or a disk, missing rights,
+            lack of memory and a NameError or ImportError are always errors. ``__getitems__`` is then not called.
 
     All others are torch's. A Feedline source instead of a Dataset gives a :class:`feedline.DataLoader`.
     """
@@ -79,10 +86,19 @@ class DataLoader(torch.utils.data.DataLoader[T]):
         pin_memory_device: str = "",
         in_order: bool = True,
         seeds: Literal["sample", "worker"] = "sample",
+        on_bad_sample: Literal["fail", "replace"] = "fail",
+        max_bad_samples: int = 100,
     ) -> None:
         if seeds not in ("sample", "worker"):
             raise ConfigError(f'seeds={seeds!r}. Give "sample", or "worker" for torch\'s scheme')
+        if on_bad_sample not in ("fail", "replace"):
+            raise ConfigError(f'on_bad_sample={on_bad_sample!r}. Give "fail" or "replace"')
+        if on_bad_sample == "replace" and (seeds == "worker" or isinstance(dataset, IterableDataset)):
+            what = 'seeds="worker"' if seeds == "worker" else "an IterableDataset"
+            raise ConfigError(f'on_bad_sample="replace" takes another sample by its seed, which {what} has not. Leave it out')
         self.seeds = seeds
+        self.on_bad_sample = on_bad_sample
+        self.is_prefetch_bounded = prefetch_factor is None
         super().__init__(
             dataset,
             batch_size,
@@ -102,7 +118,7 @@ class DataLoader(torch.utils.data.DataLoader[T]):
             pin_memory_device=pin_memory_device,
             in_order=in_order,
         )
-        self._course = _Course()
+        self._course = _Course(whole_number("max_bad_samples", max_bad_samples, 0))
 
     def __iter__(self) -> Any:
         if isinstance(self.dataset, (IterDataPipe, MapDataPipe)):
@@ -110,7 +126,7 @@ class DataLoader(torch.utils.data.DataLoader[T]):
         live: Any = self._iterator
         if not (self.persistent_workers and self.num_workers):
             return self._get_iterator()
-        if live is None or live._pool is None:
+        if live is None or live._pool is None or not live._pool.is_of_this_process:
             self._iterator = live = self._get_iterator()
         else:
             live._begin(self)
@@ -157,7 +173,7 @@ class DataLoader(torch.utils.data.DataLoader[T]):
                 order.again()
         # torch's persistent workers keep the seed that they began with.
         course.seed = (base_seed, passes + 1) if self.persistent_workers else None
-        course.place = Place(order, base_seed, passes, course.before if order.is_resumed else before)
+        course.place = Place(order, base_seed, passes, course.before if order.is_resumed else before, course.bad)
         course.before = None
         return course.place
 
@@ -179,7 +195,7 @@ class DataLoader(torch.utils.data.DataLoader[T]):
         self._refuse_pipes()
         place = self._course.place
         is_in_pass = place is not None and not place.is_over
-        state: dict[str, Any] = {"feedline_loader": _FORMAT, "kind": self._order.kind}
+        state: dict[str, Any] = {"feedline_loader": _FORMAT, "kind": self._order.kind, "bad_samples": self._course.bad.count}
         if place is not None and is_in_pass:
             state["place"] = place.state()
             state["seed"] = None if place.order.key() is not None else [place.base_seed, place.passes]
@@ -220,6 +236,7 @@ class DataLoader(torch.utils.data.DataLoader[T]):
             raise StateError(f"this state is not whole: {error!r}. Give what state_dict() returned, unchanged") from None
         self._course.seed = None if seed is None else (seed[0], seed[1])
         self._course.before = state_dict.get("before")
+        self._course.bad.count = state_dict.get("bad_samples", 0)
         if state_dict.get("generator") is not None and self.generator is not None:
             self.generator.set_state(generator_of(state_dict["generator"]))
         self._course.place = None

@@ -33,14 +33,14 @@ from torch.utils.data import (
 
 from .. import _native
 from ..errors import StateError
-from .fetch import Begin, Task
+from ..workers.fetch import Begin, Task
+from ..workers.seeds import key_of_pass
 from .samplers import (
     DistributedBatchSampler,
     DistributedMixtureSampler,
     DistributedSampler,
     DistributedWeightedSampler,
 )
-from .seeds import key_of_pass
 
 _OURS = (DistributedSampler, DistributedWeightedSampler, DistributedMixtureSampler)
 _TORCHS = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
@@ -79,6 +79,8 @@ class Order:
 
     # Whether it goes on with a pass that had begun already, so that nothing is drawn for it.
     is_resumed = False
+    # Whether how far the sampler is asked ahead is seen by nobody: it draws at the beginning of a pass, or from a generator of its own.
+    is_drawn_at_once = True
     # Whether it may turn out only when the next batch is asked for that there is none.
     has_unknown_end = False
 
@@ -129,7 +131,7 @@ class Order:
         while batch := list(islice(keys, size or 1)):
             if self.drop_last and len(batch) < (size or 1):
                 return
-            yield Task(batch[0] if size is None else batch, None if at is None else (at, step))
+            yield Task(batch[0] if size is None else batch, None if at is None else range(at, at + step * len(batch), step))
             at = None if at is None else at + step * len(batch)
 
     def _whole(self, samples: int) -> int:
@@ -292,6 +294,7 @@ class Drawn(Order):
         self._is_drawn = False
         # Samples with replacement may come twice in a pass: then the position seeds them.
         self._draws = bool(getattr(sampler, "replacement", False))
+        self.is_drawn_at_once = not (self._draws and getattr(sampler, "generator", None) is not None)
 
     def begin(self) -> Drawn:
         begun = copy.copy(self)
@@ -390,6 +393,7 @@ class Iterated(Order):
 
     kind = "iterated"
     has_unknown_end = True
+    is_drawn_at_once = False
 
     def __init__(self, batches: Any, sampler: Any, batch_size: int | None, drop_last: bool) -> None:
         super().__init__(batch_size, drop_last)

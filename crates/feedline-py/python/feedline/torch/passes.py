@@ -5,25 +5,25 @@ from __future__ import annotations
 import contextlib
 import pickle
 import threading
-import time
 import warnings
 import weakref
 from collections import deque
 from typing import Any, Protocol
 
 import torch
+from torch.utils.data import default_collate
 from torch.utils.data._utils import pin_memory
 from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDataLoaderIter
 
-from ..errors import LoaderTimeoutError, UnsupportedError
-from . import shared, worker
-from .fetch import Begin, Fetcher, Task
+from ..errors import TooManyBadSamplesError, UnsupportedError
+from ..workers import worker
+from ..workers.fetch import BadSamples, Begin, Fetcher, Task
+from ..workers.pool import Job, Pool
+from ..workers.seeds import Kept, key_of_pass
 from .order import Order, Streams
-from .pool import Job, Pool
-from .seeds import Kept, key_of_pass
 
-# Longest wait in one piece: Python handles signals in between.
-_WAIT_S = 1.0
+# Most bytes of batches that are made ahead if the program gives no prefetch_factor; one a worker is always allowed.
+PREFETCH_BYTES = 128 << 20
 
 
 class Loader(Protocol):
@@ -43,6 +43,8 @@ class Loader(Protocol):
     collate_fn: Any
     multiprocessing_context: Any
     seeds: Any
+    on_bad_sample: Any
+    is_prefetch_bounded: Any
     _IterableDataset_len_called: Any
 
     @property
@@ -55,8 +57,9 @@ class Loader(Protocol):
 class Place:
     """How far a pass has come: what it has handed out, and what its random numbers are made of."""
 
-    def __init__(self, order: Order, base_seed: int, passes: int, before: int | None) -> None:
+    def __init__(self, order: Order, base_seed: int, passes: int, before: int | None, bad: BadSamples) -> None:
         self.order = order
+        self.replace = bad.add
         # A checksum of the main generator before the draws of the pass.
         self.before = before
         self.base_seed = base_seed
@@ -193,7 +196,9 @@ class SinglePass(Pass):
         self._seeds = loader.seeds == "sample"
         is_iterable = isinstance(order, Streams)
         self._collate_fn = loader.collate_fn
-        self._fetcher = Fetcher(loader.dataset, is_iterable, self._auto_collation, loader.collate_fn, loader.drop_last)
+        self._fetcher = Fetcher(
+            loader.dataset, is_iterable, self._auto_collation, loader.collate_fn, loader.drop_last, loader.on_bad_sample == "replace"
+        )
         self._fetcher.batch_of = loader.batch_size or 1
         key = self._place.key if self._seeds else None
         begin = order.begins(key)[0] if isinstance(order, Streams) else Begin(key)
@@ -215,6 +220,7 @@ class SinglePass(Pass):
         try:
             with self._kept():
                 batch = self._fetcher.fetch(task, self._collate_fn)
+            place.replace(self._fetcher.replaced)
         except StopIteration:
             assert isinstance(order, Streams)
             order.end(0, self._fetcher.state())
@@ -239,13 +245,21 @@ class WorkerPass(Pass, _MultiProcessingDataLoaderIter):
         self._jobs: deque[Job] = deque()
         super().__init__(loader)
 
+    @property
+    def _workers(self) -> list[Any]:  # type: ignore[override]  # an attribute in torch
+        """The processes; programs look for them by torch's name."""
+        return [] if self._pool is None else [one.process for one in self._pool.workers]
+
     def _begin(self, loader: Loader) -> None:
         self._has_new_workers = self._pool is None
         super()._begin(loader)
         order = self._place.order
         self._in_order = loader.in_order
         self._persistent = loader.persistent_workers
-        self._ahead = max(1, (loader.prefetch_factor or 1)) * loader.num_workers
+        self._most_ahead = max(1, (loader.prefetch_factor or 1)) * loader.num_workers
+        # Without a prefetch_factor of the program's, the first batch of each worker tells how large they are.
+        self._is_bounded = loader.is_prefetch_bounded and order.is_drawn_at_once
+        self._ahead = loader.num_workers if self._is_bounded else self._most_ahead
         is_iterable = isinstance(order, Streams)
         # Who makes which batch matters where a worker has a state of its own.
         self._takes_turns = loader.in_order and (is_iterable or loader.seeds == "worker")
@@ -259,13 +273,10 @@ class WorkerPass(Pass, _MultiProcessingDataLoaderIter):
                 batch_size=loader.batch_size or 1,
                 base_seed=self._place.base_seed,
                 init_fn=loader.worker_init_fn,
-                worker_id=0,
                 num_workers=loader.num_workers,
-                arena=None,
-                region=(0, 0),
+                replaces_bad=loader.on_bad_sample == "replace",
             )
             self._pool = Pool(setup, loader.multiprocessing_context)
-            self._workers = [one.process for one in self._pool.workers]
         pool = self._pool
         for job in self._jobs:
             pool.drop(job)
@@ -276,30 +287,49 @@ class WorkerPass(Pass, _MultiProcessingDataLoaderIter):
         self._open = [not stream.has_ended for stream in streams] or [True] * loader.num_workers
         self._turn = order.next if isinstance(order, Streams) else 0
         self._is_drawn = False
+        # All workers make the first batch together, where it does not matter who makes a sample.
+        self._splits = (
+            loader.num_workers > 1
+            and self._auto_collation
+            and not self._takes_turns
+            and loader.in_order
+            and loader.collate_fn is default_collate
+            and not hasattr(loader.dataset, "__getitems__")
+        )
         # What the sampler has raised, to be told in its turn.
         self._problem: Exception | None = None
-        for _ in range(self._ahead):
-            self._submit()
+        self._submit()
 
     def _submit(self) -> None:
-        """Hands out one more task."""
+        """Hands out as many tasks as may be made ahead."""
+        while len(self._jobs) < self._ahead and self._submit_one():
+            pass
+
+    def _submit_one(self) -> bool:
+        """Hands out one more task, if there is one."""
         if self._is_drawn or not any(self._open):
-            return
+            return False
         assert self._pool is not None
         number = self._whose_turn()
         try:
             task = next(self._tasks)
         except StopIteration:
             self._is_drawn = True
-            return
+            return False
         except Exception as error:
             if not self._jobs:
                 raise
             # The sampler fails after the batches that it has given: those come first.
             self._is_drawn, self._problem = True, error
-            return
-        self._turn = (number + 1) % self._num_workers
-        self._jobs.append(self._pool.submit(number, task, self._place.order.snapshot()))
+            return False
+        snapshot = self._place.order.snapshot()
+        if self._splits and type(task.keys) is list and len(task.keys) >= 2 * self._num_workers:
+            self._jobs.append(self._pool.submit_parts(task, snapshot))
+        else:
+            self._turn = (number + 1) % self._num_workers
+            self._jobs.append(self._pool.submit(number, task, snapshot))
+        self._splits = False
+        return True
 
     def _whose_turn(self) -> int:
         assert self._pool is not None
@@ -323,62 +353,43 @@ class WorkerPass(Pass, _MultiProcessingDataLoaderIter):
                 if not self._jobs:
                     problem, self._problem = self._problem, None
                     raise problem or StopIteration
-            job = self._ready()
+            job = self._pool.wait(self._jobs, self._in_order, self._timeout_s)
             self._jobs.remove(job)
-            kind = job.answer[0]
-            if kind == "batch":
-                return self._delivered(job)
-            if kind == "end":
-                order = self._place.order
+            order, answer = self._place.order, job.answer
+            if isinstance(answer, worker.Made):
+                return self._delivered(job, answer)
+            if isinstance(answer, worker.Ended):
                 assert isinstance(order, Streams)
-                order.end(job.worker, job.answer[1])
+                order.end(job.worker, answer.state)
                 self._open[job.worker] = False
-            elif kind == "error":
-                if not isinstance(self._place.order, Streams):
+            elif isinstance(answer, worker.Failed):
+                if not isinstance(order, Streams):
                     self._place.fail(self._count(job.task))
                 self._submit()
-                pickle.loads(job.answer[1]).reraise()
+                pickle.loads(answer.error).reraise()
             if self._open[job.worker]:
                 self._submit()
 
-    def _ready(self) -> Job:
-        """The next job that is done; waits for it."""
+    def _delivered(self, job: Job, made: worker.Made) -> Any:
         assert self._pool is not None
-        began = time.monotonic()
-        while True:
-            if self._jobs[0].answer is not None:
-                return self._jobs[0]
-            if not self._in_order:
-                done = next((job for job in self._jobs if job.answer is not None), None)
-                if done is not None:
-                    return done
-            wait_s = _WAIT_S
-            if self._timeout_s > 0:
-                wait_s = min(wait_s, max(0.0, began + self._timeout_s - time.monotonic()))
-            dead = self._pool.pump(wait_s)
-            if dead is not None:
-                text = self._pool.obituary(dead)
-                self._pool.restart(dead)
-                self._workers = [one.process for one in self._pool.workers]
-                raise RuntimeError(text)
-            if self._timeout_s > 0 and self._jobs[0].answer is None and time.monotonic() - began >= self._timeout_s:
-                making = ", ".join(f"worker {number}: sample {key!r}" for number, key in self._pool.making())
-                raise LoaderTimeoutError(
-                    f"DataLoader timed out after {self._timeout_s:g} seconds. Being made now: {making or 'nothing'}. Ask again to "
-                    "go on waiting; raise timeout, or 0 to wait for ever"
-                )
-
-    def _delivered(self, job: Job) -> Any:
-        assert self._pool is not None
-        _, structure, buffers, slot, used_bytes, state, has_ended = job.answer
-        base = None if slot is None else self._pool.arena.lend(slot, used_bytes)
-        batch = shared.unpack(structure, base, buffers)
-        order = self._place.order
+        place, order = self._place, self._place.order
+        if made.replaced:
+            try:
+                place.replace(made.replaced)
+            except TooManyBadSamplesError:
+                place.fail(self._count(job.task))
+                self._pool.drop(job)
+                self._submit()
+                raise
+        batch = self._pool.taken(job)
+        if self._is_bounded:
+            fitting = PREFETCH_BYTES // max(1, made.used_bytes)
+            self._ahead = min(self._most_ahead, max(self._num_workers, fitting))
         if isinstance(order, Streams):
-            order.deliver(job.worker, state, has_ended)
-        self._place.deliver(self._count(job.task), job.snapshot)
+            order.deliver(job.worker, made.state, made.has_ended)
+        place.deliver(self._count(job.task), job.snapshot)
         if not self._in_order:
-            self._place.gaps = sum(1 for other in self._jobs if other.number < job.number)
+            place.gaps = sum(1 for other in self._jobs if other.number < job.number)
         self._submit()
         return batch
 

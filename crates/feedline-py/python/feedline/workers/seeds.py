@@ -38,6 +38,11 @@ def _mixed(key: int, sample: int) -> int:
     return mixed ^ (mixed >> 32)
 
 
+def replacement(key: int, sample: int, attempt: int, length: int) -> int:
+    """The index of the sample that takes the place of a bad one, of so many. The same after every restart."""
+    return _mixed(key_of_pass(3, key, attempt), sample) % length
+
+
 def seed_for(key: int, sample: int) -> None:
     """Seeds the global generators for one sample of a pass."""
     mixed = _mixed(key, sample)

@@ -5,18 +5,25 @@ The same code runs in worker processes and, with ``num_workers=0``, in the threa
 
 from __future__ import annotations
 
+import logging
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch.utils.data._utils import collate
 
-from ..errors import StateError
-from .seeds import Seeder, key_of_pass, seed_for
+from .. import _native
+from ..errors import StateError, TooManyBadSamplesError
+from .rows import Rows
+from .seeds import Seeder, key_of_pass, replacement, seed_for
+
+log = logging.getLogger("feedline")
 
 # Stands for the collate function in the numbers that seed the generators: no sample has this number.
 _COLLATE = -(2**40)
+# Replacements for one sample: with half of the data bad, one sample in 65,536 needs more.
+MOST_ATTEMPTS = 16
 
 
 @dataclass(frozen=True)
@@ -25,8 +32,10 @@ class Task:
 
     keys: Any
     """Indices of the samples, or one index if there are no batches. Of an iterable dataset only their number counts."""
-    numbers: tuple[int, int] | None
-    """First number and step of the samples' numbers, which seed the generators; None means that the indices are the numbers."""
+    numbers: Sequence[int] | None
+    """The samples' numbers, which seed the generators; None means that the indices are the numbers."""
+    is_part: bool = False
+    """Others make the rest of the batch: the samples are wanted as a list."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,36 @@ class Begin:
     """Nothing is left in this worker."""
 
 
+@dataclass(frozen=True)
+class Replaced:
+    """A bad sample, and the one that took its place."""
+
+    index: Any
+    replaced_by: int
+    problem: str
+
+
+class BadSamples:
+    """Counts the samples that others took the place of, over all passes of a loader and those that it was resumed from."""
+
+    def __init__(self, limit: int) -> None:
+        self.count = 0
+        self._limit = limit
+
+    def add(self, replaced: list[Replaced]) -> None:
+        """Tells each. Raises TooManyBadSamplesError if there are more than allowed."""
+        for one in replaced:
+            log.warning("sample %r was replaced by sample %d: %s", one.index, one.replaced_by, one.problem)
+        self.count += len(replaced)
+        if replaced and self.count > self._limit:
+            raise TooManyBadSamplesError(
+                f"{self.count} bad samples, more than the {self._limit} allowed (max_bad_samples). Repair or remove them, or raise "
+                f"the limit. The last one is sample {replaced[-1].index!r}: {replaced[-1].problem}",
+                found=self.count,
+                limit=self._limit,
+            )
+
+
 class Dropped(Exception):
     """Nobody wants the batch any more."""
 
@@ -52,8 +91,20 @@ class Dropped(Exception):
 class Fetcher:
     """One worker's view of a Dataset."""
 
-    def __init__(self, dataset: Any, is_iterable: bool, auto_collation: bool, collate_fn: Callable[..., Any], drop_last: bool):
+    def __init__(
+        self,
+        dataset: Any,
+        is_iterable: bool,
+        auto_collation: bool,
+        collate_fn: Callable[..., Any],
+        drop_last: bool,
+        replaces_bad: bool = False,
+    ) -> None:
         self._dataset = dataset
+        self._replaces_bad = replaces_bad
+        self._rows = dataset if isinstance(dataset, Rows) else None
+        # Samples of the batch in hand that others took the place of.
+        self.replaced: list[Replaced] = []
         self._is_iterable = is_iterable
         self._auto_collation = auto_collation
         self._drop_last = drop_last
@@ -111,6 +162,7 @@ class Fetcher:
 
     def fetch(self, task: Task, collate_fn: Callable[[Any], Any]) -> Any:
         """The batch, by the given function. Raises StopIteration at the end of an iterable dataset."""
+        self.replaced = []
         if self._is_iterable:
             data = self._of_iterable(task)
         else:
@@ -118,6 +170,9 @@ class Fetcher:
                 data = self._of_map(task)
             except StopIteration as error:
                 raise RuntimeError("the dataset raised StopIteration for a sample, which would end the pass without a word") from error
+        if task.is_part:
+            self.at = None
+            return data
         if self._has_own_collate:
             first = self._number(task, 0) if not self._is_iterable else self._samples
             self._seed(_COLLATE - first)
@@ -129,7 +184,7 @@ class Fetcher:
         if not self._auto_collation:
             self.watch(0)
             return self._one(keys, self._number(task, 0))
-        if getattr(dataset, "__getitems__", None):
+        if getattr(dataset, "__getitems__", None) and not self._replaces_bad:
             self.watch(0)
             self.at = keys
             self._seed(self._number(task, 0))
@@ -144,10 +199,27 @@ class Fetcher:
         return made
 
     def _one(self, key: Any, number: int) -> Any:
+        """One sample, or another in its place if it is bad and may be replaced."""
+        if not self._replaces_bad:
+            return self._made(key, number)
+        index, length = key, len(self._dataset)
+        for attempt in range(MOST_ATTEMPTS):
+            try:
+                return self._made(index, number)
+            except Exception as error:
+                if not _native.is_of_the_sample(error):
+                    raise
+                bad, index = index, replacement(self._key or 0, number, attempt, length)
+                self.replaced.append(Replaced(bad, index, f"{type(error).__name__}: {error}"))
+        return self._made(index, number)
+
+    def _made(self, key: Any, number: int) -> Any:
         """One sample, with the generators seeded."""
         self.at = key
         if self._key is None:
             return self._dataset[key]
+        if self._rows is not None:
+            self._rows.number = number
         seeder = self._seeder
         seeder.seed(self._key, number)
         try:
@@ -185,7 +257,7 @@ class Fetcher:
 
     def _number(self, task: Task, at: int) -> int:
         if task.numbers is not None:
-            return task.numbers[0] + at * task.numbers[1]
+            return task.numbers[at]
         try:
             return operator.index(task.keys[at] if self._auto_collation else task.keys)
         except TypeError:

@@ -14,15 +14,22 @@ import time
 import warnings
 import weakref
 from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from multiprocessing import process
 from typing import Any
 
 import torch.multiprocessing
+from torch.utils.data import default_collate
 
+from ..errors import LoaderTimeoutError
 from . import shared, worker
 from .fetch import Begin, Task
+from .pickled import Pickled
+from .worker import Ended, Failed, Made
 
+# Longest wait in one piece: Python handles signals in between.
+_WAIT_S = 1.0
 # How long workers may take to finish their sample when the loader is done with them, and after SIGTERM.
 _END_S = 5.0
 _TERMINATED_S = 1.0
@@ -38,7 +45,13 @@ class Job:
     task: Task
     worker: int
     snapshot: Any = None
-    answer: Any = None
+    is_done: bool = False
+    answer: Made | Failed | Ended | None = None
+    """None of a batch that nobody wants any more."""
+    parts: list[Job] = field(default_factory=list)
+    """Set if every worker makes a part of the batch."""
+    batch: Any = None
+    """The batch, if it was made of parts."""
 
 
 @dataclass
@@ -105,34 +118,50 @@ class Pool:
         # Ends the processes when the pool is forgotten, and before the interpreter ends.
         self._end = weakref.finalize(self, _end, os.getpid(), self.workers, self.arena.words)
         try:
-            for number in range(setup.num_workers):
-                self.workers.append(self._started(number))
+            self._start(range(setup.num_workers), self.workers.append)
         except BaseException:
             self.close()
             raise
 
-    def _started(self, number: int) -> Worker:
+    def _start(self, numbers: Iterable[int], add: Callable[[Worker], None]) -> None:
+        """Starts workers, and adds each when it is started."""
+        method = self._context.get_start_method()
+        if method == "fork":
+            for number in numbers:
+                add(self._started(number, self._setup, self.arena.map))
+            return
+        try:
+            setup = self._pickled()
+            try:
+                for number in numbers:
+                    add(self._started(number, setup, _Sent(self.arena.fd, len(self.arena.map))))
+            finally:
+                if isinstance(setup, Pickled):
+                    setup.close()
+        except (AttributeError, TypeError, pickle.PicklingError) as error:
+            warnings.warn(
+                f"Got pickle error when a DataLoader worker was started by {method}: {error}. The dataset, collate_fn and "
+                'worker_init_fn must be picklable (no lambda, no local function); or give multiprocessing_context="fork"',
+                UserWarning,
+                stacklevel=7,
+            )
+            raise
+
+    def _pickled(self) -> Pickled | worker.Setup:
+        try:
+            return Pickled(self._setup)
+        except RuntimeError:
+            # Something in it can be pickled only while a process is being started: then it is pickled for each.
+            return self._setup
+
+    def _started(self, number: int, setup: Any, arena: Any) -> Worker:
         ours, theirs = socket.socketpair()
         _ends.add(ours)
         try:
-            method = self._context.get_start_method()
-            arena: Any = self.arena.map
-            if method != "fork":
-                arena = _Sent(self.arena.fd, len(self.arena.map))
             region = self.arena.new_region()
-            setup = replace(self._setup, worker_id=number, arena=arena, region=region)
-            started = self._context.Process(target=worker.main, args=(setup, theirs), daemon=True)
-            try:
-                started.start()
-            except (AttributeError, TypeError, pickle.PicklingError) as error:
-                if method != "fork":
-                    warnings.warn(
-                        f"Got pickle error when a DataLoader worker was started by {method}: {error}. The dataset, collate_fn and "
-                        'worker_init_fn must be picklable (no lambda, no local function); or give multiprocessing_context="fork"',
-                        UserWarning,
-                        stacklevel=6,
-                    )
-                raise
+            place = worker.Place(number, arena, region)
+            started = self._context.Process(target=worker.main, args=(setup, place, theirs), daemon=True)
+            started.start()
         except BaseException:
             ours.close()
             raise
@@ -155,18 +184,57 @@ class Pool:
 
     def submit(self, number: int, task: Task, snapshot: Any) -> Job:
         """Gives a worker a task."""
-        job = Job(self._numbers, task, number, snapshot)
+        job = Job(self._next_number(), task, number, snapshot)
+        self._give(job)
+        return job
+
+    def submit_parts(self, task: Task, snapshot: Any) -> Job:
+        """Gives every worker a part of a task, so that its batch comes early."""
+        count = len(self.workers)
+        cuts = [len(task.keys) * at // count for at in range(count + 1)]
+        whole = Job(self._next_number(), task, 0, snapshot)
+        for number, (start, end) in enumerate(zip(cuts, cuts[1:])):
+            numbers = None if task.numbers is None else task.numbers[start:end]
+            whole.parts.append(self.submit(number, Task(task.keys[start:end], numbers, True), None))
+        return whole
+
+    def _next_number(self) -> int:
         self._numbers += 1
-        one = self.workers[number]
+        return self._numbers - 1
+
+    def _give(self, job: Job) -> None:
+        one = self.workers[job.worker]
         one.jobs.append(job)
         if not one.is_dead:
-            self._send(number, (job.number, self.arena.freed(one.region), task))
-        return job
+            self._send(job.worker, (job.number, self.arena.freed(one.region), job.task))
+
+    def _join(self, whole: Job) -> None:
+        """Makes a batch of its parts, if all are done."""
+        if not all(part.is_done for part in whole.parts):
+            return
+        parts, whole.parts = whole.parts, []
+        answers = [part.answer for part in parts if isinstance(part.answer, Made)]
+        try:
+            if len(answers) == len(parts):
+                whole.batch = default_collate([sample for part in parts for sample in self.taken(part)])
+                used_bytes = sum(answer.used_bytes for answer in answers)
+                replaced = [one for answer in answers for one in answer.replaced]
+                whole.answer = Made(b"", [], None, used_bytes, None, False, replaced)
+                whole.is_done = True
+                return
+        except Exception:
+            pass  # one worker makes all of it, so that the error is told as any other
+        for part in parts:
+            self.drop(part)
+        whole.number = self._next_number()
+        self._give(whole)
 
     def drop(self, job: Job) -> None:
         """Nobody wants the batch of this job any more."""
-        if job.answer is not None and job.answer[0] == "batch" and job.answer[3] is not None:
-            self.arena.give(job.answer[3])
+        for part in job.parts:
+            self.drop(part)
+        if isinstance(job.answer, Made) and job.answer.slot is not None:
+            self.arena.give(job.answer.slot)
 
     def _send(self, number: int, message: Any) -> None:
         one = self.workers[number]
@@ -203,9 +271,53 @@ class Pool:
                 return number
         return None
 
+    def wait(self, jobs: deque[Job], in_order: bool, timeout_s: float) -> Job:
+        """The first job that is done, or with ``in_order=False`` any that is; waits for it.
+
+        Raises a RuntimeError if a worker has died, which is then started anew, and LoaderTimeoutError. The jobs stay as they are.
+        """
+        began = time.monotonic()
+        while True:
+            if jobs[0].parts:
+                self._join(jobs[0])
+            if jobs[0].is_done:
+                return jobs[0]
+            if not in_order:
+                done = next((job for job in jobs if job.is_done), None)
+                if done is not None:
+                    return done
+            wait_s = _WAIT_S
+            if timeout_s > 0:
+                wait_s = min(wait_s, max(0.0, began + timeout_s - time.monotonic()))
+            dead = self.pump(wait_s)
+            if dead is not None:
+                text = self.obituary(dead)
+                self.restart(dead)
+                raise RuntimeError(text)
+            if timeout_s > 0 and not jobs[0].is_done and time.monotonic() - began >= timeout_s:
+                making = ", ".join(f"worker {number}: sample {key!r}" for number, key in self.making())
+                raise LoaderTimeoutError(
+                    f"DataLoader timed out after {timeout_s:g} seconds. Being made now: {making or 'nothing'}. Ask again to "
+                    "go on waiting; raise timeout, or 0 to wait for ever"
+                )
+
+    def taken(self, job: Job) -> Any:
+        """The batch of a job that is done, over the memory that it was made in."""
+        made = job.answer
+        assert isinstance(made, Made)
+        if job.batch is not None:
+            return job.batch
+        base = None if made.slot is None else self.arena.lend(made.slot, made.used_bytes)
+        return shared.unpack(made.structure, base, made.buffers)
+
+    @property
+    def is_of_this_process(self) -> bool:
+        """False in a process that was forked from the pool's."""
+        return self._process == os.getpid()
+
     def check_process(self) -> None:
         """Raises a RuntimeError in a process that was forked from the pool's."""
-        if self._process != os.getpid():
+        if not self.is_of_this_process:
             raise RuntimeError(
                 f"this pass was begun in process {self._process} and is used in process {os.getpid()} after a fork: its workers "
                 "belong to the first. Begin a pass in each process"
@@ -227,13 +339,13 @@ class Pool:
             told, answer = pickle.loads(message)
             job = one.jobs.popleft()
             assert job.number == told
-            job.answer = answer
+            job.is_done, job.answer = True, answer
             if job.number < self.arena.words[0]:
                 self.drop(job)
-            elif answer[0] == "batch" and self._setup.is_iterable and one.begin is not None:
+            elif isinstance(answer, Made) and self._setup.is_iterable and one.begin is not None:
                 # Where a worker that takes its place would have to begin.
                 batches = one.begin.batches + 1
-                one.begin = replace(one.begin, batches=batches, state=answer[5], is_behind=False, has_ended=answer[6])
+                one.begin = replace(one.begin, batches=batches, state=answer.state, is_behind=False, has_ended=answer.has_ended)
         return True
 
     def _forget(self, one: Worker) -> None:
@@ -282,7 +394,11 @@ class Pool:
         """Starts a dead worker anew, with the tasks that it had."""
         jobs, begin = self.workers[number].jobs, self.workers[number].begin
         self.arena.forget(self.workers[number].region)
-        self.workers[number] = self._started(number)
+
+        def put(one: Worker) -> None:
+            self.workers[number] = one
+
+        self._start([number], put)
         one = self.workers[number]
         one.begin = begin
         self._send(number, begin)
