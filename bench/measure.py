@@ -1,7 +1,8 @@
 """Runs one process, samples the memory of its whole tree, ends it and whatever it left behind.
 
-Peak memory is PSS, so that pages shared by forked workers count once; `anonymous` leaves out mapped files and
-program text. Standard library only.
+Peak memory is PSS, so that pages shared by forked workers count once, and the shared memory that the system has more of than at the
+start: a batch in /dev/shm takes memory before its reader has touched it, when no process shows it. `anonymous` leaves out mapped
+files and program text. Standard library only.
 """
 
 import ctypes
@@ -36,9 +37,16 @@ def below(root):
     return found
 
 
-def memory(root):
-    """(PSS, PSS of anonymous and shared memory) of the tree, in bytes."""
-    total = anonymous = 0
+def shared_memory():
+    """Bytes of shared memory in the whole system, mapped or not."""
+    with open("/proc/meminfo") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("Shmem:"))
+
+
+def memory(root, shared_before):
+    """(PSS, PSS of anonymous and shared memory) of the tree, in bytes. Shared memory is what the system has more than before, or
+    what the tree maps if that is more."""
+    total = anonymous = shared = 0
     for pid in below(root):
         try:
             with open(f"/proc/{pid}/smaps_rollup") as file:
@@ -46,9 +54,11 @@ def memory(root):
                     word = line.split()
                     total += int(word[1]) if word[0] == "Pss:" else 0
                     anonymous += int(word[1]) if word[0] in ("Pss_Anon:", "Pss_Shmem:") else 0
+                    shared += int(word[1]) if word[0] == "Pss_Shmem:" else 0
         except OSError:
             continue
-    return total * 1024, anonymous * 1024
+    unseen = max(0, shared_memory() - shared_before - shared * 1024)
+    return total * 1024 + unseen, anonymous * 1024 + unseen
 
 
 def reap():
@@ -75,6 +85,7 @@ def measured(command, timeout, env=None):
     """The process's last line of JSON with peak_bytes, peak_anonymous_bytes, total_cpu_seconds; or {"failed": why}."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         started, peak, anonymous, pause, usage = time.monotonic(), 0, 0, 0.02, None
+        shared_before = shared_memory()
         process = subprocess.Popen(command, stdout=out, stderr=err, stdin=subprocess.DEVNULL, env=env, start_new_session=True)
         late = False
         while usage is None:
@@ -86,7 +97,7 @@ def measured(command, timeout, env=None):
             if time.monotonic() - started > timeout:
                 late = True
                 break
-            now, apart = memory(process.pid)
+            now, apart = memory(process.pid, shared_before)
             peak, anonymous = max(peak, now), max(anonymous, apart)
             time.sleep(pause)
             pause = min(pause * 1.3, 0.3)

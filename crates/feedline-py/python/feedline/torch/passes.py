@@ -18,7 +18,7 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDat
 from ..errors import TooManyBadSamplesError, UnsupportedError
 from ..workers import worker
 from ..workers.fetch import BadSamples, Begin, Fetcher, Task
-from ..workers.pool import Job, Pool
+from ..workers.pool import PARTS_BYTES, Job, Pool
 from ..workers.seeds import Kept, key_of_pass
 from .order import Order, Streams
 
@@ -243,6 +243,8 @@ class WorkerPass(Pass, _MultiProcessingDataLoaderIter):
     def __init__(self, loader: Loader) -> None:
         self._pool: Pool | None = None
         self._jobs: deque[Job] = deque()
+        # Of the last batch.
+        self._batch_bytes = 0
         super().__init__(loader)
 
     @property
@@ -295,6 +297,7 @@ class WorkerPass(Pass, _MultiProcessingDataLoaderIter):
             and loader.in_order
             and loader.collate_fn is default_collate
             and not hasattr(loader.dataset, "__getitems__")
+            and self._batch_bytes <= PARTS_BYTES
         )
         # What the sampler has raised, to be told in its turn.
         self._problem: Exception | None = None
@@ -382,6 +385,7 @@ class WorkerPass(Pass, _MultiProcessingDataLoaderIter):
                 self._submit()
                 raise
         batch = self._pool.taken(job)
+        self._batch_bytes = made.used_bytes
         if self._is_bounded:
             fitting = PREFETCH_BYTES // max(1, made.used_bytes)
             self._ahead = min(self._most_ahead, max(self._num_workers, fitting))

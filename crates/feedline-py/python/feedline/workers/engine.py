@@ -24,7 +24,7 @@ from ..errors import ConfigError, FeedlineError, SampleError
 from ..source import Declared, facts_of
 from . import worker
 from .fetch import BadSamples, Begin, Fetcher, Replaced, Task
-from .pool import Job, Pool
+from .pool import PARTS_BYTES, Job, Pool
 from .rows import Rows, fields_of
 from .seeds import Kept
 
@@ -108,6 +108,7 @@ class Engine:
         self._due: tuple[int, int] | None = None
         self._is_drawn, self._is_first = False, True
         self._turn = 0
+        self._batch_bytes = 0
         self._one_at_a_time = threading.RLock()
         self._began = time.monotonic()
         self._waited_s, self._batches = 0.0, 0
@@ -221,6 +222,7 @@ class Engine:
             self._due = None  # the batch is not delivered; a retry makes it anew
             raise
         self._jobs.popleft()
+        self._batch_bytes = answer.used_bytes
         if answer.used_bytes:
             # Two keep the workers busy while one is consumed.
             self._may_be_ahead = min(self._most_ahead, max(2, self._budget_bytes // answer.used_bytes))
@@ -233,7 +235,7 @@ class Engine:
             turns = [(self._turn + step) % len(workers) for step in range(len(workers))]
             number = min(turns, key=lambda number: len(workers[number].jobs))
             self._turn = (number + 1) % len(workers)
-            if self._is_first and len(task.keys) >= 2 * len(workers) > 2:
+            if self._is_first and len(task.keys) >= 2 * len(workers) > 2 and self._batch_bytes <= PARTS_BYTES:
                 self._jobs.append(pool.submit_parts(task, None))
             else:
                 self._jobs.append(pool.submit(number, task, None))

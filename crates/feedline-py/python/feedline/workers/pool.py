@@ -30,6 +30,8 @@ from .worker import Ended, Failed, Made
 
 # Longest wait in one piece: Python handles signals in between.
 _WAIT_S = 1.0
+# Batches up to this size are made in parts at the beginning of a pass; their parts are copied once more.
+PARTS_BYTES = 32 << 20
 # How long workers may take to finish their sample when the loader is done with them, and after SIGTERM.
 _END_S = 5.0
 _TERMINATED_S = 1.0
@@ -206,7 +208,7 @@ class Pool:
         one = self.workers[job.worker]
         one.jobs.append(job)
         if not one.is_dead:
-            self._send(job.worker, (job.number, self.arena.freed(one.region), job.task))
+            self._send(job.worker, (job.number, job.task))
 
     def _join(self, whole: Job) -> None:
         """Makes a batch of its parts, if all are done."""
@@ -406,7 +408,7 @@ class Pool:
         for job in jobs:
             if job.number >= wanted:
                 one.jobs.append(job)
-                self._send(number, (job.number, [], job.task))
+                self._send(number, (job.number, job.task))
 
     def close(self) -> None:
         """Ends the processes. Batches that were delivered stay valid."""

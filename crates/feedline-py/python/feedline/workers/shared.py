@@ -2,7 +2,7 @@
 
 The arena is one anonymous file (``memfd_create``), so there is nothing in ``/dev/shm`` to run full or to be left behind, and no
 file descriptor for each tensor. It is sparse: only what was written takes memory. Each worker has a region of it, which it
-divides into slots, one for a batch. When the last tensor of a batch dies, its slot goes back to the worker.
+divides into slots, one for a batch. When the last tensor of a batch dies, its slot is marked as free, and the worker takes it again.
 """
 
 from __future__ import annotations
@@ -26,8 +26,12 @@ from ..errors import UnsupportedError
 ARENA_BYTES = 1 << 42
 REGION_BYTES = 1 << 34
 SLOT_BYTES = 1 << 28
-# The arena begins with words: the oldest task that is still wanted, and for each worker the task and sample that it makes.
+# The arena begins with words: the oldest task that is still wanted, for each worker the task and sample that it makes, and for each
+# slot of each region whether it is free. The regions, 255 at most, are numbered from 1.
 HEADER_BYTES = 1 << 20
+_MARKS = 1 << 16
+_MARKS_OF_REGION = 1 << 6
+_TAKEN, _FREE = 0, 1
 # Tensors begin at multiples of this: a cache line.
 _ALIGN_BYTES = 64
 # Fields of a sample from this size on are copied into the batch as soon as the sample is made.
@@ -43,16 +47,17 @@ def progress_of(worker: int) -> int:
 
 
 class Arena:
-    """The loader's side: owns the file, and knows which slots are in use."""
+    """The loader's side: owns the file, and marks the slots that are free again."""
 
     def __init__(self) -> None:
         self.map, self.fd, self._end = _reserve()
         self.words = memoryview(self.map)[:HEADER_BYTES].cast("q")
         self._region_bytes = min(REGION_BYTES, self._end // 64)
         self._regions = 0
+        self._process = os.getpid()
+        # First bytes of the regions whose workers are gone.
+        self._forgotten: set[int] = set()
         self._lent: dict[Slot, weakref.ref[Any]] = {}
-        # Slots that are free again, by the region they lie in, until the worker is told.
-        self._freed: dict[int, list[Slot]] = {}
         weakref.finalize(self, os.close, self.fd)
 
     def new_region(self) -> Slot:
@@ -61,34 +66,32 @@ class Arena:
         start = self._regions * self._region_bytes
         if start + self._region_bytes > self._end:
             return 0, 0
-        self._freed[start] = []
         return start, self._region_bytes
 
     def forget(self, region: Slot) -> None:
-        """The worker of a region is gone: memory that becomes free there goes back to the system."""
-        for slot in self._freed.pop(region[0], ()):
-            self._drop(slot)
-
-    def freed(self, region: Slot) -> list[Slot]:
-        """The slots of a region that became free since this was last asked."""
-        free = self._freed.get(region[0])
-        found = []
-        while free:
-            found.append(free.pop())
-        return found
+        """The worker of a region is gone: memory that is free or becomes free there goes back to the system."""
+        start, size_bytes = region
+        if not size_bytes:
+            return
+        self._forgotten.add(start)
+        end = start + size_bytes
+        for slot in sorted(slot for slot in list(self._lent) if start <= slot[0] < end):
+            self._drop((start, slot[0] - start))
+            start = sum(slot)
+        self._drop((start, end - start))
 
     def give(self, slot: Slot) -> None:
-        """Takes a slot back."""
-        free = self._freed.get(slot[0] // self._region_bytes * self._region_bytes)
-        if free is None:
+        """Takes a slot back: its worker may fill it again at once. The garbage collector may call this anywhere."""
+        if os.getpid() != self._process:
+            return  # a process that was forked drops its copy
+        region = slot[0] // self._region_bytes * self._region_bytes
+        if region in self._forgotten:
             self._drop(slot)
         else:
-            free.append(slot)  # atomic: the garbage collector may call this anywhere
+            self.words[_mark_of((region, self._region_bytes), slot)] = _FREE
 
     def _drop(self, slot: Slot) -> None:
-        if hasattr(mmap, "MADV_REMOVE"):
-            with contextlib.suppress(OSError, ValueError):
-                self.map.madvise(mmap.MADV_REMOVE, *slot)
+        _give_back(self.map, slot)
 
     def lend(self, slot: Slot, used_bytes: int) -> Any:
         """The bytes of a filled slot, as an array. The slot is taken back when the array and all that looks at it are gone."""
@@ -128,31 +131,56 @@ class Region:
 
     def __init__(self, map_: mmap.mmap, region: Slot) -> None:
         self._map = map_
+        self._words = memoryview(map_)[:HEADER_BYTES].cast("q")
+        self._region = region
         self._next, size = region
         self._end = self._next + size
-        self._slot_bytes = min(SLOT_BYTES, size // 16)
-        self._free: list[Slot] = []
-
-    def take_back(self, slots: list[Slot]) -> None:
-        """These slots are free again."""
-        self._free += [slot for slot in slots if slot[1] == self._slot_bytes]
+        self._slot_bytes = _first_slot_bytes(size)
+        # The slots that were made so far.
+        self._slots: list[Slot] = []
 
     def room(self) -> Room:
-        """An empty slot: one that was used lately, since its memory is there already, else a new one."""
-        if self._free:
-            return Room(self._map, self._free.pop())
+        """An empty slot: the first that is free again, since its memory is there already, else a new one."""
+        for slot in self._slots:
+            mark = _mark_of(self._region, slot)
+            if self._words[mark] == _FREE:
+                if slot[1] == self._slot_bytes:
+                    self._words[mark] = _TAKEN
+                    return Room(self._map, slot)
+                # From before batches grew.
+                self._slots.remove(slot)
+                _give_back(self._map, slot)
+                return self.room()
         if self._next + self._slot_bytes > self._end:
             return Room(self._map, (0, 0))
+        slot = self._next, self._slot_bytes
         self._next += self._slot_bytes
-        return Room(self._map, (self._next - self._slot_bytes, self._slot_bytes))
+        self._slots.append(slot)
+        return Room(self._map, slot)
 
     def leave(self, room: Room) -> None:
         """A room that was not handed over. If its batch did not fit, the next ones are larger."""
         if room.slot[1]:
-            self._free.append(room.slot)
+            self._words[_mark_of(self._region, room.slot)] = _FREE
         while room.asked_bytes > self._slot_bytes and self._slot_bytes * 4 <= self._end - self._next:
             self._slot_bytes *= 2
-            self._free = []
+
+
+def _first_slot_bytes(region_bytes: int) -> int:
+    return min(SLOT_BYTES, region_bytes // 16)
+
+
+def _mark_of(region: Slot, slot: Slot) -> int:
+    """The word that tells whether a slot of a region is free."""
+    start, size_bytes = region
+    return _MARKS + start // size_bytes * _MARKS_OF_REGION + (slot[0] - start) // _first_slot_bytes(size_bytes)
+
+
+def _give_back(map_: mmap.mmap, slot: Slot) -> None:
+    """Gives the memory of a slot back to the system."""
+    if slot[1] and hasattr(mmap, "MADV_REMOVE"):
+        with contextlib.suppress(OSError, ValueError):
+            map_.madvise(mmap.MADV_REMOVE, *slot)
 
 
 class Room:

@@ -193,16 +193,12 @@ class _Worker:
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
         while True:
-            # All that has come, even with work in hand: slots that are free again are better than new ones.
             while poll.poll(0 if waiting else _PARENT_S * 1000):
                 data = self._sock.recv(1 << 18)
                 if not data:
                     return
                 received += data
-                for message in map(pickle.loads, messages(received)):
-                    if not isinstance(message, Begin):
-                        self._region.take_back(message[1])
-                    waiting.append(message)
+                waiting.extend(map(pickle.loads, messages(received)))
             if waiting:
                 self._answer(waiting.popleft())
             elif os.getppid() != self._parent:
@@ -212,7 +208,7 @@ class _Worker:
         if isinstance(message, Begin):
             self._begin(message)
             return
-        number, _, task = message
+        number, task = message
         self._task = number
         self._progress[0], self._progress[1] = number, 0
         if self._wanted[0] > number:
