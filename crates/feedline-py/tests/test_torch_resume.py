@@ -319,16 +319,17 @@ def test_the_state_counts_what_was_handed_out_and_not_what_was_made_ahead(worker
 
 @WORKERS
 def test_a_state_at_the_end_of_an_epoch_begins_the_next_one(workers):
-    for taken_inside in (True, False):
+    # Behind a last batch that is full the sampler draws once more, when it is asked for another one.
+    for taken_inside, size in itertools.product((True, False), (4, N // 2)):
         seed_everything(1)
-        loader = OURS(Draws(N), 4, shuffle=True, generator=seeded(2), num_workers=workers)
+        loader = OURS(Draws(N), size, shuffle=True, generator=seeded(2), num_workers=workers)
         for _ in loader:
             state = loader.state_dict()
         state = state if taken_inside else loader.state_dict()
         following = rows(loader), rows(loader)
         again = OURS(Draws(N), 4, shuffle=True, generator=seeded(77), num_workers=2 - workers)
         again.load_state_dict(state)
-        assert (rows(again), rows(again)) == following, taken_inside
+        assert (rows(again), rows(again)) == following, (taken_inside, size)
 
 
 def test_a_dropped_rest_of_an_epoch_is_no_pass_of_its_own():

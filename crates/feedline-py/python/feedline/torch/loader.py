@@ -195,6 +195,9 @@ class DataLoader(torch.utils.data.DataLoader[T]):
         self._refuse_pipes()
         place = self._course.place
         is_in_pass = place is not None and not place.is_over
+        if place is not None and not is_in_pass:
+            # The next epoch is then the same whether the loop has asked for one batch more or has not.
+            place.order.finish()
         state: dict[str, Any] = {"feedline_loader": _FORMAT, "kind": self._order.kind, "bad_samples": self._course.bad.count}
         if place is not None and is_in_pass:
             state["place"] = place.state()

@@ -114,6 +114,9 @@ class Order:
         """Whether nothing is left of the pass after so many of its batches and samples, as far as is known."""
         return False
 
+    def finish(self) -> None:
+        """Lets the sampler draw what it draws behind the last batch of this pass, when it is asked in vain for another one."""
+
     def at_rest(self) -> dict[str, Any]:
         """The place before the next pass."""
         raise NotImplementedError
@@ -292,6 +295,8 @@ class Drawn(Order):
         # Origin, samples, and whether the sampler's draw from the main generator was made already, of a loaded place.
         self._loaded: tuple[Any, int, bool] | None = None
         self._is_drawn = False
+        # What is left of this pass, once a batch or its end was asked for.
+        self._left: Iterator[Any] | None = None
         # Samples with replacement may come twice in a pass: then the position seeds them.
         self._draws = bool(getattr(sampler, "replacement", False))
         self.is_drawn_at_once = not (self._draws and getattr(sampler, "generator", None) is not None)
@@ -307,8 +312,15 @@ class Drawn(Order):
         self._is_drawn = False
 
     def tasks(self) -> Iterator[Task]:
-        keys = islice(self._keys(), self._start, None)
-        yield from self._batched(keys, self._start if self._draws else None, 1)
+        yield from self._batched(self._rest(), self._start if self._draws else None, 1)
+
+    def finish(self) -> None:
+        for _ in self._rest():
+            pass
+
+    def _rest(self) -> Iterator[Any]:
+        self._left = self._left or islice(self._keys(), self._start, None)
+        return self._left
 
     def _keys(self) -> Iterator[Any]:
         one = self.sampler
