@@ -3,6 +3,7 @@
 import ast
 import importlib.metadata
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -133,6 +134,71 @@ def test_types_are_strict_and_reach_the_user(tmp_path, mypy, name):
     (tmp_path / "program.py").write_text(PROGRAM.replace("WRONG", wrong), "utf-8")
     done = mypy("--strict", "program.py", cwd=tmp_path)
     assert (done.returncode == 0) == (said is None) and (said or "Success") in done.stdout, done.stdout
+
+
+ARGUMENTS = """
+from typing import Any
+
+import feedline
+import torch
+from feedline.torch import DataLoader
+from torch.utils.data import Dataset, TensorDataset
+
+class Squares(Dataset[int]):
+    def __len__(self) -> int:
+        return 9
+
+    def __getitem__(self, index: int) -> int:
+        return index * index
+
+def total(batch: list[int]) -> int:
+    return sum(batch)
+
+def begin(worker: int) -> None: ...
+
+data, source = Squares(), feedline.arrays([1, 2])
+loader: DataLoader[int] = DataLoader(data, 4, True, collate_fn=total, worker_init_fn=begin, num_workers=2, seeds="worker")
+whole: torch.utils.data.DataLoader[int] = DataLoader(data, multiprocessing_context="spawn", generator=torch.Generator())
+ragged = DataLoader(data, collate="pad")
+kept: Dataset[int] = ragged.dataset
+for batch in loader:
+    batch.anything  # what the collate function gives is not known
+state: dict[str, Any] = loader.state_dict()
+loader.load_state_dict(state)
+steps: int = len(loader)
+DataLoader(data, shufle=True)  # call-arg
+DataLoader(data, batch_size="8")  # arg-type
+DataLoader(data, shuffle="yes")  # arg-type
+DataLoader(data, num_workers=None)  # arg-type
+DataLoader(data, seeds="batch")  # arg-type
+DataLoader(data, collate="stack")  # arg-type
+DataLoader(data, collate_fn=begin)  # arg-type
+DataLoader(data, worker_init_fn=total)  # arg-type
+DataLoader(data, generator=3)  # arg-type
+DataLoader(data, multiprocessing_context=3)  # arg-type
+DataLoader(data, 4, True, None, None, 0, total, False, False, 0, begin, None, None, 2)  # call-arg
+DataLoader()  # call-arg
+other: DataLoader[str] = DataLoader(data)  # arg-type
+loader.set_epoch("1")  # arg-type
+loader.batchez  # attr-defined
+feedline.DataLoader(source, persistent_workers=True, prefetch_factor=2, collate_fn=None)
+feedline.DataLoader(source, shufle=True)  # call-arg
+feedline.DataLoader(source, batch_size="8")  # arg-type
+feedline.DataLoader(source, num_workers="all")  # arg-type
+feedline.DataLoader(source, output="jax")  # arg-type
+feedline.DataLoader(source, worker_init_fn=begin)  # arg-type
+feedline.DataLoader(source, generator=torch.Generator())  # arg-type
+feedline.DataLoader(source, persistent_workers="yes")  # arg-type
+"""
+
+
+def test_a_wrong_argument_is_an_error_of_types(tmp_path, mypy):
+    (tmp_path / "arguments.py").write_text(ARGUMENTS, "utf-8")
+    done = mypy("--strict", "arguments.py", cwd=tmp_path)
+    lines = enumerate(ARGUMENTS.splitlines(), 1)
+    expected = [f"{number} {line.split('#')[1].strip()}" for number, line in lines if re.search(r"# [a-z]+(-[a-z]+)?$", line)]
+    said = re.findall(r"^arguments.py:(\d+): error: .*\[([a-z-]+)\]$", done.stdout, re.MULTILINE)
+    assert [" ".join(one) for one in said] == expected, done.stdout
 
 
 def test_the_package_itself_passes_strict_mypy(mypy):

@@ -18,7 +18,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from . import _native, own
 from .errors import ConfigError, as_json, whole_number
@@ -26,6 +26,9 @@ from .follow import Followed
 from .ranks import Ranks
 from .source import Declared, Images, Source, arrays
 from .source import dataset as items
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 log = logging.getLogger("feedline")
 
@@ -112,11 +115,27 @@ _INSTEAD = {
     "generator": "The order follows from seed and the epoch: give seed=...",
     "multiprocessing_context": "Workers are threads of this process here: leave it out",
     "pin_memory_device": "Give pin_memory=True and move batches with non_blocking=True",
+    "collate": "Fields of unequal shape are batched by feedline.torch.DataLoader",
 }
 # Arguments without effect on the batches; these values always apply here.
 _HARMLESS = {"persistent_workers", "prefetch_factor"}
 # Arguments for worker processes.
 _OF_PROCESSES = ("worker_init_fn", "multiprocessing_context", "prefetch_factor")
+
+
+class _Others(TypedDict, total=False):
+    """The values that may be given for these arguments: a type checker sees what is refused, or is no argument at all."""
+
+    source: Any
+    persistent_workers: bool
+    prefetch_factor: int | None
+    batch_sampler: None
+    collate_fn: Any
+    worker_init_fn: Callable[[int], None] | None
+    generator: None
+    multiprocessing_context: Any
+    pin_memory_device: Literal[""] | None
+    collate: None
 
 
 class DataLoader:
@@ -182,10 +201,11 @@ class DataLoader:
         on_bad_sample: Literal["fail", "replace"] = "fail",
         max_bad_samples: int = 100,
         memory_budget_bytes: int = 256 << 20,
-        **others: Any,
+        **others: Unpack[_Others],
     ) -> None:
         # The former name of this argument; the new one is torch's.
-        source = others.pop("source", dataset)
+        given: dict[str, Any] = dict(others)
+        source = given.pop("source", dataset)
         if source is None or (dataset is not None and source is not dataset):
             raise TypeError("DataLoader() needs one dataset: feedline.images(...), feedline.arrays(...) or a Dataset")
         self.dataset = _as_source(source)
@@ -197,9 +217,9 @@ class DataLoader:
         self._by_processes = is_dataset and workers != "threads" and _has_torch()
         if workers == "processes" and not self._by_processes:
             raise ConfigError('workers="processes" needs torch: pip install torch')
-        self._of_processes = {name: others.pop(name, None) for name in _OF_PROCESSES if self._by_processes}
-        for name in others:
-            if name in _INSTEAD and others[name] not in (None, "") and not hasattr(others[name], "feedline_stacks"):
+        self._of_processes = {name: given.pop(name, None) for name in _OF_PROCESSES if self._by_processes}
+        for name in given:
+            if name in _INSTEAD and given[name] not in (None, "") and not hasattr(given[name], "feedline_stacks"):
                 raise ConfigError(f"{name} is not for Feedline's DataLoader. {_INSTEAD[name]}")
             if name not in _INSTEAD and name not in _HARMLESS:
                 raise TypeError(f"DataLoader() got an unexpected keyword argument {name!r}")

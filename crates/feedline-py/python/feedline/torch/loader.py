@@ -5,16 +5,19 @@ from __future__ import annotations
 import inspect
 import zlib
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, TypeVar
+from multiprocessing.context import BaseContext
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 import torch.utils.data
 from torch.utils.data import Dataset, IterableDataset, IterDataPipe, MapDataPipe, Sampler
+from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from ..errors import ConfigError, StateError, UnsupportedError, as_json, whole_number
 from ..loader import DataLoader as NativeLoader
 from ..source import Source
 from ..workers.fetch import BadSamples
+from ..workers.ragged import Rule, collate_fn_of
 from .order import Order, differs, generator_of, order_of, text_of
 from .passes import Place, SinglePass, WorkerPass
 
@@ -55,15 +58,21 @@ class DataLoader(torch.utils.data.DataLoader[T]):
         on_bad_sample: "fail", or "replace" by another sample, drawn by the bad one's seed, up to ``max_bad_samples`` times; each
             is logged. A sample is bad if its file is missing or cannot be used; failures of a network or a disk, missing rights,
             lack of memory and a NameError or ImportError are always errors. ``__getitems__`` is then not called.
+        collate: What becomes of tensors and NumPy arrays of at least one dimension where ``default_collate`` stacks them, and fails
+            if their shapes differ. "pad" stacks them with zeros at the end of each axis, up to the longest of the batch; "list"
+            leaves them as a list of tensors; "nested" makes a ``torch.nested`` tensor of the layout ``torch.jagged``. Everything
+            else is collated as by ``default_collate``.
 
     All others are torch's. A Feedline source instead of a Dataset gives a :class:`feedline.DataLoader`.
     """
 
-    def __new__(cls, dataset: Any = None, *args: Any, **options: Any) -> Any:
-        if not isinstance(dataset, Source):
-            return super().__new__(cls)
-        names = list(inspect.signature(torch.utils.data.DataLoader).parameters)[1:]
-        return NativeLoader(dataset, **dict(zip(names, args)), **options)
+    if not TYPE_CHECKING:  # what takes and gives anything would keep a type checker from looking at the arguments
+
+        def __new__(cls, dataset: Any = None, *args: Any, **options: Any) -> Any:
+            if not isinstance(dataset, Source):
+                return super().__new__(cls)
+            names = list(inspect.signature(torch.utils.data.DataLoader).parameters)[1:]
+            return NativeLoader(dataset, **dict(zip(names, args)), **options)
 
     def __init__(
         self,
@@ -78,7 +87,7 @@ class DataLoader(torch.utils.data.DataLoader[T]):
         drop_last: bool = False,
         timeout: float = 0,
         worker_init_fn: Callable[[int], None] | None = None,
-        multiprocessing_context: Any = None,
+        multiprocessing_context: str | BaseContext | None = None,
         generator: torch.Generator | None = None,
         *,
         prefetch_factor: int | None = None,
@@ -88,6 +97,7 @@ class DataLoader(torch.utils.data.DataLoader[T]):
         seeds: Literal["sample", "worker"] = "sample",
         on_bad_sample: Literal["fail", "replace"] = "fail",
         max_bad_samples: int = 100,
+        collate: Rule | None = None,
     ) -> None:
         if seeds not in ("sample", "worker"):
             raise ConfigError(f'seeds={seeds!r}. Give "sample", or "worker" for torch\'s scheme')
@@ -99,6 +109,13 @@ class DataLoader(torch.utils.data.DataLoader[T]):
         self.seeds = seeds
         self.on_bad_sample = on_bad_sample
         self.is_prefetch_bounded = prefetch_factor is None
+        if collate is not None:
+            if collate_fn is not None:
+                raise ConfigError(f"collate={collate!r} and collate_fn both say how samples become a batch. Leave one out")
+            if batch_size is None and batch_sampler is None:
+                raise ConfigError(f"collate={collate!r} has no effect with batch_size=None: there are no batches. Leave it out")
+            # No attribute of its own: programs that make a loader anew from its attributes give collate_fn.
+            collate_fn = collate_fn_of(collate)
         super().__init__(
             dataset,
             batch_size,
@@ -120,19 +137,19 @@ class DataLoader(torch.utils.data.DataLoader[T]):
         )
         self._course = _Course(whole_number("max_bad_samples", max_bad_samples, 0))
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> _BaseDataLoaderIter:
         if isinstance(self.dataset, (IterDataPipe, MapDataPipe)):
             return super().__iter__()
-        live: Any = self._iterator
         if not (self.persistent_workers and self.num_workers):
             return self._get_iterator()
-        if live is None or live._pool is None or not live._pool.is_of_this_process:
-            self._iterator = live = self._get_iterator()
-        else:
+        live = self._iterator
+        if isinstance(live, WorkerPass) and live._pool is not None and live._pool.is_of_this_process:
             live._begin(self)
+        else:
+            self._iterator = live = self._get_iterator()
         return live
 
-    def _get_iterator(self) -> Any:
+    def _get_iterator(self) -> _BaseDataLoaderIter:
         if isinstance(self.dataset, (IterDataPipe, MapDataPipe)):
             return super()._get_iterator()
         if self.num_workers == 0:

@@ -15,6 +15,7 @@ from torch.utils.data._utils import collate
 
 from .. import _native
 from ..errors import StateError, TooManyBadSamplesError
+from .ragged import tell_remedy
 from .rows import Rows
 from .seeds import Seeder, key_of_pass, replacement, seed_for
 
@@ -177,7 +178,12 @@ class Fetcher:
             first = self._number(task, 0) if not self._is_iterable else self._samples
             self._seed(_COLLATE - first)
         self.at = None
-        return collate_fn(data)
+        try:
+            return collate_fn(data)
+        except RuntimeError as error:
+            if not self._has_own_collate:
+                tell_remedy(error)
+            raise
 
     def _of_map(self, task: Task) -> Any:
         dataset, keys = self._dataset, task.keys
