@@ -7,6 +7,7 @@ import gc
 import multiprocessing.resource_tracker
 import os
 import random
+import re
 import signal
 import threading
 import time
@@ -15,7 +16,7 @@ import feedline.torch
 import pytest
 import torch
 from torch.utils.data import DistributedSampler, get_worker_info
-from torch_datasets import Draws, children, collect, draws, eventually, plain, shared_files
+from torch_datasets import Draws, alive, children, collect, draws, eventually, plain, shared_files
 
 PLACES = int(os.environ.get("FEEDLINE_KILLS", "20"))
 SEED = int(os.environ.get("FEEDLINE_SEED", "0"))
@@ -118,7 +119,10 @@ class Killer(threading.Thread):
 
 
 def resources():
-    return len(os.listdir("/proc/self/fd")), children(), shared_files(), sorted(os.listdir("/dev/shm")), threading.active_count()
+    """What this process has; and the files of shared memory, which torch names by processes, of those that are gone."""
+    files = [re.match(r"torch_(\d+)_", name) for name in os.listdir("/dev/shm")]
+    orphans = {file[0] for file in files if file and not alive(int(file[1]))}
+    return len(os.listdir("/proc/self/fd")), children(), shared_files(), orphans, threading.active_count()
 
 
 @pytest.mark.filterwarnings("ignore")
