@@ -4,6 +4,8 @@ Change one import::
 
     from feedline.torch import DataLoader, DistributedSampler
 
+A library that makes its loaders itself gets this one by :func:`patch`, or by ``python -m feedline.torch script.py``.
+
 The batches and indices equal torch's. In addition the place in the data can be saved, and loaded on any number of ranks.
 """
 
@@ -12,6 +14,7 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError("feedline.torch needs torch: pip install torch. Without it, feedline.DataLoader gives NumPy") from error
 
+from .hosts import patch, unpatch
 from .loader import DataLoader
 from .samplers import (
     DistributedBatchSampler,
@@ -26,4 +29,6 @@ __all__ = [
     "DistributedMixtureSampler",
     "DistributedSampler",
     "DistributedWeightedSampler",
+    "patch",
+    "unpatch",
 ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import sys
+import warnings
 import zlib
 from collections.abc import Callable, Iterable
 from multiprocessing.context import BaseContext
@@ -33,7 +35,7 @@ class _Course:
         self.bad = BadSamples(max_bad_samples)
         self._limit = max_bad_samples
         self.order: Order | None = None
-        self.samplers: tuple[Any, Any] = (None, None)
+        self.samplers: tuple[Any, Any, Any] = (None, None, None)
         # The newest pass.
         self.place: Place | None = None
         # The drawn seed and number of the next pass, if no seed is to be drawn for it.
@@ -71,7 +73,7 @@ class DataLoader(torch.utils.data.DataLoader[T]):
         def __new__(cls, dataset: Any = None, *args: Any, **options: Any) -> Any:
             if not isinstance(dataset, Source):
                 return super().__new__(cls)
-            names = list(inspect.signature(torch.utils.data.DataLoader).parameters)[1:]
+            names = list(inspect.signature(DataLoader.__init__).parameters)[2:]
             return NativeLoader(dataset, **dict(zip(names, args)), **options)
 
     def __init__(
@@ -164,7 +166,8 @@ class DataLoader(torch.utils.data.DataLoader[T]):
     @property
     def _order(self) -> Order:
         """The order of the samplers that the loader has now: some programs put others in their place."""
-        course, samplers = self._course, (self.sampler, self.batch_sampler)
+        course, batches = self._course, self.batch_sampler
+        samplers = self.sampler, batches, getattr(batches, "sampler", None)
         if course.order is None or any(one is not other for one, other in zip(course.samplers, samplers)):
             course.order, course.samplers = order_of(self), samplers
         return course.order
@@ -260,6 +263,26 @@ class DataLoader(torch.utils.data.DataLoader[T]):
         if state_dict.get("generator") is not None and self.generator is not None:
             self.generator.set_state(generator_of(state_dict["generator"]))
         self._course.place = None
+
+    @property
+    def _is_accelerate_prepared(self) -> bool:
+        """accelerate asks for this name before it makes a loader of its own out of this one: what is lost by that is told."""
+        made = getattr(sys.modules.get("accelerate.data_loader"), "DataLoader", None)
+        if made is None or not issubclass(made, DataLoader):
+            warnings.warn(
+                "accelerate makes torch's DataLoader out of this one, without a state and without what a sample is seeded with. "
+                "Call feedline.torch.patch() before, or do not prepare the loader",
+                UserWarning,
+                stacklevel=3,
+            )
+        elif made.patched_seeds != self.seeds:
+            warnings.warn(
+                f'accelerate makes a loader with the seeds of feedline.torch.patch(), "{made.patched_seeds}", out of this one with '
+                f'"{self.seeds}". Give patch() the same seeds',
+                UserWarning,
+                stacklevel=3,
+            )
+        return False
 
     def _refuse_pipes(self) -> None:
         if isinstance(self.dataset, (IterDataPipe, MapDataPipe)):

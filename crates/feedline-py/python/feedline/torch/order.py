@@ -414,27 +414,42 @@ class Iterated(Order):
         self.sampler = next((one for one in (batches, sampler) if hasattr(one, "state_dict") and hasattr(one, "load_state_dict")), None)
         self._start = 0
         self._iterator: Iterator[Any] = iter(())
-        # Batches, the sampler's state, and whether the pass had begun, of a loaded place.
-        self._loaded: tuple[int, Any, bool] | None = None
+        # Batches, the sampler's state, the origin, and whether the pass had begun, of a loaded place.
+        self._loaded: tuple[int, Any, str | None, bool] | None = None
+        # The generator's state before the first batch, if a sampler of torch's draws the order.
+        self._origin: str | None = None
         self._was_used = False
+        self._key: int | None = None
 
     def begin(self) -> Iterated:
         begun = copy.copy(self)
-        begun._start, state, begun.is_resumed = self._loaded or (0, None, False)
+        begun._start, state, begun._origin, begun.is_resumed = self._loaded or (0, None, None, False)
         self._loaded, self._was_used = None, True
         if state is not None:
             self.sampler.load_state_dict(state)
+        innermost = _innermost(self._batches)
+        if begun._origin is not None:
+            innermost.generator.set_state(generator_of(begun._origin))
+        begun._key = _key_of_accelerates(innermost)
         # As torch, which asks before it draws the seed of the workers.
-        begun._iterator = iter(self._batches)
+        begun.again()
         if state is None:
             for _ in range(begun._start):
                 next(begun._iterator, None)
         return begun
 
     def again(self) -> None:
+        before = self._origin_now()
         self._iterator = iter(self._batches)
+        if self._origin_now() != before:
+            # It draws when it is asked, not with its first batch.
+            self._origin = before
+
+    def key(self) -> int | None:
+        return self._key
 
     def tasks(self) -> Iterator[Task]:
+        self._origin = self._origin or self._origin_now()
         # Not a for loop, which would ask the iterator for an iterator: a sampler that is its own begins again then.
         while True:
             try:
@@ -447,11 +462,21 @@ class Iterated(Order):
         return None if self.sampler is None else copy.deepcopy(self.sampler.state_dict())
 
     def place(self, batches: int, samples: int, snapshot: Any) -> dict[str, Any]:
-        return {"batches": self._start + batches, "state": snapshot, "batch_size": self.batch_size, "begun": True}
+        return self._place(self._start + batches, snapshot, self._origin or self._origin_now(), True)
 
     def at_rest(self) -> dict[str, Any]:
-        start, state, begun = self._loaded or (0, self.snapshot() if self._was_used else None, False)
-        return {"batches": start, "state": state, "batch_size": self.batch_size, "begun": begun}
+        if self._loaded is not None:
+            return self._place(*self._loaded)
+        return self._place(0, self.snapshot() if self._was_used else None, self._origin_now(), False)
+
+    def _place(self, batches: int, state: Any, origin: str | None, begun: bool) -> dict[str, Any]:
+        return {"batches": batches, "state": state, "origin": origin, "batch_size": self.batch_size, "begun": begun}
+
+    def _origin_now(self) -> str | None:
+        """The state of the generator from which a sampler of torch's would draw the order now, if no other state is to be kept."""
+        innermost = _innermost(self._batches)
+        generator = getattr(innermost, "generator", None) if self.sampler is None and type(innermost) in _TORCHS else None
+        return None if generator is None else text_of(generator.get_state())
 
     def is_over(self, batches: int, samples: int) -> bool:
         try:
@@ -465,7 +490,24 @@ class Iterated(Order):
             raise differs("batch_size", place["batch_size"], self.batch_size)
         if place["state"] is not None and self.sampler is None:
             raise differs("sampler", "one with a state_dict", "one without")
-        self._loaded = (place["batches"], place["state"], place["begun"])
+        origin = place.get("origin")
+        if origin is not None and self._origin_now() is None:
+            raise differs("sampler", "one with a generator", "one without")
+        self._loaded = (place["batches"], place["state"], origin, place["begun"])
+
+
+def _innermost(batches: Any) -> Any:
+    """The sampler whose order is dealt to ranks, put into batches, or partly skipped by those around it; accelerate makes such."""
+    while hasattr(batches, "batch_sampler"):
+        batches = batches.batch_sampler
+    return getattr(batches, "sampler", batches)
+
+
+def _key_of_accelerates(sampler: Any) -> int | None:
+    """The key of the coming pass for accelerate's sampler with a seed and an epoch of its own: a program that goes on has the same."""
+    if (type(sampler).__module__, type(sampler).__name__) != ("accelerate.data_loader", "SeedableRandomSampler"):
+        return None
+    return key_of_pass(3, sampler.initial_seed, sampler.epoch)
 
 
 @dataclass
