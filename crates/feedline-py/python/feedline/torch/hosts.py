@@ -36,7 +36,8 @@ class PatchedDataLoader(DataLoader[T], metaclass=ABCMeta):
 
     patched_seeds: Literal["sample", "worker"] = "sample"
 
-    @functools.wraps(DataLoader.__init__)
+    # Lightning reads from it what to make a loader with.
+    @functools.wraps(DataLoader.__init__)  # type: ignore[misc]
     def __init__(self, *args: Any, seeds: Literal["sample", "worker"] | None = None, **options: Any) -> None:
         super().__init__(*args, seeds=seeds or PatchedDataLoader.patched_seeds, **options)
 
@@ -78,10 +79,9 @@ def patch(seeds: Literal["sample", "worker"] = "sample") -> list[str]:
     """
     if seeds not in ("sample", "worker"):
         raise ConfigError(f'seeds={seeds!r}. Give "sample", or "worker" for torch\'s scheme')
-    if torch.utils.data.DataLoader is PatchedDataLoader and PatchedDataLoader.patched_seeds != seeds:
-        raise ConfigError(
-            f'patch(seeds="{PatchedDataLoader.patched_seeds}") was called before. Give the same seeds, or call unpatch() first'
-        )
+    before = PatchedDataLoader.patched_seeds
+    if before != seeds and vars(torch.utils.data)["DataLoader"] is PatchedDataLoader:
+        raise ConfigError(f'patch(seeds="{before}") was called before. Give the same seeds, or call unpatch() first')
     PatchedDataLoader.patched_seeds = seeds
     replaced = _replace(_TORCHS, PatchedDataLoader)
     if replaced:
