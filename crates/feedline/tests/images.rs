@@ -41,6 +41,7 @@ fn images(steps: Vec<Step>, numbers: PixelOutput) -> Images {
         limits: Limits::default(),
         decode: DecodeMode::Whole,
         cache: None,
+        labels: None,
     };
     Images::new(list(), options).unwrap()
 }
@@ -192,6 +193,7 @@ fn a_declared_loader_delivers_the_bytes_of_one_put_together_from_its_parts() {
             limits: Limits::default(),
             decode: DecodeMode::Fused,
             cache: None,
+            labels: None,
         };
         let images = Arc::new(Images::new(list(), options).unwrap());
         let tail = if drop_last { Tail::Drop } else { Tail::Pad };
@@ -272,6 +274,30 @@ fn a_word_in_the_wrong_place_is_told_when_the_declaration_ends() {
     assert_eq!(fields(shifted.decode(DecodeMode::Whole).build().unwrap()), fields(images(steps, PixelOutput::Bytes)));
 }
 
+#[test]
+fn labels_of_any_shape_are_delivered_a_row_for_each_picture() {
+    let len = list().entries.len();
+    let resize = || vec![Step::Op(ImageOp::Resize { size_px: SIZE_PX, filter: Filter::Bilinear })];
+    let options = |labels| ImagesOptions { steps: resize(), labels, ..ImagesOptions::default() };
+    let values: Vec<f32> = (0..2 * len).map(|value| value as f32 / 4.0).collect();
+    let labelled = Images::new(list(), options(Some(Array::from_slice([len, 2], &values)))).unwrap();
+    let plain = Images::new(list(), options(None)).unwrap();
+    for index in 0..len as u64 {
+        let (with, without) =
+            (sample(&labelled, &request(index, 0)).unwrap(), sample(&plain, &request(index, 0)).unwrap());
+        assert_eq!(with[0], without[0]);
+        assert_eq!(with[1], Array::from_slice([2], &values[2 * index as usize..][..2]));
+    }
+    let others: Vec<f32> = values.iter().map(|value| value + 1.0).collect();
+    let other = Images::new(list(), options(Some(Array::from_slice([len, 2], &others)))).unwrap();
+    let prints = std::collections::BTreeSet::from([&plain, &labelled, &other].map(Pipeline::fingerprint));
+    assert_eq!(prints.len(), 3, "labels are part of what the data are");
+    for labels in [Array::from_slice([1, 2], &[0.0f32; 2]), Array::from_slice([], &[0i64])] {
+        let error = Images::new(list(), options(Some(labels))).unwrap_err().to_string();
+        assert!(error.contains("Give one row for each picture"), "{error}");
+    }
+}
+
 /// The names of all operations: serde lists them where it meets a name that is none.
 fn operation_names() -> Vec<String> {
     let error = serde_json::from_str::<ImageOp>(r#"{"op": "none of them"}"#).unwrap_err().to_string();
@@ -283,7 +309,7 @@ fn operation_names() -> Vec<String> {
 fn every_operation_has_a_method_in_python_and_in_rust_and_a_row_in_the_docs() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let text = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
-    let python = text("crates/feedline-py/python/feedline/source.py");
+    let python = text("crates/feedline-py/python/feedline/pictures.py");
     let rust = text("crates/feedline/src/pipeline/builder.rs");
     let docs = text("docs/python.md");
     let names = operation_names();
@@ -291,7 +317,7 @@ fn every_operation_has_a_method_in_python_and_in_rust_and_a_row_in_the_docs() {
     for name in names {
         let declared = format!("{{\"op\": \"{name}\"");
         let before = python.split_once(&declared).map(|(before, _)| before);
-        let before = before.unwrap_or_else(|| panic!("no method of Images in source.py makes {declared}...}}"));
+        let before = before.unwrap_or_else(|| panic!("no method of Images in pictures.py makes {declared}...}}"));
         let (_, method) = before.rsplit_once("\n    def ").unwrap();
         let method = method.split('(').next().unwrap();
         assert!(rust.contains(&format!("pub fn {method}(")), "builder.rs has no method {method}, for {name}");

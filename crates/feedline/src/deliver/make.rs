@@ -3,9 +3,9 @@
 
 use crate::error::{Error, Result, Stage};
 use crate::meter::SampleContext;
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Pipeline, make_sample};
 use crate::plan::Request;
-use crate::sample::Replaced;
+use crate::sample::{Replaced, Sample};
 use crate::url::{without_query, without_secrets};
 use serde::{Deserialize, Serialize};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -72,6 +72,16 @@ pub(crate) fn make_or_replace<T>(
         now = next;
     }
     unreachable!("the loop ends by returning")
+}
+
+/// Makes one sample on its own, with simple code, and with the errors of a loader: they name the sample and its file, and a
+/// panic is one of them.
+///
+/// # Errors
+/// As [`crate::Loader::next_batch`], of this sample.
+pub fn one_sample(pipeline: &dyn Pipeline, request: &Request) -> Result<Sample> {
+    let make = |request: &Request, context: &mut SampleContext| make_sample(pipeline, request, context);
+    make_or_replace(pipeline, request, OnBadSample::Fail, &mut SampleContext::default(), make).map(|made| made.value)
 }
 
 /// Adds sample and file to an error of a stage; its kind then says whether the sample is to blame.

@@ -15,7 +15,7 @@ mod prefetch;
 
 pub use crate::meter::{SampleContext, Span, StageCount, StatsSnapshot};
 pub use builder::LoaderBuilder;
-pub use make::OnBadSample;
+pub use make::{OnBadSample, one_sample};
 
 use crate::collate::{collate, of_batch};
 use crate::error::{Error, Result};

@@ -6,11 +6,12 @@ use crate::augment::normalize::Normalize;
 use crate::augment::{ImageOp, output_size_px};
 use crate::decode::{DecodedCache, Limits, RgbImage};
 use crate::error::{Error, Result, Stage, StepError};
+use crate::hash::{hash_name, hash_words};
 use crate::meter::SampleContext;
 use crate::pipeline::{Pipeline, Raw, read_samples};
 use crate::plan::Request;
 use crate::read::{ImageList, SampleReader, read_sample};
-use crate::sample::{DType, FieldSpec, Slot};
+use crate::sample::{Array, DType, FieldSpec, Slot};
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -66,9 +67,12 @@ pub struct ImagesOptions {
     pub decode: DecodeMode,
     /// Caches decoded pictures; changes speed only.
     pub cache: Option<DecodedCache>,
+    /// What is delivered as the label of each picture, a row of its own, instead of its class.
+    pub labels: Option<Array>,
 }
 
-/// Labelled pictures as a pipeline with the fields `image` (3, H, W) and `label` i64 ().
+/// Labelled pictures as a pipeline with the fields `image` (3, H, W) and `label`: the class, i64 (), or what
+/// [`ImagesOptions::labels`] has.
 #[derive(Debug)]
 pub struct Images {
     list: ImageList,
@@ -77,6 +81,7 @@ pub struct Images {
     rest: Vec<(usize, Step)>,
     size_px: [u32; 2],
     numbers: PixelOutput,
+    labels: Option<Array>,
     fields: Vec<FieldSpec>,
     fingerprint: u64,
 }
@@ -85,9 +90,10 @@ impl Images {
     /// The pictures of `list` through the steps of `options`.
     ///
     /// # Errors
-    /// An operation whose numbers are out of range; no operation that fixes a size, where `size_px` is `None`.
+    /// An operation whose numbers are out of range; no operation that fixes a size, where `size_px` is `None`; labels of
+    /// another number than that of the pictures.
     pub fn new(list: ImageList, options: ImagesOptions) -> Result<Images> {
-        let ImagesOptions { mut steps, size_px, numbers, limits, decode, cache } = options;
+        let ImagesOptions { mut steps, size_px, numbers, limits, decode, cache, labels } = options;
         let ops: Vec<ImageOp> =
             steps.iter().filter_map(|step| if let Step::Op(op) = step { Some(op.clone()) } else { None }).collect();
         ops.iter().try_for_each(ImageOp::validate)?;
@@ -98,6 +104,19 @@ impl Images {
                  that your own step gives: .map(step, size=224), from Rust .size(224)",
             ));
         };
+        let label = match &labels {
+            None => FieldSpec::stack("label", DType::I64, []),
+            Some(labels) => match labels.shape().split_first() {
+                Some((rows, row)) if *rows == list.entries.len() => FieldSpec::stack("label", labels.dtype(), row),
+                _ => {
+                    let (shape, pictures) = (labels.shape(), list.entries.len());
+                    return Err(Error::config(
+                        format!("there are {pictures} pictures, and labels of shape {shape:?}"),
+                        "Give one row for each picture",
+                    ));
+                }
+            },
+        };
         let own = steps.iter().position(|step| matches!(step, Step::Custom { .. })).unwrap_or(steps.len());
         let rest = steps.drain(own..).zip(own..).map(|(step, place)| (place, step)).collect();
         let ops = ops.into_iter().take(own).collect();
@@ -105,7 +124,10 @@ impl Images {
         let dtype = if matches!(numbers, PixelOutput::Bytes) { DType::U8 } else { DType::F32 };
         let [height_px, width_px] = size_px.map(|px| px as usize);
         Ok(Images {
-            fingerprint: list.fingerprint(),
+            fingerprint: match &labels {
+                None => list.fingerprint(),
+                Some(labels) => hash_words(&[list.fingerprint(), hash_of(labels)]),
+            },
             path: match cache {
                 Some(cache) => path.with_cache(cache),
                 None => path,
@@ -114,10 +136,8 @@ impl Images {
             rest,
             size_px,
             numbers,
-            fields: vec![
-                FieldSpec::stack("image", dtype, [3, height_px, width_px]),
-                FieldSpec::stack("label", DType::I64, []),
-            ],
+            labels,
+            fields: vec![FieldSpec::stack("image", dtype, [3, height_px, width_px]), label],
         })
     }
 
@@ -126,7 +146,7 @@ impl Images {
         &self.list.classes
     }
 
-    /// The label of a sample.
+    /// The class of a sample.
     pub fn label(&self, index: u64) -> u32 {
         self.list.entries[index as usize].class
     }
@@ -269,7 +289,14 @@ impl Pipeline for Images {
     }
 
     fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, context: &mut SampleContext) -> Result<()> {
-        slot.dense::<i64>("label")[0] = i64::from(self.label(request.index));
+        match &self.labels {
+            None => slot.dense::<i64>("label")[0] = i64::from(self.label(request.index)),
+            Some(labels) => {
+                let into = slot.dense_bytes("label");
+                let start = request.index as usize * into.len();
+                into.copy_from_slice(&labels.as_bytes()[start..start + into.len()]);
+            }
+        }
         self.augmented(request, &raw[0], context, |picture, context| {
             match &self.numbers {
                 PixelOutput::Bytes => {
@@ -290,6 +317,16 @@ impl Pipeline for Images {
             Ok(())
         })
     }
+}
+
+/// Hash of an array: its type, shape and content.
+fn hash_of(array: &Array) -> u64 {
+    let (whole, rest) = array.as_bytes().as_chunks::<8>();
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let facts = hash_name(&format!("{:?} {:?}", array.dtype(), array.shape()));
+    let words = whole.iter().chain([&last]).map(|bytes| u64::from_le_bytes(*bytes));
+    hash_words(&std::iter::once(facts).chain(words).collect::<Vec<_>>())
 }
 
 /// Writes `image` (H, W, 3) to `into` as (3, H, W), left and right exchanged if `mirrored`.

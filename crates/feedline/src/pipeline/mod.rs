@@ -4,11 +4,13 @@
 mod builder;
 mod fused_decode;
 mod images;
+mod parts;
 
 pub use crate::error::{Interrupted, NotOfTheSample, StepError};
 pub use builder::{ImagesBuilder, IntoPipeline, Size, images};
 pub use fused_decode::{Augmented, DecodeMode, FusedDecode};
 pub use images::{CustomTransform, Images, ImagesOptions, PixelOutput, Step};
+pub use parts::{Concat, Subset};
 
 use crate::error::{Result, Stage};
 use crate::event::{Event, Sink};

@@ -129,6 +129,7 @@ fn loader(list: ImageList, num_workers: usize) -> Loader {
         limits: Limits::default(),
         decode: DecodeMode::Fused,
         cache: None,
+        labels: None,
     };
     let images = Arc::new(Images::new(list, options).unwrap());
     Loader::new(images, plan, LoaderOptions { batch_size: 4, num_workers, end_epoch: Some(2), ..Default::default() })

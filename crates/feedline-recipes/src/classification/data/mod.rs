@@ -29,6 +29,7 @@ pub fn images(list: ImageList, ops: Vec<ImageOp>, config: &Config, cache: Option
             limits: Limits { max_pixels: config.data.loader.max_pixels },
             decode: config.data.decode,
             cache,
+            labels: None,
         },
     )
 }

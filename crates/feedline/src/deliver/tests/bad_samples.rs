@@ -18,6 +18,9 @@ fn a_bad_sample_stops_the_run_and_is_named() {
             assert!(error.contains(part), "{error}");
         }
         assert_eq!(loader.state_dict(), before, "the cursor stays before the failed batch");
+        let alone = Request { seed: 5, epoch: 0, pass: 0, position: 0, index: 9, padded: false };
+        let bad = Numbered { unreadable: vec![9], ..Numbered::new(16) };
+        assert_eq!(one_sample(&bad, &alone).unwrap_err().to_string(), error, "alone it fails with the same words");
         assert!(loader.next_batch().is_err(), "asking again meets it again");
     }
 }
