@@ -1,14 +1,15 @@
 //! Sources: converts declarations from Python to pipelines. Owns only the parsing of the declaration.
 
+use crate::array::{Array, type_name};
 use crate::errors::raise;
 use crate::memory::Memory;
-use crate::steps::{Mapped, Number, Numbers, PyStep};
+use crate::steps::{Mapped, Number, Numbers, PyStep, Taken};
 use feedline::augment::ImageOp;
 use feedline::augment::normalize::Normalize;
 use feedline::decode::{DecodedCache, Limits};
-use feedline::deliver::SampleContext;
-use feedline::pipeline::{DecodeMode, Images, ImagesOptions, Pipeline, Step, make_sample};
-use feedline::plan::Plan;
+use feedline::deliver::{SampleContext, one_sample};
+use feedline::pipeline::{Concat, DecodeMode, Images, ImagesOptions, Pipeline, Step, Subset, make_sample};
+use feedline::plan::{Plan, Request};
 use feedline::read::{Credentials, ImageEntry, ImageList, Storage, read_classes};
 use feedline::{Error, Result};
 use feedline_recipes::scene_completion;
@@ -21,12 +22,23 @@ use std::sync::Arc;
 pub struct Source {
     pub pipeline: Arc<dyn Pipeline>,
     /// The list of the pictures, if the samples are pictures.
-    list: Option<ImageList>,
+    list: Option<Arc<ImageList>>,
+    /// The numbers of the samples in the list, if they are not all of it.
+    numbers: Option<Arc<[u64]>>,
 }
 
 impl Source {
     pub fn new(pipeline: Arc<dyn Pipeline>) -> Source {
-        Source { pipeline, list: None }
+        Source { pipeline, list: None, numbers: None }
+    }
+
+    /// A value for each picture in the list, of the pictures that are samples here.
+    fn listed<T: Clone>(&self, all: impl FnOnce(&ImageList) -> Vec<T>) -> Option<Vec<T>> {
+        let all = all(self.list.as_deref()?);
+        Some(match &self.numbers {
+            None => all,
+            Some(numbers) => numbers.iter().map(|number| all[*number as usize].clone()).collect(),
+        })
     }
 }
 
@@ -67,14 +79,15 @@ type Floats = ([f64; 3], [f64; 3], Vec<Declared>);
 
 #[pymethods]
 impl Source {
-    /// Labelled pictures; `classes` are names, or the file with them.
+    /// Labelled pictures; `classes` are names. `labels`, an array with a row for each picture, is delivered instead of classes.
     #[staticmethod]
-    #[pyo3(signature = (files, classes, steps, floats, size_px, max_pixels, decode, cache_bytes, storage))]
+    #[pyo3(signature = (files, classes, labels, steps, floats, size_px, max_pixels, decode, cache_bytes, storage))]
     #[expect(clippy::too_many_arguments, reason = "one keyword argument each")]
     fn images(
         py: Python<'_>,
         files: Files,
         classes: Option<Vec<String>>,
+        labels: Option<Bound<'_, PyAny>>,
         steps: Vec<Declared>,
         floats: Option<Floats>,
         size_px: Option<[u32; 2]>,
@@ -83,6 +96,7 @@ impl Source {
         cache_bytes: u64,
         storage: &str,
     ) -> PyResult<Source> {
+        let labels = labels.map(|labels| Taken::new(&labels)?.array(py)).transpose()?;
         let make = || -> Result<Source> {
             let list = image_list(files, classes, &parse_storage(storage)?)?;
             let steps = steps.into_iter().map(Declared::step).collect::<Result<Vec<_>>>()?;
@@ -113,9 +127,9 @@ impl Source {
             };
             let limits = max_pixels.map_or_else(Limits::default, |max_pixels| Limits { max_pixels });
             let cache = (cache_bytes > 0).then(|| DecodedCache::new(cache_bytes));
-            let options = ImagesOptions { steps, size_px, numbers, limits, decode, cache };
+            let options = ImagesOptions { steps, size_px, numbers, limits, decode, cache, labels };
             let pipeline = Arc::new(Images::new(list.clone(), options)?);
-            Ok(Source { pipeline, list: Some(list) })
+            Ok(Source { list: Some(Arc::new(list)), ..Source::new(pipeline) })
         };
         py.detach(make).map_err(|e| raise(py, e))
     }
@@ -124,7 +138,7 @@ impl Source {
     #[staticmethod]
     fn array_files(py: Python<'_>, path: PathBuf, shape: Option<Vec<usize>>, storage: &str) -> PyResult<Source> {
         let opened = py.detach(|| feedline_recipes::arrays::open(&path, shape.as_deref(), &parse_storage(storage)?));
-        Ok(Source { pipeline: opened.map_err(|e| raise(py, e))?, list: None })
+        Ok(Source::new(opened.map_err(|e| raise(py, e))?))
     }
 
     /// Files for scene completion: `files`, `options` and `storage` of `feedline_recipes::scene_completion::open` in one JSON
@@ -153,7 +167,7 @@ impl Source {
                 serde_json::from_value(serde_json::Value::Object(files.into_iter().collect())).map_err(wrong)?;
             let options = serde_json::from_value(serde_json::Value::Object(said)).map_err(wrong)?;
             let pipeline = Arc::new(scene_completion::open(&files, &options, &storage)?);
-            Ok(Source { pipeline, list: None })
+            Ok(Source::new(pipeline))
         };
         py.detach(open).map_err(|e| raise(py, e))
     }
@@ -161,15 +175,22 @@ impl Source {
     /// (name, array) of equal length in memory.
     #[staticmethod]
     fn arrays(arrays: Vec<(String, Bound<'_, PyAny>)>, fingerprint: u64) -> PyResult<Source> {
-        Ok(Source { pipeline: Arc::new(Memory::new(arrays, fingerprint)?), list: None })
+        Ok(Source::new(Arc::new(Memory::new(arrays, fingerprint)?)))
     }
 
-    /// Items of a Python dataset: sample i is what `function` returns for i.
+    /// Items of a Python dataset: sample i is what `function` returns for i. Sample `first` is made at once, to learn the fields.
     #[staticmethod]
-    fn items(py: Python<'_>, len: u64, fingerprint: u64, function: Py<PyAny>, name: String) -> PyResult<Source> {
+    fn items(
+        py: Python<'_>,
+        len: u64,
+        fingerprint: u64,
+        function: Py<PyAny>,
+        name: String,
+        first: u64,
+    ) -> PyResult<Source> {
         let numbers = Arc::new(Numbers::new(len, fingerprint, Number::Index));
-        let mapped = Mapped::new(py, numbers, PyStep::new(function, false), name)?;
-        Ok(Source { pipeline: Arc::new(mapped), list: None })
+        let mapped = Mapped::new(py, numbers, PyStep::new(function, false), name, first)?;
+        Ok(Source::new(Arc::new(mapped)))
     }
 
     /// The random numbers that seed the items of a Python dataset, which other processes make.
@@ -178,10 +199,35 @@ impl Source {
         Source::new(Arc::new(Numbers::new(len, fingerprint, Number::Random)))
     }
 
-    /// The samples of this source through a function of the user's.
-    fn map(&self, py: Python<'_>, name: String, function: Py<PyAny>, with_rng: bool) -> PyResult<Source> {
-        let mapped = Mapped::new(py, Arc::clone(&self.pipeline), PyStep::new(function, with_rng), name)?;
-        Ok(Source { pipeline: Arc::new(mapped), list: None })
+    /// The samples of this source through a function of the user's. Sample `first` is made at once, to learn the fields.
+    fn map(&self, py: Python<'_>, name: String, function: Py<PyAny>, with_rng: bool, first: u64) -> PyResult<Source> {
+        let mapped = Mapped::new(py, Arc::clone(&self.pipeline), PyStep::new(function, with_rng), name, first)?;
+        Ok(Source::new(Arc::new(mapped)))
+    }
+
+    /// The samples of this source with these numbers, in this order.
+    fn subset(&self, py: Python<'_>, numbers: Vec<u64>) -> PyResult<Source> {
+        let of_list = self.list.as_ref().map(|_| match &self.numbers {
+            None => numbers.clone().into(),
+            Some(mine) => numbers.iter().filter_map(|number| mine.get(*number as usize).copied()).collect(),
+        });
+        let subset = py.detach(|| Subset::new(Arc::clone(&self.pipeline), numbers)).map_err(|e| raise(py, e))?;
+        Ok(Source { pipeline: Arc::new(subset), list: self.list.clone(), numbers: of_list })
+    }
+
+    /// The samples of several sources, one after the other.
+    #[staticmethod]
+    fn concat(py: Python<'_>, parts: Vec<Py<Source>>) -> PyResult<Source> {
+        let parts = parts.iter().map(|part| Arc::clone(&part.get().pipeline)).collect();
+        let all = py.detach(|| Concat::new(parts)).map_err(|e| raise(py, e))?;
+        Ok(Source::new(Arc::new(all)))
+    }
+
+    /// The fields of one sample, as a loader with this seed makes it in this epoch.
+    fn sample(&self, py: Python<'_>, index: u64, epoch: u64, seed: u64) -> PyResult<Vec<Array>> {
+        let request = Request { seed, epoch, pass: epoch, position: index, index, padded: false };
+        let made = py.detach(|| one_sample(&*self.pipeline, &request)).map_err(|e| raise(py, e))?;
+        Ok(made.fields.into_iter().map(Array::new).collect())
     }
 
     /// Makes the first sample in the calling thread, so that its steps learn from it; true if that succeeded.
@@ -208,16 +254,40 @@ impl Source {
         self.pipeline.warnings()
     }
 
+    /// Hash of what the samples are.
+    #[getter]
+    fn fingerprint(&self) -> u64 {
+        self.pipeline.fingerprint()
+    }
+
+    /// NumPy's name of the type and the shape of each field.
+    #[getter]
+    fn specs(&self) -> Vec<(&'static str, Vec<usize>)> {
+        self.pipeline.fields().iter().map(|field| (type_name(field.dtype), field.shape.clone())).collect()
+    }
+
     /// Class names of pictures.
     #[getter]
     fn classes(&self) -> Option<Vec<String>> {
         self.list.as_ref().map(|list| list.classes.clone())
     }
 
-    /// Labels of pictures.
+    /// Classes of pictures.
     #[getter]
     fn labels(&self) -> Option<Vec<u32>> {
-        self.list.as_ref().map(|list| list.entries.iter().map(|entry| entry.class).collect())
+        self.listed(|list| list.entries.iter().map(|entry| entry.class).collect())
+    }
+
+    /// Paths or URLs of pictures.
+    #[getter]
+    fn files(&self) -> Option<Vec<String>> {
+        self.listed(|list| list.entries.iter().map(|entry| entry.path.display().to_string()).collect())
+    }
+
+    /// Names of pictures from the deepest folder on that all of the list have in common.
+    #[getter]
+    fn names(&self, py: Python<'_>) -> Option<Vec<String>> {
+        py.detach(|| self.listed(ImageList::names))
     }
 
     /// The file or row of a sample.

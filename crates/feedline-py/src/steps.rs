@@ -191,14 +191,14 @@ fn says_missing(error: &Bound<'_, PyBaseException>) -> bool {
 }
 
 /// A user's array as contiguous bytes of one of Feedline's element types.
-struct Taken {
+pub struct Taken {
     dtype: DType,
     shape: Vec<usize>,
     bytes: Py<PyBytes>,
 }
 
 impl Taken {
-    fn new(value: &Bound<'_, PyAny>) -> PyResult<Taken> {
+    pub fn new(value: &Bound<'_, PyAny>) -> PyResult<Taken> {
         let py = value.py();
         if value.is_instance_of::<PyTuple>() || value.is_instance_of::<PyList>() || value.is_instance_of::<PyDict>() {
             return Err(PyTypeError::new_err(format!(
@@ -217,6 +217,14 @@ impl Taken {
         let shape = array.getattr("shape")?.extract()?;
         let bytes = array.call_method0("tobytes")?.cast_into::<PyBytes>()?.unbind();
         Ok(Taken { dtype, shape, bytes })
+    }
+
+    /// The same in the library's memory.
+    pub fn array(self, py: Python<'_>) -> PyResult<feedline::Array> {
+        let array = feedline::Array::try_zeros(self.dtype, self.shape);
+        let mut array = array.map_err(|error| crate::errors::raise(py, error))?;
+        array.as_bytes_mut().copy_from_slice(self.bytes.as_bytes(py));
+        Ok(array)
     }
 }
 
@@ -327,9 +335,10 @@ pub struct Mapped {
 }
 
 impl Mapped {
-    /// Calls the function on the first sample to learn what it returns: one value, a tuple, or a dict.
-    pub fn new(py: Python<'_>, inner: Arc<dyn Pipeline>, step: PyStep, name: String) -> PyResult<Mapped> {
-        let first = Plan::unshuffled(inner.len().max(1), 1).map_err(|e| crate::errors::raise(py, e))?.epoch(0).at(0);
+    /// Calls the function on sample `first` to learn what it returns: one value, a tuple, or a dict.
+    pub fn new(py: Python<'_>, inner: Arc<dyn Pipeline>, step: PyStep, name: String, first: u64) -> PyResult<Mapped> {
+        let plan = Plan::unshuffled(inner.len().max(1), 1).map_err(|e| crate::errors::raise(py, e))?;
+        let first = Request { index: first, ..plan.epoch(0).at(0) };
         let mut mapped = Mapped { inner, step, name, fields: Vec::new() };
         let sample = py.detach(|| make_sample(&*mapped.inner, &first, &mut SampleContext::default()));
         let sample = sample.map_err(|e| crate::errors::raise(py, e))?;

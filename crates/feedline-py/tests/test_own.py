@@ -248,6 +248,49 @@ def test_v2_transforms_get_images_and_may_change_the_size(pictures):
         feedline.images(pictures).resize((8, 8)).normalize().map(v2.Resize((9, 7)), size=(9, 7))
 
 
+class Holds:
+    """A user's own transform, which holds one of v2."""
+
+    def __init__(self, transform, before=lambda image: image):
+        self.transform, self.before = transform, before
+
+    def __call__(self, image, *label):
+        made = self.transform(self.before(image), *label)
+        return np.ascontiguousarray(made.permute(1, 2, 0)) if isinstance(made, torch.Tensor) else made
+
+
+def chw(image):
+    return torch.from_numpy(image).permute(2, 0, 1)
+
+
+FLIP = v2.RandomHorizontalFlip(1.0)
+
+
+@pytest.mark.parametrize(
+    ("step", "named"),
+    [
+        (Holds(FLIP), "RandomHorizontalFlip"),
+        (lambda image: FLIP(image), "RandomHorizontalFlip"),
+        (lambda image: v2.Compose([v2.RandomApply([v2.ColorJitter(0.5)], 1.0), FLIP])(image), "ColorJitter"),
+        (lambda image: v2.RandomVerticalFlip()({"image": image})["image"], "RandomVerticalFlip"),
+        (Holds(FLIP, chw), None),
+        (Holds(v2.Compose([v2.ToImage(), FLIP])), None),
+        (Holds(v2.Compose([v2.ToPILImage(), FLIP, v2.PILToTensor()])), None),
+        (lambda image: v2.Lambda(lambda x: x)(image), None),
+        (lambda image: (FLIP(chw(image), image), image)[1], None),
+    ],
+)
+def test_a_v2_transform_that_gets_an_array_within_a_users_function_is_told(pictures, step, named):
+    source = feedline.images(pictures).resize((8, 6)).map(step)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            assert len(list(feedline.DataLoader(source, batch_size=30, num_workers=0))) == 2
+    told = [str(one.message) for one in heard if "returns arrays unchanged" in str(one.message)]
+    name = getattr(step, "__name__", "Holds")
+    assert len(told) == (named is not None) and all(f"{name} gives a NumPy array to {named} of" in text for text in told)
+
+
 # Types of items
 
 

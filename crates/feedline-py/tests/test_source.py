@@ -136,7 +136,7 @@ def test_a_list_file_and_lists_of_paths_are_the_same_data(pictures, tmp_path):
         (lambda folder: feedline.images(folder).normalize((1, 2), (3, 4)), "three numbers"),
         (lambda folder: feedline.images(folder).map(3), "a step is a function"),
         (lambda folder: feedline.arrays(np.zeros(3)).map("f"), "a step is a function"),
-        (lambda folder: feedline.images(["a.jpg"], ["cat"]), "label='cat'"),
+        (lambda folder: feedline.images(["a.jpg"], ["cat"], classes=["dog"]), "'cat' is not one of"),
         (lambda folder: feedline.images(["a.jpg"], [-1]), "label=-1"),
         (lambda folder: len(feedline.images(folder).decode("half").resize((8, 8))), '"whole"'),
         (lambda folder: feedline.images(folder, [1]), "labels"),

@@ -25,7 +25,8 @@ from .errors import (
     UnsupportedError,
 )
 from .loader import Batch, DataLoader
-from .source import Images, Source, arrays, dataset, images
+from .pictures import Images, images
+from .source import Source, arrays, dataset
 
 __all__ = [
     "Batch",

@@ -8,7 +8,6 @@ processes (:mod:`feedline.workers`), if torch is installed.
 from __future__ import annotations
 
 import atexit
-import importlib.util
 import json
 import logging
 import operator
@@ -24,7 +23,8 @@ from . import _native, own
 from .errors import ConfigError, as_json, whole_number
 from .follow import Followed
 from .ranks import Ranks
-from .source import Declared, Images, Source, arrays
+from .pictures import Images
+from .source import Declared, Source, arrays, has_torch, of_torch
 from .source import dataset as items
 
 if TYPE_CHECKING:
@@ -43,6 +43,15 @@ def _close_all() -> None:
         # A thread that returns from a call while the interpreter ends would kill the process by a signal.
         own.interrupt_workers()
         _native.settle([], 1.0, False)
+
+
+def _one_item(source: Declared, index: int, epoch: int, seed: int) -> Any:
+    from .workers.engine import one_item
+
+    return one_item(source, index, epoch, seed)
+
+
+Declared.item = staticmethod(_one_item)
 
 
 class Batch(tuple):  # type: ignore[type-arg]
@@ -214,7 +223,7 @@ class DataLoader:
             raise ConfigError(
                 f'workers={workers!r}. Give "threads", or leave it out: one sample at a time then. "processes" is for a Dataset'
             )
-        self._by_processes = is_dataset and workers != "threads" and _has_torch()
+        self._by_processes = is_dataset and workers != "threads" and has_torch()
         if workers == "processes" and not self._by_processes:
             raise ConfigError('workers="processes" needs torch: pip install torch')
         self._of_processes = {name: given.pop(name, None) for name in _OF_PROCESSES if self._by_processes}
@@ -267,7 +276,7 @@ class DataLoader:
         if timeout and not self.num_workers:
             log.warning("timeout=%s has no effect without workers: a batch is made when it is asked for", timeout)
         if output is None:
-            output = "torch" if _has_torch() else "numpy"
+            output = "torch" if has_torch() else "numpy"
         self.pin_memory = pin_memory and _can_pin(output)
         self._options: dict[str, Any] = {
             "batch_size": batch_size,
@@ -461,6 +470,11 @@ class DataLoader:
         stats: dict[str, Any] = json.loads(figures)
         return stats | {"verdict": verdict}
 
+    def __repr__(self) -> str:
+        rank, num_replicas = self._place
+        options = f"batch_size={self.batch_size}, num_workers={self.num_workers}, rank={rank}, num_replicas={num_replicas}"
+        return f"{type(self).__name__}({options}) of\n    " + repr(self.dataset).replace("\n", "\n    ")
+
     def close(self) -> None:
         """Stops the threads. Delivered batches stay valid; the loader cannot be used any more."""
         self._engine_now.close()
@@ -531,6 +545,7 @@ class _Epochs:
 
 
 def _as_source(source: Any) -> Source:
+    source = of_torch(source)
     if isinstance(source, Source):
         return source
     if hasattr(source, "__array_interface__"):
@@ -547,13 +562,6 @@ def _cores() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     local = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") or "1"
     return max(1, cores // int(local)) if local.isdigit() and int(local) > 0 else cores
-
-
-def _has_torch() -> bool:
-    try:
-        return importlib.util.find_spec("torch") is not None
-    except (ImportError, ValueError):  # something stands in its way
-        return False
 
 
 def _can_pin(output: str) -> bool:

@@ -6,37 +6,30 @@ and the sample, never on workers, ranks or batches.
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import operator
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass, replace
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 
-from . import _native
-from .errors import ConfigError, whole_number
+from . import _native, labels as labelled, shown
+from .errors import ConfigError, DatasetError, UnsupportedError, whole_number
 from .own import Own, for_v2
+from .passthrough import watched
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+S = TypeVar("S", bound="Source")
 
-Size = int | tuple[int, int]
 Path = str | os.PathLike[str]
 
 
-def _size_px(size: Size) -> tuple[int, int]:
-    """(height, width)."""
-    sides = tuple(size) if isinstance(size, Iterable) else (size, size)
-    if len(sides) != 2:
-        raise ConfigError(f"the size {size!r} is neither a number nor (height, width)")
-    return whole_number("height", sides[0], 1, 2**32 - 1), whole_number("width", sides[1], 1, 2**32 - 1)
-
-
-def _name(function: Callable[..., Any]) -> str:
+def name_of(function: Callable[..., Any]) -> str:
     if not callable(function):
         raise ConfigError(f"map({function!r}): a step is a function")
     return str(getattr(function, "__name__", type(function).__name__))
@@ -60,23 +53,62 @@ def _warn(messages: list[str]) -> None:
             _warned.add(message)
 
 
+def has_torch() -> bool:
+    """True if torch is installed."""
+    try:
+        return importlib.util.find_spec("torch") is not None
+    except (ImportError, ValueError):  # something stands in its way
+        return False
+
+
 class Source:
-    """Samples that a :class:`feedline.DataLoader` can deliver. Made by :func:`images`, :func:`arrays` or :func:`dataset`."""
+    """Samples that a :class:`feedline.DataLoader` can deliver. Made by :func:`images`, :func:`arrays` or :func:`dataset`.
 
-    _opened: _native.Source | None = None
-    _process = 0
-    # The user's code in it, known once it is opened.
-    own: tuple[Own, ...] = ()
-    # True if that code may run in several threads at once.
+    It is also a map-style dataset: ``source[i]``, ``len(source)``, iteration; in threads, and in forked and spawned processes.
+    """
+
+    # The process that opened it (connections do not survive a fork), the pipeline, and the user's code in it.
+    _ready: tuple[int, _native.Source, tuple[Own, ...]] | None = None
+    # The numbers of the samples, if they are a part of the whole, and the length and fingerprint that the whole had then.
+    chosen: Any = None
+    whole: tuple[int, int] | None = None
+    # True if the user's code may run in several threads at once.
     at_once: bool = False
+    # How many samples source[i] has made, and in which process.
+    _made = (0, 0)
 
-    def _open(self) -> _native.Source:
+    def _open(self, own: list[Own]) -> _native.Source:
+        """Opens the pipeline, and adds the user's code in it to ``own``."""
         raise NotImplementedError
 
-    def _wrapped(self, name: str, function: Callable[..., Any]) -> Own:
-        own = Own(name, function, self.at_once)
-        object.__setattr__(self, "own", (*self.own, own))
-        return own
+    def _wrapped(self, own: list[Own], name: str, function: Callable[..., Any]) -> Own:
+        own.append(Own(name, watched(name, function), self.at_once))
+        return own[-1]
+
+    def _opened(self) -> tuple[int, _native.Source, tuple[Own, ...]]:
+        ready = self._ready
+        if ready is None or ready[0] != os.getpid():
+            # Two threads may both open it; each of the two is complete, and the later one stays.
+            own: list[Own] = []
+            native = self._open(own)
+            ready = (os.getpid(), native, tuple(own))
+            object.__setattr__(self, "_ready", ready)
+            _warn(native.warnings)
+        return ready
+
+    def part(self, native: _native.Source) -> _native.Source:
+        """The samples of this source among those of the whole."""
+        if self.chosen is None:
+            return native
+        now = (len(native), native.fingerprint)
+        if now != self.whole:
+            assert self.whole is not None
+            raise DatasetError(
+                f"the data are not those that this part was taken from: {self.whole[0]} samples then and {now[0]} now, or other "
+                "names or labels. Make the part anew: .subset(...) or .split(...)",
+                path="",
+            )
+        return native.subset(self.chosen.tolist())
 
     def learn(self) -> None:
         """Makes the first sample, if the user's code has not run yet, to learn if it draws from global generators."""
@@ -87,24 +119,154 @@ class Source:
 
     @property
     def native(self) -> _native.Source:
-        """The pipeline; opened on first use, and again after a fork, because connections do not survive a fork."""
-        if self._opened is None or self._process != os.getpid():
-            object.__setattr__(self, "own", ())
-            object.__setattr__(self, "_opened", self._open())
-            object.__setattr__(self, "_process", os.getpid())
-            assert self._opened is not None
-            _warn(self._opened.warnings)
-        assert self._opened is not None
-        return self._opened
+        """The pipeline; opened on first use, and again in another process."""
+        return self._opened()[1]
+
+    @property
+    def own(self) -> tuple[Own, ...]:
+        """The user's code in it, known once it is opened."""
+        return self._ready[2] if self._ready else ()
 
     def __len__(self) -> int:
         """Number of samples."""
-        return len(self.native)
+        return len(self.native) if self.chosen is None else len(self.chosen)
+
+    def __getitem__(self, index: int) -> Any:
+        """Sample ``index``, as a tuple of its fields: tensors if torch is installed, else NumPy arrays. It is :meth:`sample` of
+        epoch 0 and seed 0, so random steps give the same each time.
+        """
+        sample = self.sample(index)
+        self._count()
+        return sample
+
+    def sample(self, index: int, epoch: int = 0, seed: int = 0) -> Any:
+        """Sample ``index`` as a loader with this ``seed`` delivers it in this ``epoch``, as ``source[index]`` otherwise. Errors
+        are those of the loader.
+        """
+        made = self.native.sample(*self._place(index, epoch, seed))
+        if sys.modules.get("torch") is None and not has_torch():
+            return tuple(np.asarray(value) for value in made)
+        from torch.utils.dlpack import from_dlpack
+
+        return tuple(from_dlpack(value) for value in made)
+
+    def _place(self, index: int, epoch: int, seed: int) -> tuple[int, int, int]:
+        """The arguments of :meth:`sample` as the engine takes them."""
+        try:
+            number = operator.index(index)
+        except TypeError:
+            raise TypeError(f"source[{index!r}] is not the number of a sample. For several samples: source.subset(...)") from None
+        length = len(self)
+        if not -length <= number < length:
+            raise IndexError(f"there is no sample {number} among {length}")
+        return number % length, whole_number("epoch", epoch, 0), operator.index(seed) % 2**64
+
+    def __iter__(self) -> Iterator[Any]:
+        """Its samples in order."""
+        for number in range(len(self)):
+            yield self[number]
+
+    @property
+    def _is_random(self) -> bool:
+        """True if a step draws random numbers."""
+        return any(own.drew for own in self.own)
+
+    def _count(self) -> None:
+        """Warns if ``source[i]`` is asked for in more than one epoch."""
+        data = sys.modules.get("torch.utils.data")
+        worker = None if data is None else data.get_worker_info()
+        process, made = self._made
+        made = made + 1 if process == os.getpid() else 1
+        object.__setattr__(self, "_made", (os.getpid(), made))
+        # A worker may live for one epoch only, and need not be told twice.
+        is_time = made == len(self) + 1 if worker is None else made == 1 and worker.id == 0
+        if is_time and self._is_random:
+            warnings.warn(
+                "source[i] is augmented as in epoch 0, alike in every epoch. Give the source itself to feedline.DataLoader, or a "
+                "part of it: source.subset(indices), source.split(0.8), source + other; or make samples by source.sample(i, epoch)",
+                UserWarning,
+                stacklevel=3,
+            )
+
+    def subset(self: S, indices: Iterable[int]) -> S:
+        """A source of the samples with these numbers, in this order; negative ones count from the end.
+
+        Sample i of it is sample ``indices[i]`` of this one, random steps included; where a number stands again, its sample is
+        augmented anew. Steps may be added afterwards.
+        """
+        if not is_dataclass(self):
+            raise UnsupportedError(
+                f"no part of a {type(self).__name__} can be taken. Name the samples in its list, or give the loader a sampler"
+            )
+        given = np.asarray(indices if hasattr(indices, "__array__") else list(indices))
+        if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
+            raise ConfigError("subset(indices) takes the numbers of samples. For a mask give numpy.flatnonzero(mask)")
+        whole = self._measured() if self.whole is None else self.whole
+        length = whole[0] if self.chosen is None else len(self.chosen)
+        numbers = given.astype(np.int64)
+        for number in numbers[(numbers < -length) | (numbers >= length)]:
+            raise IndexError(f"there is no sample {number} among {length}")
+        numbers = np.where(numbers < 0, numbers + length, numbers)
+        return cast("S", replace(self, chosen=numbers if self.chosen is None else self.chosen[numbers], whole=whole))
+
+    def _measured(self) -> tuple[int, int]:
+        """Length and fingerprint of the samples. Custom steps change neither, and do not run for it."""
+        return len(self.native), self.native.fingerprint
+
+    def split(self: S, fraction: float, *, seed: int = 0, stratify: bool | Iterable[Any] | None = None) -> tuple[S, S]:
+        """Two sources: one with ``fraction`` of the samples, at random, and one with the others; both in the order of this one.
+
+        By default each class is split alike, if :attr:`labels` are classes. ``stratify=True`` is an error without classes,
+        ``False`` takes no account of them, and one value a sample is taken in place of labels. The side of a picture follows from
+        (seed, its name below the common folder, which samples of its class there are), not from the order; the name of any
+        other sample is its number.
+        """
+        labels = self.labels if stratify is None or stratify is True else None
+        if stratify is True and not labelled.are_classes(labels):
+            raise ConfigError("split(stratify=True): the samples have no classes. Leave stratify out, or give one value a sample")
+        strata = np.asarray(labels).tolist() if labelled.are_classes(labels) else None
+        if stratify is not None and not isinstance(stratify, bool):
+            strata = np.asarray(stratify if hasattr(stratify, "__array__") else list(stratify)).tolist()
+            if len(strata) != len(self) or any(isinstance(stratum, list) for stratum in strata):
+                raise ConfigError(f"split(stratify=...): there are {len(self)} samples. Give one value for each")
+        first, second = labelled.split(self._names(), fraction, seed, strata)
+        return self.subset(first), self.subset(second)
+
+    def _names(self) -> list[str]:
+        return [str(number) for number in range(len(self))]
+
+    def __add__(self, other: Source) -> Joined:
+        """The samples of this source and then those of the other, whose fields must be equal; of pictures also the classes.
+
+        Samples of the other source draw random numbers of their own, so that ``source + source`` has each sample twice, augmented
+        differently. Declare steps on pictures before.
+        """
+        if not isinstance(other, Source):
+            return NotImplemented
+        parts: list[Source] = []
+        for part in (self, other):
+            parts += part.arguments if isinstance(part, Joined) and part.chosen is None and not part.steps else [part]
+        return Joined(_native.Source.concat, tuple(parts))
 
     @property
     def fields(self) -> list[str]:
         """Names of the fields of a batch, in order."""
         return self.native.fields
+
+    @property
+    def labels(self) -> Any:
+        """The label of each sample, if it is known without making the sample; else None."""
+        return None
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes; a label is an index in this list. Empty if there are none."""
+        return []
+
+    @property
+    def files(self) -> list[str] | None:
+        """Path or URL of each picture; None of sources of another kind, which have :meth:`location`."""
+        return None
 
     @property
     def warnings(self) -> list[str]:
@@ -117,245 +279,95 @@ class Source:
         """The file or row of a sample."""
         return self.native.location(index)
 
+    def _title(self) -> str:
+        return type(self).__name__
+
+    def __repr__(self) -> str:
+        ready = self._ready
+        count = len(self.chosen) if self.chosen is not None else len(ready[1]) if ready else None
+        fields = [(name, *spec) for name, spec in zip(ready[1].fields, ready[1].specs)] if ready else []
+        whole = None if self.whole is None else self.whole[0]
+        steps = [shown.step(step) for step in getattr(self, "steps", ())]
+        return shown.described(self._title(), (count, whole), None, steps, fields)
+
     def __getstate__(self) -> dict[str, Any]:
         # The copy opens its own pipeline on first use.
-        return {key: value for key, value in self.__dict__.items() if key not in ("_opened", "own", "_sized_list")}
+        return {key: value for key, value in self.__dict__.items() if key not in ("_ready", "_sized_list", "_made")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
 
 
-@dataclass(frozen=True)
-class Images(Source):
-    """Labelled pictures: batches have ``image`` (B, 3, H, W) and ``label`` int64 (B,).
-
-    ``image`` is float32 after :meth:`normalize`, else uint8. Steps are applied in the order of declaration. The first
-    one that resizes is fused with decoding: only the part that it needs is decoded.
-    """
-
-    files: Path | tuple[tuple[str, int], ...]
-    class_names: tuple[str, ...] | None = None
-    steps: tuple[Any, ...] = ()
-    floats: tuple[Any, ...] | None = None
-    size_px: tuple[int, int] | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    storage: str = "{}"
-    at_once: bool = False
-
-    def _open(self) -> _native.Source:
-        if self.steps and self.steps[-1] == "shorter":
-            raise ConfigError("resize(n) keeps the aspect ratio, so pictures would differ in size. Add .center_crop(n)")
-        files = self.files if isinstance(self.files, tuple) else os.fspath(self.files)
-        classes = None if self.class_names is None else list(self.class_names)
-        options: dict[str, Any] = {"max_pixels": None, "decode": "fused", "cache_bytes": 0} | self.options
-        steps = [self._engines(step) for step in self.steps if step != "shorter"]
-        floats = None
-        if self.floats is not None:
-            floats = (self.floats[0], self.floats[1], [self._engines(step) for step in self.floats[2:]])
-        return _native.Source.images(
-            list(files) if isinstance(files, tuple) else files, classes, steps, floats, self.size_px, **options, storage=self.storage
-        )
-
-    def _engines(self, step: Any) -> Any:
-        """A step in the engine's form."""
-        if isinstance(step, str):
-            return step
-        name, function, rng = step
-        return name, self._wrapped(name, for_v2(function, is_picture=True)), rng
-
-    @property
-    def _listed(self) -> _native.Source:
-        """The pipeline; as long as no step fixes the size of the pictures, one that only knows the list."""
-        if self.size_px is not None or self._opened is not None:
-            return self.native
-        if self._sized_list is None:
-            object.__setattr__(self, "_sized_list", replace(self, steps=(), floats=None).resize((1, 1)))
-        assert self._sized_list is not None
-        return self._sized_list.native
-
-    _sized_list = None
-
-    def __len__(self) -> int:
-        """Number of samples."""
-        return len(self._listed)
-
-    def location(self, index: int) -> str:
-        """The file of a sample."""
-        return self._listed.location(index)
-
-    @property
-    def warnings(self) -> list[str]:
-        """As :attr:`Source.warnings`."""
-        return self._listed.warnings
-
-    @property
-    def classes(self) -> list[str]:
-        """Names of the classes; a label is an index in this list."""
-        return self._listed.classes or []
-
-    @property
-    def labels(self) -> list[int]:
-        """The label of each sample."""
-        return self._listed.labels or []
-
-    def decode(
-        self,
-        mode: Literal["fused", "region", "whole"] = "fused",
-        *,
-        max_pixels: int | None = None,
-        cache_bytes: int = 0,
-    ) -> Images:
-        """Sets the options of decoding; a source without this call behaves as after ``decode()``.
-
-        ``fused`` decodes only what the first resizing step needs, at 1/2, 1/4 or 1/8 of the size if that is large enough
-        for its result; ``region`` gives the pixels of ``whole`` but decodes only the part. A picture of more than
-        ``max_pixels`` is an error. Up to ``cache_bytes`` of decoded pictures are kept in memory; that changes speed only.
-        """
-        return replace(self, options={"decode": mode, "max_pixels": max_pixels, "cache_bytes": cache_bytes})
-
-    def random_resized_crop(
-        self,
-        size: Size,
-        scale: tuple[float, float] = (0.08, 1.0),
-        ratio: tuple[float, float] = (3 / 4, 4 / 3),
-        interpolation: Literal["bilinear", "bicubic"] = "bilinear",
-    ) -> Images:
-        """A random part, resized to ``size``; torchvision's ``RandomResizedCrop`` with ``antialias=True``."""
-        op = {"op": "random_resized_crop", "scale": scale, "ratio": ratio, "filter": interpolation}
-        return self._sized(op, _size_px(size))
-
-    def resize(self, size: Size, interpolation: Literal["bilinear", "bicubic"] = "bilinear") -> Images:
-        """Resizes to (height, width) = ``size``. If ``size`` is one number, resizes the shorter side to it;
-        :meth:`center_crop` must then follow. Antialiased, as torchvision's ``Resize`` and Pillow.
-        """
-        if not isinstance(size, Iterable):
-            return self._add(("shorter", _size_px(size)[0], interpolation), "shorter")
-        return self._sized({"op": "resize", "filter": interpolation}, _size_px(size))
-
-    def center_crop(self, size: Size) -> Images:
-        """Cuts ``size`` from the centre, after ``resize(n)``; both are computed in one pass."""
-        if not self.steps or self.steps[-1] != "shorter":
-            raise ConfigError("center_crop has to follow resize(n), for example .resize(256).center_crop(224)")
-        _, shorter_px, interpolation = self.steps[-2]
-        op = {"op": "resize_center_crop", "shorter_px": shorter_px, "filter": interpolation}
-        return replace(self, steps=self.steps[:-2])._sized(op, _size_px(size))
-
-    def hflip(self, p: float = 0.5) -> Images:
-        """Mirrors left and right with probability ``p``."""
-        return self._op({"op": "horizontal_flip", "p": p})
-
-    def autoaugment(self) -> Images:
-        """One of AutoAugment's 25 ImageNet policies."""
-        return self._op({"op": "autoaugment_imagenet"})
-
-    def color_jitter(self, brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0) -> Images:
-        """Multiplies brightness, contrast and saturation, in this order, by factors drawn from 1 - v to 1 + v."""
-        return self._op({"op": "color_jitter", "brightness": brightness, "contrast": contrast, "saturation": saturation})
-
-    def random_affine(self, degrees: float, translate: float = 0.0) -> Images:
-        """Rotates by up to ``degrees`` and shifts by up to ``translate`` of each side, either way."""
-        return self._op({"op": "random_affine", "degrees": degrees, "translate": translate})
-
-    def normalize(
-        self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
-    ) -> Images:
-        """Converts to float32: ``(x / 255 - mean) / std``; the defaults are ImageNet's numbers."""
-        if self.floats is not None:
-            raise ConfigError("normalize() stands twice. Leave one out")
-        if len(mean) != 3 or len(std) != 3:
-            raise ConfigError(f"normalize(mean={mean}, std={std}): give three numbers each, for red, green and blue")
-        return replace(self, floats=(tuple(mean), tuple(std)))
-
-    def map(self, function: Callable[..., Any], *, rng: bool = False, size: Size | None = None) -> Images:
-        """Adds a custom step, which runs in the workers, one sample at a time.
-
-        Before :meth:`normalize` it gets and returns a uint8 array (H, W, 3) of any size; give ``size`` if no later step
-        fixes one. After :meth:`normalize` it gets and returns float32 (3, H, W). A v2 transform of torchvision gets
-        a ``tv_tensors.Image`` (3, H, W) in both places. With ``rng=True`` it also gets ``rng``, a
-        ``numpy.random.Generator`` that belongs to the sample in this epoch. For a step that draws from torch's, NumPy's or
-        Python's global generator instead, these are seeded for each sample, but the loader then has no workers.
-        """
-        own = (_name(function), function, rng)
-        if self.floats is not None and size is not None:
-            raise ConfigError(f"map(size={size!r}) after normalize(): the size is fixed by then. Leave it out")
-        if self.floats is not None:
-            return replace(self, floats=(*self.floats, own))
-        added = self._add(own)
-        return added if size is None else replace(added, size_px=_size_px(size))
-
-    def _op(self, op: dict[str, Any]) -> Images:
-        if self.floats is not None:
-            raise ConfigError(f"{op['op']} comes after normalize(). Steps on pictures come before it")
-        return self._add(json.dumps(op))
-
-    def _sized(self, op: dict[str, Any], size_px: tuple[int, int]) -> Images:
-        return replace(self._op(op | {"size_px": size_px}), size_px=size_px)
-
-    def _add(self, *steps: Any) -> Images:
-        if self.steps and self.steps[-1] == "shorter":
-            raise ConfigError("resize(n) keeps the aspect ratio: .center_crop(n) has to follow it")
-        return replace(self, steps=(*self.steps, *steps))
-
-
-def images(
-    files: Path | Iterable[Path],
-    labels: Iterable[int] | None = None,
-    *,
-    classes: Sequence[str] | Path | None = None,
-    storage: Mapping[str, Any] | None = None,
-) -> Images:
-    """Labelled pictures (JPEG, PNG) from
-
-    - a folder with a folder for each class, as torchvision's ``ImageFolder``;
-    - a list file with lines ``label;path``; ``classes`` are the names, or the file with one name a line;
-    - paths and their ``labels``; without labels all of them are 0.
-
-    Any path may be a URL: ``s3://bucket/folder``, ``gs://``, ``az://``, ``http(s)://`` or ``file://``. ``storage`` sets
-    the options of reading, with the keys of ``[storage]`` in the settings: ``endpoint``, ``region``, ``anonymous``,
-    ``requests_in_flight``, ``timeout_s``, ``retry_s``, ``cache_dir``, ``cache_bytes``, ``cache_mode``, ``map``,
-    ``listings_dir``. It changes no batch. Credentials come from the environment.
-    """
-    how = _storage(storage)
-    names: tuple[str, ...] | None = None
-    if classes is not None:
-        names = tuple(_native.classes_of(os.fspath(classes), how) if isinstance(classes, (str, os.PathLike)) else classes)
-    if isinstance(files, (str, os.PathLike)):
-        if labels is not None:
-            raise ConfigError("labels are given for one path. Give a list of paths, or leave labels out")
-        return Images(files, names, storage=how)
-    paths = [os.fspath(path) for path in files]
-    if labels is None and paths and all(path.endswith((".tar", ".zip", ".mds", ".parquet")) for path in paths):
-        raise ConfigError(f"{paths[0]} and others are archives. Name their folder, or all by one pattern: train-{{000..146}}.tar")
-    numbers = [0] * len(paths) if labels is None else [whole_number("label", label, 0, 2**32 - 1) for label in labels]
-    if len(numbers) != len(paths):
-        raise ConfigError(f"there are {len(paths)} paths and {len(numbers)} labels. Give one label for each path")
-    return Images(tuple(zip(paths, numbers)), names, storage=how)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Declared(Source):
-    """Samples of arrays or of a Python dataset; see :func:`arrays` and :func:`dataset`."""
+    """Any other source: arrays, or a user's dataset, through custom steps."""
 
-    # None for the items of a dataset.
     make: Callable[..., _native.Source] | None
     arguments: tuple[Any, ...]
-    steps: tuple[tuple[str, Callable[..., Any], bool], ...] = ()
+    steps: tuple[Any, ...] = ()
     at_once: bool = False
+    chosen: Any = None
+    whole: tuple[int, int] | None = None
 
-    def _open(self) -> _native.Source:
-        source = self._open_items(*self.arguments) if self.make is None else self.make(*self.arguments)
+    def _open(self, own: list[Own]) -> _native.Source:
+        # The first sample of this source tells the fields; others may be bad.
+        first = int(self.chosen[0]) if self.chosen is not None and len(self.chosen) else 0
+        source = self._open_whole(own, first)
         for name, function, rng in self.steps:
-            source = source.map(name, self._wrapped(name, for_v2(function, is_picture=False)), rng)
-        return source
+            source = source.map(name, self._wrapped(own, name, for_v2(function, is_picture=False)), rng, first)
+        return self.part(source)
 
-    def _open_items(self, items: Any) -> _native.Source:
+    def _open_whole(self, own: list[Own], first: int) -> _native.Source:
+        """Opens the samples before the steps."""
+        if self.make is not None:
+            return self.make(*self.arguments)
+        (items,) = self.arguments
         name, fingerprint = facts_of(items)
-        item = self._wrapped(name, lambda index: items[int(index)])
-        return _native.Source.items(len(items), fingerprint, item, name)
+        item = self._wrapped(own, name, lambda index: items[int(index)])
+        return _native.Source.items(len(items), fingerprint, item, name, first)
+
+    def seeds(self) -> _native.Source:
+        """The random numbers that seed the items of a dataset, which other processes make."""
+        return self.part(_native.Source.seeds(*self._measured()))
 
     def __len__(self) -> int:
         """Number of samples."""
-        return len(self.native) if self.make is not None else len(self.arguments[0])
+        return len(self.arguments[0]) if self.make is None and self.chosen is None else super().__len__()
+
+    def sample(self, index: int, epoch: int = 0, seed: int = 0) -> Any:
+        """As :meth:`Source.sample`. The item of a dataset is made as worker processes make it, if torch is installed."""
+        if self.make is not None or not has_torch():
+            return super().sample(index, epoch, seed)
+        return Declared.item(self, *self._place(index, epoch, seed))
+
+    # Makes an item of a dataset; set by the loader, which knows how.
+    item: ClassVar[Callable[[Declared, int, int, int], Any]]
+
+    def _measured(self) -> tuple[int, int]:
+        if self.make is None:
+            return len(self.arguments[0]), facts_of(self.arguments[0])[1]
+        native = replace(self, steps=()).native if self.steps else self.native
+        return len(native), native.fingerprint
+
+    @property
+    def _is_random(self) -> bool:
+        """True if a step draws random numbers."""
+        return super()._is_random or any(rng for _, _, rng in self.steps)
+
+    def _title(self) -> str:
+        if self.make is None:
+            return f"feedline.dataset({type(self.arguments[0]).__name__})"
+        if self.make is not _open_arrays:
+            return f"feedline.arrays({shown.place(self.arguments[0])})"
+        return f"feedline.arrays({', '.join(f'{name} {column.dtype} {column.shape}' for name, column in self.arguments[0])})"
+
+    @property
+    def labels(self) -> Any:
+        """The array named ``label``, of arrays without steps; else None."""
+        if self.make is not _open_arrays or self.steps:
+            return None
+        column = dict(self.arguments[0]).get("label")
+        return column if column is None or self.chosen is None else column[self.chosen]
 
     def map(self, function: Callable[..., Any], *, rng: bool = False) -> Declared:
         """Adds a custom step, which runs in the workers, one sample at a time. It gets the fields of a sample as arrays
@@ -363,7 +375,7 @@ class Declared(Source):
         and values. Types and shapes must be the same for all samples; the first sample is made at once to learn them.
         ``rng`` and global generators are as in :meth:`Images.map`.
         """
-        return replace(self, steps=(*self.steps, (_name(function), function, rng)))
+        return replace(self, steps=(*self.steps, (name_of(function), function, rng)))
 
 
 def facts_of(items: Any) -> tuple[str, int]:
@@ -372,7 +384,73 @@ def facts_of(items: Any) -> tuple[str, int]:
     return name, _hash([name, len(items)])
 
 
-def _storage(storage: Mapping[str, Any] | None) -> str:
+class Joined(Declared):
+    """The samples of several sources, its ``arguments``, one after the other."""
+
+    def _open_whole(self, own: list[Own], first: int) -> _native.Source:
+        natives = []
+        for part in self.arguments:
+            if self.at_once and not part.at_once and is_dataclass(part):
+                part = replace(cast("Any", part), at_once=True)
+            _, native, owns = part._opened()
+            natives.append(native)
+            own.extend(owns)
+        _ = self.classes  # which are compared
+        return _native.Source.concat(natives)
+
+    def _title(self) -> str:
+        named = [part._title() for part in self.arguments[:3]] + ["..."] * (len(self.arguments) > 3)
+        return " + ".join(named)
+
+    @property
+    def _is_random(self) -> bool:
+        return super()._is_random or any(part._is_random for part in self.arguments)
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes; empty if a part has none."""
+        named = [part.classes for part in self.arguments]
+        longest: list[str] = max(named, key=len)
+        for names in filter(None, named):
+            if names != longest[: len(names)]:
+                raise ConfigError(
+                    f"a label means another class in each part: {names[:9]} and {longest[:9]}. Give both the same classes="
+                )
+        return longest if all(named) else []
+
+    @property
+    def labels(self) -> Any:
+        """The labels of the parts, if all have some; else None."""
+        return self._of_parts([part.labels for part in self.arguments])
+
+    @property
+    def files(self) -> list[str] | None:
+        """The files of the parts, if all are pictures; else None."""
+        return cast("list[str] | None", self._of_parts([part.files for part in self.arguments]))
+
+    def _of_parts(self, facts: list[Any]) -> Any:
+        if any(fact is None for fact in facts) or self.steps:
+            return None
+        if not all(isinstance(fact, list) for fact in facts):
+            values = np.concatenate([np.asarray(fact) for fact in facts])
+            return values if self.chosen is None else values[self.chosen]
+        every = [value for fact in facts for value in fact]
+        return every if self.chosen is None else [every[number] for number in self.chosen]
+
+
+def of_torch(dataset: Any) -> Any:
+    """torch's ``Subset`` and ``ConcatDataset`` of sources, as sources; anything else unchanged."""
+    data = sys.modules.get("torch.utils.data")
+    if data is not None and type(dataset) is data.Subset:
+        inner = of_torch(dataset.dataset)
+        return inner.subset(dataset.indices) if isinstance(inner, Source) and is_dataclass(inner) else dataset
+    if data is not None and type(dataset) is data.ConcatDataset:
+        parts = [of_torch(part) for part in dataset.datasets]
+        return Joined(_native.Source.concat, tuple(parts)) if all(isinstance(part, Source) for part in parts) else dataset
+    return dataset
+
+
+def storage_json(storage: Mapping[str, Any] | None) -> str:
     return json.dumps({key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in (storage or {}).items()})
 
 
@@ -387,7 +465,7 @@ def arrays(
     ``.bin`` or 16-bit grey ``.png`` file a sample. The path may be a URL, with ``storage`` as for :func:`images`.
     """
     if len(columns) == 1 and not named and isinstance(columns[0], (str, os.PathLike)):
-        files = (os.fspath(columns[0]), None if shape is None else list(shape), _storage(storage))
+        files = (os.fspath(columns[0]), None if shape is None else list(shape), storage_json(storage))
         return Declared(_native.Source.array_files, files)
     if shape is not None or storage is not None:
         raise ConfigError("shape and storage are for files: arrays have their own. Leave them out")
@@ -415,6 +493,8 @@ def dataset(items: Any) -> Declared:
     value, or a tuple, list or dict of fields. With ``DataLoader(workers="threads")``, and without torch, threads make them:
     numbers and arrays of one type and shape only, and nothing may be drawn from a global generator.
     """
+    if isinstance(items, Source):
+        raise ConfigError("this is a source already. Give it to the loader as it is")
     if not hasattr(items, "__getitem__") or not hasattr(items, "__len__"):
         raise ConfigError(
             f"{type(items).__name__} has no __getitem__ and __len__. Feedline delivers by number; a stream has none"

@@ -17,7 +17,7 @@ from typing import Any
 from .. import _native
 from ..errors import ConfigError
 from ..loader import DataLoader
-from ..source import Images, images
+from ..pictures import Images, images
 
 
 def get_classes(classes_path: str | os.PathLike[str]) -> tuple[list[str], int]:

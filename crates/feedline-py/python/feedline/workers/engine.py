@@ -15,6 +15,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.multiprocessing
 from torch.utils.data import default_collate
@@ -54,13 +55,12 @@ class Engine:
         multiprocessing_context: Any,
         prefetch_factor: int | None,
     ) -> None:
-        (items,) = source.arguments
-        rows = Rows(items, source.steps)
-        self._name, fingerprint = facts_of(items)
+        self._rows, seeds = _rows_of(source), source.seeds()
+        self._name, _ = facts_of(*source.arguments)
 
         def numbers(hear: Callable[[str, str], None]) -> _native.Loader:
             return _native.Loader(
-                _native.Source.seeds(len(rows), fingerprint),
+                seeds,
                 plan,
                 rank=rank,
                 batch_size=batch_size,
@@ -84,7 +84,7 @@ class Engine:
         # Until the first batch has told its size.
         self._may_be_ahead = max(1, num_workers)
         self._setup = worker.Setup(
-            dataset=rows,
+            dataset=self._rows,
             is_iterable=False,
             auto_collation=True,
             collate_fn=default_collate,
@@ -242,30 +242,7 @@ class Engine:
             self._is_first = False
 
     def _failure(self, error: Exception, at: Any, task: Task) -> Exception:
-        """The error for a sample that could not be made, or samples that could not be collated."""
-        if isinstance(error, MemoryError):
-            return error
-        # A worker's exception has the whole traceback as its text.
-        said = (str(error).strip().splitlines() or [""])[-1]
-        kind = type(error).__name__
-        problem = said if said.startswith(kind) else f"{kind}: {said}"
-        if at is None:
-            return SampleError(
-                f"failed to collate samples {task.keys}: {problem}. Fields of unequal shape need a collate function: take "
-                "feedline.torch.DataLoader",
-                stage="collate",
-                index=task.keys[0],
-                location=f"item {task.keys[0]}",
-                problem=problem,
-            )
-        return SampleError(
-            f"step {self._name} failed on sample {at} (item {at}): {problem}",
-            stage="augment",
-            index=at,
-            location=f"item {at}",
-            problem=problem,
-            step=self._name,
-        )
+        return _failure(self._name, self._rows, error, at, task)
 
     def stats(self) -> tuple[str, str]:
         """The counters as JSON, and the bottleneck in words."""
@@ -290,6 +267,65 @@ class Engine:
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.close()
+
+
+def one_item(source: Declared, index: int, epoch: int, seed: int) -> Any:
+    """Sample ``index`` of a Dataset, as :class:`Engine` delivers it in a batch with this seed in this epoch."""
+    rows = _rows_of(source)
+    number = int(np.asarray(source.seeds().sample(index, epoch, seed)[0]))
+    fetcher = Fetcher(rows, False, True, default_collate, False)
+    fetcher.begin(Begin(_KEY))
+    task = Task([index], [number])
+    try:
+        with Kept():
+            item, batch = fetcher.fetch(task, lambda made: (made[0], default_collate(made)))
+    except Exception as error:
+        raise _failure(facts_of(*source.arguments)[0], rows, error, fetcher.at, task) from error
+    return tuple(_first(part, of_batch) for part, of_batch in zip(fields_of(item)[0], fields_of(batch)[0]))
+
+
+def _rows_of(source: Declared) -> Rows:
+    (items,) = source.arguments
+    return Rows(items, source.steps, source.chosen)
+
+
+def _first(item: Any, batch: Any) -> Any:
+    """The first sample of a batch that ``default_collate`` made; ``item`` is what it was made of."""
+    if isinstance(batch, torch.Tensor):
+        return batch[0]
+    if isinstance(item, dict):
+        return {name: _first(value, batch[name]) for name, value in item.items()}
+    if isinstance(item, (tuple, list)):
+        made = [_first(value, of_batch) for value, of_batch in zip(item, batch)]
+        return type(item)(*made) if hasattr(item, "_fields") else type(item)(made)
+    return item
+
+
+def _failure(name: str, rows: Rows, error: Exception, at: Any, task: Task) -> Exception:
+    """The error for a sample that could not be made, or samples that could not be collated."""
+    if isinstance(error, MemoryError):
+        return error
+    # A worker's exception has the whole traceback as its text.
+    said = (str(error).strip().splitlines() or [""])[-1]
+    kind = type(error).__name__
+    problem = said if said.startswith(kind) else f"{kind}: {said}"
+    if at is None:
+        return SampleError(
+            f"failed to collate samples {task.keys}: {problem}. Fields of unequal shape need a collate function: take "
+            "feedline.torch.DataLoader",
+            stage="collate",
+            index=task.keys[0],
+            location=f"item {rows.item(task.keys[0])}",
+            problem=problem,
+        )
+    return SampleError(
+        f"step {name} failed on sample {at} (item {rows.item(at)}): {problem}",
+        stage="augment",
+        index=at,
+        location=f"item {rows.item(at)}",
+        problem=problem,
+        step=name,
+    )
 
 
 def _delivered(indices: list[int], replaced: list[Replaced]) -> list[int]:

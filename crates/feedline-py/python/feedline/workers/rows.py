@@ -16,10 +16,11 @@ _KNOWN = {torch.Tensor, np.ndarray, int, float, bool, str, bytes}
 
 
 class Rows:
-    """``rows[i]`` is the item ``i`` after the steps. Pictures of Pillow, and others with NumPy's array interface, become arrays."""
+    """``rows[i]`` is the item ``i``, or item ``chosen[i]``, after the steps. Pictures of Pillow, and others with NumPy's array interface, become arrays."""
 
-    def __init__(self, items: Any, steps: Sequence[tuple[str, Callable[..., Any], bool]]) -> None:
+    def __init__(self, items: Any, steps: Sequence[tuple[str, Callable[..., Any], bool]], chosen: Any = None) -> None:
         self._items = items
+        self._chosen = chosen
         self._steps = tuple(steps)
         # The steps as they are called; made in the process that calls them, since not all can be pickled.
         self._called: list[Any] | None = None
@@ -27,10 +28,14 @@ class Rows:
         self.number = 0
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self._items if self._chosen is None else self._chosen)
+
+    def item(self, index: int) -> int:
+        """The number of the item of a sample."""
+        return index if self._chosen is None else int(self._chosen[index])
 
     def __getitem__(self, index: int) -> Any:
-        sample = self._items[index]
+        sample = self._items[self.item(index)]
         if self._steps:
             for name, function, rng in self._calls():
                 arrays = [np.asarray(value) for value in fields_of(sample)[0]]

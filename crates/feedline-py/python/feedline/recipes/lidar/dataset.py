@@ -16,6 +16,7 @@ import numpy as np
 
 from ... import _native
 from ...errors import ConfigError, whole_number
+from ...own import Own
 from ...source import Source
 from ..s3client import Keys, is_url, storage_of
 from . import collate, evaluation
@@ -73,7 +74,8 @@ class LidarDataset(Source):
         self.training = bool(training)
         self.logger = logger
         self.root_path: Any = root if is_url(root) else Path(root)
-        self.split = str((dataset_cfg.get("DATA_SPLIT") or {}).get(self.mode, self.mode))
+        # OpenPCDet's name; parts of such a data set are those that its lists name.
+        self.split = str((dataset_cfg.get("DATA_SPLIT") or {}).get(self.mode, self.mode))  # type: ignore[method-assign,assignment]
         self.epoch = 0
         """The epoch in which :meth:`__getitem__` draws; a loader counts epochs itself."""
         self.total_epochs = whole_number("total_epochs", total_epochs, 0)
@@ -99,7 +101,7 @@ class LidarDataset(Source):
         """``train`` or ``test``."""
         return "train" if self.training else "test"
 
-    def _open(self) -> _native.Source:
+    def _open(self, own: list[Own]) -> _native.Source:
         keys = None if self._keys is None else self._keys.reveal()
         self._clouds, self._kept = _native.Clouds(json.dumps(self._options), keys), {}
         return self._clouds.source()
@@ -310,7 +312,7 @@ class DataAugmentor:
         config = options["config"]
         augmentor = {**(config.get("DATA_AUGMENTOR") or {}), "DISABLE_AUG_LIST": disabled}
         self._dataset._options = options | {"config": config | {"DATA_AUGMENTOR": augmentor}}
-        self._dataset._opened = None
+        self._dataset._ready = None
 
 
 def _late(hook: Mapping[str, Any] | None, total_epochs: int) -> tuple[int, list[str]]:

@@ -12,7 +12,9 @@ from typing import Any
 
 from ... import _native
 from ...errors import ConfigError, whole_number
-from ...source import IMAGENET_MEAN, IMAGENET_STD, Source
+from ...own import Own
+from ...pictures import IMAGENET_MEAN, IMAGENET_STD
+from ...source import Source
 from ..s3client import Keys, is_url, storage_of
 
 _ROOTS = ("img_root", "gt_root", "hha_root", "mapping_root", "train_source", "eval_source")
@@ -135,7 +137,7 @@ class NYUv2(Source):
             "storage": storage,
         }
 
-    def _open(self) -> _native.Source:
+    def _open(self, own: list[Own]) -> _native.Source:
         keys = None if self._keys is None else self._keys.reveal()
         return _native.Source.scenes(json.dumps(self._options), keys)
 

@@ -8,9 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ...errors import ConfigError, whole_number
-from ...loader import _has_torch
 from ...ranks import discover_and_tell
-from ...source import Source
+from ...source import Source, has_torch
 from ..epochs import EpochLoader, EpochSampler, Minibatch
 from .data import TrainPre, ValPre
 from .settings import Config, settings_of
@@ -183,7 +182,7 @@ def _source(dataset: Any, arguments: tuple[Any, ...], s3client: Any) -> Source:
 
 def _options(said: Config, num_workers: int | None, output: Any, others: dict[str, Any]) -> dict[str, Any]:
     if output is None:
-        output = "torch" if _has_torch() else "numpy"
+        output = "torch" if has_torch() else "numpy"
     pin_memory = False
     if output == "torch":
         import torch

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...errors import ConfigError, whole_number
-from ...source import IMAGENET_MEAN, IMAGENET_STD
+from ...pictures import IMAGENET_MEAN, IMAGENET_STD
 
 _DEFAULTS: dict[str, Any] = {
     "seed": 12345,
