@@ -45,6 +45,16 @@ def drawn(image):
     return image + np.uint8(random.randrange(9)) + np.uint8(np.random.randint(9)) + np.uint8(torch.randint(9, ()).item())
 
 
+class Draws:
+    """A user's Dataset that draws from all global generators."""
+
+    def __len__(self):
+        return 60
+
+    def __getitem__(self, index):
+        return {"at": index, "drawn": [random.random(), np.random.normal()], "more": torch.rand(2), "name": f"n{index}"}
+
+
 def augmented(folder):
     return feedline.images(folder).map(noise, rng=True).random_resized_crop(16).hflip().color_jitter(0.4).normalize()
 
@@ -74,6 +84,29 @@ def test_a_sample_is_what_a_loader_delivers_of_it(pictures, kind):
     assert equal(source[-1], source[59]) and equal(source[np.int64(-60)], source[torch.tensor(0)])
     if kind != "dataset":
         assert not equal(source[5], source.sample(5, epoch=1)) and not equal(source[5], source.sample(5, seed=1))
+
+
+def test_an_item_of_a_users_dataset_is_what_the_worker_processes_make_of_it():
+    whole = feedline.dataset(Draws())
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+    for source in (whole, whole.subset([7, 50, 7, 3])):
+        loader = feedline.DataLoader(source, batch_size=9, shuffle=True, num_workers=2, seed=4)
+        loader.set_epoch(2)
+        for batch in loader:
+            at, drawn, more, names = batch
+            for row, index in enumerate(batch.indices):
+                one = source.sample(index, 2, 4)
+                assert [one[0], *one[1], one[3]] == [at[row], drawn[0][row], drawn[1][row], names[row]]
+                assert torch.equal(one[2], more[row])
+    part = whole.subset([7, 50, 7, 3])
+    assert [int(one[0]) for one in part] == [7, 50, 7, 3] and torch.equal(part[1][2], whole[50][2])
+    assert torch.equal(part[0][2], whole[7][2]) and not torch.equal(part[2][2], whole[7][2]), "a repeated one draws anew"
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before[:2] and torch.equal(torch.get_rng_state(), before[2])
+    with pytest.raises(feedline.SampleError, match=r"sample 1 \(item 0\): ZeroDivisionError") as failed:
+        feedline.dataset(Bad()).subset([2, 0])[1]
+    assert (failed.value.index, failed.value.location) == (1, "item 0")
+    with pytest.raises(feedline.StateError):
+        feedline.DataLoader(part).load_state_dict(feedline.DataLoader(whole).state_dict())
 
 
 def test_a_sample_is_numpy_where_torch_is_not_installed(pictures, python):
