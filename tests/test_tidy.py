@@ -68,7 +68,7 @@ PACKAGE = {
     "pictures": "_native errors labels own shown source",
     "ranks": "_native errors",
     "follow": "_native errors",
-    "workers": "_native errors own source",
+    "workers": "_native errors own passthrough source",
     "loader": "_native errors follow own pictures ranks source workers",
     "torch": "_native errors loader ranks source workers",
     "recipes/s3client": "errors",

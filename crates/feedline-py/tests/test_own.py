@@ -287,6 +287,9 @@ def test_a_v2_transform_that_gets_an_array_within_a_users_function_is_told(pictu
         for _ in range(2):
             assert len(list(feedline.DataLoader(source, batch_size=30, num_workers=0))) == 2
     told = [str(one.message) for one in heard if "returns arrays unchanged" in str(one.message)]
+    if step.__class__ is Holds and named:
+        with pytest.warns(UserWarning, match="Holds gives a NumPy array"):
+            list(feedline.DataLoader(feedline.dataset([np.zeros((2, 2, 3), np.uint8)]).map(step), num_workers=0))
     name = getattr(step, "__name__", "Holds")
     assert len(told) == (named is not None) and all(f"{name} gives a NumPy array to {named} of" in text for text in told)
 

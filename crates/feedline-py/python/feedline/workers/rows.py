@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..own import for_v2
+from ..passthrough import watched
 
 # Types that torch's collate function knows.
 _KNOWN = {torch.Tensor, np.ndarray, int, float, bool, str, bytes}
@@ -44,7 +45,8 @@ class Rows:
 
     def _calls(self) -> list[Any]:
         if self._called is None:
-            self._called = [(name, for_v2(function, is_picture=False), rng) for name, function, rng in self._steps]
+            steps = [(name, for_v2(function, is_picture=False), rng) for name, function, rng in self._steps]
+            self._called = [(name, watched(name, function), rng) for name, function, rng in steps]
         return self._called
 
     def _rng(self, name: str) -> np.random.Generator:
