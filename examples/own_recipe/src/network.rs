@@ -61,10 +61,6 @@ impl Task for RegressionTask {
         &["mae"]
     }
 
-    fn set_frozen(&mut self, frozen: bool) {
-        self.stepper.set_frozen(frozen);
-    }
-
     fn train_step(&mut self, batch: &Batch, lr: f64, group: &dyn Group) -> Result<Tally> {
         let (errors, mut tally) = self.errors(batch)?;
         let Some(share) = self.stepper.share(&mut tally, batch, group)? else { return Ok(tally) };

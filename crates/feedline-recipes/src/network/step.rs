@@ -6,7 +6,7 @@ use super::loss_scale::LossScale;
 use super::optimizer::Optimizer;
 use super::parameters::{Parameters, scalar};
 use feedline::train::group::Group;
-use feedline::train::{Tally, TaskState};
+use feedline::train::{Tally, TaskState, nothing_to_freeze};
 use feedline::{Batch, Error, Result};
 
 /// The optimiser of a network, its gradient, and what else a step needs.
@@ -43,9 +43,16 @@ impl Stepper {
         Stepper { clip_norm, ..self }
     }
 
-    /// Freezes the backbone, or thaws it.
-    pub fn set_frozen(&mut self, is_frozen: bool) {
+    /// Freezes the backbone of `parameters`, or thaws it.
+    ///
+    /// # Errors
+    /// No tensor of it is in a backbone, and it is to be frozen.
+    pub fn set_frozen(&mut self, parameters: &Parameters, is_frozen: bool) -> Result<()> {
+        if is_frozen && !parameters.specs.iter().any(|spec| spec.in_backbone) {
+            return Err(nothing_to_freeze());
+        }
         self.is_frozen = is_frozen;
+        Ok(())
     }
 
     /// True while the backbone is frozen.

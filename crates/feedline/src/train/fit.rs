@@ -99,6 +99,8 @@ pub fn fit(
 ) -> Result<Outcome> {
     let &FitContext { group, sink, .. } = context;
     let shares = shares_of_rank(splits, options, group, progress)?;
+    // Before the first step, so that no run ends at a later phase that cannot be.
+    options.phases.iter().try_for_each(|phase| task.set_frozen(phase.frozen))?;
     task.broadcast(group)?;
     let val_plan = Plan::unshuffled(splits.val.len(), splits.plan.num_replicas())?.with_tail(Tail::Exact);
     let mut last_save = Instant::now();
@@ -108,7 +110,7 @@ pub fn fit(
         if progress.epoch >= end {
             continue;
         }
-        task.set_frozen(phase.frozen);
+        task.set_frozen(phase.frozen)?;
         let (mut train, mut val) = context.loaders(splits, &val_plan, share, options.epochs)?;
         match &progress.cursor {
             Some(cursor) => train.load_state_dict(cursor)?,
@@ -175,6 +177,8 @@ pub fn fit(
             let stages = train.stats().since(&before);
 
             let began = Instant::now();
+            // Before the first step, so that no run ends at a later phase that cannot be.
+            options.phases.iter().try_for_each(|phase| task.set_frozen(phase.frozen))?;
             task.broadcast(group)?;
             let Some(val_tally) = context.evaluate(task, &mut val, epoch)? else {
                 context.save(task, &mut train, progress, false)?;

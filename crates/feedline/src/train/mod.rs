@@ -19,7 +19,7 @@ pub mod threads;
 
 pub use fit::{FitContext, FitData, FitOptions, Outcome, Phase, fit};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::sample::{Array, Batch};
 use consistency::check_consistent;
 use group::Group;
@@ -89,6 +89,14 @@ pub struct TaskState {
     pub scalars: serde_json::Map<String, serde_json::Value>,
 }
 
+/// The error of a task that has no backbone, in a phase that freezes it.
+pub fn nothing_to_freeze() -> Error {
+    Error::train(
+        "a phase of the run freezes the backbone, and the task has none that it could freeze",
+        "Leave `frozen` of the phase false, or implement Task::set_frozen",
+    )
+}
+
 /// What is trained: a model with its loss and optimiser. The loop calls these methods and nothing else. Four of them are
 /// enough: `train_step`, `eval_step`, `state` and `load_state`.
 pub trait Task {
@@ -108,12 +116,13 @@ pub trait Task {
         (0..tally.metric_sums.len()).map(|at| tally.metric(at)).collect()
     }
 
-    /// Freezes the backbone (its parameters and running statistics stay as they are), or thaws it.
+    /// Freezes the backbone (its parameters and running statistics stay as they are), or thaws it. A task without one need not
+    /// implement it.
     ///
-    /// # Panics
-    /// By default if it is to be frozen: a task whose phases freeze the backbone has to do so.
-    fn set_frozen(&mut self, frozen: bool) {
-        assert!(!frozen, "a phase freezes the backbone, and this task does not implement Task::set_frozen");
+    /// # Errors
+    /// If there is nothing to freeze: by default always, if `frozen` is true.
+    fn set_frozen(&mut self, frozen: bool) -> Result<()> {
+        if frozen { Err(nothing_to_freeze()) } else { Ok(()) }
     }
 
     /// Sets the optimiser's momentum (Adam's beta1) for the steps that follow, in [0, 1). Called only if a phase has a

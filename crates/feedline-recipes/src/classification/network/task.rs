@@ -148,8 +148,8 @@ impl Task for ClassificationTask {
         &["accuracy"]
     }
 
-    fn set_frozen(&mut self, frozen: bool) {
-        self.stepper.set_frozen(frozen);
+    fn set_frozen(&mut self, frozen: bool) -> Result<()> {
+        self.stepper.set_frozen(&self.model.store, frozen)
     }
 
     fn train_step(&mut self, batch: &Batch, lr: f64, group: &dyn Group) -> Result<Tally> {

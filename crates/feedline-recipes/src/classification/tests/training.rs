@@ -126,7 +126,7 @@ fn a_frozen_backbone_stays_as_it_is_and_its_momentum_survives() {
         let mut task = task(|o| o.optimizer = optimizer);
         train(&mut task, 0..2);
         let before = task.state().unwrap();
-        task.set_frozen(true);
+        task.set_frozen(true).unwrap();
         train(&mut task, 2..5);
         let frozen = task.state().unwrap();
         for (old, new) in [(&before.model, &frozen.model), (&before.optimizer, &frozen.optimizer)] {
@@ -135,7 +135,7 @@ fn a_frozen_backbone_stays_as_it_is_and_its_momentum_survives() {
                 assert_eq!(new[name] != *value, head, "{name} of {optimizer:?}");
             }
         }
-        task.set_frozen(false);
+        task.set_frozen(false).unwrap();
         train(&mut task, 5..6);
         let thawed = task.state().unwrap();
         assert!(frozen.model.iter().all(|(name, value)| thawed.model[name] != *value));
@@ -371,7 +371,7 @@ fn frozen_ranks_take_the_same_steps_without_meeting_in_the_norms() {
         let ends: Vec<f64> = std::thread::scope(|scope| {
             let run = |group: ThreadGroup| {
                 let mut task = ClassificationTask::new(options(sync_bn)).unwrap();
-                task.set_frozen(true);
+                task.set_frozen(true).unwrap();
                 let steps = (0..3).map(|step| share(&toy_batch(step), group.rank() as usize, ranks));
                 steps.map(|batch| task.train_step(&batch, 0.05, &group).unwrap().loss()).sum()
             };

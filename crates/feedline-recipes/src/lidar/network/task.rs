@@ -190,9 +190,6 @@ impl Task for LidarTask {
         vec![Hits::mean_ap(&tally.metric_sums)]
     }
 
-    /// Nothing in it is ever frozen.
-    fn set_frozen(&mut self, _frozen: bool) {}
-
     fn set_momentum(&mut self, momentum: f64) {
         self.stepper.set_momentum(momentum);
     }

@@ -214,8 +214,8 @@ impl Task for SceneTask {
         Scores::from_sums(self.options.num_classes, &tally.metric_sums).figures().to_vec()
     }
 
-    fn set_frozen(&mut self, frozen: bool) {
-        self.stepper.set_frozen(frozen);
+    fn set_frozen(&mut self, frozen: bool) -> Result<()> {
+        self.stepper.set_frozen(&self.model.store, frozen)
     }
 
     fn train_step(&mut self, batch: &Batch, lr: f64, group: &dyn Group) -> Result<Tally> {

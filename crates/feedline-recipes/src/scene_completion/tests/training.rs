@@ -194,7 +194,7 @@ fn goes_on_bit_for_bit_after_a_resume() {
 fn together(ranks: u64, frozen: bool) -> (Vec<f64>, TaskState) {
     let run = |group: ThreadGroup| {
         let mut task = task(|_| ());
-        task.set_frozen(frozen);
+        task.set_frozen(frozen).unwrap();
         let share = 4 / ranks;
         let mut steps = Vec::new();
         for step in 0..3 {
@@ -278,13 +278,13 @@ fn a_frozen_2d_branch_stays_as_it_is() {
     let mut task = task(|_| ());
     train(&mut task, 0..1);
     let before = task.state().unwrap();
-    task.set_frozen(true);
+    task.set_frozen(true).unwrap();
     train(&mut task, 1..3);
     let frozen = task.state().unwrap();
     for (name, value) in &before.model {
         assert_eq!(frozen.model[name] != *value, !name.starts_with("image."), "{name}");
     }
-    task.set_frozen(false);
+    task.set_frozen(false).unwrap();
     train(&mut task, 3..4);
     let thawed = task.state().unwrap();
     assert!(frozen.model.iter().all(|(name, value)| thawed.model[name] != *value));

@@ -68,8 +68,9 @@ impl Task for LineTask {
             _ => panic!("{tally:?}"),
         }
     }
-    fn set_frozen(&mut self, frozen: bool) {
+    fn set_frozen(&mut self, frozen: bool) -> Result<()> {
         self.frozen = frozen;
+        Ok(())
     }
     fn set_momentum(&mut self, momentum: f64) {
         self.set_momentum = Some(momentum);
@@ -439,4 +440,37 @@ fn a_task_takes_over_the_model_of_rank_0_and_keeps_its_own_optimizer() {
         ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
     });
     assert_eq!(states, [([0.0, 2.0], [0.0; 2]), ([0.0, 2.0], [1.0; 2]), ([0.0, 2.0], [2.0; 2])]);
+}
+
+/// A line without a backbone: what the loop may ask of any task has its default.
+struct Plain(LineTask);
+
+impl Task for Plain {
+    fn train_step(&mut self, batch: &Batch, lr: f64, group: &dyn Group) -> Result<Tally> {
+        self.0.train_step(batch, lr, group)
+    }
+    fn eval_step(&mut self, batch: &Batch) -> Result<Tally> {
+        self.0.eval_step(batch)
+    }
+    fn state(&self) -> Result<TaskState> {
+        self.0.state()
+    }
+    fn load_state(&mut self, state: TaskState) -> Result<()> {
+        self.0.load_state(state)
+    }
+}
+
+#[test]
+fn a_later_phase_that_freezes_a_task_without_a_backbone_is_refused_before_the_first_step() {
+    let mut options = options([1, 1]);
+    (options.phases[0].frozen, options.phases[1].frozen) = (false, true);
+    let plan = Plan::new(23, 1).unwrap();
+    let splits = FitData { train: data(23), val: data(7), loader: LoaderOptions::default(), plan };
+    let steps = Arc::new(Steps::default());
+    let sink = steps.clone() as Arc<dyn Sink>;
+    let context = FitContext { group: &SingleRank, ledger: None, checkpoints: None, sink: &sink, stop: &|| false };
+    let mut task = Plain(LineTask::default());
+    let error = fit(&mut task, &splits, &options, &context, &mut Progress::default()).unwrap_err().to_string();
+    assert!(error.contains("freezes the backbone, and the task has none"), "{error}");
+    assert_eq!((task.0.weights, steps.0.lock().unwrap().len()), ([0.0; 2], 0));
 }
