@@ -5,9 +5,9 @@
 use feedline::Result;
 use feedline::event::{Event, Sink};
 use feedline::train::group::SingleRank;
-use feedline_recipes::classification::config::Said;
 use feedline_recipes::classification::demo::{DemoOptions, write_demo_data};
 use feedline_recipes::classification::train::Run;
+use feedline_recipes::settings::SettingsBuilder;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,8 +39,9 @@ fn main() -> Result<()> {
     let epochs = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(4);
     let data = "demo-data/classification";
     write_demo_data(Path::new(data), &DemoOptions::default(), |_, _| {})?;
-    let said = Said::defaults().set("data.dir", data)?.set("model.input_px", 32)?.set("train.epochs", epochs)?;
-    let config = said.resolve()?;
+    let builder =
+        SettingsBuilder::defaults().set("data.dir", data)?.set("model.input_px", 32)?.set("train.epochs", epochs)?;
+    let config = builder.resolve()?;
     let dir = std::env::temp_dir().join(format!("feedline-7_train-{}", std::process::id()));
 
     // Stopped as by a signal, half an epoch in.

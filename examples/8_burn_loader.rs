@@ -11,9 +11,9 @@ use burn::tensor::{Device, Int, Tensor, TensorData, activation::relu};
 use feedline::deliver::{Loader, LoaderOptions};
 use feedline::plan::Plan;
 use feedline_recipes::burn_loader::BurnLoader;
-use feedline_recipes::classification::config::Said;
 use feedline_recipes::classification::data;
 use feedline_recipes::classification::demo::{DEMO_CLASSES, DemoOptions, write_demo_data};
+use feedline_recipes::settings::SettingsBuilder;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ struct Perceptron {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dir = "demo-data/classification";
     write_demo_data(Path::new(dir), &DemoOptions::default(), |_, _| {})?;
-    let config = Said::defaults().set("data.dir", dir)?.set("model.input_px", 24)?.resolve()?;
+    let config = SettingsBuilder::defaults().set("data.dir", dir)?.set("model.input_px", 24)?.resolve()?;
     let (train, _) = data::open(&config)?;
     let options = LoaderOptions { batch_size: 50, ..LoaderOptions::default() };
     let loader = Loader::new(train, Plan::new(2000, 1)?, options)?;

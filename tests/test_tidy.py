@@ -114,14 +114,17 @@ NO_CODE = [
 # Names that gave way to the field's.
 RENAMED = {
     "BatchPlan": "BatchRequest",
+    "CHANGEABLE": "MUTABLE_KEYS",
     "Clock": "SampleContext",
     "Fan": "MultiSink",
     "Flight": "InFlightBatch",
     "ImagePath": "FusedDecode",
     "Outlook": "NextUse",
     "OwnStep": "CustomTransform",
+    "PLACES": "LOCATION_KEYS",
     "Packing": "Encoding",
     "Readers": "Prefetcher",
+    "Said": "SettingsBuilder",
     "Walk": "BatchSampler",
 }
 # The same, for code that is not a test.

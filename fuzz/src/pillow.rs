@@ -10,7 +10,7 @@ pub struct Pillow(Child);
 
 /// Pillow's result for a picture.
 #[derive(Debug, PartialEq)]
-pub enum Said {
+pub enum PillowAnswer {
     Pixels { mode: String, width_px: u32, height_px: u32, rgb: Vec<u8> },
     Refused(String),
 }
@@ -30,7 +30,7 @@ impl Pillow {
         Ok(pillow)
     }
 
-    pub fn ask(&mut self, picture: &[u8]) -> std::io::Result<Said> {
+    pub fn ask(&mut self, picture: &[u8]) -> std::io::Result<PillowAnswer> {
         let gone = || std::io::Error::other("the Python of --pillow ended, or has no Pillow");
         let (Some(to), Some(from)) = (&mut self.0.stdin, &mut self.0.stdout) else { return Err(gone()) };
         to.write_all(&(picture.len() as u32).to_le_bytes()).and_then(|()| to.write_all(picture)).map_err(|_| gone())?;
@@ -40,11 +40,11 @@ impl Pillow {
         let mut said = vec![0; u32::from_le_bytes(length) as usize];
         from.read_exact(&mut said).map_err(|_| gone())?;
         if said.first() != Some(&b'+') || said.len() < 17 {
-            return Ok(Said::Refused(String::from_utf8_lossy(said.get(1..).unwrap_or_default()).into_owned()));
+            return Ok(PillowAnswer::Refused(String::from_utf8_lossy(said.get(1..).unwrap_or_default()).into_owned()));
         }
         let word = |at: usize| u32::from_le_bytes([said[at], said[at + 1], said[at + 2], said[at + 3]]);
         let mode = String::from_utf8_lossy(&said[1..9]).trim().to_owned();
-        Ok(Said::Pixels { mode, width_px: word(9), height_px: word(13), rgb: said[17..].to_vec() })
+        Ok(PillowAnswer::Pixels { mode, width_px: word(9), height_px: word(13), rgb: said[17..].to_vec() })
     }
 }
 

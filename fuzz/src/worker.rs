@@ -143,12 +143,12 @@ fn is_ours(place: &str) -> bool {
 }
 
 /// The outcome of an input.
-enum Outcome {
+enum InputOutcome {
     Fine { accepted: bool, said: String, compared: Option<String>, caught: Vec<String> },
     Failed(String),
 }
 
-fn try_input(target: &Target, bench: &mut Bench, bytes: &[u8]) -> Outcome {
+fn try_input(target: &Target, bench: &mut Bench, bytes: &[u8]) -> InputOutcome {
     PANICS.lock().unwrap_or_else(PoisonError::into_inner).clear();
     let before_bytes = MEMORY.current_usage();
     MEMORY.reset_peak_usage();
@@ -156,20 +156,20 @@ fn try_input(target: &Target, bench: &mut Bench, bytes: &[u8]) -> Outcome {
     let used_bytes = MEMORY.peak_usage().saturating_sub(before_bytes);
     let panics = std::mem::take(&mut *PANICS.lock().unwrap_or_else(PoisonError::into_inner));
     if let Some((place, said)) = panics.iter().find(|(place, _)| is_ours(place)) {
-        return Outcome::Failed(format!("panic at {place}: {said}"));
+        return InputOutcome::Failed(format!("panic at {place}: {said}"));
     }
     let bound_bytes = (64 << 20) + target.bytes_per_byte * bytes.len();
     let caught = panics.into_iter().map(|(place, _)| short(&place)).collect::<Vec<_>>();
     match verdict {
-        Err(_) => Outcome::Failed(format!("a panic that nothing caught: {caught:?}")),
-        Ok(Verdict::Wrong(said)) => Outcome::Failed(said),
+        Err(_) => InputOutcome::Failed(format!("a panic that nothing caught: {caught:?}")),
+        Ok(Verdict::Wrong(said)) => InputOutcome::Failed(said),
         Ok(_) if used_bytes > bound_bytes => {
-            Outcome::Failed(format!("{used_bytes} bytes of memory for an input of {} bytes", bytes.len()))
+            InputOutcome::Failed(format!("{used_bytes} bytes of memory for an input of {} bytes", bytes.len()))
         }
         Ok(Verdict::Accepted { compared }) => {
-            Outcome::Fine { accepted: true, said: "accepted".into(), compared, caught }
+            InputOutcome::Fine { accepted: true, said: "accepted".into(), compared, caught }
         }
-        Ok(Verdict::Refused { said, compared }) => Outcome::Fine { accepted: false, said, compared, caught },
+        Ok(Verdict::Refused { said, compared }) => InputOutcome::Fine { accepted: false, said, compared, caught },
     }
 }
 
@@ -232,8 +232,8 @@ fn run_here(target: &'static Target, flags: &Flags, report_path: &Path) -> Resul
         begun_ms.store(0, Relaxed);
         report.inputs += 1;
         match outcome {
-            Outcome::Failed(said) => report.fail(target, flags, &bytes, said)?,
-            Outcome::Fine { accepted, said, compared, caught } => {
+            InputOutcome::Failed(said) => report.fail(target, flags, &bytes, said)?,
+            InputOutcome::Fine { accepted, said, compared, caught } => {
                 report.accepted += u64::from(accepted);
                 report.caught += u64::from(!caught.is_empty());
                 caught.into_iter().for_each(|place| *report.panics.entry(place).or_default() += 1);
@@ -276,8 +276,8 @@ pub fn replay(target: &'static Target, flags: &Flags, bytes: Vec<u8>) -> Result<
         listen_to_panics();
         watch(Arc::new(AtomicU64::new(1)), Instant::now(), flags.hang);
         Ok(match try_input(target, &mut bench, &bytes) {
-            Outcome::Failed(said) => (false, said),
-            Outcome::Fine { said, compared, caught, .. } => {
+            InputOutcome::Failed(said) => (false, said),
+            InputOutcome::Fine { said, compared, caught, .. } => {
                 let compared = compared.map_or(String::new(), |compared| format!("; {compared}"));
                 let caught = if caught.is_empty() { String::new() } else { format!("; caught panics: {caught:?}") };
                 (true, format!("{said}{compared}{caught}"))

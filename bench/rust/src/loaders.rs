@@ -38,14 +38,14 @@ impl Sample {
     }
 }
 
-enum Source {
+enum LoaderInput {
     Pictures { files: Vec<PathBuf>, train: bool },
     Rows(Rows),
 }
 
 type Failure = Box<dyn Error + Send + Sync>;
 
-impl Source {
+impl LoaderInput {
     fn open(args: &Args) -> Result<Self, Box<dyn Error>> {
         Ok(if args.data.ends_with(".npy") {
             Self::Rows(Rows::open(&args.data)?)
@@ -95,7 +95,7 @@ fn concatenate(items: &[Sample]) -> Vec<f32> {
     batch
 }
 
-impl BurnDataset<Sample> for Source {
+impl BurnDataset<Sample> for LoaderInput {
     fn get(&self, index: usize) -> Result<Sample, DatasetError> {
         Ok(self.sample(index).expect("the bench's pictures decode"))
     }
@@ -116,7 +116,7 @@ impl Batcher<Sample, Vec<f32>> for Concatenate {
 /// Burn's MultiThreadDataLoader. The batch stays a `Vec`, so that no tensor back end is measured.
 pub fn burn(args: &Args) -> Result<serde_json::Value, Box<dyn Error>> {
     let started = Instant::now();
-    let source = Source::open(args)?;
+    let source = LoaderInput::open(args)?;
     let samples = source.count();
     let width = source.sample(0).map_err(|e| e.to_string())?.values().len();
     let loader = DataLoaderBuilder::new(Concatenate)
@@ -136,7 +136,7 @@ pub fn burn(args: &Args) -> Result<serde_json::Value, Box<dyn Error>> {
     })
 }
 
-impl Dataset for Source {
+impl Dataset for LoaderInput {
     type Item = Sample;
 
     fn get(&self, index: usize) -> dataloader_rs::error::Result<Sample> {
@@ -158,7 +158,7 @@ impl Collator<Sample> for Concatenate {
 
 pub fn dataloader_rs(args: &Args) -> Result<serde_json::Value, Box<dyn Error>> {
     let started = Instant::now();
-    let source = Source::open(args)?;
+    let source = LoaderInput::open(args)?;
     let samples = source.count();
     let width = source.sample(0).map_err(|e| e.to_string())?.values().len();
     let mut loader = DataLoader::builder(source)

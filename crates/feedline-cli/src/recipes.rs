@@ -14,7 +14,7 @@ use feedline_recipes::every::{Visitor, every};
 use feedline_recipes::recipe::Recipe;
 #[cfg(feature = "train")]
 use feedline_recipes::recipe::Trainable;
-use feedline_recipes::settings::{Said, Settings, recipe_named};
+use feedline_recipes::settings::{Settings, SettingsBuilder, recipe_named};
 use std::path::Path;
 #[cfg(feature = "train")]
 use std::path::PathBuf;
@@ -225,6 +225,7 @@ fn dashed(name: &str) -> Option<String> {
 }
 
 fn storage_of<C: Settings>(file: Option<&Path>, assignments: &[String]) -> Result<Storage> {
-    let said = file.map_or_else(|| Ok(Said::<C>::defaults()), |file| Said::defaults().file(file))?;
-    assignments.iter().try_fold(said, |said, assignment| said.assign(assignment))?.storage()
+    let builder =
+        file.map_or_else(|| Ok(SettingsBuilder::<C>::defaults()), |file| SettingsBuilder::defaults().file(file))?;
+    assignments.iter().try_fold(builder, |builder, assignment| builder.assign(assignment))?.storage()
 }

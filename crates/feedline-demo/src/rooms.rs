@@ -129,7 +129,7 @@ fn write_scene(folder: &Path, options: &DemoOptions, number: u64) -> Result<()> 
 }
 
 /// Scene `number`, from 1.
-fn draw(options: &DemoOptions, number: u64) -> view::View {
+fn draw(options: &DemoOptions, number: u64) -> view::RenderedRoom {
     let mut rng = SampleRng::new(options.seed, 0, number, "demo scene");
     let room = room::Room::draw(options.grid, &mut rng);
     view::look(&room, options.image_px.map(|side| side as usize))

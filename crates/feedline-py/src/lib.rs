@@ -36,7 +36,7 @@ mod _native {
     #[pymodule_export]
     use plan::Plan;
     #[pymodule_export]
-    use source::Source;
+    use source::PySource;
     #[pymodule_export]
     use source::classes_of;
     #[pymodule_export]

@@ -2,7 +2,7 @@
 
 use crate::array::Array;
 use crate::errors::raise;
-use crate::source::{Source, parse_storage};
+use crate::source::{PySource, parse_storage};
 use feedline::deliver::SampleContext;
 use feedline::pipeline::{Pipeline, make_sample};
 use feedline::plan::Request;
@@ -60,8 +60,8 @@ impl Clouds {
     }
 
     /// The data set as a source for the loader.
-    fn source(&self) -> Source {
-        Source::new(Arc::clone(&self.0) as Arc<dyn Pipeline>)
+    fn source(&self) -> PySource {
+        PySource::new(Arc::clone(&self.0) as Arc<dyn Pipeline>)
     }
 
     /// The facts that a network is built from, as JSON.

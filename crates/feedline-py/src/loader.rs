@@ -4,7 +4,7 @@
 use crate::array::{Array, capsule};
 use crate::errors::raise;
 use crate::plan::{Plan, parse_cursor};
-use crate::source::Source;
+use crate::source::PySource;
 use crate::steps::is_inside;
 use feedline::deliver::{LoaderOptions, OnBadSample};
 use feedline::event::{Event, Sink};
@@ -69,7 +69,7 @@ impl Loader {
     #[expect(clippy::too_many_arguments, reason = "one keyword argument each")]
     fn new(
         py: Python<'_>,
-        source: &Source,
+        source: &PySource,
         plan: &Plan,
         rank: u64,
         batch_size: u64,

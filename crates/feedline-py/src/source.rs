@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 /// A pipeline for the loader.
 #[pyclass(frozen, module = "feedline._native")]
-pub struct Source {
+pub struct PySource {
     pub pipeline: Arc<dyn Pipeline>,
     /// The list of the pictures, if the samples are pictures.
     list: Option<Arc<ImageList>>,
@@ -27,9 +27,9 @@ pub struct Source {
     numbers: Option<Arc<[u64]>>,
 }
 
-impl Source {
-    pub fn new(pipeline: Arc<dyn Pipeline>) -> Source {
-        Source { pipeline, list: None, numbers: None }
+impl PySource {
+    pub fn new(pipeline: Arc<dyn Pipeline>) -> PySource {
+        PySource { pipeline, list: None, numbers: None }
     }
 
     /// A value for each picture in the list, of the pictures that are samples here.
@@ -78,7 +78,7 @@ pub enum Files {
 type Floats = ([f64; 3], [f64; 3], Vec<Declared>);
 
 #[pymethods]
-impl Source {
+impl PySource {
     /// Labelled pictures; `classes` are names. `labels`, an array with a row for each picture, is delivered instead of classes.
     #[staticmethod]
     #[pyo3(signature = (files, classes, labels, steps, floats, size_px, max_pixels, decode, cache_bytes, storage))]
@@ -95,9 +95,9 @@ impl Source {
         decode: &str,
         cache_bytes: u64,
         storage: &str,
-    ) -> PyResult<Source> {
+    ) -> PyResult<PySource> {
         let labels = labels.map(|labels| Taken::new(&labels)?.array(py)).transpose()?;
-        let make = || -> Result<Source> {
+        let make = || -> Result<PySource> {
             let list = image_list(files, classes, &parse_storage(storage)?)?;
             let steps = steps.into_iter().map(Declared::step).collect::<Result<Vec<_>>>()?;
             let numbers = match floats {
@@ -129,16 +129,16 @@ impl Source {
             let cache = (cache_bytes > 0).then(|| DecodedCache::new(cache_bytes));
             let options = ImagesOptions { steps, size_px, numbers, limits, decode, cache, labels };
             let pipeline = Arc::new(Images::new(list.clone(), options)?);
-            Ok(Source { list: Some(Arc::new(list)), ..Source::new(pipeline) })
+            Ok(PySource { list: Some(Arc::new(list)), ..PySource::new(pipeline) })
         };
         py.detach(make).map_err(|e| raise(py, e))
     }
 
     /// Arrays in files; see `feedline_recipes::arrays::open`.
     #[staticmethod]
-    fn array_files(py: Python<'_>, path: PathBuf, shape: Option<Vec<usize>>, storage: &str) -> PyResult<Source> {
+    fn array_files(py: Python<'_>, path: PathBuf, shape: Option<Vec<usize>>, storage: &str) -> PyResult<PySource> {
         let opened = py.detach(|| feedline_recipes::arrays::open(&path, shape.as_deref(), &parse_storage(storage)?));
-        Ok(Source::new(opened.map_err(|e| raise(py, e))?))
+        Ok(PySource::new(opened.map_err(|e| raise(py, e))?))
     }
 
     /// Files for scene completion: `files`, `options` and `storage` of `feedline_recipes::scene_completion::open` in one JSON
@@ -149,8 +149,8 @@ impl Source {
         py: Python<'_>,
         options: &str,
         credentials: Option<(String, String, Option<String>)>,
-    ) -> PyResult<Source> {
-        let open = || -> Result<Source> {
+    ) -> PyResult<PySource> {
+        let open = || -> Result<PySource> {
             let wrong = |e: serde_json::Error| Error::config(format!("scenes: {e}"), "See NYUv2 for the settings");
             let mut said: serde_json::Map<String, serde_json::Value> = serde_json::from_str(options).map_err(wrong)?;
             said.retain(|_, value| !value.is_null());
@@ -167,15 +167,15 @@ impl Source {
                 serde_json::from_value(serde_json::Value::Object(files.into_iter().collect())).map_err(wrong)?;
             let options = serde_json::from_value(serde_json::Value::Object(said)).map_err(wrong)?;
             let pipeline = Arc::new(scene_completion::open(&files, &options, &storage)?);
-            Ok(Source::new(pipeline))
+            Ok(PySource::new(pipeline))
         };
         py.detach(open).map_err(|e| raise(py, e))
     }
 
     /// (name, array) of equal length in memory.
     #[staticmethod]
-    fn arrays(arrays: Vec<(String, Bound<'_, PyAny>)>, fingerprint: u64) -> PyResult<Source> {
-        Ok(Source::new(Arc::new(Memory::new(arrays, fingerprint)?)))
+    fn arrays(arrays: Vec<(String, Bound<'_, PyAny>)>, fingerprint: u64) -> PyResult<PySource> {
+        Ok(PySource::new(Arc::new(Memory::new(arrays, fingerprint)?)))
     }
 
     /// Items of a Python dataset: sample i is what `function` returns for i. Sample `first` is made at once, to learn the fields.
@@ -187,40 +187,40 @@ impl Source {
         function: Py<PyAny>,
         name: String,
         first: u64,
-    ) -> PyResult<Source> {
+    ) -> PyResult<PySource> {
         let numbers = Arc::new(Numbers::new(len, fingerprint, Number::Index));
         let mapped = Mapped::new(py, numbers, PyStep::new(function, false), name, first)?;
-        Ok(Source::new(Arc::new(mapped)))
+        Ok(PySource::new(Arc::new(mapped)))
     }
 
     /// The random numbers that seed the items of a Python dataset, which other processes make.
     #[staticmethod]
-    fn seeds(len: u64, fingerprint: u64) -> Source {
-        Source::new(Arc::new(Numbers::new(len, fingerprint, Number::Random)))
+    fn seeds(len: u64, fingerprint: u64) -> PySource {
+        PySource::new(Arc::new(Numbers::new(len, fingerprint, Number::Random)))
     }
 
     /// The samples of this source through a function of the user's. Sample `first` is made at once, to learn the fields.
-    fn map(&self, py: Python<'_>, name: String, function: Py<PyAny>, with_rng: bool, first: u64) -> PyResult<Source> {
+    fn map(&self, py: Python<'_>, name: String, function: Py<PyAny>, with_rng: bool, first: u64) -> PyResult<PySource> {
         let mapped = Mapped::new(py, Arc::clone(&self.pipeline), PyStep::new(function, with_rng), name, first)?;
-        Ok(Source::new(Arc::new(mapped)))
+        Ok(PySource::new(Arc::new(mapped)))
     }
 
     /// The samples of this source with these numbers, in this order.
-    fn subset(&self, py: Python<'_>, numbers: Vec<u64>) -> PyResult<Source> {
+    fn subset(&self, py: Python<'_>, numbers: Vec<u64>) -> PyResult<PySource> {
         let of_list = self.list.as_ref().map(|_| match &self.numbers {
             None => numbers.clone().into(),
             Some(mine) => numbers.iter().filter_map(|number| mine.get(*number as usize).copied()).collect(),
         });
         let subset = py.detach(|| Subset::new(Arc::clone(&self.pipeline), numbers)).map_err(|e| raise(py, e))?;
-        Ok(Source { pipeline: Arc::new(subset), list: self.list.clone(), numbers: of_list })
+        Ok(PySource { pipeline: Arc::new(subset), list: self.list.clone(), numbers: of_list })
     }
 
     /// The samples of several sources, one after the other.
     #[staticmethod]
-    fn concat(py: Python<'_>, parts: Vec<Py<Source>>) -> PyResult<Source> {
+    fn concat(py: Python<'_>, parts: Vec<Py<PySource>>) -> PyResult<PySource> {
         let parts = parts.iter().map(|part| Arc::clone(&part.get().pipeline)).collect();
         let all = py.detach(|| Concat::new(parts)).map_err(|e| raise(py, e))?;
-        Ok(Source::new(Arc::new(all)))
+        Ok(PySource::new(Arc::new(all)))
     }
 
     /// The fields of one sample, as a loader with this seed makes it in this epoch.

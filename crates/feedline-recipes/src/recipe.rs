@@ -1,11 +1,11 @@
 //! The contract of a recipe, in two halves: [`Recipe`] is its settings and data, [`Trainable`] the network that learns from
-//! them. Owns what a recipe says of itself and the small types it is said in. Must not know a recipe, a run folder or a
+//! them. Owns what a recipe says of itself and the small types for it. Must not know a recipe, a run folder or a
 //! tensor framework.
 //!
 //! A recipe begins with the first half: its samples can then be drawn, measured and made. The second half makes it one
 //! that trains, resumes and is evaluated.
 
-use crate::settings::{Said, Settings};
+use crate::settings::{Settings, SettingsBuilder};
 use feedline::decode::RgbImage;
 use feedline::deliver::{Loader, LoaderOptions};
 use feedline::event::{Sink, Warnings};
@@ -70,7 +70,7 @@ pub trait Recipe: Sized + 'static {
     /// Settings or data that cannot be used; a work or a shape where there is none.
     fn bench(
         asked: &BenchRequest<'_>,
-        settings: &dyn Fn(Said<Self::Config>) -> Result<Self::Config>,
+        settings: &dyn Fn(SettingsBuilder<Self::Config>) -> Result<Self::Config>,
     ) -> Result<BenchSetup<Self::Config>> {
         if asked.work.is_some() || asked.shape.is_some() {
             return Err(Error::config(
@@ -78,7 +78,7 @@ pub trait Recipe: Sized + 'static {
                 "Leave them out: samples are loaded as for training",
             ));
         }
-        let config = settings(Said::defaults())?;
+        let config = settings(SettingsBuilder::defaults())?;
         let data = Self::open(&config, Split::Train)?;
         let plan = Self::plan(&config, &data, 1)?;
         Ok(BenchSetup { config, data, plan })

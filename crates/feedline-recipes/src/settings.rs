@@ -1,5 +1,5 @@
-//! Settings of any recipe, in two steps: what was said (the embedded defaults, a file, the command line, merged key by
-//! key) and what it means (the recipe's own structure, checked). Owns the merging and what may change when a run goes on;
+//! Settings of any recipe, in two steps: a builder (the embedded defaults, a file, the command line, merged key by
+//! key), and what it builds (the recipe's own structure, checked). Owns the merging and what may change when a run goes on;
 //! knows no key but those that every recipe has.
 #![expect(clippy::disallowed_methods, reason = "reads files of settings, and checks the paths in them")]
 
@@ -39,14 +39,14 @@ pub trait Settings: Clone + Serialize + DeserializeOwned {
 
     /// Keys that may change when a run resumes: locations, speed, and each rank's share of a step. A change of any other
     /// would make it another run. Section `storage` may always change.
-    const CHANGEABLE: &'static [&'static str];
+    const MUTABLE_KEYS: &'static [&'static str];
 
     /// Keys of section `data` that say where the data is; all empty is no data.
-    const PLACES: &'static [&'static str];
+    const LOCATION_KEYS: &'static [&'static str];
 
-    /// Those of [`Settings::PLACES`] that name other data altogether when an evaluation names one: then all that the run says
+    /// Those of [`Settings::LOCATION_KEYS`] that name other data altogether when an evaluation names one: then all that the run says
     /// of its own data is forgotten.
-    const OTHER_DATA: &'static [&'static str] = &["dir"];
+    const DATASET_KEYS: &'static [&'static str] = &["dir"];
 
     /// Checks that every value is in its range and none contradicts another.
     ///
@@ -75,9 +75,9 @@ pub trait Settings: Clone + Serialize + DeserializeOwned {
     /// Settings from a file, as a run folder holds it.
     ///
     /// # Errors
-    /// As [`Said::file`] and [`Said::resolve`].
+    /// As [`SettingsBuilder::file`] and [`SettingsBuilder::resolve`].
     fn from_resolved(path: &Path) -> Result<Self> {
-        Said::defaults().file(path)?.resolve()
+        SettingsBuilder::defaults().file(path)?.resolve()
     }
 
     /// The settings as [`CONFIG`] holds them.
@@ -97,7 +97,7 @@ pub trait Settings: Clone + Serialize + DeserializeOwned {
     /// # Errors
     /// A folder that holds no run, or one of another recipe, or a `config.toml` that was spoilt.
     fn of_run(dir: &Path) -> Result<Self> {
-        Said::of_run(dir)?.resolve()
+        SettingsBuilder::of_run(dir)?.resolve()
     }
 
     /// The settings as the text of a file.
@@ -141,7 +141,7 @@ pub trait Settings: Clone + Serialize + DeserializeOwned {
     fn facts(&self) -> Result<Vec<(String, String)>> {
         let mut keys = self.keys()?;
         // The way in which bytes are read does not matter either.
-        keys.retain(|(key, _)| !Self::CHANGEABLE.contains(&key.as_str()) && !key.starts_with("storage."));
+        keys.retain(|(key, _)| !Self::MUTABLE_KEYS.contains(&key.as_str()) && !key.starts_with("storage."));
         Ok(keys)
     }
 
@@ -153,8 +153,8 @@ pub trait Settings: Clone + Serialize + DeserializeOwned {
     fn evaluated(&self) -> Result<Vec<(String, String)>> {
         let mut keys = self.keys()?;
         keys.retain(|(key, _)| {
-            let is_place = key.strip_prefix("data.").is_some_and(|key| Self::PLACES.contains(&key));
-            let is_fact = !Self::CHANGEABLE.contains(&key.as_str()) && !key.starts_with("storage.");
+            let is_place = key.strip_prefix("data.").is_some_and(|key| Self::LOCATION_KEYS.contains(&key));
+            let is_fact = !Self::MUTABLE_KEYS.contains(&key.as_str()) && !key.starts_with("storage.");
             is_place || is_fact && key != "model.device"
         });
         Ok(keys)
@@ -166,7 +166,7 @@ pub trait Settings: Clone + Serialize + DeserializeOwned {
     /// The first key that differs and may not.
     fn check_resume(&self, now: &Self) -> Result<()> {
         let Some((key, saved, now)) = self.difference(now)? else { return Ok(()) };
-        let changeable: Vec<&str> = Self::CHANGEABLE.iter().copied().filter(|key| *key != "name").collect();
+        let changeable: Vec<&str> = Self::MUTABLE_KEYS.iter().copied().filter(|key| *key != "name").collect();
         Err(Error::config(
             format!("{key} was {saved} when the run began and is now {now}"),
             format!("A run goes on with its own settings, but for storage.* and {}", changeable.join(", ")),
@@ -178,7 +178,7 @@ pub trait Settings: Clone + Serialize + DeserializeOwned {
     /// # Errors
     /// The first key that differs and may not, so [`CONFIG`] is cut or was changed.
     fn check_checkpoint(&self, dir: &Path, checkpoint: &Path, made_with: &str) -> Result<()> {
-        let theirs: Self = Said::defaults().table(made_with.to_string())?.resolve()?;
+        let theirs: Self = SettingsBuilder::defaults().table(made_with.to_string())?.resolve()?;
         let Some((key, theirs, ours)) = theirs.difference(self)? else { return Ok(()) };
         let checkpoint = checkpoint.display();
         Err(Error::Checkpoint {
@@ -312,14 +312,14 @@ fn config_of_run(dir: &Path) -> Result<String> {
 
 /// Settings that are not yet complete: the defaults, overlaid key by key.
 #[derive(Debug, Clone)]
-pub struct Said<C> {
+pub struct SettingsBuilder<C> {
     table: Table,
     means: PhantomData<fn() -> C>,
 }
 
-impl<C: Settings> Said<C> {
+impl<C: Settings> SettingsBuilder<C> {
     /// The embedded defaults. Section `storage`, which is the same for all, need not stand in them.
-    pub fn defaults() -> Said<C> {
+    pub fn defaults() -> SettingsBuilder<C> {
         let mut table: Table = match C::DEFAULT_TOML.parse() {
             Ok(table) => table,
             Err(e) => unreachable!("the embedded defaults are valid TOML, a test says so: {e}"),
@@ -329,7 +329,7 @@ impl<C: Settings> Said<C> {
         {
             table.insert(STORAGE.into(), storage);
         }
-        Said { table, means: PhantomData }
+        SettingsBuilder { table, means: PhantomData }
     }
 
     /// True if there is a key, e.g. `train.epochs`.
@@ -340,7 +340,7 @@ impl<C: Settings> Said<C> {
     }
 
     /// Overlays values; those of another recipe are refused as a whole.
-    fn overlaid(mut self, above: Table) -> Result<Said<C>> {
+    fn overlaid(mut self, above: Table) -> Result<SettingsBuilder<C>> {
         match above.get(RECIPE).map(|name| name.as_str().unwrap_or_default()) {
             Some(name) if name != C::RECIPE => Err(Error::config(
                 format!("these are settings of the recipe {name:?}, and this is {}", C::RECIPE),
@@ -356,8 +356,8 @@ impl<C: Settings> Said<C> {
     /// Overlays the text of a file.
     ///
     /// # Errors
-    /// As [`Said::file`].
-    pub fn table(self, text: String) -> Result<Said<C>> {
+    /// As [`SettingsBuilder::file`].
+    pub fn table(self, text: String) -> Result<SettingsBuilder<C>> {
         let table = text.parse().map_err(|e: toml::de::Error| Error::config(e.to_string(), "Correct the settings"))?;
         self.overlaid(table)
     }
@@ -366,7 +366,7 @@ impl<C: Settings> Said<C> {
     ///
     /// # Errors
     /// A file that cannot be read, is not TOML, or has an unknown key: with its path, place and what it may mean.
-    pub fn file(self, path: &Path) -> Result<Said<C>> {
+    pub fn file(self, path: &Path) -> Result<SettingsBuilder<C>> {
         let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
         let text = text_in(bytes)
             .map_err(|problem| Error::config(format!("{}: {problem}", path.display()), "Correct the file"))?;
@@ -377,12 +377,12 @@ impl<C: Settings> Said<C> {
     ///
     /// # Errors
     /// A folder that holds no run, or one of another recipe, or a [`CONFIG`] that is cut.
-    pub fn of_run(dir: &Path) -> Result<Said<C>> {
-        Said::defaults().file_text(&dir.join(CONFIG), &config_of_run(dir)?)
+    pub fn of_run(dir: &Path) -> Result<SettingsBuilder<C>> {
+        SettingsBuilder::defaults().file_text(&dir.join(CONFIG), &config_of_run(dir)?)
     }
 
     /// Overlays what a file says.
-    fn file_text(self, path: &Path, text: &str) -> Result<Said<C>> {
+    fn file_text(self, path: &Path, text: &str) -> Result<SettingsBuilder<C>> {
         let wrong = |problem: String| Error::config(format!("{}: {problem}", path.display()), "Correct the file");
         let table: Table = text.parse().map_err(|e: toml::de::Error| wrong(e.to_string()))?;
         self.overlaid(table).map_err(|error| match error {
@@ -397,7 +397,7 @@ impl<C: Settings> Said<C> {
     ///
     /// # Errors
     /// An unknown key.
-    pub fn set(self, key: &str, value: impl Into<Value>) -> Result<Said<C>> {
+    pub fn set(self, key: &str, value: impl Into<Value>) -> Result<SettingsBuilder<C>> {
         let mut names: Vec<&str> = key.split('.').collect();
         let last = names.pop().unwrap_or_default();
         let mut table = Table::from_iter([(last.to_string(), value.into())]);
@@ -407,11 +407,11 @@ impl<C: Settings> Said<C> {
         self.overlaid(table)
     }
 
-    /// As [`Said::set`], because a flag of the command line says so.
+    /// As [`SettingsBuilder::set`], because a flag of the command line says so.
     ///
     /// # Errors
     /// A flag that makes no sense for the recipe.
-    pub fn flag(self, flag: &str, key: &str, value: impl Into<Value>) -> Result<Said<C>> {
+    pub fn flag(self, flag: &str, key: &str, value: impl Into<Value>) -> Result<SettingsBuilder<C>> {
         if self.has(key) {
             return self.set(key, value);
         }
@@ -423,7 +423,7 @@ impl<C: Settings> Said<C> {
     ///
     /// # Errors
     /// No `=` in it, or an unknown key.
-    pub fn assign(self, assignment: &str) -> Result<Said<C>> {
+    pub fn assign(self, assignment: &str) -> Result<SettingsBuilder<C>> {
         let Some((key, value)) = assignment.split_once('=') else {
             return Err(Error::config(format!("--set {assignment}: no `=` in it"), "Write --set train.epochs=20"));
         };
@@ -434,7 +434,7 @@ impl<C: Settings> Said<C> {
     /// True if the settings name data.
     pub fn names_data(&self) -> bool {
         let data = self.table.get("data").and_then(Value::as_table);
-        C::PLACES.iter().any(|key| {
+        C::LOCATION_KEYS.iter().any(|key| {
             data.and_then(|data| data.get(*key)).and_then(Value::as_str).is_some_and(|text| !text.is_empty())
         })
     }
@@ -442,7 +442,7 @@ impl<C: Settings> Said<C> {
     /// Gives section `storage`, checked.
     ///
     /// # Errors
-    /// As [`Said::resolve`].
+    /// As [`SettingsBuilder::resolve`].
     pub fn storage(self) -> Result<Storage> {
         let section = self.table.get(STORAGE).cloned().unwrap_or_else(|| Value::Table(Table::new()));
         let storage: Storage = section

@@ -47,7 +47,7 @@ impl Settings for Config {
 
     const DEFAULT_TOML: &'static str = include_str!("default.toml");
 
-    const CHANGEABLE: &'static [&'static str] = &[
+    const MUTABLE_KEYS: &'static [&'static str] = &[
         "name",
         "data.dir",
         "data.num_workers",
@@ -60,7 +60,7 @@ impl Settings for Config {
         "train.checkpoint_seconds",
     ];
 
-    const PLACES: &'static [&'static str] = &["dir"];
+    const LOCATION_KEYS: &'static [&'static str] = &["dir"];
 
     fn check(&self) -> Result<()> {
         let train = &self.train;

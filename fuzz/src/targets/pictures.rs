@@ -2,7 +2,7 @@
 
 use super::{Bench, Verdict, kind};
 use crate::mutate::Draw;
-use crate::pillow::Said;
+use crate::pillow::PillowAnswer;
 use feedline::augment::{Filter, ImageOp};
 use feedline::decode::{
     CropBox, DecodedCache, Fault, Limits, RgbImage, decode_depth_u16, decode_labels_u8, decode_rgb, decode_rgb_part,
@@ -240,12 +240,12 @@ fn said(result: &Result<RgbImage, Fault>) -> String {
 }
 
 /// Compares Feedline's result with Pillow's: the name of the case, or the violation as an error.
-fn compare(ours: &Result<(), Fault>, whole: &RgbImage, pillows: &Said) -> Result<String, String> {
+fn compare(ours: &Result<(), Fault>, whole: &RgbImage, pillows: &PillowAnswer) -> Result<String, String> {
     match (ours, pillows) {
-        (Err(_), Said::Refused(_)) => Ok("both refuse".into()),
-        (Ok(()), Said::Refused(said)) => Ok(format!("accepted, Pillow refuses: {}", kind(said))),
-        (Err(said), Said::Pixels { .. }) => Ok(format!("refused, Pillow accepts: {}", kind(&said.to_string()))),
-        (Ok(()), Said::Pixels { mode, width_px, height_px, rgb }) => {
+        (Err(_), PillowAnswer::Refused(_)) => Ok("both refuse".into()),
+        (Ok(()), PillowAnswer::Refused(said)) => Ok(format!("accepted, Pillow refuses: {}", kind(said))),
+        (Err(said), PillowAnswer::Pixels { .. }) => Ok(format!("refused, Pillow accepts: {}", kind(&said.to_string()))),
+        (Ok(()), PillowAnswer::Pixels { mode, width_px, height_px, rgb }) => {
             let theirs = RgbImage { width_px: *width_px, height_px: *height_px, pixels: rgb.clone() };
             match difference(whole, &theirs) {
                 None => Ok("both accept, all pixels equal".into()),

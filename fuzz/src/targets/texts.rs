@@ -3,7 +3,7 @@
 use super::{Bench, Verdict};
 use feedline::read::{ImageList, Storage, read_classes};
 use feedline_recipes::scene_completion::{SceneFiles, SceneOptions};
-use feedline_recipes::settings::{Said, Settings, recipe_named};
+use feedline_recipes::settings::{Settings, SettingsBuilder, recipe_named};
 use feedline_recipes::{classification, lidar, scene_completion};
 use std::io;
 
@@ -73,9 +73,9 @@ pub fn config(_: &mut Bench, bytes: &[u8]) -> Verdict {
         return Verdict::Refused { said: "no UTF-8".into(), compared: None };
     };
     fn resolved<C: Settings>(text: &str) -> Result<(), String> {
-        let said = Said::<C>::defaults().table(text.to_owned()).map_err(|e| e.to_string())?;
-        let _ = said.clone().storage();
-        said.resolve().map(drop).map_err(|e| e.to_string())
+        let builder = SettingsBuilder::<C>::defaults().table(text.to_owned()).map_err(|e| e.to_string())?;
+        let _ = builder.clone().storage();
+        builder.resolve().map(drop).map_err(|e| e.to_string())
     }
     let _ = recipe_named(text);
     let all = [

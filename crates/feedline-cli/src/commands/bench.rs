@@ -66,7 +66,8 @@ pub fn run_recipe<R: Recipe>(args: &Args) -> Result<Done> {
                 ["augment.ops", "augment="].iter().any(|key| assignment.trim_start().starts_with(key))
             }),
     };
-    let BenchSetup { config, data, plan } = R::bench(&asked, &|said| or_demo::<R>(args.data.said(said)?)?.resolve())?;
+    let BenchSetup { config, data, plan } =
+        R::bench(&asked, &|builder| or_demo::<R>(args.data.settings(builder)?)?.resolve())?;
     let (batch_size, num_workers) = (config.batch_size(), config.loader().num_workers());
     tell([&*data], &Warnings)?;
     if !args.json {

@@ -4,13 +4,13 @@ use crate::exit::Done;
 use clap::Args as ClapArgs;
 use feedline::Result;
 use feedline_recipes::recipe::Recipe;
-use feedline_recipes::settings::{Said, Settings};
+use feedline_recipes::settings::{Settings, SettingsBuilder};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
 
 #[derive(ClapArgs)]
 pub struct Args {
-    /// Which recipe the data is for
+    /// Recipe that the data is for
     pub recipe: String,
     /// Folder to make [default: demo-data/<RECIPE>]
     #[arg(long, value_name = "DIR")]
@@ -41,9 +41,9 @@ pub fn ensure<R: Recipe>(dir: Option<&Path>) -> Result<PathBuf> {
 }
 
 /// The settings, with the demo data set if they name no data.
-pub fn or_demo<R: Recipe>(said: Said<R::Config>) -> Result<Said<R::Config>> {
-    if said.names_data() {
-        return Ok(said);
+pub fn or_demo<R: Recipe>(builder: SettingsBuilder<R::Config>) -> Result<SettingsBuilder<R::Config>> {
+    if builder.names_data() {
+        return Ok(builder);
     }
-    said.set("data.dir", super::text_of(&ensure::<R>(None)?)?)
+    builder.set("data.dir", super::text_of(&ensure::<R>(None)?)?)
 }

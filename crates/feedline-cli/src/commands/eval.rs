@@ -11,7 +11,7 @@ use feedline::train::checkpoint::{Checkpoints, best_epoch, load_model, load_sett
 use feedline::train::run::CHECKPOINTS;
 use feedline::{Error, Result};
 use feedline_recipes::recipe::{EvalOptions, EvalReport, Trainable, load_weights};
-use feedline_recipes::settings::{CONFIG, Said, Settings};
+use feedline_recipes::settings::{CONFIG, Settings, SettingsBuilder};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
 
@@ -41,11 +41,11 @@ pub fn run_recipe<R: Trainable>(args: &Args, checkpoint: &Path, run: &Path) -> R
             "Leave it out",
         ));
     }
-    let mut said = said_of::<R::Config>(run, checkpoint)?;
-    if args.data.names_any(R::Config::OTHER_DATA) {
-        said = elsewhere(said)?;
+    let mut builder = settings_of::<R::Config>(run, checkpoint)?;
+    if args.data.names_any(R::Config::DATASET_KEYS) {
+        builder = elsewhere(builder)?;
     }
-    let config = settings(args, said)?.absolute()?;
+    let config = settings(args, builder)?.absolute()?;
     let place = Place::of(args, run, &config)?;
     let data = R::open_evaluated(&config, run)?;
     tell([&*data as &dyn Pipeline], &Warnings)?;
@@ -68,11 +68,11 @@ pub fn run_recipe<R: Trainable>(args: &Args, checkpoint: &Path, run: &Path) -> R
 }
 
 /// The run's own settings, so that the network sees what it was trained on, with the flags on top.
-fn settings<C: Settings>(args: &Args, mut said: Said<C>) -> Result<C> {
+fn settings<C: Settings>(args: &Args, mut builder: SettingsBuilder<C>) -> Result<C> {
     if let Some(device) = &args.device {
-        said = said.set("model.device", device.as_str())?;
+        builder = builder.set("model.device", device.as_str())?;
     }
-    args.data.said(said)?.resolve()
+    args.data.settings(builder)?.resolve()
 }
 
 /// Names the folder that the figures are written to, and the data that they describe.
@@ -89,7 +89,7 @@ impl Place {
     fn of<C: Settings>(args: &Args, run: &Path, config: &C) -> Result<Place> {
         let own = C::from_resolved(&run.join(CONFIG))?.evaluated()?;
         let asked = config.clone().absolute()?.evaluated()?;
-        let places = |key: &str| key.strip_prefix("data.").is_some_and(|key| C::PLACES.contains(&key));
+        let places = |key: &str| key.strip_prefix("data.").is_some_and(|key| C::LOCATION_KEYS.contains(&key));
         let named = asked.iter().filter(|(key, value)| places(key) && value != "\"\"");
         // The query of a URL may be a signature, so it is never written.
         let shown = |value: &str| -> String {
@@ -132,8 +132,8 @@ impl Place {
 }
 
 /// Without the places of the run's own data.
-fn elsewhere<C: Settings>(said: Said<C>) -> Result<Said<C>> {
-    C::PLACES.iter().try_fold(said, |said, key| said.set(&format!("data.{key}"), ""))
+fn elsewhere<C: Settings>(builder: SettingsBuilder<C>) -> Result<SettingsBuilder<C>> {
+    C::LOCATION_KEYS.iter().try_fold(builder, |builder, key| builder.set(&format!("data.{key}"), ""))
 }
 
 fn bar(len: u64, things: &str) -> ProgressBar {
@@ -146,12 +146,12 @@ fn bar(len: u64, things: &str) -> ProgressBar {
 }
 
 /// The settings of the run, by which the checkpoint was made.
-fn said_of<C: Settings>(run: &Path, checkpoint: &Path) -> Result<Said<C>> {
-    let said = Said::<C>::of_run(run)?;
+fn settings_of<C: Settings>(run: &Path, checkpoint: &Path) -> Result<SettingsBuilder<C>> {
+    let builder = SettingsBuilder::<C>::of_run(run)?;
     if let Some(made_with) = load_settings(checkpoint)? {
-        said.clone().resolve()?.check_checkpoint(run, checkpoint, &made_with)?;
+        builder.clone().resolve()?.check_checkpoint(run, checkpoint, &made_with)?;
     }
-    Ok(said)
+    Ok(builder)
 }
 
 /// The checkpoint's folder and the folder of its run.

@@ -26,7 +26,7 @@ struct InfosArgs {
     /// ImageSets, points and labels
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
-    /// How its files lie
+    /// Layout of its files
     #[arg(long, value_enum, default_value_t = Dataset::Kitti)]
     dataset: Dataset,
     /// Replace what is there

@@ -20,14 +20,14 @@ pub mod verify;
 use clap::Args;
 use feedline::read::{is_in_archive, is_url};
 use feedline::{Error, Result};
-use feedline_recipes::settings::{Said, Settings};
+use feedline_recipes::settings::{Settings, SettingsBuilder};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 /// Flags that name the data and how it is augmented, the same for every command.
 #[derive(Args)]
 pub struct DataArgs {
-    /// Which kind of data and network [default: classification, or what --config says]
+    /// Kind of data and network [default: classification, or what --config says]
     #[arg(long)]
     pub recipe: Option<String>,
     /// Folder with {train,test}/<class>/*.{jpg,jpeg,png}, or of scenes (train.txt, test.txt, RGB, ...), or of clouds
@@ -94,16 +94,17 @@ impl DataArgs {
         ]
     }
 
-    /// The settings said so far: defaults, the file, these flags.
-    pub fn said<C: Settings>(&self, mut said: Said<C>) -> Result<Said<C>> {
+    /// `builder` with the settings file and these flags on top.
+    pub fn settings<C: Settings>(&self, mut builder: SettingsBuilder<C>) -> Result<SettingsBuilder<C>> {
         if let Some(file) = &self.config {
-            said = said.file(file)?;
+            builder = builder.file(file)?;
         }
-        let storage = self.set.iter().try_fold(said.clone(), |said, assignment| said.assign(assignment))?.storage()?;
+        let storage =
+            self.set.iter().try_fold(builder.clone(), |builder, assignment| builder.assign(assignment))?.storage()?;
         for (flag, key, path) in self.places() {
             if let Some(path) = path {
                 let text = path.to_str().filter(|_| storage.resolve(path) != *path);
-                said = said.flag(flag, key, text.map_or_else(|| text_of(path), |mapped| Ok(mapped.into()))?)?;
+                builder = builder.flag(flag, key, text.map_or_else(|| text_of(path), |mapped| Ok(mapped.into()))?)?;
             }
         }
         for (flag, key, text) in [
@@ -114,7 +115,7 @@ impl DataArgs {
                 if text.is_empty() {
                     return Err(Error::config(format!("{flag} is empty"), "Give it a value, or leave it out"));
                 }
-                said = said.flag(flag, key, text.as_str())?;
+                builder = builder.flag(flag, key, text.as_str())?;
             }
         }
         let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
@@ -128,10 +129,10 @@ impl DataArgs {
         ];
         for (flag, key, number) in numbers {
             if let Some(number) = number {
-                said = said.flag(flag, key, number)?;
+                builder = builder.flag(flag, key, number)?;
             }
         }
-        self.set.iter().try_fold(said, |said, assignment| said.assign(assignment))
+        self.set.iter().try_fold(builder, |builder, assignment| builder.assign(assignment))
     }
 }
 

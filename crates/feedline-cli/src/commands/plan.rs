@@ -29,7 +29,7 @@ pub struct Args {
     /// Samples in their own order
     #[arg(long)]
     no_shuffle: bool,
-    /// What happens when the samples do not divide by the ranks
+    /// Handling of samples that do not divide by the ranks
     #[arg(long, value_enum, default_value_t = TailArg::Pad)]
     tail: TailArg,
     /// torch: as torch.randperm; feistel: a keyed bijection without memory, for any length

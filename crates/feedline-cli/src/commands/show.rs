@@ -10,7 +10,7 @@ use feedline::pipeline::{Pipeline, tell};
 use feedline::plan::Plan;
 use feedline::plot::{contact_sheet_within, encode_png};
 use feedline_recipes::recipe::{BatchChoice, Recipe, Sheet, Split};
-use feedline_recipes::settings::Said;
+use feedline_recipes::settings::SettingsBuilder;
 use std::path::PathBuf;
 
 #[derive(ClapArgs)]
@@ -23,7 +23,7 @@ pub struct Args {
     /// Batch of the epoch, from 0
     #[arg(long, default_value_t = 0)]
     step: u64,
-    /// Which split
+    /// Split of the data
     #[arg(long, value_enum, default_value_t = SplitArg::Train)]
     split: SplitArg,
     /// The picture to write
@@ -39,7 +39,7 @@ enum SplitArg {
 
 /// Writes the picture of a recipe's batch.
 pub fn run_recipe<R: Recipe>(args: &Args) -> Result<Done> {
-    let config = or_demo::<R>(args.data.said(Said::defaults())?)?.resolve()?;
+    let config = or_demo::<R>(args.data.settings(SettingsBuilder::defaults())?)?.resolve()?;
     let (data, plan) = match args.split {
         SplitArg::Train => {
             let data = R::open(&config, Split::Train)?;

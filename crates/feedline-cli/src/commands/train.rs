@@ -11,7 +11,7 @@ use feedline::train::run::RunFolder;
 use feedline::{Error, Result};
 use feedline_recipes::recipe::Trainable;
 use feedline_recipes::run::Run;
-use feedline_recipes::settings::{Said, Settings};
+use feedline_recipes::settings::{Settings, SettingsBuilder};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -90,19 +90,20 @@ pub fn on_ranks(train: &dyn Fn(&Arc<dyn Group>) -> Result<Done>) -> Result<Done>
 pub fn run_recipe<R: Trainable>(args: &Args, group: &Arc<dyn Group>, resumed: Option<PathBuf>) -> Result<Done> {
     let mut run: Run<R> = match resumed {
         Some(dir) => {
-            let change = |config: R::Config| settings(args, Said::defaults().table(config.to_toml()?)?)?.resolve();
+            let change =
+                |config: R::Config| settings(args, SettingsBuilder::defaults().table(config.to_toml()?)?)?.resolve();
             Run::resume(&dir, change, args.allow_changed_data, Arc::clone(group))?
         }
         None => {
-            let said = settings(args, Said::<R::Config>::defaults())?;
-            if !said.names_data() {
+            let builder = settings(args, SettingsBuilder::<R::Config>::defaults())?;
+            if !builder.names_data() {
                 // One rank makes it, the others find it.
                 if group.rank() == 0 {
                     demo_data::ensure::<R>(None)?;
                 }
                 group.barrier()?;
             }
-            let config = demo_data::or_demo::<R>(said)?.resolve()?;
+            let config = demo_data::or_demo::<R>(builder)?.resolve()?;
             let dir = args.out.clone().unwrap_or_else(|| default_folder(config.name()));
             Run::create(config, &dir, Arc::clone(group))?
         }
@@ -198,9 +199,9 @@ pub fn resumed(args: &Args, group: &dyn Group) -> Result<Option<PathBuf>> {
     Ok((!dir.is_empty()).then(|| PathBuf::from(dir)))
 }
 
-/// The settings that the flags say, on top of `said`.
-fn settings<C: Settings>(args: &Args, said: Said<C>) -> Result<Said<C>> {
-    let mut said = args.data.said(said)?;
+/// The settings that the flags say, on top of `builder`.
+fn settings<C: Settings>(args: &Args, builder: SettingsBuilder<C>) -> Result<SettingsBuilder<C>> {
+    let mut builder = args.data.settings(builder)?;
     for (flag, key, text) in [
         ("--backbone", "model.backbone", &args.backbone),
         ("--precision", "model.precision", &args.precision),
@@ -208,25 +209,25 @@ fn settings<C: Settings>(args: &Args, said: Said<C>) -> Result<Said<C>> {
         ("--optimizer", "train.optimizer", &args.optimizer),
     ] {
         if let Some(text) = text {
-            said = said.flag(flag, key, text.as_str())?;
+            builder = builder.flag(flag, key, text.as_str())?;
         }
     }
     if let Some(file) = &args.pretrained {
-        said = said.flag("--pretrained", "model.pretrained", super::text_of(file)?)?;
+        builder = builder.flag("--pretrained", "model.pretrained", super::text_of(file)?)?;
     }
     if let Some(epochs) = args.epochs {
-        said = said.flag("--epochs", "train.epochs", i64::from(epochs))?;
+        builder = builder.flag("--epochs", "train.epochs", i64::from(epochs))?;
     }
     if let Some(lr) = args.init_lr {
-        said = said.flag("--init-lr", "train.init_lr", lr)?;
+        builder = builder.flag("--init-lr", "train.init_lr", lr)?;
     }
     if args.freeze_train {
-        said = said.flag("--freeze-train", "train.freeze_train", true)?;
+        builder = builder.flag("--freeze-train", "train.freeze_train", true)?;
     }
     if args.sync_bn {
-        said = said.flag("--sync-bn", "train.sync_bn", true)?;
+        builder = builder.flag("--sync-bn", "train.sync_bn", true)?;
     }
-    Ok(said)
+    Ok(builder)
 }
 
 fn default_folder(name: &str) -> PathBuf {

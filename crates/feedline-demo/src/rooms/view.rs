@@ -12,7 +12,7 @@ const CAMERA_PX: [f64; 2] = [640.0, 480.0];
 pub const IGNORED: u8 = 255;
 
 /// One sample. Voxels stand row-major, the second of the three axes up.
-pub struct View {
+pub struct RenderedRoom {
     /// Interleaved RGB.
     pub colours: Vec<u8>,
     /// Horizontal disparity, height above the floor, angle with the vertical; interleaved.
@@ -68,13 +68,13 @@ impl Pose {
 }
 
 /// Looks at `room`; the pictures have `image_px` rows and columns.
-pub fn look(room: &Room, image_px: [usize; 2]) -> View {
+pub fn look(room: &Room, image_px: [usize; 2]) -> RenderedRoom {
     let camera = &room.camera;
     let pose = Pose { eye_m: camera.eye_m, yaw: camera.yaw.sin_cos(), pitch: camera.pitch.sin_cos() };
     let [rows, columns] = image_px;
     let scale = [columns as f64 / CAMERA_PX[0], rows as f64 / CAMERA_PX[1]];
     let pixels = rows * columns;
-    let mut view = View {
+    let mut view = RenderedRoom {
         colours: Vec::with_capacity(3 * pixels),
         hha: Vec::with_capacity(3 * pixels),
         pixel_of_voxel: vec![pixels as i64; room.grid.iter().product()],

@@ -25,13 +25,13 @@ const REMEDY_SHAPE: &str = "Name the shape of one sample, for example --shape 12
 /// Arrays of one shape and element type, as a pipeline with the one field `array`.
 #[derive(Debug)]
 pub struct ArrayData {
-    source: Source,
+    source: ArrayStore,
     fields: Vec<FieldSpec>,
     fingerprint: u64,
 }
 
 #[derive(Debug)]
-enum Source {
+enum ArrayStore {
     /// The rows of one file.
     Rows(RowFile),
     /// The rows of one file that lies elsewhere, in memory.
@@ -109,7 +109,7 @@ fn open_rows(path: &Path, shape: Option<&[usize]>, held_bytes_max: u64) -> Resul
     })?;
     let file = RowFile::open(path, rows.offset_bytes, rows.row_bytes as usize, rows.count, held_bytes_max)?;
     let fingerprint = file.fingerprint();
-    Ok(ArrayData::new(Source::Rows(file), rows.dtype, rows.shape, fingerprint))
+    Ok(ArrayData::new(ArrayStore::Rows(file), rows.dtype, rows.shape, fingerprint))
 }
 
 fn open_stored(path: &Path, stored: &SampleReader, shape: Option<&[usize]>, held_bytes_max: u64) -> Result<ArrayData> {
@@ -143,10 +143,10 @@ fn open_stored(path: &Path, stored: &SampleReader, shape: Option<&[usize]>, held
     let fingerprint = rows_fingerprint(path, offset_bytes, row_bytes, count);
     let (path, offset) = (path.to_path_buf(), offset_bytes as usize);
     let source = match whole {
-        Some(bytes) => Source::Held { path, bytes, offset_bytes: offset, row_bytes: row_bytes as usize },
+        Some(bytes) => ArrayStore::Held { path, bytes, offset_bytes: offset, row_bytes: row_bytes as usize },
         None => {
             let rows = stored.rows(offset_bytes, row_bytes, count).map_err(ReadError::into_error)?;
-            Source::Stored { path, rows, count }
+            ArrayStore::Stored { path, rows, count }
         }
     };
     Ok(ArrayData::new(source, dtype, shape, fingerprint))
@@ -212,13 +212,13 @@ fn open_folder(folder: &Folder, shape: Option<&[usize]>) -> Result<ArrayData> {
                 ))
             })?;
             let head = start[..header.data_offset_bytes].to_vec();
-            (Source::Files { list, head }, header.dtype, header.shape)
+            (ArrayStore::Files { list, head }, header.dtype, header.shape)
         }
         "bin" => {
             let shape = raw_shape(folder.path(), shape)?;
             let data_bytes = array_bytes(folder.path(), DType::F32, &shape)?;
             check_sizes(&list, data_bytes, |_| Ok(format!("f32 {shape:?} takes {data_bytes}")))?;
-            (Source::Files { list, head: Vec::new() }, DType::F32, shape)
+            (ArrayStore::Files { list, head: Vec::new() }, DType::F32, shape)
         }
         _ => {
             let (width_px, height_px) = dimensions(&list.read_start(0, PNG_START_BYTES)?)
@@ -226,7 +226,7 @@ fn open_folder(folder: &Folder, shape: Option<&[usize]>) -> Result<ArrayData> {
             let picture_shape = [height_px as usize, width_px as usize];
             check_shape(first, shape, &picture_shape)?;
             array_bytes(first, DType::U16, &picture_shape)?;
-            (Source::Depth { list, width_px, height_px }, DType::U16, picture_shape.to_vec())
+            (ArrayStore::Depth { list, width_px, height_px }, DType::U16, picture_shape.to_vec())
         }
     };
     Ok(ArrayData::new(source, dtype, sample_shape, fingerprint))
@@ -279,16 +279,16 @@ fn check_sizes(list: &FileList, expect_bytes: u64, explain: impl Fn(usize) -> Re
 }
 
 impl ArrayData {
-    fn new(source: Source, dtype: DType, shape: Vec<usize>, fingerprint: u64) -> ArrayData {
+    fn new(source: ArrayStore, dtype: DType, shape: Vec<usize>, fingerprint: u64) -> ArrayData {
         ArrayData { source, fields: vec![FieldSpec::stack("array", dtype, shape)], fingerprint }
     }
 
     /// The reader of the samples, where they are not files of this machine.
     fn stored(&self) -> Option<&SampleReader> {
         match &self.source {
-            Source::Rows(_) | Source::Held { .. } => None,
-            Source::Stored { rows, .. } => Some(rows),
-            Source::Files { list, .. } | Source::Depth { list, .. } => list.stored.as_ref(),
+            ArrayStore::Rows(_) | ArrayStore::Held { .. } => None,
+            ArrayStore::Stored { rows, .. } => Some(rows),
+            ArrayStore::Files { list, .. } | ArrayStore::Depth { list, .. } => list.stored.as_ref(),
         }
     }
 
@@ -300,10 +300,12 @@ impl ArrayData {
 impl Pipeline for ArrayData {
     fn len(&self) -> u64 {
         match &self.source {
-            Source::Rows(file) => file.rows(),
-            Source::Held { bytes, offset_bytes, row_bytes, .. } => ((bytes.len() - offset_bytes) / row_bytes) as u64,
-            Source::Stored { count, .. } => *count,
-            Source::Files { list, .. } | Source::Depth { list, .. } => list.entries.len() as u64,
+            ArrayStore::Rows(file) => file.rows(),
+            ArrayStore::Held { bytes, offset_bytes, row_bytes, .. } => {
+                ((bytes.len() - offset_bytes) / row_bytes) as u64
+            }
+            ArrayStore::Stored { count, .. } => *count,
+            ArrayStore::Files { list, .. } | ArrayStore::Depth { list, .. } => list.entries.len() as u64,
         }
     }
 
@@ -317,11 +319,11 @@ impl Pipeline for ArrayData {
 
     fn location(&self, index: u64) -> String {
         match &self.source {
-            Source::Rows(file) => format!("row {index} of {}", file.path().display()),
-            Source::Held { path, .. } | Source::Stored { path, .. } => {
+            ArrayStore::Rows(file) => format!("row {index} of {}", file.path().display()),
+            ArrayStore::Held { path, .. } | ArrayStore::Stored { path, .. } => {
                 format!("row {index} of {}", path.display())
             }
-            Source::Files { list, .. } | Source::Depth { list, .. } => {
+            ArrayStore::Files { list, .. } | ArrayStore::Depth { list, .. } => {
                 list.entries[index as usize].path.display().to_string()
             }
         }
@@ -329,8 +331,8 @@ impl Pipeline for ArrayData {
 
     fn warnings(&self) -> Vec<String> {
         match &self.source {
-            Source::Files { list, .. } | Source::Depth { list, .. } => list.warnings.clone(),
-            Source::Rows(_) | Source::Held { .. } | Source::Stored { .. } => Vec::new(),
+            ArrayStore::Files { list, .. } | ArrayStore::Depth { list, .. } => list.warnings.clone(),
+            ArrayStore::Rows(_) | ArrayStore::Held { .. } | ArrayStore::Stored { .. } => Vec::new(),
         }
     }
 
@@ -350,7 +352,7 @@ impl Pipeline for ArrayData {
     /// straight into the batch.
     fn read(&self, request: &Request, raw: &mut Raw, clock: &mut SampleContext) -> Result<()> {
         let path = match &self.source {
-            Source::Depth { list, .. } => &list.entries[request.index as usize].path,
+            ArrayStore::Depth { list, .. } => &list.entries[request.index as usize].path,
             _ => Path::new(""),
         };
         let stored = self.stored();
@@ -379,27 +381,27 @@ impl Pipeline for ArrayData {
 
     fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, clock: &mut SampleContext) -> Result<()> {
         match &self.source {
-            Source::Rows(file) => {
+            ArrayStore::Rows(file) => {
                 // The clock still stands at read, where this belongs: for small rows, looking at it costs as much as
                 // the copy.
                 let place = slot.dense_bytes("array");
                 file.read_row(request.index, place).map_err(|e| Error::io("read", file.path(), e))?;
                 clock.count_bytes(place.len());
             }
-            Source::Held { bytes, offset_bytes, row_bytes, .. } => {
+            ArrayStore::Held { bytes, offset_bytes, row_bytes, .. } => {
                 let start = offset_bytes + request.index as usize * row_bytes;
                 slot.dense_bytes("array").copy_from_slice(&bytes[start..start + row_bytes]);
                 clock.count_bytes(*row_bytes);
             }
-            Source::Stored { .. } => slot.dense_bytes("array").copy_from_slice(&raw[0]),
-            Source::Files { list, head } if list.stored.is_some() => {
+            ArrayStore::Stored { .. } => slot.dense_bytes("array").copy_from_slice(&raw[0]),
+            ArrayStore::Files { list, head } if list.stored.is_some() => {
                 let (own_head, elements) = raw[0].split_at(head.len());
                 slot.dense_bytes("array").copy_from_slice(elements);
                 if own_head != head.as_slice() {
                     self.check_head(own_head).map_err(|problem| self.bad(Stage::Read, request, problem.into()))?;
                 }
             }
-            Source::Files { list, head } => {
+            ArrayStore::Files { list, head } => {
                 let place = slot.dense_bytes("array");
                 let mut own_head = [0; NPY_HEADER_BYTES_MAX];
                 let own_head = &mut own_head[..head.len()];
@@ -410,7 +412,7 @@ impl Pipeline for ArrayData {
                     self.check_head(own_head).map_err(|problem| self.bad(Stage::Read, request, problem.into()))?;
                 }
             }
-            Source::Depth { width_px, height_px, .. } => {
+            ArrayStore::Depth { width_px, height_px, .. } => {
                 clock.enter(Stage::Decode);
                 let place = slot.dense::<u16>("array");
                 decode_depth_u16(&raw[0], *width_px, *height_px, place)

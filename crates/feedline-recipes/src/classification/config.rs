@@ -4,7 +4,7 @@
 use super::network::backbone::Backbone;
 use crate::network::device::{DeviceKind, Precision};
 use crate::recipe::setting_name;
-use crate::settings::{self, LoaderSettings, Settings, in_range};
+use crate::settings::{LoaderSettings, Settings, in_range};
 use feedline::augment::{Augmentation, ImageOp, output_size_px};
 use feedline::pipeline::DecodeMode;
 use feedline::read::Storage;
@@ -17,9 +17,6 @@ use std::path::PathBuf;
 
 /// The commented reference of every key, with its default.
 pub const DEFAULT_TOML: &str = include_str!("default.toml");
-
-/// Settings that are not yet complete.
-pub type Said = settings::Said<Config>;
 
 /// The settings of a run, complete. See [`DEFAULT_TOML`] for what each key means.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -188,7 +185,7 @@ impl Settings for Config {
 
     const DEFAULT_TOML: &'static str = DEFAULT_TOML;
 
-    const CHANGEABLE: &'static [&'static str] = &[
+    const MUTABLE_KEYS: &'static [&'static str] = &[
         "name",
         "data.dir",
         "data.train_list",
@@ -205,9 +202,9 @@ impl Settings for Config {
         "train.checkpoint_seconds",
     ];
 
-    const PLACES: &'static [&'static str] = &["dir", "train_list", "val_list", "classes"];
+    const LOCATION_KEYS: &'static [&'static str] = &["dir", "train_list", "val_list", "classes"];
 
-    const OTHER_DATA: &'static [&'static str] = Config::PLACES;
+    const DATASET_KEYS: &'static [&'static str] = Config::LOCATION_KEYS;
 
     fn paths(&mut self) -> Vec<&mut PathBuf> {
         let DataConfig { dir, train_list, val_list, classes, .. } = &mut self.data;
@@ -292,24 +289,25 @@ impl Settings for Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::SettingsBuilder;
 
-    fn said(text: &str) -> Result<Config> {
+    fn resolved(text: &str) -> Result<Config> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("run.toml");
         std::fs::write(&path, text).unwrap();
-        Said::defaults().file(&path)?.resolve()
+        SettingsBuilder::defaults().file(&path)?.resolve()
     }
 
     #[test]
     fn the_defaults_are_complete_and_a_file_holds_only_differences() {
-        let config = said("[data]\ndir = \"d\"\n[train]\nepochs = 3\ncheckpoint_seconds = 5").unwrap();
+        let config = resolved("[data]\ndir = \"d\"\n[train]\nepochs = 3\ncheckpoint_seconds = 5").unwrap();
         assert_eq!((config.train.epochs, config.train.checkpoint_seconds), (3, 5.0));
         assert_eq!(config.train.batch_size, 32);
         assert_eq!((config.input_px(), config.model.device), (64, DeviceKind::Cpu));
         let text = toml::to_string(&config).unwrap();
-        assert_eq!(said(&text).unwrap(), config, "a resolved file means the same again");
+        assert_eq!(resolved(&text).unwrap(), config, "a resolved file means the same again");
         let text = text.replace("device = \"cpu\"", "device = \"gpu\"");
-        assert_eq!(said(&text).unwrap().model.device, DeviceKind::Gpu);
+        assert_eq!(resolved(&text).unwrap().model.device, DeviceKind::Gpu);
     }
 
     #[test]
@@ -335,7 +333,7 @@ mod tests {
             ("[data]\ndir = \"d\"\nclasses = \"c\"", vec!["both"]),
             ("[data]\nclasses = \"c\"", vec!["in part", "--train-list"]),
         ] {
-            let error = said(text).unwrap_err().to_string();
+            let error = resolved(text).unwrap_err().to_string();
             for part in parts {
                 assert!(error.contains(part), "{text:?} gives {error:?}, without {part:?}");
             }
@@ -344,7 +342,7 @@ mod tests {
 
     #[test]
     fn the_operations_of_training_are_a_preset_or_a_list() {
-        let with = |augment: &str| said(&format!("[data]\ndir = \"d\"\n[augment]\n{augment}"));
+        let with = |augment: &str| resolved(&format!("[data]\ndir = \"d\"\n[augment]\n{augment}"));
         let ops = r#"ops = [
             { op = "random_resized_crop", size_px = [64, 64], scale = [0.5, 1], ratio = [0.75, 1.25] },
             { op = "horizontal_flip", p = 0.5 },
@@ -355,7 +353,7 @@ mod tests {
         assert_eq!(names, ["random_resized_crop", "horizontal_flip", "autoaugment_imagenet"]);
         // What is saved means the same again, on its own as well as over the defaults, and may not change in a run.
         let text = config.to_toml().unwrap();
-        assert_eq!((&Config::from_toml(&text).unwrap(), &said(&text).unwrap()), (&config, &config), "{text}");
+        assert_eq!((&Config::from_toml(&text).unwrap(), &resolved(&text).unwrap()), (&config, &config), "{text}");
         let error = config.check_resume(&with("").unwrap()).unwrap_err().to_string();
         assert!(error.contains("augment.ops was [{") && error.contains("is now not there"), "{error}");
         // A preset is saved by its name, as it always was.
@@ -387,14 +385,14 @@ mod tests {
 
     #[test]
     fn single_keys_can_be_set() {
-        let config = Said::defaults()
+        let config = SettingsBuilder::<Config>::defaults()
             .assign("data.dir=/a b;c")
-            .and_then(|said| said.assign("train.init_lr=1"))
-            .and_then(|said| said.assign("augment.mean=[0.5, 0.5, 0.5]"))
-            .and_then(Said::resolve)
+            .and_then(|builder| builder.assign("train.init_lr=1"))
+            .and_then(|builder| builder.assign("augment.mean=[0.5, 0.5, 0.5]"))
+            .and_then(SettingsBuilder::resolve)
             .unwrap();
         assert_eq!((config.data.dir, config.train.init_lr, config.augment.mean), ("/a b;c".into(), 1.0, [0.5; 3]));
-        assert!(Said::defaults().assign("train.epochs").is_err());
-        assert!(Said::defaults().assign("train.nothing.deeper=1").is_err());
+        assert!(SettingsBuilder::<Config>::defaults().assign("train.epochs").is_err());
+        assert!(SettingsBuilder::<Config>::defaults().assign("train.nothing.deeper=1").is_err());
     }
 }

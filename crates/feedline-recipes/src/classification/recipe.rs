@@ -4,7 +4,7 @@ use super::config::Config;
 use super::data::{self, bench};
 use super::picture;
 use crate::recipe::{BatchChoice, BenchRequest, BenchSetup, Recipe, Sheet, Split};
-use crate::settings::Said;
+use crate::settings::SettingsBuilder;
 use feedline::Result;
 use feedline::pipeline::Images;
 use feedline::plan::Plan;
@@ -41,7 +41,7 @@ impl Recipe for Classification {
 
     fn bench(
         asked: &BenchRequest<'_>,
-        settings: &dyn Fn(Said<Config>) -> Result<Config>,
+        settings: &dyn Fn(SettingsBuilder<Config>) -> Result<Config>,
     ) -> Result<BenchSetup<Config>> {
         bench::open(asked, settings)
     }

@@ -4,7 +4,7 @@
 use super::data::openpcdet_yaml;
 use super::data::options::{LidarOptions, Process};
 use crate::network::device::{DeviceKind, Precision};
-use crate::settings::{self, LoaderSettings, Settings, in_range};
+use crate::settings::{LoaderSettings, Settings, in_range};
 use feedline::read::{Storage, check_url, is_url};
 use feedline::train::consistency::BatchSplit;
 use feedline::{Error, Result};
@@ -13,9 +13,6 @@ use std::path::PathBuf;
 
 /// The commented reference of every key, with its default.
 pub const DEFAULT_TOML: &str = include_str!("default.toml");
-
-/// Settings that are not yet complete.
-pub type Said = settings::Said<Config>;
 
 /// The settings of a run, complete. See [`DEFAULT_TOML`] for what each key means.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -171,7 +168,7 @@ impl Settings for Config {
 
     const DEFAULT_TOML: &'static str = DEFAULT_TOML;
 
-    const CHANGEABLE: &'static [&'static str] = &[
+    const MUTABLE_KEYS: &'static [&'static str] = &[
         "name",
         "data.dir",
         "data.train_infos",
@@ -189,7 +186,7 @@ impl Settings for Config {
         "train.checkpoint_seconds",
     ];
 
-    const PLACES: &'static [&'static str] = &["dir", "dataset_cfg"];
+    const LOCATION_KEYS: &'static [&'static str] = &["dir", "dataset_cfg"];
 
     fn paths(&mut self) -> Vec<&mut PathBuf> {
         let Storage { cache_dir, listings_dir, .. } = &mut self.storage;

@@ -36,7 +36,7 @@ const HEIGHTS: [(f32, [f32; 3]); 5] = [
 /// # Errors
 /// A batch of another recipe.
 pub fn pictures(batch: &Batch, options: &LidarOptions) -> Result<(Vec<(RgbImage, String)>, usize)> {
-    let view = View::new(options);
+    let view = GroundPlan::new(options);
     let pictures = (0..batch.valid)
         .map(|at| {
             let points = points(batch, at)?;
@@ -116,7 +116,7 @@ fn foreign(name: &str) -> Error {
 }
 
 /// The ground plan of a range, in pixels.
-struct View {
+struct GroundPlan {
     /// Largest x and y: the upper left corner.
     corner_m: [f64; 2],
     px_per_m: f64,
@@ -124,12 +124,12 @@ struct View {
     height_px: u32,
 }
 
-impl View {
-    fn new(options: &LidarOptions) -> View {
+impl GroundPlan {
+    fn new(options: &LidarOptions) -> GroundPlan {
         let [x0, y0, _, x1, y1, _] = options.point_cloud_range;
         let px_per_m = f64::from(VIEW_PX) / f64::max(x1 - x0, y1 - y0);
         let side = |length_m: f64| ((length_m * px_per_m).round() as u32).clamp(1, VIEW_PX);
-        View { corner_m: [x1, y1], px_per_m, width_px: side(y1 - y0), height_px: side(x1 - x0) }
+        GroundPlan { corner_m: [x1, y1], px_per_m, width_px: side(y1 - y0), height_px: side(x1 - x0) }
     }
 
     /// The pixel of a place: to the right and down.

@@ -3,7 +3,7 @@
 
 use super::data::ChannelOrder;
 use crate::network::device::DeviceKind;
-use crate::settings::{self, LoaderSettings, Settings, in_range};
+use crate::settings::{LoaderSettings, Settings, in_range};
 use feedline::read::Storage;
 use feedline::train::consistency::BatchSplit;
 use feedline::train::schedule::OptimizerKind;
@@ -14,9 +14,6 @@ use std::path::PathBuf;
 
 /// The commented reference of every key, with its default.
 pub const DEFAULT_TOML: &str = include_str!("default.toml");
-
-/// Settings that are not yet complete.
-pub type Said = settings::Said<Config>;
 
 /// The settings of a run, complete. See [`DEFAULT_TOML`] for what each key means.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -104,7 +101,7 @@ impl Settings for Config {
 
     const DEFAULT_TOML: &'static str = DEFAULT_TOML;
 
-    const CHANGEABLE: &'static [&'static str] = &[
+    const MUTABLE_KEYS: &'static [&'static str] = &[
         "name",
         "data.dir",
         "data.train_list",
@@ -123,7 +120,7 @@ impl Settings for Config {
         "train.checkpoint_seconds",
     ];
 
-    const PLACES: &'static [&'static str] =
+    const LOCATION_KEYS: &'static [&'static str] =
         &["dir", "train_list", "val_list", "img_root", "gt_root", "hha_root", "mapping_root"];
 
     fn paths(&mut self) -> Vec<&mut PathBuf> {
@@ -221,18 +218,22 @@ impl Settings for Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::SettingsBuilder;
 
-    fn said(assignments: &[&str]) -> Result<Config> {
-        assignments.iter().try_fold(Said::defaults(), |said, assignment| said.assign(assignment))?.resolve()
+    fn resolved(assignments: &[&str]) -> Result<Config> {
+        assignments
+            .iter()
+            .try_fold(SettingsBuilder::defaults(), |builder, assignment| builder.assign(assignment))?
+            .resolve()
     }
 
     #[test]
     fn the_defaults_are_complete_and_mean_the_same_once_written_down() {
-        let config = said(&["data.dir=/d", "train.lr=1", "train.class_weights=[]"]).unwrap();
+        let config = resolved(&["data.dir=/d", "train.lr=1", "train.class_weights=[]"]).unwrap();
         assert_eq!((config.train.batch_size, config.train.lr, config.data.grid), (4, 1.0, [60, 36, 60]));
         assert_eq!(config.class_names()[9], "tvs");
         assert_eq!(Config::from_toml(&config.to_toml().unwrap()).unwrap(), config);
-        let small = said(&["data.dir=/d", "data.num_classes=3", "train.class_weights=[1, 2, 0.5]"]).unwrap();
+        let small = resolved(&["data.dir=/d", "data.num_classes=3", "train.class_weights=[1, 2, 0.5]"]).unwrap();
         assert_eq!(small.class_names(), ["class 0", "class 1", "class 2"]);
         assert_eq!(small.train.class_weights, [1.0, 2.0, 0.5]);
     }
@@ -253,7 +254,7 @@ mod tests {
             (&["recipe=classification"], &["settings of the recipe \"classification\"", "--recipe classification"]),
             (&["data.dir=/d", "train.lr=0"], &["train.lr is out of range"]),
         ] {
-            let error = said(assignments).unwrap_err().to_string();
+            let error = resolved(assignments).unwrap_err().to_string();
             for part in parts {
                 assert!(error.contains(part), "{assignments:?} gives {error:?}, without {part:?}");
             }
@@ -261,18 +262,18 @@ mod tests {
         let roots =
             ["train_list", "val_list", "img_root", "gt_root", "mapping_root"].map(|key| format!("data.{key}=/p"));
         let mut all: Vec<&str> = roots.iter().map(String::as_str).collect();
-        assert!(said(&all).unwrap_err().to_string().contains("data.hha_root"));
+        assert!(resolved(&all).unwrap_err().to_string().contains("data.hha_root"));
         all.push("model.use_hha=false");
-        assert!(said(&all).is_ok());
+        assert!(resolved(&all).is_ok());
     }
 
     #[test]
     fn a_run_goes_on_with_another_batch_and_place_but_not_another_rate() {
-        let run = said(&["data.dir=/d"]).unwrap();
+        let run = resolved(&["data.dir=/d"]).unwrap();
         let changed =
-            said(&["data.dir=/e", "train.batch_size=2", "storage.anonymous=true", "data.num_workers=3"]).unwrap();
+            resolved(&["data.dir=/e", "train.batch_size=2", "storage.anonymous=true", "data.num_workers=3"]).unwrap();
         run.check_resume(&changed).unwrap();
-        let error = run.check_resume(&said(&["data.dir=/d", "train.lr=0.1"]).unwrap()).unwrap_err().to_string();
+        let error = run.check_resume(&resolved(&["data.dir=/d", "train.lr=0.1"]).unwrap()).unwrap_err().to_string();
         assert!(error.contains("train.lr was 0.05 when the run began and is now 0.1"), "{error}");
     }
 }

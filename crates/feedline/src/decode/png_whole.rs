@@ -80,7 +80,7 @@ fn chunk(bytes: &[u8]) -> Option<(&[u8; 4], &[u8], &[u8])> {
 }
 
 /// Working memory of a thread, kept between pictures.
-struct Scratch {
+struct PngScratch {
     inflate: Inflate,
     /// Compressed data joined from several chunks.
     joined: Vec<u8>,
@@ -89,8 +89,8 @@ struct Scratch {
 }
 
 thread_local! {
-    static SCRATCH: RefCell<Scratch> =
-        RefCell::new(Scratch { inflate: Inflate::new(true, 15), joined: Vec::new(), filtered: Vec::new() });
+    static SCRATCH: RefCell<PngScratch> =
+        RefCell::new(PngScratch { inflate: Inflate::new(true, 15), joined: Vec::new(), filtered: Vec::new() });
 }
 
 /// Calls `each` with every row's pixels from top to bottom, as [`Pixels`] describes them. `header` is that of `bytes`.

@@ -55,7 +55,7 @@ impl Augmented<'_> {
 }
 
 #[derive(Default)]
-struct Scratch {
+struct DecodeScratch {
     decoded: RgbImage,
     image: RgbImage,
 }
@@ -129,9 +129,9 @@ impl FusedDecode {
     ) -> Result<T, Fault> {
         thread_local! {
             /// Reused from picture to picture, so that a worker allocates nothing after its largest picture.
-            static SCRATCH: RefCell<Scratch> = RefCell::default();
+            static SCRATCH: RefCell<DecodeScratch> = RefCell::default();
         }
-        SCRATCH.with_borrow_mut(|Scratch { decoded, image }| {
+        SCRATCH.with_borrow_mut(|DecodeScratch { decoded, image }| {
             context.enter(Stage::Decode);
             let known = self.cache.as_ref().and_then(|cache| cache.header(request.index));
             let file = EncodedLazily { bytes, encoded: OnceCell::new() };

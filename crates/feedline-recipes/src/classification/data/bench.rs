@@ -5,7 +5,7 @@ use super::{cache, images, train_list};
 use crate::arrays;
 use crate::classification::config::Config;
 use crate::recipe::{BenchRequest, BenchSetup, Work};
-use crate::settings::Said;
+use crate::settings::SettingsBuilder;
 use feedline::Result;
 use feedline::augment::{Augmentation, Filter, ImageOp};
 use feedline::pipeline::Pipeline;
@@ -19,17 +19,20 @@ use std::sync::Arc;
 ///
 /// # Errors
 /// Settings or data that cannot be used.
-pub fn open(asked: &BenchRequest<'_>, settings: &dyn Fn(Said<Config>) -> Result<Config>) -> Result<BenchSetup<Config>> {
+pub fn open(
+    asked: &BenchRequest<'_>,
+    settings: &dyn Fn(SettingsBuilder<Config>) -> Result<Config>,
+) -> Result<BenchSetup<Config>> {
     let work = match asked.work {
         None if asked.data.is_some_and(holds_arrays) => Some(Work::E),
         None if !asked.has_settings => Some(Work::A),
         work => work,
     };
-    let mut said = Said::defaults();
+    let mut builder = SettingsBuilder::defaults();
     if let Some(work) = work {
-        said = said.set("model.input_px", if work == Work::D { 28 } else { 224 })?.set("train.batch_size", 64)?;
+        builder = builder.set("model.input_px", if work == Work::D { 28 } else { 224 })?.set("train.batch_size", 64)?;
     }
-    let config = settings(said)?;
+    let config = settings(builder)?;
     let data = match work {
         Some(Work::E | Work::F | Work::G) => arrays::open(&config.data.dir, asked.shape, &config.storage)?,
         _ => photos(&config, work)?,

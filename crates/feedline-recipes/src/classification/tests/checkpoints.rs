@@ -4,7 +4,7 @@ use crate::classification::config::Config;
 use crate::classification::demo::{DemoOptions, write_demo_data};
 use crate::classification::recipe::Classification;
 use crate::run::Run;
-use crate::settings::{CONFIG, Said, Settings};
+use crate::settings::{CONFIG, Settings, SettingsBuilder};
 use feedline::event::{Event, Sink, Warnings};
 use feedline::train::checkpoint::Checkpoints;
 use feedline::train::group::SingleRank;
@@ -40,7 +40,10 @@ fn config(data: &Path) -> Config {
         "train.checkpoint_seconds=0",
         "train.save_period=0",
     ];
-    all.into_iter().fold(Said::defaults(), |said, assignment| said.assign(assignment).unwrap()).resolve().unwrap()
+    all.into_iter()
+        .fold(SettingsBuilder::defaults(), |builder, assignment| builder.assign(assignment).unwrap())
+        .resolve()
+        .unwrap()
 }
 
 /// A run of four epochs that was never stopped, and one that was stopped in its third.

@@ -1,8 +1,8 @@
 //! Real JPEG files through all stages: the delivered bytes depend on nothing but (data, seed, epoch, position).
 
-use crate::classification::config::Said;
 use crate::classification::data;
 use crate::classification::demo::{DemoOptions, write_demo_data};
+use crate::settings::SettingsBuilder;
 use feedline::augment::Augmentation;
 use feedline::deliver::{Loader, LoaderOptions};
 use feedline::pipeline::Pipeline;
@@ -14,9 +14,9 @@ use std::sync::Arc;
 fn train_data(dir: &Path, augment: &str) -> Arc<dyn Pipeline> {
     let options = DemoOptions { train: 26, test: 6, seed: 2 };
     write_demo_data(dir, &options, |_, _| ()).unwrap();
-    let said = Said::defaults().set("data.dir", dir.to_str().unwrap()).unwrap();
-    let said = said.set("augment.preset", augment).and_then(|said| said.set("model.input_px", 48)).unwrap();
-    data::open(&said.resolve().unwrap()).unwrap().0
+    let builder = SettingsBuilder::defaults().set("data.dir", dir.to_str().unwrap()).unwrap();
+    let builder = builder.set("augment.preset", augment).and_then(|builder| builder.set("model.input_px", 48)).unwrap();
+    data::open(&builder.resolve().unwrap()).unwrap().0
 }
 
 fn loader(pipeline: &Arc<dyn Pipeline>, num_workers: usize) -> Loader {
@@ -58,10 +58,11 @@ fn batches_are_equal_for_any_workers_after_any_resume_and_on_every_run() {
 fn a_list_of_operations_delivers_what_the_preset_with_these_operations_delivers() {
     let dir = tempfile::tempdir().unwrap();
     let preset = train_data(&dir.path().join("d"), "light");
-    let said = Said::defaults().set("data.dir", dir.path().join("d").to_str().unwrap()).unwrap();
+    let builder = SettingsBuilder::defaults().set("data.dir", dir.path().join("d").to_str().unwrap()).unwrap();
     let ops = toml::Value::try_from(Augmentation::Light.train_ops(48)).unwrap();
-    let said = said.assign(&format!("augment.ops={ops}")).and_then(|said| said.set("model.input_px", 48)).unwrap();
-    let listed: Arc<dyn Pipeline> = data::open(&said.resolve().unwrap()).unwrap().0;
+    let builder =
+        builder.assign(&format!("augment.ops={ops}")).and_then(|builder| builder.set("model.input_px", 48)).unwrap();
+    let listed: Arc<dyn Pipeline> = data::open(&builder.resolve().unwrap()).unwrap().0;
     assert!(epochs(&mut loader(&listed, 2), 2) == epochs(&mut loader(&preset, 0), 2));
 }
 

@@ -2,20 +2,24 @@
 
 use super::super::data::options::Augment;
 use super::*;
+use crate::settings::SettingsBuilder;
 
-fn said(assignments: &[&str]) -> Result<Config> {
-    assignments.iter().try_fold(Said::defaults(), |said, assignment| said.assign(assignment))?.resolve()
+fn resolved(assignments: &[&str]) -> Result<Config> {
+    assignments
+        .iter()
+        .try_fold(SettingsBuilder::defaults(), |builder, assignment| builder.assign(assignment))?
+        .resolve()
 }
 
 #[test]
 fn the_defaults_are_complete_and_mean_the_same_once_written_down() {
-    let config = said(&["data.dir=/d", "train.lr=1"]).unwrap();
+    let config = resolved(&["data.dir=/d", "train.lr=1"]).unwrap();
     assert_eq!((config.train.batch_size, config.train.lr, config.model.blocks.len()), (4, 1.0, 2));
     assert_eq!(config.clouds.grid().unwrap().unwrap().size, [160, 160, 1]);
     assert!(matches!(&config.clouds.augment[0], Augment::GtSampling { sample_groups, .. } if sample_groups.len() == 3));
     let text = config.to_toml().unwrap();
     assert_eq!(Config::from_toml(&text).unwrap(), config);
-    assert_eq!(Said::defaults().table(text).unwrap().resolve().unwrap(), config);
+    assert_eq!(SettingsBuilder::<Config>::defaults().table(text).unwrap().resolve().unwrap(), config);
 }
 
 #[test]
@@ -31,7 +35,7 @@ fn mistakes_are_named() {
         (&["data.dir=/d", "data.num_worker=3"], &["unknown key data.num_worker", "Did you mean num_workers?"]),
         (&["recipe=classification"], &["settings of the recipe \"classification\""]),
     ] {
-        let error = said(assignments).unwrap_err().to_string();
+        let error = resolved(assignments).unwrap_err().to_string();
         for part in parts {
             assert!(error.contains(part), "{assignments:?} gives {error:?}, without {part:?}");
         }
@@ -40,10 +44,10 @@ fn mistakes_are_named() {
 
 #[test]
 fn a_run_goes_on_with_another_batch_and_place_but_not_other_clouds() {
-    let run = said(&["data.dir=/d"]).unwrap();
-    let changed = said(&["data.dir=/e", "train.batch_size=2", "model.score_threshold=0.3"]).unwrap();
+    let run = resolved(&["data.dir=/d"]).unwrap();
+    let changed = resolved(&["data.dir=/e", "train.batch_size=2", "model.score_threshold=0.3"]).unwrap();
     run.check_resume(&changed).unwrap();
-    let other = said(&["data.dir=/d", "clouds.fov_points_only=false"]).unwrap();
+    let other = resolved(&["data.dir=/d", "clouds.fov_points_only=false"]).unwrap();
     let error = run.check_resume(&other).unwrap_err().to_string();
     assert!(error.contains("clouds.fov_points_only was true when the run began and is now false"), "{error}");
 }
@@ -74,17 +78,17 @@ fn a_yaml_takes_the_place_of_the_clouds_and_is_named_no_more() {
     std::fs::write(&path, YAML).unwrap();
     let named = format!("data.dataset_cfg={}", path.display());
     let anchor = "model.anchors=[{size_m=[3.9, 1.6, 1.56], bottom_m=-1.78, matched=0.6, unmatched=0.45}]";
-    let config = said(&[&named, anchor]).unwrap().absolute().unwrap();
+    let config = resolved(&[&named, anchor]).unwrap().absolute().unwrap();
     assert_eq!(config.data.dir, PathBuf::from("/kitti"));
     assert_eq!((config.data.train_infos[0].as_str(), config.data.val_infos[0].as_str()), ("a.pkl", "b.pkl"));
     assert_eq!((config.clouds.grid().unwrap().unwrap().size, config.clouds.augment.len()), ([432, 496, 1], 0));
     assert_eq!(config.data.dataset_cfg, PathBuf::new());
     assert_eq!(Config::from_toml(&config.to_toml().unwrap()).unwrap(), config);
-    let elsewhere = said(&[&named, anchor, "data.dir=/mine"]).unwrap().absolute().unwrap();
+    let elsewhere = resolved(&[&named, anchor, "data.dir=/mine"]).unwrap().absolute().unwrap();
     assert_eq!(elsewhere.data.dir, PathBuf::from("/mine"));
-    let error = said(&[&named]).unwrap().absolute().unwrap_err().to_string();
+    let error = resolved(&[&named]).unwrap().absolute().unwrap_err().to_string();
     assert!(error.contains("3 anchors for 1 classes"), "{error}");
     std::fs::write(&path, YAML.replace("test: val", "test: test")).unwrap();
-    let error = said(&[&named, anchor]).unwrap().absolute().unwrap_err().to_string();
+    let error = resolved(&[&named, anchor]).unwrap().absolute().unwrap_err().to_string();
     assert!(error.contains("frames of testing, which have no labels"), "{error}");
 }

@@ -14,7 +14,7 @@ pub struct Camera {
 
 /// The camera's view of a cloud.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct View {
+pub(super) struct CameraView {
     /// From lidar coordinates to u and v, both times the depth, and to the depth.
     rows: [[f32; 4]; 3],
     width_px: f32,
@@ -38,17 +38,17 @@ impl Camera {
     }
 
     /// The view of a picture of so many pixels.
-    pub(super) fn view(&self, [height_px, width_px]: [i32; 2]) -> View {
+    pub(super) fn view(&self, [height_px, width_px]: [i32; 2]) -> CameraView {
         let Affine([x, y, z]) = self.lidar_to_rect;
         let row = |[a, b, c, d]: [f64; 4]| -> [f64; 4] {
             std::array::from_fn(|at| a * x[at] + b * y[at] + c * z[at] + if at == 3 { d } else { 0.0 })
         };
         let rows = [row(self.projection[0]), row(self.projection[1]), z].map(|row| row.map(|value| value as f32));
-        View { rows, width_px: width_px as f32, height_px: height_px as f32 }
+        CameraView { rows, width_px: width_px as f32, height_px: height_px as f32 }
     }
 }
 
-impl View {
+impl CameraView {
     /// True if a point lies before the camera and in the picture: `0 <= u < W`, `0 <= v < H`.
     pub(super) fn shows(&self, [x, y, z]: [f32; 3]) -> bool {
         let [u, v, depth] = self.rows.map(|[a, b, c, d]| a * x + b * y + c * z + d);

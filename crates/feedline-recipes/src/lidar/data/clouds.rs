@@ -1,6 +1,6 @@
 //! A data set of clouds as a pipeline: what a frame is read from, and how it becomes a sample. Owns what its files must hold.
 
-use super::camera::View;
+use super::camera::CameraView;
 use super::database::Database;
 use super::fields::fields;
 use super::files::{LidarFiles, add_ground, labelled, view};
@@ -31,7 +31,7 @@ pub struct Clouds {
     /// Files of a frame.
     parts: Vec<Part>,
     /// The camera's view of each frame, where points outside it are left out.
-    views: Vec<Option<View>>,
+    views: Vec<Option<CameraView>>,
     /// Columns of a stored point that are delivered.
     used: Vec<usize>,
     grid: Option<Grid>,
@@ -385,7 +385,7 @@ fn npy_rows(bytes: &[u8], columns: usize) -> Result<&[u8], String> {
 
 /// Working memory that a thread keeps from sample to sample.
 #[derive(Default)]
-struct Scratch {
+struct CloudScratch {
     points: Vec<f32>,
     voxels: VoxelScratch,
 }
@@ -465,7 +465,7 @@ impl Pipeline for Clouds {
 
     fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, clock: &mut SampleContext) -> Result<()> {
         thread_local! {
-            static SCRATCH: RefCell<Scratch> = RefCell::default();
+            static SCRATCH: RefCell<CloudScratch> = RefCell::default();
         }
         clock.enter(Stage::Decode);
         let plan = self.planner.plan(request)?;
@@ -474,9 +474,9 @@ impl Pipeline for Clouds {
         self.pictures(&plan, raw, slot)?;
         SCRATCH.with_borrow_mut(|scratch| {
             if scratch.points.capacity() > MAX_KEPT_FLOATS {
-                *scratch = Scratch::default();
+                *scratch = CloudScratch::default();
             }
-            let Scratch { points, voxels } = scratch;
+            let CloudScratch { points, voxels } = scratch;
             points.clear();
             self.decode(&plan, &raw[0], points).map_err(|problem| self.bad(Stage::Decode, &plan, 0, problem))?;
             clock.count_bytes(size_of_val(points.as_slice()));

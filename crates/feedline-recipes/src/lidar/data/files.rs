@@ -1,6 +1,6 @@
 //! The files of a split and what its infos say of each frame: boxes, the view of the camera, the ground. Reads no cloud.
 
-use super::camera::{Camera, View};
+use super::camera::{Camera, CameraView};
 use super::frame::Frame;
 use super::frame_plan::PlannedBox;
 use super::kitti;
@@ -58,7 +58,7 @@ pub(super) fn labelled(frame: &Frame, files: &LidarFiles, options: &LidarOptions
 }
 
 /// Gives the camera's view, if points outside it are to be left out.
-pub(super) fn view(frame: &Frame, files: &LidarFiles, options: &LidarOptions) -> Result<Option<View>> {
+pub(super) fn view(frame: &Frame, files: &LidarFiles, options: &LidarOptions) -> Result<Option<CameraView>> {
     if options.layout == Layout::Custom || !options.fov_points_only {
         return Ok(None);
     }

@@ -1,10 +1,10 @@
 //! Runs of the recipe on a few small drawn streets: their files, their rates, going on, sharing.
 
 use super::*;
-use crate::lidar::config::Said;
 use crate::lidar::data::splits;
 use crate::lidar::demo::{DemoOptions, write_demo_data};
 use crate::recipe::load_weights;
+use crate::settings::SettingsBuilder;
 use feedline::event::{Event, Warnings};
 use feedline::train::Task;
 use feedline::train::group::{Group, SingleRank};
@@ -56,7 +56,7 @@ fn config(dir: &Path, more: &[&str]) -> Config {
         "train.checkpoint_seconds=0".into(),
     ];
     let all = fixed.iter().map(String::as_str).chain(more.iter().copied());
-    all.fold(Said::defaults(), |said, assignment| said.assign(assignment).unwrap()).resolve().unwrap()
+    all.fold(SettingsBuilder::defaults(), |builder, assignment| builder.assign(assignment).unwrap()).resolve().unwrap()
 }
 
 #[test]

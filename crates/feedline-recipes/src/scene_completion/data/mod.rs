@@ -303,7 +303,7 @@ impl Scenes {
 
 /// Working memory that a thread keeps from sample to sample.
 #[derive(Default)]
-struct Scratch {
+struct SceneScratch {
     image: RgbImage,
     labels: Vec<u8>,
 }
@@ -371,7 +371,7 @@ impl Pipeline for Scenes {
 
     fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, clock: &mut SampleContext) -> Result<()> {
         thread_local! {
-            static SCRATCH: RefCell<Scratch> = RefCell::default();
+            static SCRATCH: RefCell<SceneScratch> = RefCell::default();
         }
         slot.put("fn", {
             let id = self.list.ids[request.index as usize].as_bytes();
@@ -383,9 +383,9 @@ impl Pipeline for Scenes {
         clock.reserve(self.raw_bytes(request.index) + 6 * height * width);
         SCRATCH.with_borrow_mut(|scratch| {
             if scratch.image.pixels.capacity().max(scratch.labels.capacity()) > MAX_KEPT_BYTES {
-                *scratch = Scratch::default();
+                *scratch = SceneScratch::default();
             }
-            let Scratch { image, labels } = scratch;
+            let SceneScratch { image, labels } = scratch;
             if self.list.layout == Layout::Voxels {
                 self.voxels(request, raw, slot, clock)?;
             }

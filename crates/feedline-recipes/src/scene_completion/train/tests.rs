@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::recipe::Recipe;
-use crate::scene_completion::config::Said;
 use crate::scene_completion::demo::{DemoOptions, write_demo_data};
+use crate::settings::SettingsBuilder;
 use feedline::event::{Event, Warnings};
 use feedline::train::group::{Group, SingleRank};
 use feedline::train::proof::verify;
@@ -45,7 +45,7 @@ fn config(dir: &Path, more: &[&str]) -> Config {
         "train.checkpoint_seconds=0".into(),
     ];
     let all = fixed.iter().map(String::as_str).chain(more.iter().copied());
-    all.fold(Said::defaults(), |said, assignment| said.assign(assignment).unwrap()).resolve().unwrap()
+    all.fold(SettingsBuilder::defaults(), |builder, assignment| builder.assign(assignment).unwrap()).resolve().unwrap()
 }
 
 #[test]

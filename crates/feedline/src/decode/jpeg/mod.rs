@@ -27,7 +27,7 @@ pub(super) use header::parse as frame;
 #[cfg(target_arch = "x86_64")]
 use simd::Avx2;
 use simd::Portable;
-use strips::Scratch;
+use strips::JpegScratch;
 
 /// `frame`: what [`frame`] gives of these bytes, here and below.
 pub(super) fn header(bytes: &[u8], frame: Option<&Frame<'_>>) -> Result<Header, Fault> {
@@ -119,7 +119,7 @@ fn decode_avx2(
     frame: &Frame<'_>,
     part: CropBox,
     scale: usize,
-    scratch: &mut Scratch,
+    scratch: &mut JpegScratch,
     into: &mut RgbImage,
 ) -> Option<()> {
     strips::decode(simd, frame, part, scale, scratch, into)

@@ -62,7 +62,7 @@ impl Plane {
 
 /// Working memory of a thread, kept between pictures.
 #[derive(Default)]
-pub(super) struct Scratch {
+pub(super) struct JpegScratch {
     strips: Vec<u8>,
     cb: Vec<u8>,
     cr: Vec<u8>,
@@ -70,7 +70,7 @@ pub(super) struct Scratch {
 }
 
 thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::default());
+    static SCRATCH: RefCell<JpegScratch> = RefCell::new(JpegScratch::default());
 }
 
 /// The plan of one decoding: a picture, a part and a scale, with everything derived from them.
@@ -93,7 +93,7 @@ struct Job<'a> {
 }
 
 /// Calls `work` with this thread's working memory.
-pub(super) fn with_scratch<T>(work: impl FnOnce(&mut Scratch) -> T) -> T {
+pub(super) fn with_scratch<T>(work: impl FnOnce(&mut JpegScratch) -> T) -> T {
     SCRATCH.with_borrow_mut(work)
 }
 
@@ -105,7 +105,7 @@ pub(super) fn decode<S: Simd>(
     frame: &Frame<'_>,
     part: CropBox,
     scale: usize,
-    scratch: &mut Scratch,
+    scratch: &mut JpegScratch,
     into: &mut RgbImage,
 ) -> Option<()> {
     // There must be no closure between here and the loops: it would be compiled without the processor's features.
@@ -198,7 +198,7 @@ impl<'a> Job<'a> {
     }
 
     #[inline(always)]
-    fn run<S: Simd>(&self, simd: S, scratch: &mut Scratch, into: &mut RgbImage) -> Option<()> {
+    fn run<S: Simd>(&self, simd: S, scratch: &mut JpegScratch, into: &mut RgbImage) -> Option<()> {
         let rows: usize = self.planes.iter().map(|plane| plane.high() + 1).sum();
         // After the strips there is room for a discarded block.
         scratch.strips.resize((rows + 8) * self.stride, 0);
@@ -271,8 +271,15 @@ impl<'a> Job<'a> {
 
     /// Converts to pixels the rows that are complete after the MCUs of `mcu_row`.
     #[inline(always)]
-    fn emit<S: Simd>(&self, simd: S, scratch: &mut Scratch, mcu_row: usize, next_row: &mut usize, into: &mut RgbImage) {
-        let Scratch { strips, cb, cr, sums } = scratch;
+    fn emit<S: Simd>(
+        &self,
+        simd: S,
+        scratch: &mut JpegScratch,
+        mcu_row: usize,
+        next_row: &mut usize,
+        into: &mut RgbImage,
+    ) {
+        let JpegScratch { strips, cb, cr, sums } = scratch;
         let luma = &self.planes[0];
         let chroma = self.planes.get(1..).unwrap_or_default();
         // The edge samples are repeated beyond the left and right edges of the picture.
