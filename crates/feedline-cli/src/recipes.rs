@@ -30,7 +30,7 @@ pub(crate) struct Entry {
     pub(crate) name: &'static str,
     summary: &'static str,
     #[cfg(feature = "train")]
-    default_toml: &'static str,
+    reference: fn() -> String,
     storage: fn(Option<&Path>, &[String]) -> Result<Storage>,
     pub(crate) demo_data: fn(&demo_data::Args) -> Result<Done>,
     pub(crate) show: fn(&show::Args) -> Result<Done>,
@@ -69,7 +69,7 @@ impl Entry {
             name: R::Config::RECIPE,
             summary: R::SUMMARY,
             #[cfg(feature = "train")]
-            default_toml: R::Config::DEFAULT_TOML,
+            reference: R::Config::reference,
             storage: storage_of::<R::Config>,
             demo_data: demo_data::run_recipe::<R>,
             show: show::run_recipe::<R>,
@@ -167,7 +167,7 @@ impl Recipes {
     #[cfg(feature = "train")]
     pub(crate) fn train(&self, args: &train::Args) -> Result<Done> {
         if args.print_config {
-            print(self.of_data(&args.data)?.default_toml)?;
+            print(&(self.of_data(&args.data)?.reference)())?;
             return Ok(Done::Ok);
         }
         train::on_ranks(&|group| {

@@ -5,7 +5,7 @@
 //! A recipe begins with the first half: its samples can then be drawn, measured and made. The second half makes it one
 //! that trains, resumes and is evaluated.
 
-use crate::settings::{Settings, SettingsBuilder};
+use crate::settings::{Sections, Settings, SettingsBuilder};
 use feedline::decode::RgbImage;
 use feedline::deliver::{Loader, LoaderOptions};
 use feedline::event::{Sink, Warnings};

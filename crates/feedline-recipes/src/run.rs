@@ -3,7 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "reads the settings and the list of a run that goes on")]
 
 use crate::recipe::{Finished, RunFigures, Setup, Trainable};
-use crate::settings::{CONFIG, Settings};
+use crate::settings::{CONFIG, Sections, Settings};
 use feedline::deliver::{Loader, LoaderOptions};
 use feedline::event::{EpochRecord, Event, MultiSink, Sink, Warnings};
 use feedline::pipeline::{Pipeline, tell};

@@ -3,16 +3,17 @@
 //! knows no key but those that every recipe has.
 #![expect(clippy::disallowed_methods, reason = "reads files of settings, and checks the paths in them")]
 
-use feedline::deliver::{LoaderOptions, OnBadSample};
-use feedline::event::Sink;
+mod sections;
+
+pub use sections::{LoaderSettings, Sections, at_least_0, in_range, positive};
+
 use feedline::read::{Storage, check_url, is_url, read_text, text_in};
 use feedline::train::run::CHECKPOINTS;
 use feedline::{Error, Result};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use toml::{Table, Value};
 
 /// File of a run folder with its settings, complete.
@@ -29,48 +30,63 @@ const RECIPE: &str = "recipe";
 const STORAGE: &str = "storage";
 const FIRST: &str = "classification";
 
-/// The settings of a recipe's run, complete.
-pub trait Settings: Clone + Serialize + DeserializeOwned {
+/// The settings of a recipe's run, complete: a struct that the macro [`settings!`](crate::settings!) declares.
+pub trait Settings: Sections + Clone + Serialize + DeserializeOwned {
     /// The recipe's name, as the key `recipe` has it.
     const RECIPE: &'static str;
 
-    /// The commented reference of every key, with its default.
+    /// The commented reference of the recipe's own keys, with their defaults, and of those of every recipe that have another
+    /// default. See [`Settings::reference`].
     const DEFAULT_TOML: &'static str;
 
-    /// Keys that may change when a run resumes: locations, speed, and each rank's share of a step. A change of any other
-    /// would make it another run. Section `storage` may always change.
-    const MUTABLE_KEYS: &'static [&'static str];
-
-    /// Keys of section `data` that say where the data is; all empty is no data.
+    /// Keys of section `data` that say where the data is; all empty is no data. They may change when a run resumes.
     const LOCATION_KEYS: &'static [&'static str];
 
     /// Those of [`Settings::LOCATION_KEYS`] that name other data altogether when an evaluation names one: then all that the run says
     /// of its own data is forgotten.
     const DATASET_KEYS: &'static [&'static str] = &["dir"];
 
-    /// Checks that every value is in its range and none contradicts another.
+    /// More of the recipe's own keys that may change when a run resumes: they change speed only, or no training. A change of
+    /// any other would make it another run. Of the keys of every recipe those may that say speed, checkpoints or each rank's
+    /// share of a step, and section `storage`.
+    const MUTABLE_KEYS: &'static [&'static str] = &[];
+
+    /// Checks that every value of the recipe's own keys is in its range and none contradicts another.
     ///
     /// # Errors
     /// The first key that is wrong.
     fn check(&self) -> Result<()>;
 
-    /// Every path in it, so that a run can be resumed from any folder. Empty ones mean nothing.
+    /// Every path in the recipe's own keys, so that a run can be resumed from any folder. Empty ones mean nothing.
     fn paths(&mut self) -> Vec<&mut PathBuf>;
 
-    /// Part of the run folder's name.
-    fn name(&self) -> &str;
+    /// The settings with what other files say, which they name, in place: a run must not depend on those.
+    ///
+    /// # Errors
+    /// A file that cannot be used.
+    fn resolved(self) -> Result<Self> {
+        Ok(self)
+    }
 
-    /// Seed of the run.
-    fn seed(&self) -> u64;
+    /// The commented reference of every key, with its default.
+    fn reference() -> String {
+        sections::complete(Self::DEFAULT_TOML)
+    }
 
-    /// Epochs in total.
-    fn epochs(&self) -> u64;
+    /// Changes every path.
+    ///
+    /// # Errors
+    /// The first of `change`.
+    fn change_paths(&mut self, change: impl Fn(&mut PathBuf) -> Result<()>) -> Result<()> {
+        self.paths().into_iter().try_for_each(&change)?;
+        let Storage { cache_dir, listings_dir, .. } = self.storage_mut();
+        [cache_dir, listings_dir].into_iter().try_for_each(change)
+    }
 
-    /// Global batch size of the run's end.
-    fn batch_size(&self) -> u64;
-
-    /// The settings by which samples are loaded.
-    fn loader(&self) -> &LoaderSettings;
+    /// True if a run that resumes may have another value of this key.
+    fn is_mutable(key: &str) -> bool {
+        key.starts_with("storage.") || mutable_keys::<Self>().any(|mutable| mutable == key)
+    }
 
     /// Settings from a file, as a run folder holds it.
     ///
@@ -140,8 +156,7 @@ pub trait Settings: Clone + Serialize + DeserializeOwned {
     /// As [`Settings::to_toml`].
     fn facts(&self) -> Result<Vec<(String, String)>> {
         let mut keys = self.keys()?;
-        // The way in which bytes are read does not matter either.
-        keys.retain(|(key, _)| !Self::MUTABLE_KEYS.contains(&key.as_str()) && !key.starts_with("storage."));
+        keys.retain(|(key, _)| !Self::is_mutable(key));
         Ok(keys)
     }
 
@@ -154,8 +169,7 @@ pub trait Settings: Clone + Serialize + DeserializeOwned {
         let mut keys = self.keys()?;
         keys.retain(|(key, _)| {
             let is_place = key.strip_prefix("data.").is_some_and(|key| Self::LOCATION_KEYS.contains(&key));
-            let is_fact = !Self::MUTABLE_KEYS.contains(&key.as_str()) && !key.starts_with("storage.");
-            is_place || is_fact && key != "model.device"
+            is_place || !Self::is_mutable(key) && key != "model.device"
         });
         Ok(keys)
     }
@@ -166,10 +180,10 @@ pub trait Settings: Clone + Serialize + DeserializeOwned {
     /// The first key that differs and may not.
     fn check_resume(&self, now: &Self) -> Result<()> {
         let Some((key, saved, now)) = self.difference(now)? else { return Ok(()) };
-        let changeable: Vec<&str> = Self::MUTABLE_KEYS.iter().copied().filter(|key| *key != "name").collect();
+        let mutable: Vec<String> = mutable_keys::<Self>().filter(|key| key != "name").collect();
         Err(Error::config(
             format!("{key} was {saved} when the run began and is now {now}"),
-            format!("A run goes on with its own settings, but for storage.* and {}", changeable.join(", ")),
+            format!("A run goes on with its own settings, but for storage.* and {}", mutable.join(", ")),
         ))
     }
 
@@ -204,64 +218,27 @@ pub trait Settings: Clone + Serialize + DeserializeOwned {
         Ok(values.find(|(_, ours, theirs)| ours != theirs))
     }
 
-    /// With every path made absolute.
+    /// With what other files say in place, and every path made absolute.
     ///
     /// # Errors
-    /// The current folder is unknown.
-    fn absolute(mut self) -> Result<Self> {
-        for path in self.paths() {
+    /// As [`Settings::resolved`], a URL that may not be written down, or an unknown current folder.
+    fn absolute(self) -> Result<Self> {
+        let mut config = self.resolved()?;
+        config.change_paths(|path| {
+            path.to_str().map_or(Ok(()), check_url)?;
             if !path.as_os_str().is_empty() && !is_url(path) {
                 *path = std::path::absolute(&*path).map_err(|e| Error::io("find", &*path, e))?;
             }
-        }
-        Ok(self)
+            Ok(())
+        })?;
+        Ok(config)
     }
 }
 
-/// Keys of section `data` that every recipe has: how samples are loaded, not which.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct LoaderSettings {
-    pub num_workers: i64,
-    pub memory_budget_bytes: u64,
-    pub max_pixels: u64,
-    pub on_bad_sample: OnBadSample,
-    pub max_bad_samples: u64,
-}
-
-impl LoaderSettings {
-    /// Worker threads of a loader.
-    pub fn num_workers(&self) -> usize {
-        usize::try_from(self.num_workers)
-            .unwrap_or_else(|_| std::thread::available_parallelism().map_or(1, usize::from))
-    }
-
-    /// Options of a loader that says them; all others are the defaults.
-    pub fn options(&self, sink: Arc<dyn Sink>) -> LoaderOptions {
-        LoaderOptions {
-            num_workers: self.num_workers(),
-            memory_budget_bytes: self.memory_budget_bytes,
-            on_bad_sample: self.on_bad_sample,
-            max_bad_samples: self.max_bad_samples,
-            sink,
-            ..LoaderOptions::default()
-        }
-    }
-
-    /// Range checks, for [`in_range`].
-    pub fn checks(&self) -> [(bool, &'static str, &'static str); 1] {
-        [(self.num_workers <= 1024, "data.num_workers", "at most 1024")]
-    }
-}
-
-/// Checks ranges; each check is whether the value is good, its key, and the range.
-///
-/// # Errors
-/// The first that is not.
-pub fn in_range<'c>(checks: impl IntoIterator<Item = (bool, &'c str, &'c str)>) -> Result<()> {
-    match checks.into_iter().find(|(good, ..)| !good) {
-        None => Ok(()),
-        Some((_, key, range)) => Err(Error::config(format!("{key} is out of range"), format!("It must be {range}"))),
-    }
+/// The keys outside section `storage` that may change when a run of a recipe resumes.
+fn mutable_keys<C: Settings>() -> impl Iterator<Item = String> {
+    let locations = C::LOCATION_KEYS.iter().map(|key| format!("data.{key}"));
+    locations.chain(C::MUTABLE_KEYS.iter().chain(&sections::MUTABLE_KEYS).map(|key| key.to_string()))
 }
 
 /// The recipe that the text of a settings file names, if it names one.
@@ -318,18 +295,12 @@ pub struct SettingsBuilder<C> {
 }
 
 impl<C: Settings> SettingsBuilder<C> {
-    /// The embedded defaults. Section `storage`, which is the same for all, need not stand in them.
+    /// The embedded defaults.
     pub fn defaults() -> SettingsBuilder<C> {
-        let mut table: Table = match C::DEFAULT_TOML.parse() {
-            Ok(table) => table,
+        match C::reference().parse() {
+            Ok(table) => SettingsBuilder { table, means: PhantomData },
             Err(e) => unreachable!("the embedded defaults are valid TOML, a test says so: {e}"),
-        };
-        if !table.contains_key(STORAGE)
-            && let Ok(storage) = Value::try_from(Storage::default())
-        {
-            table.insert(STORAGE.into(), storage);
         }
-        SettingsBuilder { table, means: PhantomData }
     }
 
     /// True if there is a key, e.g. `train.epochs`.
@@ -460,9 +431,10 @@ impl<C: Settings> SettingsBuilder<C> {
         let mut config: C = Value::Table(self.table)
             .try_into()
             .map_err(|e: toml::de::Error| Error::config(e.to_string().trim().to_string(), reference::<C>()))?;
+        config.check_sections()?;
         config.check()?;
         // Before anything of it is written into a run folder.
-        config.paths().into_iter().try_for_each(|path| path.to_str().map_or(Ok(()), check_url))?;
+        config.change_paths(|path| path.to_str().map_or(Ok(()), check_url))?;
         Ok(config)
     }
 }

@@ -39,7 +39,7 @@ impl Numbered {
             FieldSpec::stack("pixels", DType::F32, [(side_px * side_px) as usize]),
             FieldSpec::stack("value", DType::F32, []),
         ];
-        Ok(Numbered { names, values, files, fields, side_px, max_pixels: config.data.loader.max_pixels, is_augmented })
+        Ok(Numbered { names, values, files, fields, side_px, max_pixels: config.data.max_pixels, is_augmented })
     }
 
     /// A line for each sample.

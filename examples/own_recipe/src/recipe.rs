@@ -12,7 +12,7 @@ use feedline::train::{FitOptions, Phase, Tally, Task};
 use feedline_recipes::recipe::{
     BatchChoice, Best, EvalOptions, EvalReport, Finished, Recipe, RunFigures, Setup, Sheet, Split, Trainable, each_once,
 };
-use feedline_recipes::settings::Settings;
+use feedline_recipes::settings::Sections;
 use serde::Serialize;
 use serde_json::json;
 use std::path::Path;
@@ -70,20 +70,13 @@ impl Trainable for Regression {
     fn fit_options(config: &Config, epoch_len: u64) -> Result<FitOptions> {
         let train = &config.train;
         let (lr, total) = (train.lr, train.epochs * epoch_len);
-        Ok(FitOptions {
-            epochs: train.epochs,
-            phases: vec![Phase {
-                first_epoch: 0,
-                frozen: false,
-                batch_size: train.batch_size,
-                lr: Box::new(move |epoch, position| lr * (1.0 - (epoch * epoch_len + position) as f64 / total as f64)),
-                momentum: None,
-            }],
-            batch_split: train.batch_split,
-            save_period: train.save_period,
-            checkpoint_steps: train.checkpoint_steps,
-            checkpoint_seconds: train.checkpoint_seconds,
-        })
+        Ok(config.fit_options(vec![Phase {
+            first_epoch: 0,
+            frozen: false,
+            batch_size: train.batch_size,
+            lr: Box::new(move |epoch, position| lr * (1.0 - (epoch * epoch_len + position) as f64 / total as f64)),
+            momentum: None,
+        }]))
     }
 
     fn sample_list(train: &Numbered) -> String {

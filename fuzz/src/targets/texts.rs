@@ -55,9 +55,9 @@ pub fn scene_list(bench: &mut Bench, bytes: &[u8]) -> Verdict {
 
 pub fn configs() -> io::Result<Vec<Vec<u8>>> {
     let texts = [
-        classification::config::Config::DEFAULT_TOML,
-        scene_completion::config::Config::DEFAULT_TOML,
-        lidar::config::Config::DEFAULT_TOML,
+        classification::config::Config::reference(),
+        scene_completion::config::Config::reference(),
+        lidar::config::Config::reference(),
     ];
     // The text without the comments on each key, and the whole text.
     let bare = |text: &str| {

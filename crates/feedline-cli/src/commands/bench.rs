@@ -11,7 +11,7 @@ use feedline::event::Warnings;
 use feedline::pipeline::tell;
 use feedline::{Error, Result};
 use feedline_recipes::recipe::{BenchRequest, BenchSetup, Recipe, Work};
-use feedline_recipes::settings::Settings;
+use feedline_recipes::settings::Sections;
 use std::path::PathBuf;
 use std::sync::Arc;
 

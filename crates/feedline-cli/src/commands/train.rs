@@ -11,7 +11,7 @@ use feedline::train::run::RunFolder;
 use feedline::{Error, Result};
 use feedline_recipes::recipe::Trainable;
 use feedline_recipes::run::Run;
-use feedline_recipes::settings::{Settings, SettingsBuilder};
+use feedline_recipes::settings::{Sections, Settings, SettingsBuilder};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -4,10 +4,9 @@
 use super::network::backbone::Backbone;
 use crate::network::device::{DeviceKind, Precision};
 use crate::recipe::setting_name;
-use crate::settings::{LoaderSettings, Settings, in_range};
+use crate::settings::{Settings, at_least_0, in_range, positive};
 use feedline::augment::{Augmentation, ImageOp, output_size_px};
 use feedline::pipeline::DecodeMode;
-use feedline::read::Storage;
 use feedline::train::consistency::BatchSplit;
 use feedline::train::schedule::{LrDecay, OptimizerKind};
 use feedline::{Error, Result};
@@ -15,35 +14,34 @@ use serde::de::IntoDeserializer;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::path::PathBuf;
 
-/// The commented reference of every key, with its default.
-pub const DEFAULT_TOML: &str = include_str!("default.toml");
-
-/// The settings of a run, complete. See [`DEFAULT_TOML`] for what each key means.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Config {
-    pub recipe: String,
-    pub name: String,
-    pub seed: u64,
-    pub data: DataConfig,
-    pub storage: Storage,
-    pub model: ModelConfig,
-    pub augment: AugmentConfig,
-    pub train: TrainConfig,
-}
-
-/// Section `data`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DataConfig {
-    pub dir: PathBuf,
-    pub train_list: PathBuf,
-    pub val_list: PathBuf,
-    pub classes: PathBuf,
-    pub decode: DecodeMode,
-    pub decoded_cache_bytes: u64,
-    #[serde(flatten)]
-    pub loader: LoaderSettings,
+crate::settings! {
+    /// The settings of a run, complete. See [`Settings::reference`] for what each key means.
+    Config {
+        data: DataConfig {
+            dir: PathBuf,
+            train_list: PathBuf,
+            val_list: PathBuf,
+            classes: PathBuf,
+            decode: DecodeMode,
+            decoded_cache_bytes: u64,
+        }
+        storage
+        [model: ModelConfig]
+        [augment: AugmentConfig]
+        train: TrainConfig {
+            freeze_train: bool,
+            freeze_epochs: u64,
+            freeze_batch_size: u64,
+            batch_split: BatchSplit,
+            sync_bn: bool,
+            optimizer: OptimizerKind,
+            init_lr: f64,
+            min_lr_ratio: f64,
+            momentum: f64,
+            weight_decay: f64,
+            lr_decay: LrDecay,
+        }
+    }
 }
 
 /// Section `model`.
@@ -146,98 +144,32 @@ impl From<AugmentConfig> for AugmentKeys {
     }
 }
 
-/// Section `train`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TrainConfig {
-    pub epochs: u64,
-    pub batch_size: u64,
-    pub freeze_train: bool,
-    pub freeze_epochs: u64,
-    pub freeze_batch_size: u64,
-    pub batch_split: BatchSplit,
-    pub sync_bn: bool,
-    pub optimizer: OptimizerKind,
-    pub init_lr: f64,
-    pub min_lr_ratio: f64,
-    pub momentum: f64,
-    pub weight_decay: f64,
-    pub lr_decay: LrDecay,
-    pub save_period: u64,
-    pub checkpoint_steps: u64,
-    pub checkpoint_seconds: f64,
-}
-
 impl Config {
     /// The side of the network's square input.
     pub fn input_px(&self) -> u32 {
         if self.model.input_px == 0 { self.model.backbone.input_px() as u32 } else { self.model.input_px }
-    }
-
-    /// Worker threads of a loader.
-    pub fn num_workers(&self) -> usize {
-        self.data.loader.num_workers()
     }
 }
 
 impl Settings for Config {
     const RECIPE: &'static str = "classification";
 
-    const DEFAULT_TOML: &'static str = DEFAULT_TOML;
-
-    const MUTABLE_KEYS: &'static [&'static str] = &[
-        "name",
-        "data.dir",
-        "data.train_list",
-        "data.val_list",
-        "data.classes",
-        "data.num_workers",
-        "data.memory_budget_bytes",
-        "data.decoded_cache_bytes",
-        "data.max_bad_samples",
-        "train.batch_size",
-        "train.batch_split",
-        "train.save_period",
-        "train.checkpoint_steps",
-        "train.checkpoint_seconds",
-    ];
+    const DEFAULT_TOML: &'static str = include_str!("default.toml");
 
     const LOCATION_KEYS: &'static [&'static str] = &["dir", "train_list", "val_list", "classes"];
 
     const DATASET_KEYS: &'static [&'static str] = Config::LOCATION_KEYS;
 
+    const MUTABLE_KEYS: &'static [&'static str] = &["data.decoded_cache_bytes"];
+
     fn paths(&mut self) -> Vec<&mut PathBuf> {
         let DataConfig { dir, train_list, val_list, classes, .. } = &mut self.data;
-        let Storage { cache_dir, listings_dir, .. } = &mut self.storage;
-        vec![dir, train_list, val_list, classes, &mut self.model.pretrained, cache_dir, listings_dir]
-    }
-
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn seed(&self) -> u64 {
-        self.seed
-    }
-
-    fn epochs(&self) -> u64 {
-        self.train.epochs
-    }
-
-    fn batch_size(&self) -> u64 {
-        self.train.batch_size
-    }
-
-    fn loader(&self) -> &LoaderSettings {
-        &self.data.loader
+        vec![dir, train_list, val_list, classes, &mut self.model.pretrained]
     }
 
     fn check(&self) -> Result<()> {
-        let positive = |value: f64| value.is_finite() && value > 0.0;
         let train = &self.train;
-        self.storage.check()?;
-        let checks = [
-            (self.seed < 1 << 63, "seed", "at least 0 and below 2^63"),
+        in_range([
             (
                 self.model.input_px == 0 || (16..=4096).contains(&self.model.input_px),
                 "model.input_px",
@@ -245,16 +177,12 @@ impl Settings for Config {
             ),
             (self.augment.std.iter().all(|s| positive(*s)), "augment.std", "above 0"),
             (self.augment.mean.iter().all(|m| m.is_finite()), "augment.mean", "numbers"),
-            ((1..=1_000_000).contains(&train.epochs), "train.epochs", "1 to 1,000,000"),
-            ((1..=1 << 20).contains(&train.batch_size), "train.batch_size", "1 to 1,048,576"),
             ((1..=1 << 20).contains(&train.freeze_batch_size), "train.freeze_batch_size", "1 to 1,048,576"),
             (positive(train.init_lr), "train.init_lr", "above 0"),
             (train.min_lr_ratio > 0.0 && train.min_lr_ratio <= 1.0, "train.min_lr_ratio", "above 0 and at most 1"),
             ((0.0..1.0).contains(&train.momentum), "train.momentum", "at least 0 and below 1"),
-            (train.weight_decay >= 0.0 && train.weight_decay.is_finite(), "train.weight_decay", "at least 0"),
-            (train.checkpoint_seconds >= 0.0, "train.checkpoint_seconds", "at least 0"),
-        ];
-        in_range(checks.into_iter().chain(self.data.loader.checks()))?;
+            (at_least_0(train.weight_decay), "train.weight_decay", "at least 0"),
+        ])?;
         if let TrainOps::List(ops) = &self.augment.ops {
             ops.iter().try_for_each(ImageOp::validate)?;
         }
@@ -306,6 +234,8 @@ mod tests {
         assert_eq!((config.input_px(), config.model.device), (64, DeviceKind::Cpu));
         let text = toml::to_string(&config).unwrap();
         assert_eq!(resolved(&text).unwrap(), config, "a resolved file means the same again");
+        let error = Config::from_toml(&format!("{text}unknown = 1\n")).unwrap_err().to_string();
+        assert!(error.contains("unknown field `unknown`"), "{error}");
         let text = text.replace("device = \"cpu\"", "device = \"gpu\"");
         assert_eq!(resolved(&text).unwrap().model.device, DeviceKind::Gpu);
     }
@@ -324,7 +254,10 @@ mod tests {
                 vec!["train.freeze_epochs is 50, more than the 10", "train.freeze_epochs or raise train.epochs"],
             ),
             ("train = 3", vec!["train is a section"]),
-            ("[train]\nepochs = \"many\"", vec!["epochs", "many"]),
+            ("[train]\nepochs = \"many\"", vec!["in `train.epochs`", "many"]),
+            ("[train]\nbatch_split = \"half\"", vec!["in `train.batch_split`", "half", "exact"]),
+            ("[data]\nnum_workers = \"many\"", vec!["in `data.num_workers`", "many"]),
+            ("[data]\nnum_workers = 2000", vec!["data.num_workers", "at most 1024"]),
             ("[train]\nepochs = 0", vec!["train.epochs", "1 to 1,000,000"]),
             ("[model]\nbackbone = \"vgg\"", vec!["vgg", "resnet18"]),
             ("[model]\ndevice = \"tpu\"", vec!["tpu", "gpu"]),

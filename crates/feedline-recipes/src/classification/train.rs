@@ -10,6 +10,7 @@ use super::network::weights;
 use super::recipe::Classification;
 use crate::recipe::{EvalOptions, EvalReport, Finished, RunFigures, Setup, SplitsOf, Trainable, setting_name};
 use crate::run;
+use crate::settings::Sections;
 use feedline::Result;
 use feedline::augment::ImageOp;
 use feedline::event::Sink;
@@ -118,7 +119,7 @@ impl Trainable for Classification {
             setting_name(&config.train.optimizer),
             fitted_lr(config, config.train.batch_size).0,
             config.train.init_lr,
-            config.num_workers(),
+            config.loader().num_workers(),
             px = config.input_px()
         )
     }
@@ -197,14 +198,7 @@ fn fit_options(config: &Config) -> Result<FitOptions> {
     if frozen_epochs < train.epochs {
         phases.push(phase(frozen_epochs, false, train.batch_size)?);
     }
-    Ok(FitOptions {
-        epochs: train.epochs,
-        phases,
-        batch_split: train.batch_split,
-        save_period: train.save_period,
-        checkpoint_steps: train.checkpoint_steps,
-        checkpoint_seconds: train.checkpoint_seconds,
-    })
+    Ok(config.fit_options(phases))
 }
 
 /// Upstream's advice on the number of steps, if the run is shorter than it should be. It is meant for its large

@@ -9,7 +9,7 @@ use super::network::task::{LidarTask, task_options};
 use super::recipe::Lidar;
 use crate::recipe::{EvalOptions, EvalReport, Finished, RunFigures, Setup, Split, Trainable, setting_name};
 use crate::run;
-use crate::settings::Settings;
+use crate::settings::Sections;
 use feedline::Result;
 use feedline::event::Sink;
 use feedline::pipeline::Pipeline;
@@ -70,14 +70,7 @@ impl Trainable for Lidar {
             lr: Box::new(move |epoch, position| at(epoch, position).0),
             momentum: Some(Box::new(move |epoch, position| at(epoch, position).1)),
         };
-        Ok(FitOptions {
-            epochs: train.epochs,
-            phases: vec![phase],
-            batch_split: train.batch_split,
-            save_period: train.save_period,
-            checkpoint_steps: train.checkpoint_steps,
-            checkpoint_seconds: train.checkpoint_seconds,
-        })
+        Ok(config.fit_options(vec![phase]))
     }
 
     fn sample_list(train: &Clouds) -> String {

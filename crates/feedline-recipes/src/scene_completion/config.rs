@@ -3,8 +3,7 @@
 
 use super::data::ChannelOrder;
 use crate::network::device::DeviceKind;
-use crate::settings::{LoaderSettings, Settings, in_range};
-use feedline::read::Storage;
+use crate::settings::{Settings, at_least_0, in_range, positive};
 use feedline::train::consistency::BatchSplit;
 use feedline::train::schedule::OptimizerKind;
 use feedline::{Error, Result};
@@ -12,41 +11,38 @@ use feedline_demo::rooms::DEMO_CLASSES;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// The commented reference of every key, with its default.
-pub const DEFAULT_TOML: &str = include_str!("default.toml");
-
-/// The settings of a run, complete. See [`DEFAULT_TOML`] for what each key means.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Config {
-    pub recipe: String,
-    pub name: String,
-    pub seed: u64,
-    pub data: DataConfig,
-    pub storage: Storage,
-    pub model: ModelConfig,
-    pub augment: AugmentConfig,
-    pub train: TrainConfig,
-}
-
-/// Section `data`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DataConfig {
-    pub dir: PathBuf,
-    pub train_list: PathBuf,
-    pub val_list: PathBuf,
-    pub img_root: PathBuf,
-    pub gt_root: PathBuf,
-    pub hha_root: PathBuf,
-    pub mapping_root: PathBuf,
-    pub image_px: [u32; 2],
-    pub grid: [usize; 3],
-    pub num_classes: u32,
-    pub hha_order: ChannelOrder,
-    pub epoch_samples: u64,
-    #[serde(flatten)]
-    pub loader: LoaderSettings,
+crate::settings! {
+    /// The settings of a run, complete. See [`Settings::reference`] for what each key means.
+    Config {
+        data: DataConfig {
+            dir: PathBuf,
+            train_list: PathBuf,
+            val_list: PathBuf,
+            img_root: PathBuf,
+            gt_root: PathBuf,
+            hha_root: PathBuf,
+            mapping_root: PathBuf,
+            image_px: [u32; 2],
+            grid: [usize; 3],
+            num_classes: u32,
+            hha_order: ChannelOrder,
+            epoch_samples: u64,
+        }
+        storage
+        [model: ModelConfig]
+        [augment: AugmentConfig]
+        train: TrainConfig {
+            batch_split: BatchSplit,
+            optimizer: OptimizerKind,
+            lr: f64,
+            lr_power: f64,
+            momentum: f64,
+            weight_decay: f64,
+            sketch_weight: f64,
+            class_weights: Vec<f64>,
+            freeze_2d: bool,
+        }
+    }
 }
 
 /// Section `model`.
@@ -66,26 +62,6 @@ pub struct AugmentConfig {
     pub std: [f64; 3],
 }
 
-/// Section `train`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TrainConfig {
-    pub epochs: u64,
-    pub batch_size: u64,
-    pub batch_split: BatchSplit,
-    pub optimizer: OptimizerKind,
-    pub lr: f64,
-    pub lr_power: f64,
-    pub momentum: f64,
-    pub weight_decay: f64,
-    pub sketch_weight: f64,
-    pub class_weights: Vec<f64>,
-    pub freeze_2d: bool,
-    pub save_period: u64,
-    pub checkpoint_steps: u64,
-    pub checkpoint_seconds: f64,
-}
-
 impl Config {
     /// Names of the classes, in the order of their labels: for 12 those of NYU, which the demo data has too, else numbers.
     pub fn class_names(&self) -> Vec<String> {
@@ -99,63 +75,19 @@ impl Config {
 impl Settings for Config {
     const RECIPE: &'static str = "scene_completion";
 
-    const DEFAULT_TOML: &'static str = DEFAULT_TOML;
-
-    const MUTABLE_KEYS: &'static [&'static str] = &[
-        "name",
-        "data.dir",
-        "data.train_list",
-        "data.val_list",
-        "data.img_root",
-        "data.gt_root",
-        "data.hha_root",
-        "data.mapping_root",
-        "data.num_workers",
-        "data.memory_budget_bytes",
-        "data.max_bad_samples",
-        "train.batch_size",
-        "train.batch_split",
-        "train.save_period",
-        "train.checkpoint_steps",
-        "train.checkpoint_seconds",
-    ];
+    const DEFAULT_TOML: &'static str = include_str!("default.toml");
 
     const LOCATION_KEYS: &'static [&'static str] =
         &["dir", "train_list", "val_list", "img_root", "gt_root", "hha_root", "mapping_root"];
 
     fn paths(&mut self) -> Vec<&mut PathBuf> {
         let DataConfig { dir, train_list, val_list, img_root, gt_root, hha_root, mapping_root, .. } = &mut self.data;
-        let Storage { cache_dir, listings_dir, .. } = &mut self.storage;
-        vec![dir, train_list, val_list, img_root, gt_root, hha_root, mapping_root, cache_dir, listings_dir]
-    }
-
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn seed(&self) -> u64 {
-        self.seed
-    }
-
-    fn epochs(&self) -> u64 {
-        self.train.epochs
-    }
-
-    fn batch_size(&self) -> u64 {
-        self.train.batch_size
-    }
-
-    fn loader(&self) -> &LoaderSettings {
-        &self.data.loader
+        vec![dir, train_list, val_list, img_root, gt_root, hha_root, mapping_root]
     }
 
     fn check(&self) -> Result<()> {
-        let positive = |value: f64| value.is_finite() && value > 0.0;
-        let at_least_0 = |value: f64| value.is_finite() && value >= 0.0;
         let (data, train) = (&self.data, &self.train);
-        self.storage.check()?;
-        let checks = [
-            (self.seed < 1 << 63, "seed", "at least 0 and below 2^63"),
+        in_range([
             (data.image_px.iter().all(|px| (1..=1 << 14).contains(px)), "data.image_px", "1 to 16,384"),
             (data.grid.iter().all(|side| (1..=1 << 10).contains(side)), "data.grid", "1 to 1,024"),
             (
@@ -172,8 +104,6 @@ impl Settings for Config {
             ((1..=1024).contains(&self.model.channels), "model.channels", "1 to 1,024"),
             (self.augment.std.iter().all(|s| positive(*s)), "augment.std", "above 0"),
             (self.augment.mean.iter().all(|m| m.is_finite()), "augment.mean", "numbers"),
-            ((1..=1_000_000).contains(&train.epochs), "train.epochs", "1 to 1,000,000"),
-            ((1..=1 << 20).contains(&train.batch_size), "train.batch_size", "1 to 1,048,576"),
             (positive(train.lr), "train.lr", "above 0"),
             (at_least_0(train.lr_power), "train.lr_power", "at least 0"),
             ((0.0..1.0).contains(&train.momentum), "train.momentum", "at least 0 and below 1"),
@@ -187,9 +117,7 @@ impl Settings for Config {
                 "train.class_weights",
                 "empty, or a weight of at least 0 for each of data.num_classes, and not all 0",
             ),
-            (train.checkpoint_seconds >= 0.0, "train.checkpoint_seconds", "at least 0"),
-        ];
-        in_range(checks.into_iter().chain(data.loader.checks()))?;
+        ])?;
         if !data.dir.as_os_str().is_empty() {
             return Ok(());
         }

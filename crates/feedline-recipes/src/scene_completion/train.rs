@@ -8,7 +8,7 @@ use super::network::task::{SceneTask, task_options};
 use super::recipe::SceneCompletion;
 use crate::recipe::{EvalOptions, EvalReport, Finished, RunFigures, Setup, Split, Trainable, setting_name};
 use crate::run;
-use crate::settings::Settings;
+use crate::settings::Sections;
 use feedline::Result;
 use feedline::event::Sink;
 use feedline::pipeline::Pipeline;
@@ -63,14 +63,7 @@ impl Trainable for SceneCompletion {
             lr: Box::new(move |epoch, position| poly_lr(lr, power, epoch * epoch_len + position, total)),
             momentum: None,
         };
-        Ok(FitOptions {
-            epochs: train.epochs,
-            phases: vec![phase],
-            batch_split: train.batch_split,
-            save_period: train.save_period,
-            checkpoint_steps: train.checkpoint_steps,
-            checkpoint_seconds: train.checkpoint_seconds,
-        })
+        Ok(config.fit_options(vec![phase]))
     }
 
     fn sample_list(train: &Scenes) -> String {

@@ -26,7 +26,7 @@ pub fn images(list: ImageList, ops: Vec<ImageOp>, config: &Config, cache: Option
             steps: ops.into_iter().map(Step::Op).collect(),
             size_px: Some([config.input_px(); 2]),
             numbers: PixelOutput::Floats { normalize, after: Vec::new() },
-            limits: Limits { max_pixels: config.data.loader.max_pixels },
+            limits: Limits { max_pixels: config.data.max_pixels },
             decode: config.data.decode,
             cache,
             labels: None,

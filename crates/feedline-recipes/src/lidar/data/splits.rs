@@ -4,6 +4,7 @@ use super::clouds::{Clouds, open};
 use super::files::LidarFiles;
 use crate::lidar::config::Config;
 use crate::recipe::Split;
+use crate::settings::Settings;
 use feedline::Result;
 use feedline::pipeline::Pipeline;
 use feedline::plan::{Plan, Tail};

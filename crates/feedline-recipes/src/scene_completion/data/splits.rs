@@ -40,7 +40,7 @@ pub fn options(config: &Config) -> SceneOptions {
         std: config.augment.std,
         hha_order: data.hha_order,
         augment: None,
-        max_pixels: data.loader.max_pixels,
+        max_pixels: data.max_pixels,
     }
 }
 
