@@ -5,6 +5,10 @@
 //! A recipe begins with the first half: its samples can then be drawn, measured and made. The second half makes it one
 //! that trains, resumes and is evaluated.
 
+mod metrics;
+
+pub use metrics::{MetricSummary, evaluate_metrics, tally_each_once};
+
 use crate::settings::{Sections, Settings, SettingsBuilder};
 use feedline::decode::RgbImage;
 use feedline::deliver::{Loader, LoaderOptions};
@@ -96,7 +100,7 @@ pub trait Recipe: Sized + 'static {
 pub trait Trainable: Recipe {
     /// Model, loss and optimiser.
     type Task: Task;
-    /// The figures of a finished run, as `summary.json` holds them.
+    /// The figures of a finished run, as `summary.json` holds them: [`MetricSummary`], or a struct of the recipe's own.
     type Summary: Serialize;
 
     /// The direction of the metric that the task names first.
@@ -170,7 +174,20 @@ pub trait Trainable: Recipe {
     }
 
     /// Describes in a few lines what will be trained on what.
-    fn describe(setup: &Setup<Self>) -> String;
+    fn describe(setup: &Setup<Self>) -> String {
+        let Setup { config, train, val, .. } = setup;
+        format!(
+            "data         {} training and {} validation {}\n\
+             training     {} epochs of batch {}{}, {} data workers\n",
+            train.len(),
+            val.len(),
+            Self::SAMPLES,
+            config.epochs(),
+            config.batch_size(),
+            setup.over_ranks(),
+            config.loader().num_workers(),
+        )
+    }
 
     /// Works out the figures of a finished run; all ranks do so together. `sink` hears warnings.
     ///

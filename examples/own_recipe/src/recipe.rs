@@ -2,19 +2,16 @@
 
 use crate::config::Config;
 use crate::data::Numbered;
-use crate::network::RegressionTask;
+use crate::network::{self, RegressionTask};
 use crate::{demo, picture};
 use feedline::Result;
-use feedline::event::{Sink, Warnings};
-use feedline::pipeline::Pipeline;
-use feedline::train::group::{Group, SingleRank};
-use feedline::train::{FitOptions, Phase, Tally, Task};
+use feedline::event::Sink;
+use feedline::train::{FitOptions, Phase};
 use feedline_recipes::recipe::{
-    BatchChoice, Best, EvalOptions, EvalReport, Finished, Recipe, RunFigures, Setup, Sheet, Split, Trainable, each_once,
+    BatchChoice, Best, EvalOptions, EvalReport, Finished, MetricSummary, Recipe, Setup, Sheet, Split, Trainable,
+    evaluate_metrics,
 };
 use feedline_recipes::settings::Sections;
-use serde::Serialize;
-use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -47,24 +44,14 @@ impl Recipe for Regression {
     }
 }
 
-/// The figures of a finished run, as `summary.json` holds them.
-#[derive(Serialize)]
-pub struct Summary {
-    /// Mean absolute error on the validation split with the final weights.
-    val_mae: f64,
-    best_val_mae: f64,
-    #[serde(flatten)]
-    run: RunFigures,
-}
-
 impl Trainable for Regression {
     type Task = RegressionTask;
-    type Summary = Summary;
+    type Summary = MetricSummary;
 
     const BEST: Best = Best::Smallest;
 
     fn task(config: &Config, _data: &Numbered) -> Result<RegressionTask> {
-        Ok(RegressionTask::new(config))
+        Ok(network::task(config))
     }
 
     fn fit_options(config: &Config, epoch_len: u64) -> Result<FitOptions> {
@@ -83,30 +70,12 @@ impl Trainable for Regression {
         train.sample_list()
     }
 
-    fn describe(setup: &Setup<Regression>) -> String {
-        let Setup { config, train, val, .. } = setup;
-        format!(
-            "data         {} training and {} validation pictures\n\
-             training     {} epochs of batch {}{}, adam, learning rate {}, {} data workers\n",
-            train.len(),
-            val.len(),
-            config.train.epochs,
-            config.train.batch_size,
-            setup.over_ranks(),
-            config.train.lr,
-            config.loader().num_workers(),
-        )
+    fn summary(setup: &mut Setup<Regression>, finished: Finished, sink: Arc<dyn Sink>) -> Result<MetricSummary> {
+        MetricSummary::of(setup, finished, sink)
     }
 
-    fn summary(setup: &mut Setup<Regression>, finished: Finished, sink: Arc<dyn Sink>) -> Result<Summary> {
-        let Setup { config, task, val, group, .. } = setup;
-        let tally = measure(config, task, val, &**group, sink, &mut |_| ())?;
-        Ok(Summary { val_mae: tally.metric(0), best_val_mae: finished.best_metric, run: finished.figures })
-    }
-
-    fn report(summary: &Summary) -> String {
-        let timing = summary.run.timing("pictures", 0);
-        format!("validation mean absolute error {:.4} (best {:.4}) {timing}", summary.val_mae, summary.best_val_mae)
+    fn report(summary: &MetricSummary) -> String {
+        summary.report("pictures")
     }
 
     fn evaluate(
@@ -115,35 +84,6 @@ impl Trainable for Regression {
         data: &Arc<Numbered>,
         options: EvalOptions<'_>,
     ) -> Result<EvalReport> {
-        let tally = measure(config, task, data, &SingleRank, Arc::new(Warnings), options.progress)?;
-        let (mae, rmse) = (tally.metric(0), tally.loss().sqrt());
-        let (samples, out) = (tally.samples, options.out.display());
-        Ok(EvalReport {
-            text: format!(
-                "{samples} pictures\nmean absolute error {mae:.4}\nroot mean square error {rmse:.4}\neval.json is in {out}\n"
-            ),
-            figures: vec![("samples", json!(samples)), ("mae", json!(mae)), ("rmse", json!(rmse))],
-            files: Vec::new(),
-            logits: String::new(),
-        })
+        evaluate_metrics::<Regression>(config, task, data, options)
     }
-}
-
-/// Loss and error over every sample of `data`, of all ranks.
-fn measure(
-    config: &Config,
-    task: &mut RegressionTask,
-    data: &Arc<Numbered>,
-    group: &dyn Group,
-    sink: Arc<dyn Sink>,
-    progress: &mut dyn FnMut(u64),
-) -> Result<Tally> {
-    let mut tally = Tally { metric_sums: vec![0.0], ..Tally::default() };
-    each_once(data, config, group, sink, |batch| {
-        tally.add(&task.eval_step(batch)?);
-        progress(batch.valid as u64);
-        Ok(())
-    })?;
-    tally.all_reduce(group)?;
-    Ok(tally)
 }

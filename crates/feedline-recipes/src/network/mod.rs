@@ -1,5 +1,5 @@
-//! Shared by the networks of all recipes: devices, parameters, and the step from gradients to new parameters. Knows no
-//! recipe.
+//! Shared by the networks of all recipes: devices, parameters, the step from gradients to new parameters, and the task of
+//! a network that learns from labels. Knows no recipe.
 
 pub mod device;
 
@@ -10,3 +10,5 @@ pub mod optimizer;
 pub mod parameters;
 
 pub mod step;
+
+pub mod supervised;

@@ -168,3 +168,23 @@ impl Stepper {
         format!("Lower the learning rate ({}), or look at the data; the weights were left as they were", self.lr_key)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::parameters::{Init, Role};
+    use super::*;
+    use feedline::train::schedule::OptimizerKind;
+
+    #[test]
+    fn only_a_network_with_a_backbone_is_frozen() {
+        let mut parameters = Parameters::default();
+        parameters.add("head".into(), vec![2], Role::Weight, Init::Zeros, false);
+        let mut stepper = Stepper::new(Optimizer::new(OptimizerKind::Sgd, 0.9, 0.0, 2), &parameters, "it", "lr");
+        stepper.set_frozen(&parameters, false).unwrap();
+        let error = stepper.set_frozen(&parameters, true).unwrap_err().to_string();
+        assert!(error.contains("the task has none that it could freeze") && !stepper.is_frozen(), "{error}");
+        parameters.add("body".into(), vec![2], Role::Weight, Init::Zeros, true);
+        stepper.set_frozen(&parameters, true).unwrap();
+        assert!(stepper.is_frozen());
+    }
+}

@@ -4,11 +4,10 @@ use super::config::Config;
 use super::data::Scenes;
 use super::metrics::Scores;
 use super::network::task::SceneTask;
-use crate::recipe::{EvalOptions, EvalReport, each_once};
+use crate::recipe::{EvalOptions, EvalReport, tally_each_once};
 use feedline::event::{Sink, Warnings};
 use feedline::pipeline::Pipeline;
 use feedline::train::group::{Group, SingleRank};
-use feedline::train::{Tally, Task};
 use feedline::{Batch, Result};
 use serde::Serialize;
 use serde_json::json;
@@ -43,12 +42,7 @@ pub fn evaluate(
     sink: Arc<dyn Sink>,
     on_batch: &mut dyn FnMut(&Batch) -> Result<()>,
 ) -> Result<Scores> {
-    let mut tally = Tally { metric_sums: vec![0.0; task.metric_sums_len()], ..Tally::default() };
-    each_once(data, config, group, sink, |batch| {
-        tally.add(&task.eval_step(batch)?);
-        on_batch(batch)
-    })?;
-    tally.all_reduce(group)?;
+    let tally = tally_each_once(task, data, config, group, sink, on_batch)?;
     Ok(Scores::from_sums(config.data.num_classes as usize, &tally.metric_sums))
 }
 
