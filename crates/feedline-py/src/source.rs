@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 /// A pipeline for the loader.
-#[pyclass(frozen, module = "feedline._native")]
+#[pyclass(frozen, name = "Source", module = "feedline._native")]
 pub struct PySource {
     pub pipeline: Arc<dyn Pipeline>,
     /// The list of the pictures, if the samples are pictures.
