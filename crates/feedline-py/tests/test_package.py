@@ -186,7 +186,6 @@ feedline.DataLoader(source, shufle=True)  # call-arg
 feedline.DataLoader(source, batch_size="8")  # arg-type
 feedline.DataLoader(source, num_workers="all")  # arg-type
 feedline.DataLoader(source, output="jax")  # arg-type
-feedline.DataLoader(source, worker_init_fn=begin)  # arg-type
 feedline.DataLoader(source, generator=torch.Generator())  # arg-type
 feedline.DataLoader(source, persistent_workers="yes")  # arg-type
 """

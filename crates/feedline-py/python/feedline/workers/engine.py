@@ -26,6 +26,7 @@ from ..source import Declared, facts_of
 from . import worker
 from .fetch import BadSamples, Begin, Fetcher, Replaced, Task
 from .pool import PARTS_BYTES, Job, Pool
+from .ragged import REMEDY
 from .rows import Rows, fields_of
 from .seeds import Kept
 

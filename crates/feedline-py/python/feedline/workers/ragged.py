@@ -13,7 +13,7 @@ from ..errors import ConfigError
 
 Rule = Literal["pad", "list", "nested"]
 
-_REMEDY = 'For fields of unequal shape give the DataLoader collate="pad", "list" or "nested", or a collate_fn of your own'
+REMEDY = 'For fields of unequal shape give the DataLoader collate="pad", "list" or "nested", or a collate_fn of your own'
 
 
 def collate_fn_of(rule: Rule) -> Callable[[list[Any]], Any]:
@@ -64,4 +64,4 @@ def _padded(batch: list[torch.Tensor]) -> list[torch.Tensor]:
 def tell_remedy(error: RuntimeError) -> None:
     """Adds to torch's error about tensors of unequal shape what may be done."""
     if "expects each tensor to be equal size" in str(error):
-        error.args = (f"{error}\n{_REMEDY}",)
+        error.args = (f"{error}\n{REMEDY}",)
