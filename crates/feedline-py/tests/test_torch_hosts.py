@@ -174,7 +174,7 @@ def test_torchrun_starts_a_script_that_was_not_changed(tmp_path):
     script.write_text(SCRIPT, "utf-8")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     words = ["-m", "feedline.torch", "--seeds", "worker", "script.py", "--seeds", "mine", "--", "x"]
-    done = subprocess.run([*launch, *words], cwd=tmp_path, capture_output=True, text=True, timeout=150)
+    done = subprocess.run([*launch, *words], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     for rank in range(2):
         told = json.loads((tmp_path / f"{rank}.json").read_text("utf-8"))
@@ -218,7 +218,7 @@ def test_ranks_that_lightning_starts_itself_have_the_patch(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(LIGHTNING, "utf-8")
     command = [sys.executable, "-m", "feedline.torch", "--seeds", "worker", program, tmp_path]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=150)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     for rank in range(2):
         # The sampler that Lightning puts in.
