@@ -177,8 +177,6 @@ pub fn fit(
             let stages = train.stats().since(&before);
 
             let began = Instant::now();
-            // Before the first step, so that no run ends at a later phase that cannot be.
-            options.phases.iter().try_for_each(|phase| task.set_frozen(phase.frozen))?;
             task.broadcast(group)?;
             let Some(val_tally) = context.evaluate(task, &mut val, epoch)? else {
                 context.save(task, &mut train, progress, false)?;
