@@ -40,7 +40,7 @@ def _mixed(key: int, sample: int) -> int:
 
 def replacement(key: int, sample: int, attempt: int, length: int) -> int:
     """The index of the sample that takes the place of a bad one, of so many. The same after every restart."""
-    return _mixed(key_of_pass(3, key, attempt), sample) % length
+    return _mixed(key_of_pass(4, key, attempt), sample) % length
 
 
 def seed_for(key: int, sample: int) -> None:
