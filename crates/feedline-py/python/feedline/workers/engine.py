@@ -306,8 +306,8 @@ def _failure(name: str, rows: Rows, error: Exception, at: Any, task: Task) -> Ex
     """The error for a sample that could not be made, or samples that could not be collated."""
     if isinstance(error, MemoryError):
         return error
-    # A worker's exception has the whole traceback as its text.
-    said = (str(error).strip().splitlines() or [""])[-1]
+    # A worker's exception has the whole traceback as its text. The remedy is that of feedline.torch.DataLoader.
+    said = (str(error).replace(REMEDY, "").strip().splitlines() or [""])[-1]
     kind = type(error).__name__
     problem = said if said.startswith(kind) else f"{kind}: {said}"
     if at is None:

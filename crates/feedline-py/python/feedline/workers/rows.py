@@ -17,7 +17,9 @@ _KNOWN = {torch.Tensor, np.ndarray, int, float, bool, str, bytes}
 
 
 class Rows:
-    """``rows[i]`` is the item ``i``, or item ``chosen[i]``, after the steps. Pictures of Pillow, and others with NumPy's array interface, become arrays."""
+    """``rows[i]`` is the item ``i``, or item ``chosen[i]``, after the steps. Pictures of Pillow, and others with NumPy's array
+    interface, become arrays.
+    """
 
     def __init__(self, items: Any, steps: Sequence[tuple[str, Callable[..., Any], bool]], chosen: Any = None) -> None:
         self._items = items
