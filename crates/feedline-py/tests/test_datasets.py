@@ -181,7 +181,7 @@ def test_a_sample_that_fails_is_named_and_asking_again_makes_it_again(workers):
         assert (error.index, error.location, error.step, error.stage) == (5, "item 5", "Bad", "augment")
         assert isinstance(error.__cause__, ValueError) and "no such colour" in str(error.__cause__)
         assert ours.state_dict() == state
-    with pytest.raises(feedline.SampleError, match="failed to collate samples .*0, 1.*take feedline.torch.DataLoader"):
+    with pytest.raises(feedline.SampleError, match="failed to collate samples .*0, 1.*feedline.torch.DataLoader takes a collate function"):
         next(iter(feedline.DataLoader(Items([torch.ones(1), torch.ones(2)]), 2, num_workers=workers, **HERE)))
 
 
@@ -218,7 +218,7 @@ def test_a_killed_worker_is_an_error_and_the_loader_goes_on(whole):
     while len(got) < 8:
         try:
             got.append(next(batches))
-        except RuntimeError as error:
+        except feedline.WorkerError as error:
             errors += 1
             assert "is killed by signal: Killed" in str(error)
     assert flat(got) == whole[0] and 1 <= errors <= 2
@@ -295,6 +295,24 @@ def test_bad_samples_are_replaced_by_torchs_face_too_and_counted_in_its_state():
     for options in ({"dataset": stream}, {"dataset": Numbers(3), "seeds": "worker"}):
         with pytest.raises(feedline.ConfigError, match='on_bad_sample="replace" takes another sample by its seed'):
             feedline.torch.DataLoader(**options, on_bad_sample="replace")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("loader", [feedline.DataLoader, feedline.torch.DataLoader], ids=["feedline", "torch"])
+def test_where_all_samples_are_bad_the_first_one_is_named_and_how_many_were_tried(loader, workers):
+    bad = Bad(40, set(range(40)), ValueError("no picture"))
+    with pytest.raises(feedline.TooManyBadSamplesError, match="sample 0 is bad, and so are the 16 samples that were tried .*no picture"):
+        next(iter(loader(bad, 2, num_workers=workers, on_bad_sample="replace")))
+    with pytest.raises(feedline.ConfigError, match="on_bad_sample='skip'"):
+        loader(bad, on_bad_sample="skip")
+
+
+def test_what_is_for_datasets_alone_is_refused_of_a_source():
+    source = feedline.arrays(np.arange(4))
+    assert type(feedline.torch.DataLoader(source, 2, False)) is feedline.DataLoader
+    for argument in ({"seeds": "worker"}, {"collate": "list"}, {"collate_fn": list}, {"generator": torch.Generator()}):
+        with pytest.raises(feedline.ConfigError, match="is for a Dataset. The samples of a Declared are made by feedline.DataLoader"):
+            feedline.torch.DataLoader(source, **argument)
 
 
 def test_a_sampler_leads_and_evaluation_is_exact():

@@ -23,6 +23,7 @@ from .errors import (
     StateError,
     TooManyBadSamplesError,
     UnsupportedError,
+    WorkerError,
 )
 from .loader import Batch, DataLoader
 from .pictures import Images, images
@@ -44,6 +45,7 @@ __all__ = [
     "StateError",
     "TooManyBadSamplesError",
     "UnsupportedError",
+    "WorkerError",
     "__version__",
     "arrays",
     "dataset",

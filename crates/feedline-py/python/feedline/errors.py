@@ -92,6 +92,10 @@ class LoaderTimeoutError(FeedlineError, RuntimeError):
     """No batch was ready within ``timeout`` seconds. It is a RuntimeError, as torch's."""
 
 
+class WorkerError(FeedlineError, RuntimeError):
+    """A worker process has died. It is started anew: asking again gives the batch that is missing."""
+
+
 def whole_number(name: str, value: Any, least: int, most: int = 2**63 - 1) -> int:
     """``value`` as an int from ``least`` to ``most``; NumPy's integers are accepted. Otherwise raises a :class:`ConfigError`
     that names the argument."""

@@ -223,6 +223,8 @@ class DataLoader:
             raise ConfigError(
                 f'workers={workers!r}. Give "threads", or leave it out: one sample at a time then. "processes" is for a Dataset'
             )
+        if on_bad_sample not in ("fail", "replace"):
+            raise ConfigError(f'on_bad_sample={on_bad_sample!r}. Give "fail" or "replace"')
         self._by_processes = is_dataset and workers != "threads" and has_torch()
         if workers == "processes" and not self._by_processes:
             raise ConfigError('workers="processes" needs torch: pip install torch')

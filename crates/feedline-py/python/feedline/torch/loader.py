@@ -26,6 +26,8 @@ from .passes import Place, SinglePass, WorkerPass
 T = TypeVar("T", covariant=True)
 
 _FORMAT = 1
+# What has no meaning for a Feedline source.
+_OF_DATASETS = ("batch_sampler", "collate_fn", "worker_init_fn", "multiprocessing_context", "generator", "seeds", "collate")
 
 
 class _Course:
@@ -73,8 +75,14 @@ class DataLoader(torch.utils.data.DataLoader[T]):
         def __new__(cls, dataset: Any = None, *args: Any, **options: Any) -> Any:
             if not isinstance(dataset, Source):
                 return super().__new__(cls)
-            names = list(inspect.signature(DataLoader.__init__).parameters)[2:]
-            return NativeLoader(dataset, **dict(zip(names, args)), **options)
+            given = dict(zip(list(inspect.signature(DataLoader.__init__).parameters)[2:], args)) | options
+            for name in [name for name in given if name in _OF_DATASETS]:
+                if given.pop(name) is not None:
+                    raise ConfigError(
+                        f"{name} is for a Dataset. The samples of a {type(dataset).__name__} are made by feedline.DataLoader, which "
+                        "this call gives; see its arguments. Leave this one out"
+                    )
+            return NativeLoader(dataset, **given)
 
     def __init__(
         self,

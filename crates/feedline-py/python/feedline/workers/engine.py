@@ -21,7 +21,7 @@ import torch.multiprocessing
 from torch.utils.data import default_collate
 
 from .. import _native
-from ..errors import ConfigError, FeedlineError, SampleError
+from ..errors import ConfigError, FeedlineError, SampleError, TooManyBadSamplesError
 from ..source import Declared, facts_of
 from . import worker
 from .fetch import BadSamples, Begin, Fetcher, Replaced, Task
@@ -304,7 +304,7 @@ def _first(item: Any, batch: Any) -> Any:
 
 def _failure(name: str, rows: Rows, error: Exception, at: Any, task: Task) -> Exception:
     """The error for a sample that could not be made, or samples that could not be collated."""
-    if isinstance(error, MemoryError):
+    if isinstance(error, (MemoryError, TooManyBadSamplesError)):
         return error
     # A worker's exception has the whole traceback as its text. The remedy is that of feedline.torch.DataLoader.
     said = (str(error).replace(REMEDY, "").strip().splitlines() or [""])[-1]
@@ -312,8 +312,8 @@ def _failure(name: str, rows: Rows, error: Exception, at: Any, task: Task) -> Ex
     problem = said if said.startswith(kind) else f"{kind}: {said}"
     if at is None:
         return SampleError(
-            f"failed to collate samples {task.keys}: {problem}. Fields of unequal shape need a collate function: take "
-            "feedline.torch.DataLoader",
+            f"failed to collate samples {task.keys}: {problem}. feedline.torch.DataLoader takes a collate function, and batches fields "
+            "of unequal shape (collate=)",
             stage="collate",
             index=task.keys[0],
             location=f"item {rows.item(task.keys[0])}",

@@ -209,15 +209,22 @@ class Fetcher:
         if not self._replaces_bad:
             return self._made(key, number)
         index, length = key, len(self._dataset)
-        for attempt in range(MOST_ATTEMPTS):
+        for attempt in range(MOST_ATTEMPTS + 1):
             try:
                 return self._made(index, number)
             except Exception as error:
                 if not _native.is_of_the_sample(error):
                     raise
+                if attempt == MOST_ATTEMPTS:
+                    raise TooManyBadSamplesError(
+                        f"sample {key!r} is bad, and so are the {attempt} samples that were tried in its place. The last one is sample "
+                        f"{index!r}: {type(error).__name__}: {error}. Look for what they have in common",
+                        found=attempt + 1,
+                        limit=attempt,
+                    ) from error
                 bad, index = index, replacement(self._key or 0, number, attempt, length)
                 self.replaced.append(Replaced(bad, index, f"{type(error).__name__}: {error}"))
-        return self._made(index, number)
+        raise AssertionError("the loop ends by returning")
 
     def _made(self, key: Any, number: int) -> Any:
         """One sample, with the generators seeded."""

@@ -22,7 +22,7 @@ from typing import Any
 import torch.multiprocessing
 from torch.utils.data import default_collate
 
-from ..errors import LoaderTimeoutError
+from ..errors import LoaderTimeoutError, WorkerError
 from . import shared, worker
 from .fetch import Begin, Task
 from .pickled import Pickled
@@ -276,7 +276,7 @@ class Pool:
     def wait(self, jobs: deque[Job], in_order: bool, timeout_s: float) -> Job:
         """The first job that is done, or with ``in_order=False`` any that is; waits for it.
 
-        Raises a RuntimeError if a worker has died, which is then started anew, and LoaderTimeoutError. The jobs stay as they are.
+        Raises WorkerError if a worker has died, which is then started anew, and LoaderTimeoutError. The jobs stay as they are.
         """
         began = time.monotonic()
         while True:
@@ -295,7 +295,7 @@ class Pool:
             if dead is not None:
                 text = self.obituary(dead)
                 self.restart(dead)
-                raise RuntimeError(text)
+                raise WorkerError(text)
             if timeout_s > 0 and not jobs[0].is_done and time.monotonic() - began >= timeout_s:
                 making = ", ".join(f"worker {number}: sample {key!r}" for number, key in self.making())
                 raise LoaderTimeoutError(

@@ -235,6 +235,8 @@ class Room:
         return sample
 
     def _row(self, field: Any, at: int, count: int, place: Any) -> Any:
+        if type(field) is torch.Tensor and field.layout is not torch.strided:
+            return field  # torch's function refuses it in words
         if field.nbytes < LARGE_BYTES:
             return field
         if type(field) is np.ndarray:
