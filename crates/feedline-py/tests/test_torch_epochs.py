@@ -13,7 +13,7 @@ import feedline.torch
 import pytest
 import torch
 from torch.utils.data import DistributedSampler as TorchSampler
-from torch_datasets import Numbers
+from torch_datasets import Draws, Numbers
 
 OURS = feedline.torch.DataLoader
 N = 26
@@ -59,6 +59,48 @@ def test_an_epoch_that_is_delivered_twice_is_told_once():
     first = epochs(loader, 1)
     with pytest.warns(UserWarning, match="epoch 0 is delivered a second time"):
         assert epochs(loader, 1) == first
+
+
+SHUFFLED = {
+    "torch's distributed": lambda: {"sampler": TorchSampler(Numbers(N), 1, 0, seed=2)},
+    "ours": lambda: {"sampler": feedline.torch.DistributedSampler(Numbers(N), 1, 0, seed=2)},
+    "generator": lambda: {"shuffle": True, "generator": torch.Generator().manual_seed(2)},
+}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", SHUFFLED)
+@pytest.mark.filterwarnings("error")
+def test_an_iterator_that_nobody_asks_loses_no_place(kind, workers):
+    # OpenPCDet's loop makes an iterator before its first epoch, and another one in each.
+    def loop(loader, first=0):
+        iter(loader)
+        for epoch in range(first, 3):
+            loader.set_epoch(epoch)
+            for batch in loader:
+                yield epoch, batch.tolist()
+
+    def make(workers):
+        return OURS(Draws(N), 4, num_workers=workers, **SHUFFLED[kind]())
+
+    whole = list(loop(make(workers)))
+    assert len({str(batch) for _, batch in whole}) == 21
+    # Between two epochs an iterator draws from the generator, as under torch, whether anybody asks it or not.
+    for stop in (1, 9) if kind == "generator" else (1, 7, 9):
+        loader = make(workers)
+        running = loop(loader)
+        head = [next(running) for _ in range(stop)]
+        again = make(0)
+        again.load_state_dict(json.loads(json.dumps(loader.state_dict())))
+        assert head + list(loop(again, stop // 7)) == whole, stop
+
+
+def test_two_iterators_that_begin_at_the_same_place_are_told():
+    loader = OURS(Draws(N), 4, sampler=TorchSampler(Numbers(N), 1, 0))
+    older, newer = iter(loader), iter(loader)
+    first = next(newer)
+    with pytest.warns(UserWarning, match="began at the same place"):
+        assert next(older).tolist() == first.tolist()
 
 
 def test_a_sampler_that_fails_loses_none_of_the_batches_before():

@@ -183,6 +183,13 @@ class DataLoader(torch.utils.data.DataLoader[T]):
     def _begin_place(self, has_new_workers: bool) -> Place:
         """The place of a pass that begins now; draws from the generators what torch draws, in its order."""
         course = self._course
+        idle = course.place
+        if idle is not None and not idle.is_asked and idle.source is self._order:
+            # OpenPCDet's loop makes an iterator before its first epoch, and another one in it. Only the second is asked.
+            idle.is_taken_back = idle.source.take_back(idle.order)
+            if idle.order.is_resumed and idle.is_taken_back:
+                course.seed, course.before = idle.loaded
+        loaded = course.seed, course.before
         order = self._order.begin()
         before = None if self.generator is not None else zlib.crc32(torch.default_generator.get_state().numpy().tobytes())
         if order.is_resumed:
@@ -202,6 +209,7 @@ class DataLoader(torch.utils.data.DataLoader[T]):
         # torch's persistent workers keep the seed that they began with.
         course.seed = (base_seed, passes + 1) if self.persistent_workers else None
         course.place = Place(order, base_seed, passes, course.before if order.is_resumed else before, course.bad)
+        course.place.source, course.place.loaded = self._order, loaded
         course.before = None
         return course.place
 

@@ -79,6 +79,9 @@ class Order:
 
     # Whether it goes on with a pass that had begun already, so that nothing is drawn for it.
     is_resumed = False
+    # A loaded place until a pass begins with it, and of a pass the one that it began with.
+    _loaded: Any = None
+    _resumed: Any = None
     # Whether how far the sampler is asked ahead is seen by nobody: it draws at the beginning of a pass, or from a generator of its own.
     is_drawn_at_once = True
     # Whether it may turn out only when the next batch is asked for that there is none.
@@ -93,6 +96,13 @@ class Order:
 
     def draw_again(self) -> None:
         """Lets a pass that goes on draw from the main generator what it drew when it began, without effect on its order."""
+
+    def take_back(self, idle: Any) -> bool:
+        """Lets the next pass begin where this one did, of which nobody has asked for a batch: what was loaded is not lost with it.
+        Says whether it does; a pass that was not resumed has its own draws in most orders.
+        """
+        self._loaded = idle._resumed
+        return bool(idle.is_resumed)
 
     def key(self) -> int | None:
         """The key of the pass that began, if the order has a seed of its own."""
@@ -217,6 +227,18 @@ class Planned(Order):
         self._loaded, self._is_begun, self._done = None, False, None
         return begun
 
+    def take_back(self, idle: Planned) -> bool:
+        epoch, start, repeat = idle._now
+        one = self.sampler
+        if one.epoch != epoch or (self._is_ours and one._start):
+            return False
+        self._repeats, self._is_begun = {epoch: repeat}, idle.is_resumed
+        if self._is_ours:
+            one._start = start
+        else:
+            self._loaded = epoch, start
+        return True
+
     def key(self) -> int:
         epoch, _, repeat = self._now
         return key_of_pass(1, self.sampler.seed, epoch, repeat)
@@ -305,7 +327,7 @@ class Drawn(Order):
         begun = copy.copy(self)
         begun.is_resumed = self._loaded is not None
         begun._origin, begun._start, begun._is_drawn = self._loaded or (None, 0, False)
-        self._loaded = None
+        begun._resumed, self._loaded = self._loaded, None
         return begun
 
     def draw_again(self) -> None:
@@ -424,7 +446,7 @@ class Iterated(Order):
     def begin(self) -> Iterated:
         begun = copy.copy(self)
         begun._start, state, begun._origin, begun.is_resumed = self._loaded or (0, None, None, False)
-        self._loaded, self._was_used = None, True
+        begun._resumed, self._loaded, self._was_used = self._loaded, None, True
         if state is not None:
             self.sampler.load_state_dict(state)
         innermost = _innermost(self._batches)
@@ -547,7 +569,7 @@ class Streams(Order):
             begun.is_resumed = False
             begun.streams = [Stream(state=stream.state) for stream in begun.streams]
             begun.next = 0
-        self._loaded = None
+        begun._resumed, self._loaded = self._loaded, None
         self._newest = begun
         return begun
 

@@ -72,6 +72,12 @@ class Place:
         self._failed = 0, 0
         # Batches that were left out of their turn, with in_order=False.
         self.gaps = 0
+        # What the pass is one of, and the seed and checksum that were loaded for it.
+        self.source: Order | None = None
+        self.loaded: tuple[tuple[int, int] | None, int | None] = (None, None)
+        # Whether a batch was asked for, and whether a newer pass began at the same place before that.
+        self.is_asked = False
+        self.is_taken_back = False
 
     @property
     def key(self) -> int:
@@ -149,6 +155,7 @@ class Pass(_BaseDataLoaderIter):
 
     def _next(self) -> Any:
         with self._one_at_a_time:
+            self._ask()
             try:
                 batch = self._next_batch()
             except StopIteration:
@@ -160,10 +167,23 @@ class Pass(_BaseDataLoaderIter):
                     raise
                 # The state was taken behind the last batch, when nobody could know yet that it was the last.
                 self._begin(loader)
+                self._ask()
                 batch = self._next_batch()
             self._num_yielded += 1
         self._warn_of_length()
         return batch if self._pins is None else pin_memory.pin_memory(batch, self._pins)  # type: ignore[no-untyped-call]
+
+    def _ask(self) -> None:
+        """Notes that a batch is asked for."""
+        place = self._place
+        if place.is_taken_back and not place.is_asked:
+            warnings.warn(
+                "another iterator was made before a batch of this one was asked for, and began at the same place. So both give "
+                "the same samples with the same draws. Ask for the first batch of the one before you make the other",
+                UserWarning,
+                stacklevel=4,
+            )
+        place.is_asked = True
 
     def _warn_of_length(self) -> None:
         told = self._length_told
