@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import feedline
 import feedline.torch
 import pytest
 import torch
@@ -93,6 +94,34 @@ def test_an_iterator_that_nobody_asks_loses_no_place(kind, workers):
         again = make(0)
         again.load_state_dict(json.loads(json.dumps(loader.state_dict())))
         assert head + list(loop(again, stop // 7)) == whole, stop
+
+
+class Every(TorchSampler):
+    """A distributed sampler of one's own: which rank gets what is its affair."""
+
+    def __iter__(self):
+        order = torch.randperm(len(self.dataset), generator=torch.Generator().manual_seed(self.epoch)).tolist()
+        return iter((order + order)[self.rank : self.total_size : self.num_replicas])
+
+
+def test_a_distributed_sampler_of_ones_own_goes_on_with_its_epoch_on_as_many_ranks():
+    def make(ranks, rank):
+        return OURS(Draws(N), 4, sampler=Every(Numbers(N), ranks, rank))
+
+    loader = make(3, 1)
+    loader.set_epoch(3)
+    running = iter(loader)
+    next(running)
+    state = json.loads(json.dumps(loader.state_dict()))
+    rest = [batch.tolist() for batch in running]
+    again = make(3, 1)
+    again.load_state_dict(state)
+    assert [batch.tolist() for batch in again] == rest, "the epoch is the state's"
+    again.load_state_dict(state)
+    again.set_epoch(4)
+    assert [int(index) for batch in again for index in batch[:, 0]] == list(again.sampler), "another epoch begins at its first sample"
+    with pytest.raises(feedline.StateError, match="num_replicas is 3, this loader's is 2"):
+        make(2, 1).load_state_dict(state)
 
 
 def test_two_iterators_that_begin_at_the_same_place_are_told():

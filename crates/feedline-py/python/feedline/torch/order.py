@@ -442,9 +442,15 @@ class Iterated(Order):
         self._origin: str | None = None
         self._was_used = False
         self._key: int | None = None
+        # The epoch of a pass or a loaded place, of subclasses of torch's DistributedSampler.
+        self._epoch: int | None = None
 
     def begin(self) -> Iterated:
+        if self._loaded is not None and self._loaded[0] and self._epoch not in (None, self._epoch_now()):
+            # The program has set another epoch.
+            self._loaded = None
         begun = copy.copy(self)
+        begun._epoch = self._epoch_now()
         begun._start, state, begun._origin, begun.is_resumed = self._loaded or (0, None, None, False)
         begun._resumed, self._loaded, self._was_used = self._loaded, None, True
         if state is not None:
@@ -492,7 +498,14 @@ class Iterated(Order):
         return self._place(0, self.snapshot() if self._was_used else None, self._origin_now(), False)
 
     def _place(self, batches: int, state: Any, origin: str | None, begun: bool) -> dict[str, Any]:
-        return {"batches": batches, "state": state, "origin": origin, "batch_size": self.batch_size, "begun": begun}
+        place = {"batches": batches, "state": state, "origin": origin, "batch_size": self.batch_size, "begun": begun}
+        if isinstance(innermost := _innermost(self._batches), TorchDistributedSampler):
+            place |= {"epoch": self._epoch, "num_replicas": innermost.num_replicas, "length": len(innermost)}
+        return place
+
+    def _epoch_now(self) -> int | None:
+        innermost = _innermost(self._batches)
+        return innermost.epoch if isinstance(innermost, TorchDistributedSampler) else None
 
     def _origin_now(self) -> str | None:
         """The state of the generator from which a sampler of torch's would draw the order now, if no other state is to be kept."""
@@ -510,12 +523,21 @@ class Iterated(Order):
     def load(self, place: dict[str, Any]) -> None:
         if place["batches"] and place["state"] is None and place["batch_size"] != self.batch_size:
             raise differs("batch_size", place["batch_size"], self.batch_size)
+        innermost, epoch = _innermost(self._batches), None
+        if place["batches"] and place["state"] is None and isinstance(innermost, TorchDistributedSampler):
+            # The batches of this rank are skipped, so that they must be dealt as before.
+            for what, now in (("num_replicas", innermost.num_replicas), ("length", len(innermost))):
+                if place.get(what, now) != now:
+                    raise differs(what, place[what], now)
+            epoch = place.get("epoch")
         if place["state"] is not None and self.sampler is None:
             raise differs("sampler", "one with a state_dict", "one without")
         origin = place.get("origin")
         if origin is not None and self._origin_now() is None:
             raise differs("sampler", "one with a generator", "one without")
-        self._loaded = (place["batches"], place["state"], origin, place["begun"])
+        self._loaded, self._epoch = (place["batches"], place["state"], origin, place["begun"]), epoch
+        if epoch is not None:
+            innermost.set_epoch(epoch)
 
 
 def _innermost(batches: Any) -> Any:
