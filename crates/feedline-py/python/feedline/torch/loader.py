@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 import torch.utils.data
-from torch.utils.data import Dataset, IterableDataset, IterDataPipe, MapDataPipe, Sampler
+from torch.utils.data import BatchSampler, Dataset, IterableDataset, IterDataPipe, MapDataPipe, Sampler
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from ..errors import ConfigError, StateError, UnsupportedError, as_json, whole_number
@@ -20,14 +20,33 @@ from ..loader import DataLoader as NativeLoader
 from ..source import Source
 from ..workers.fetch import BadSamples
 from ..workers.ragged import Rule, collate_fn_of
-from .order import Order, differs, generator_of, order_of, text_of
+from .order import DISTRIBUTED, DRAWN, Drawn, Iterated, Order, Planned, differs, generator_of, text_of
 from .passes import Place, SinglePass, WorkerPass
+from .samplers import DistributedBatchSampler
+from .streams import Streams
 
 T = TypeVar("T", covariant=True)
 
 _FORMAT = 1
 # What has no meaning for a Feedline source.
 _OF_DATASETS = ("batch_sampler", "collate_fn", "worker_init_fn", "multiprocessing_context", "generator", "seeds", "collate")
+
+
+def order_of(loader: Any) -> Order:
+    """The kind of order that a loader has."""
+    if isinstance(loader.dataset, IterableDataset):
+        return Streams(loader)
+    sampler, batches = loader.sampler, loader.batch_sampler
+    size, drop_last = loader.batch_size, loader.drop_last
+    if type(batches) is BatchSampler or type(batches) is DistributedBatchSampler:
+        sampler, size, drop_last = batches.sampler, batches.batch_size, batches.drop_last
+    elif batches is not None:
+        return Iterated(batches, None, None, False)
+    if type(sampler) in DISTRIBUTED:
+        return Planned(sampler, size, drop_last)
+    if type(sampler) in DRAWN:
+        return Drawn(sampler, size, drop_last)
+    return Iterated(loader._index_sampler, sampler, size, drop_last)
 
 
 class _Course:

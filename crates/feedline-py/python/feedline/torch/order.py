@@ -13,15 +13,12 @@ import json
 import warnings
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import islice, repeat
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import (
-    BatchSampler,
-    IterableDataset,
     RandomSampler,
     SequentialSampler,
     SubsetRandomSampler,
@@ -33,34 +30,17 @@ from torch.utils.data import (
 
 from .. import _native
 from ..errors import StateError
-from ..workers.fetch import Begin, Task
+from ..workers.fetch import Task
 from ..workers.seeds import key_of_pass
 from .samplers import (
-    DistributedBatchSampler,
     DistributedMixtureSampler,
     DistributedSampler,
     DistributedWeightedSampler,
 )
 
 _OURS = (DistributedSampler, DistributedWeightedSampler, DistributedMixtureSampler)
-_TORCHS = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
-
-
-def order_of(loader: Any) -> Order:
-    """The kind of order that a loader has."""
-    if isinstance(loader.dataset, IterableDataset):
-        return Streams(loader)
-    sampler, batches = loader.sampler, loader.batch_sampler
-    size, drop_last = loader.batch_size, loader.drop_last
-    if type(batches) is BatchSampler or type(batches) is DistributedBatchSampler:
-        sampler, size, drop_last = batches.sampler, batches.batch_size, batches.drop_last
-    elif batches is not None:
-        return Iterated(batches, None, None, False)
-    if type(sampler) is TorchDistributedSampler or type(sampler) in _OURS:
-        return Planned(sampler, size, drop_last)
-    if type(sampler) in _TORCHS:
-        return Drawn(sampler, size, drop_last)
-    return Iterated(loader._index_sampler, sampler, size, drop_last)
+DISTRIBUTED = (TorchDistributedSampler, *_OURS)
+DRAWN = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
 
 class Order:
@@ -510,7 +490,7 @@ class Iterated(Order):
     def _origin_now(self) -> str | None:
         """The state of the generator from which a sampler of torch's would draw the order now, if no other state is to be kept."""
         innermost = _innermost(self._batches)
-        generator = getattr(innermost, "generator", None) if self.sampler is None and type(innermost) in _TORCHS else None
+        generator = getattr(innermost, "generator", None) if self.sampler is None and type(innermost) in DRAWN else None
         return None if generator is None else text_of(generator.get_state())
 
     def is_over(self, batches: int, samples: int) -> bool:
@@ -552,84 +532,3 @@ def _key_of_accelerates(sampler: Any) -> int | None:
     if (type(sampler).__module__, type(sampler).__name__) != ("accelerate.data_loader", "SeedableRandomSampler"):
         return None
     return key_of_pass(3, sampler.initial_seed, sampler.epoch)
-
-
-@dataclass
-class Stream:
-    """What one worker has delivered of an iterable dataset in this pass."""
-
-    batches: int = 0
-    state: Any = None
-    has_ended: bool = False
-
-
-class Streams(Order):
-    """An iterable dataset: each worker goes through it by itself, and the place is one for each worker."""
-
-    kind = "iterable"
-    has_unknown_end = True
-
-    def __init__(self, loader: Any) -> None:
-        super().__init__(loader.batch_size, loader.drop_last)
-        self.sampler = None
-        self.streams: list[Stream] = []
-        self.next = 0
-        self._workers = max(1, loader.num_workers)
-        self._loaded: tuple[list[Stream], int] | None = None
-        self._is_behind = False
-        # Datasets live on from pass to pass in the calling thread and in persistent workers.
-        self._lives_on = loader.num_workers == 0 or loader.persistent_workers
-        self._newest: Streams | None = None
-
-    def begin(self) -> Streams:
-        begun = copy.copy(self)
-        begun.is_resumed = self._loaded is not None
-        begun.streams, begun.next = self._loaded or ([Stream() for _ in range(self._workers)], 0)
-        begun._is_behind = begun.is_resumed and all(stream.has_ended for stream in begun.streams)
-        if begun._is_behind:
-            # The state was taken behind the end of a pass. Only what the datasets say of themselves counts for the next one.
-            begun.is_resumed = False
-            begun.streams = [Stream(state=stream.state) for stream in begun.streams]
-            begun.next = 0
-        begun._resumed, self._loaded = self._loaded, None
-        self._newest = begun
-        return begun
-
-    def begins(self, key: int | None) -> list[Begin]:
-        """How each worker begins."""
-        return [Begin(key, stream.batches, stream.state, self._is_behind) for stream in self.streams]
-
-    def tasks(self) -> Iterator[Task]:
-        return repeat(Task(None if self.batch_size is None else range(self.batch_size), None))
-
-    def deliver(self, worker: int, state: Any, has_ended: bool) -> None:
-        """Counts a batch of a worker."""
-        stream = self.streams[worker]
-        stream.batches, stream.state, stream.has_ended = stream.batches + 1, state, has_ended
-        self.next = (worker + 1) % self._workers
-
-    def end(self, worker: int, state: Any) -> None:
-        """A worker has come to its end."""
-        stream = self.streams[worker]
-        stream.has_ended, stream.state = True, state
-        self.next = (worker + 1) % self._workers
-
-    def place(self, batches: int, samples: int, snapshot: Any) -> dict[str, Any]:
-        streams = [[one.batches, copy.deepcopy(one.state), one.has_ended] for one in self.streams]
-        return {"workers": self._workers, "batch_size": self.batch_size, "streams": streams, "next": self.next}
-
-    def at_rest(self) -> dict[str, Any]:
-        rest = copy.copy(self)
-        rest.streams, rest.next = self._loaded or ([], 0)
-        ended = self._newest.streams if self._newest is not None and self._lives_on and self._loaded is None else []
-        if any(stream.state is not None for stream in ended):
-            rest.streams = ended
-        return rest.place(0, 0, None)
-
-    def load(self, place: dict[str, Any]) -> None:
-        streams = [Stream(*one) for one in place["streams"]]
-        if streams and place["workers"] != self._workers:
-            raise differs("num_workers", place["workers"], self._workers)
-        if streams and place["batch_size"] != self.batch_size and any(one.state is None for one in streams):
-            raise differs("batch_size", place["batch_size"], self.batch_size)
-        self._loaded = (streams, place["next"]) if streams else None

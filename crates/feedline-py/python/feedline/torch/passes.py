@@ -20,7 +20,8 @@ from ..workers import worker
 from ..workers.fetch import BadSamples, Begin, Fetcher, Task
 from ..workers.pool import PARTS_BYTES, Job, Pool
 from ..workers.seeds import Kept, key_of_pass
-from .order import Order, Streams
+from .order import Order
+from .streams import Streams
 
 # Most bytes of batches that are made ahead if the program gives no prefetch_factor; one a worker is always allowed.
 PREFETCH_BYTES = 128 << 20
