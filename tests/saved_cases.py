@@ -253,6 +253,8 @@ def sources(root, feedline_ok):
         return lambda rank=0, ranks=1, batch_size=5: _loader(source(), rank, ranks, batch_size, **options)
 
     loaders = {name: plain(source) for name, source in made.items()}
+    # In worker processes its draws are others than those of the version that was saved.
+    loaders["own dataset that draws"] = plain(made["own dataset that draws"], workers="threads", num_workers=0)
     loaders["replaced samples"] = plain(lambda: feedline.images(spoilt).resize((8, 8)).decode("whole"), on_bad_sample="replace")
     number = lambda: feedline.arrays(np.arange(23))
     for name, order in {

@@ -123,5 +123,5 @@ def test_arguments_that_make_no_sense_are_named(kitti):
     ]:
         with pytest.raises(feedline.ConfigError, match=said):
             loader(config(kitti), **options)
-    with pytest.raises(TypeError, match="collate"):
-        loader(config(kitti), collate=1)
+    with pytest.raises(TypeError, match="colate"):
+        loader(config(kitti), colate=1)

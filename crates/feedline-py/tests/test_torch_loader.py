@@ -70,10 +70,10 @@ def seeded(seed):
 # --- Class and arguments
 
 
-def test_it_is_torchs_class_with_three_arguments_more():
+def test_it_is_torchs_class_with_four_arguments_more():
     assert issubclass(OURS, DataLoader) and OURS.__name__ == "DataLoader"
     theirs, ours = (inspect.signature(kind.__init__).parameters for kind in LOADERS)
-    more = {"seeds": "sample", "on_bad_sample": "fail", "max_bad_samples": 100}
+    more = {"seeds": "sample", "on_bad_sample": "fail", "max_bad_samples": 100, "collate": None}
     assert [(p.name, p.default, p.kind) for p in ours.values() if p.name not in more] == [
         (p.name, p.default, p.kind) for p in theirs.values()
     ]

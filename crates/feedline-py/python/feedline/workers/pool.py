@@ -342,6 +342,8 @@ class Pool:
             job = one.jobs.popleft()
             assert job.number == told
             job.is_done, job.answer = True, answer
+            if isinstance(answer, Made) and answer.slot is not None:
+                self.arena.hold(answer.slot)
             if job.number < self.arena.words[0]:
                 self.drop(job)
             elif isinstance(answer, Made) and self._setup.is_iterable and one.begin is not None:

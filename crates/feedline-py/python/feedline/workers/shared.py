@@ -57,7 +57,8 @@ class Arena:
         self._process = os.getpid()
         # First bytes of the regions whose workers are gone.
         self._forgotten: set[int] = set()
-        self._lent: dict[Slot, weakref.ref[Any]] = {}
+        # The slots that hold batches, and who looks at each once it is handed out.
+        self._lent: dict[Slot, weakref.ref[Any] | None] = {}
         weakref.finalize(self, os.close, self.fd)
 
     def new_region(self) -> Slot:
@@ -80,10 +81,15 @@ class Arena:
             start = sum(slot)
         self._drop((start, end - start))
 
+    def hold(self, slot: Slot) -> None:
+        """A worker has filled a slot, whose batch is not handed out yet."""
+        self._lent[slot] = None
+
     def give(self, slot: Slot) -> None:
         """Takes a slot back: its worker may fill it again at once. The garbage collector may call this anywhere."""
         if os.getpid() != self._process:
             return  # a process that was forked drops its copy
+        self._lent.pop(slot, None)
         region = slot[0] // self._region_bytes * self._region_bytes
         if region in self._forgotten:
             self._drop(slot)
@@ -96,13 +102,8 @@ class Arena:
     def lend(self, slot: Slot, used_bytes: int) -> Any:
         """The bytes of a filled slot, as an array. The slot is taken back when the array and all that looks at it are gone."""
         base = np.frombuffer(self.map, np.uint8, used_bytes, slot[0])
-        lent, give = self._lent, self.give
-
-        def gone(_: Any) -> None:
-            del lent[slot]
-            give(slot)
-
-        lent[slot] = weakref.ref(base, gone)
+        give = self.give
+        self._lent[slot] = weakref.ref(base, lambda _: give(slot))
         return base
 
 
