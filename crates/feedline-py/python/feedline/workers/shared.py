@@ -57,8 +57,9 @@ class Arena:
         self._process = os.getpid()
         # First bytes of the regions whose workers are gone.
         self._forgotten: set[int] = set()
-        # The slots that hold batches, and who looks at each once it is handed out.
-        self._lent: dict[Slot, weakref.ref[Any] | None] = {}
+        # The slots that hold batches that are not handed out yet, and those whose batches are.
+        self._held: set[Slot] = set()
+        self._lent: dict[Slot, weakref.ref[Any]] = {}
         weakref.finalize(self, os.close, self.fd)
 
     def new_region(self) -> Slot:
@@ -76,19 +77,20 @@ class Arena:
             return
         self._forgotten.add(start)
         end = start + size_bytes
-        for slot in sorted(slot for slot in list(self._lent) if start <= slot[0] < end):
+        for slot in sorted(slot for slot in [*self._held, *self._lent] if start <= slot[0] < end):
             self._drop((start, slot[0] - start))
             start = sum(slot)
         self._drop((start, end - start))
 
     def hold(self, slot: Slot) -> None:
         """A worker has filled a slot, whose batch is not handed out yet."""
-        self._lent[slot] = None
+        self._held.add(slot)
 
     def give(self, slot: Slot) -> None:
         """Takes a slot back: its worker may fill it again at once. The garbage collector may call this anywhere."""
         if os.getpid() != self._process:
             return  # a process that was forked drops its copy
+        self._held.discard(slot)
         self._lent.pop(slot, None)
         region = slot[0] // self._region_bytes * self._region_bytes
         if region in self._forgotten:
@@ -103,6 +105,7 @@ class Arena:
         """The bytes of a filled slot, as an array. The slot is taken back when the array and all that looks at it are gone."""
         base = np.frombuffer(self.map, np.uint8, used_bytes, slot[0])
         give = self.give
+        self._held.discard(slot)
         self._lent[slot] = weakref.ref(base, lambda _: give(slot))
         return base
 
