@@ -432,7 +432,7 @@ impl Pipeline for Mapped {
     }
 }
 
-/// What the samples of [`Numbers`] are.
+/// The number that each sample of [`Numbers`] is.
 #[derive(Clone, Copy)]
 pub enum Number {
     /// Sample i is the number i, the argument of a Python dataset's `__getitem__`.

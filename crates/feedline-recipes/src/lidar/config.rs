@@ -121,7 +121,7 @@ impl Settings for Config {
         vec![&mut self.data.dir, &mut self.data.dataset_cfg]
     }
 
-    /// What the YAML of `data.dataset_cfg` says is in place, and none is named any more.
+    /// The settings with the words of the YAML of `data.dataset_cfg` in place, and no such file named any more.
     fn resolved(mut self) -> Result<Config> {
         if self.data.dataset_cfg.as_os_str().is_empty() {
             return Ok(self);

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
+import logging
 import os
 import pickle
 import random
@@ -25,6 +25,8 @@ from torch.utils.data._utils import worker as torch_worker
 
 from . import shared
 from .fetch import Begin, Dropped, Fetcher, Replaced, Task
+
+log = logging.getLogger("feedline")
 
 # How often a worker that waits looks whether its parent is still there.
 _PARENT_S = 5
@@ -122,16 +124,23 @@ def main(setup: Setup, place: Place, sock: socket.socket) -> None:
 def _own_files() -> None:
     """Gives the files that were open for reading when this process was forked a position of their own: the parent and all workers
     share the old one, so that one's seek would move the others' next read."""
-    for name in os.listdir("/proc/self/fd"):
-        fd = int(name)
-        with contextlib.suppress(OSError):  # the list's own descriptor is closed by now; a file that may not be opened again
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        try:
             flags = fcntl.fcntl(fd, fcntl.F_GETFL)
-            if flags & os.O_ACCMODE == os.O_RDONLY and stat.S_ISREG(os.fstat(fd).st_mode):
-                position = os.lseek(fd, 0, os.SEEK_CUR)
-                own = os.open(f"/proc/self/fd/{fd}", flags)
-                os.lseek(own, position, os.SEEK_SET)
-                os.dup2(own, fd, inheritable=os.get_inheritable(fd))
-                os.close(own)
+        except OSError:
+            continue  # the descriptor of the list itself, which is closed by now
+        if flags & os.O_ACCMODE != os.O_RDONLY or not stat.S_ISREG(os.fstat(fd).st_mode):
+            continue
+        try:
+            position = os.lseek(fd, 0, os.SEEK_CUR)
+            own = os.open(f"/proc/self/fd/{fd}", flags)
+        except OSError as error:
+            name = os.readlink(f"/proc/self/fd/{fd}")
+            log.warning("a worker cannot open %s anew (%s): it shares the file's position with the program and other workers", name, error)
+            continue
+        os.lseek(own, position, os.SEEK_SET)
+        os.dup2(own, fd, inheritable=os.get_inheritable(fd))
+        os.close(own)
 
 
 class _Worker:
