@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 
 import feedline
@@ -20,7 +21,7 @@ import feedline.torch
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import TensorDataset, get_worker_info
+from torch.utils.data import Dataset, TensorDataset, get_worker_info
 from torch_datasets import (
     BOTH,
     LOADERS,
@@ -159,6 +160,23 @@ def test_start_methods_give_the_same_batches_and_draws():
     # One worker each: every one of them imports torch.
     assert passes("spawn", 1) == expected
     assert passes(multiprocessing.get_context("forkserver"), 1) == expected
+
+
+class Started(Dataset):
+    """Whether the process that started the worker has loaded torch, and whether the collector leaves alone what it began with."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, i):
+        return "libtorch" in Path(f"/proc/{os.getppid()}/maps").read_text(), gc.get_freeze_count() > 10_000
+
+
+def test_workers_keep_what_they_share_with_the_process_that_forked_them():
+    forkserver._forkserver._stop()  # a server that torch's loader has started stays as it is
+    for context in ["fork", "forkserver"]:
+        loader = OURS(Started(), num_workers=1, batch_size=None, multiprocessing_context=context)
+        assert list(loader) == [[True, True]] * 2
 
 
 @BOTH

@@ -16,7 +16,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from multiprocessing import process
+from multiprocessing import forkserver, process
 from typing import Any
 
 import torch.multiprocessing
@@ -37,6 +37,8 @@ _END_S = 5.0
 _TERMINATED_S = 1.0
 # Newer than any task.
 _NONE_WANTED = 2**62
+# What the fork server imports before it forks a worker, unless the program has named modules of its own.
+_PRELOADED = ["torch", worker.__name__]
 
 
 @dataclass
@@ -132,6 +134,8 @@ class Pool:
             for number in numbers:
                 add(self._started(number, self._setup, self.arena.map))
             return
+        if method == "forkserver":
+            _preload()
         try:
             setup = self._pickled()
             try:
@@ -415,6 +419,13 @@ class Pool:
     def close(self) -> None:
         """Ends the processes. Batches that were delivered stay valid."""
         self._end()
+
+
+def _preload() -> None:
+    """Has the fork server import torch once, instead of each worker. A server that runs already stays as it is."""
+    pythons = ["__main__"]
+    if getattr(forkserver._forkserver, "_preload_modules", None) == pythons:  # type: ignore[attr-defined]
+        forkserver.set_forkserver_preload([*pythons, *_PRELOADED])
 
 
 class _Sent:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import logging
 import os
 import pickle
@@ -163,6 +164,8 @@ class _Worker:
     def _prepare(self) -> None:
         """As torch's workers: one thread, generators seeded by worker, get_worker_info(), worker_init_fn."""
         setup = self._setup
+        # The garbage collector writes to each object that it looks at. What this process was forked with would become its own copy.
+        gc.freeze()
         _own_files()
         torch.set_num_threads(1)
         seed = setup.base_seed + self._id
