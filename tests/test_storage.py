@@ -424,6 +424,40 @@ def test_pictures_listed_by_http_urls(shapes, tmp_path):
         server.shutdown()
 
 
+def test_a_step_on_arrays_has_as_many_requests_in_flight_as_no_step(tmp_path):
+    rows = np.random.default_rng(0).random((64, 4096), np.float32)
+    (tmp_path / "rows").mkdir()
+    for number, row in enumerate(rows):
+        np.save(tmp_path / f"rows/{number:02}.npy", row)
+    shutil.make_archive(tmp_path / "rows", "zip", tmp_path / "rows")
+    lock, under_way, most = threading.Lock(), 0, 0
+
+    class Slow(Ranges):
+        def do_GET(self):
+            nonlocal under_way, most
+            with lock:
+                under_way += 1
+                most = max(most, under_way)
+            time.sleep(0.05)
+            with lock:
+                under_way -= 1
+            super().do_GET()
+
+    handler = lambda *args: Slow(*args, directory=str(tmp_path))  # noqa: E731
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        source = package.arrays(f"http://127.0.0.1:{server.server_port}/rows.zip")
+        for step, expect in [(None, rows), (lambda row: row + 1, rows + 1)]:
+            most = 0
+            steps = source if step is None else source.map(step)
+            with package.DataLoader(steps, batch_size=4, num_workers=1, shuffle=True, seed=0, output="numpy") as loader:
+                got = np.concatenate([batch[0] for batch in loader])
+            order = [int(np.flatnonzero((expect == row).all(1))[0]) for row in got]
+            assert sorted(order) == list(range(64)) and order != sorted(order)
+            assert most > 4, f"{most} requests at once"
+        server.shutdown()
+
+
 def test_a_forked_process_makes_connections_of_its_own(shapes, tmp_path):
     _, url = shapes
     source = package.images(f"{url}/train").resize((32, 32))

@@ -5,9 +5,12 @@ use crate::array::Array;
 use crate::memory::dtype_of;
 use feedline::decode::RgbImage;
 use feedline::deliver::SampleContext;
-use feedline::pipeline::{CustomTransform, Interrupted, NotOfTheSample, Pipeline, Raw, StepError, make_sample};
+use feedline::pipeline::{
+    CustomTransform, Interrupted, NotOfTheSample, Pipeline, Raw, StepError, make_sample, sample_of,
+};
 use feedline::plan::rng::SampleRng;
 use feedline::plan::{Plan, Request};
+use feedline::read::SampleReader;
 use feedline::{DType, Error, FieldSpec, Result, Slot, Stage};
 use pyo3::exceptions::{
     PyBaseException, PyConnectionError, PyException, PyFileNotFoundError, PyImportError, PyIsADirectoryError,
@@ -378,9 +381,15 @@ impl Mapped {
     }
 }
 
+// What is read, and how, is the inner pipeline's.
+#[deny(clippy::missing_trait_methods)]
 impl Pipeline for Mapped {
     fn len(&self) -> u64 {
         self.inner.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.inner.is_empty()
     }
 
     fn fingerprint(&self) -> u64 {
@@ -399,13 +408,37 @@ impl Pipeline for Mapped {
         self.inner.warnings()
     }
 
-    fn read(&self, _: &Request, _: &mut Raw, _: &mut SampleContext) -> Result<()> {
-        Ok(())
+    fn read(&self, request: &Request, raw: &mut Raw, context: &mut SampleContext) -> Result<()> {
+        self.inner.read(request, raw, context)
     }
 
-    fn make(&self, request: &Request, _: &Raw, slot: &mut Slot<'_>, clock: &mut SampleContext) -> Result<()> {
-        let sample = make_sample(&*self.inner, request, clock)?;
-        clock.enter(Stage::Augment);
+    fn sample_reader(&self) -> Option<&SampleReader> {
+        self.inner.sample_reader()
+    }
+
+    fn read_ahead(&self) -> usize {
+        self.inner.read_ahead()
+    }
+
+    fn is_near(&self, one: u64, next: u64) -> bool {
+        self.inner.is_near(one, next)
+    }
+
+    fn read_many(&self, requests: &[Request], raws: &mut [Raw], context: &mut SampleContext) -> Vec<Result<()>> {
+        self.inner.read_many(requests, raws, context)
+    }
+
+    fn raw_bytes(&self, index: u64) -> u64 {
+        self.inner.raw_bytes(index)
+    }
+
+    fn follow(&self, plan: &Plan) -> Result<()> {
+        self.inner.follow(plan)
+    }
+
+    fn make(&self, request: &Request, raw: &Raw, slot: &mut Slot<'_>, context: &mut SampleContext) -> Result<()> {
+        let sample = sample_of(&*self.inner, request, raw, context)?;
+        context.enter(Stage::Augment);
         let made = with_python(|py| {
             let made = self.call(py, sample.fields, request)?;
             if made.len() != self.fields.len() {

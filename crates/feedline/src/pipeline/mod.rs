@@ -182,10 +182,18 @@ pub fn read_samples(
 /// # Errors
 /// Any error of the pipeline.
 pub fn make_sample(pipeline: &dyn Pipeline, request: &Request, context: &mut SampleContext) -> Result<Sample> {
-    let specs = pipeline.fields();
     let mut raw = Raw::new();
     context.enter(Stage::Read);
     pipeline.read(request, &mut raw, context)?;
+    sample_of(pipeline, request, &raw, context)
+}
+
+/// Makes one sample of the bytes that [`Pipeline::read`] gave.
+///
+/// # Errors
+/// Those of [`Pipeline::make`].
+pub fn sample_of(pipeline: &dyn Pipeline, request: &Request, raw: &Raw, context: &mut SampleContext) -> Result<Sample> {
+    let specs = pipeline.fields();
     let is_stacked = |spec: &&FieldSpec| spec.collate == Collate::Stack;
     let mut stacked = Vec::with_capacity(specs.len());
     for spec in specs.iter().filter(is_stacked) {
@@ -193,7 +201,7 @@ pub fn make_sample(pipeline: &dyn Pipeline, request: &Request, context: &mut Sam
         stacked.push(array.map_err(|error| error.needed_for(|| format!("field {:?} of one sample", spec.name)))?);
     }
     let mut slot = Slot::new(specs, stacked.iter_mut().map(Array::as_bytes_mut));
-    pipeline.make(request, &raw, &mut slot, context)?;
+    pipeline.make(request, raw, &mut slot, context)?;
     let mut owned = slot.into_owned().into_iter();
     let mut stacked = stacked.into_iter();
     let fields = specs

@@ -102,7 +102,7 @@ pub(in crate::read) fn index_as(source: &dyn Source, object: &Object, format: Fo
         Format::Parquet => {
             return Err(Error::Unsupported {
                 what: format!("reading {}", source.location(&object.key)),
-                remedy: "Build with the feature `parquet`: cargo install --path crates/feedline-cli --features parquet"
+                remedy: "Build with the feature `parquet`: cargo install --locked --path crates/feedline-cli --features parquet"
                     .into(),
             });
         }

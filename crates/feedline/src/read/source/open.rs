@@ -67,6 +67,7 @@ fn cloud(url: &str, storage: &Storage) -> Result<Arc<dyn Source>> {
 fn cloud(url: &str, _: &Storage) -> Result<Arc<dyn Source>> {
     Err(Error::Unsupported {
         what: format!("reading from {}", url.split("://").next().unwrap_or_default().to_owned() + "://"),
-        remedy: "Build with the feature `cloud`: cargo install --path crates/feedline-cli --features cloud".into(),
+        remedy: "Build with the feature `cloud`: cargo install --locked --path crates/feedline-cli --features cloud"
+            .into(),
     })
 }
