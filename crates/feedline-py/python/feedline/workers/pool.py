@@ -424,7 +424,7 @@ class Pool:
 def _preload() -> None:
     """Has the fork server import torch once, instead of each worker. A server that runs already stays as it is."""
     pythons = ["__main__"]
-    if getattr(forkserver._forkserver, "_preload_modules", None) == pythons:  # type: ignore[attr-defined]
+    if getattr(forkserver._forkserver, "_preload_modules", None) == pythons:
         forkserver.set_forkserver_preload([*pythons, *_PRELOADED])
 
 
