@@ -14,7 +14,7 @@ import feedline.torch
 import pytest
 import torch
 from torch.utils.data import DistributedSampler as TorchSampler
-from torch_datasets import Draws, Numbers
+from torch_datasets import Dealt, Draws, Numbers
 
 OURS = feedline.torch.DataLoader
 N = 26
@@ -65,6 +65,7 @@ def test_an_epoch_that_is_delivered_twice_is_told_once():
 SHUFFLED = {
     "torch's distributed": lambda: {"sampler": TorchSampler(Numbers(N), 1, 0, seed=2)},
     "ours": lambda: {"sampler": feedline.torch.DistributedSampler(Numbers(N), 1, 0, seed=2)},
+    "own": lambda: {"sampler": Dealt(Numbers(N), 1, 0, seed=2)},
     "generator": lambda: {"shuffle": True, "generator": torch.Generator().manual_seed(2)},
 }
 
@@ -96,17 +97,9 @@ def test_an_iterator_that_nobody_asks_loses_no_place(kind, workers):
         assert head + list(loop(again, stop // 7)) == whole, stop
 
 
-class Every(TorchSampler):
-    """A distributed sampler of one's own: which rank gets what is its affair."""
-
-    def __iter__(self):
-        order = torch.randperm(len(self.dataset), generator=torch.Generator().manual_seed(self.epoch)).tolist()
-        return iter((order + order)[self.rank : self.total_size : self.num_replicas])
-
-
 def test_a_distributed_sampler_of_ones_own_goes_on_with_its_epoch_on_as_many_ranks():
     def make(ranks, rank):
-        return OURS(Draws(N), 4, sampler=Every(Numbers(N), ranks, rank))
+        return OURS(Draws(N), 4, sampler=Dealt(Numbers(N), ranks, rank))
 
     loader = make(3, 1)
     loader.set_epoch(3)
@@ -122,6 +115,32 @@ def test_a_distributed_sampler_of_ones_own_goes_on_with_its_epoch_on_as_many_ran
     assert [int(index) for batch in again for index in batch[:, 0]] == list(again.sampler), "another epoch begins at its first sample"
     with pytest.raises(feedline.StateError, match="num_replicas is 3, this loader's is 2"):
         make(2, 1).load_state_dict(state)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", [TorchSampler, feedline.torch.DistributedSampler, Dealt], ids=["torchs", "ours", "own"])
+def test_the_epoch_of_a_pass_is_the_one_when_its_iterator_is_made(kind, workers):
+    # OpenPCDet makes one iterator for all epochs, and sets the epoch that it goes on with after that.
+    def make(loader=OURS, **options):
+        return loader(Draws(N), 4, sampler=kind(Numbers(N), 2, 1), **options)
+
+    def late(loader):
+        batches = iter(loader)
+        loader.sampler.set_epoch(3)
+        first = next(batches)
+        assert loader.sampler.epoch == 3
+        state = json.loads(json.dumps(loader.state_dict())) if isinstance(loader, OURS) else None
+        return torch.cat([first, *batches]), state
+
+    of_torch, _ = late(make(torch.utils.data.DataLoader, num_workers=2))
+    batches, state = late(make(num_workers=workers))
+    assert batches[:, 0].tolist() == of_torch[:, 0].tolist() == list(kind(Numbers(N), 2, 1))
+    assert torch.equal(batches, torch.cat(list(make()))), "the draws are of the same epoch"
+    again = make(num_workers=2 - workers)
+    again.load_state_dict(state)
+    rest = iter(again)
+    again.sampler.set_epoch(3)
+    assert torch.equal(torch.cat(list(rest)), batches[4:])
 
 
 def test_two_iterators_that_begin_at_the_same_place_are_told():

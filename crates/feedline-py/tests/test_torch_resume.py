@@ -16,6 +16,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SubsetRand
 from torch.utils.data import DistributedSampler as TorchSampler
 from torch_datasets import (
     WORKERS,
+    Dealt,
     Draws,
     Failing,
     Gated,
@@ -600,7 +601,7 @@ def test_a_collate_function_draws_by_its_batch(workers):
     assert len(set(values)) == len(values)
 
 
-@pytest.mark.parametrize("kind", [TorchSampler, feedline.torch.DistributedSampler], ids=["torchs", "ours"])
+@pytest.mark.parametrize("kind", [TorchSampler, feedline.torch.DistributedSampler, Dealt], ids=["torchs", "ours", "own"])
 def test_all_ranks_agree_on_a_samples_draws_whatever_they_were_seeded_with(kind):
     def of_ranks(replicas, epoch, seed=0, times=1):
         seen = {}
@@ -620,9 +621,10 @@ def test_all_ranks_agree_on_a_samples_draws_whatever_they_were_seeded_with(kind)
     assert len({value for seen in [one, *others] for value in seen.values()}) == 4 * 24
 
 
-def test_a_state_knows_how_often_its_epoch_was_delivered():
+@pytest.mark.parametrize("kind", [TorchSampler, Dealt], ids=["torchs", "own"])
+def test_a_state_knows_how_often_its_epoch_was_delivered(kind):
     def loader():
-        return OURS(Draws(N), 4, sampler=TorchSampler(Draws(N), 2, 0))
+        return OURS(Draws(N), 4, sampler=kind(Draws(N), 2, 0))
 
     first = loader()
     rows(first)

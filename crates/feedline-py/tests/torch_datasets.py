@@ -15,7 +15,7 @@ import feedline.torch
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import Dataset, IterableDataset, RandomSampler, Sampler, get_worker_info
+from torch.utils.data import Dataset, DistributedSampler, IterableDataset, RandomSampler, Sampler, get_worker_info
 
 LOADERS = [torch.utils.data.DataLoader, feedline.torch.DataLoader]
 BOTH = pytest.mark.parametrize("kind", LOADERS, ids=["torch", "feedline"])
@@ -349,6 +349,14 @@ class Reversed(RandomSampler):
 
     def __iter__(self):
         return reversed(range(len(self.data_source)))
+
+
+class Dealt(DistributedSampler):
+    """A distributed sampler of one's own: which rank gets what is its affair. Its order does not depend on its seed."""
+
+    def __iter__(self):
+        order = torch.randperm(len(self.dataset), generator=torch.Generator().manual_seed(self.epoch)).tolist()
+        return iter((order + order)[self.rank : self.total_size : self.num_replicas])
 
 
 class Rotated(Sampler):

@@ -424,13 +424,16 @@ class Iterated(Order):
         self._key: int | None = None
         # The epoch of a pass or a loaded place, of subclasses of torch's DistributedSampler.
         self._epoch: int | None = None
+        # That of the sampler when its iterator was made.
+        self._asked: int | None = None
+        # The newest epoch of theirs, and how often it was delivered; of a pass, before it.
+        self._delivered: tuple[int | None, int] = (None, 0)
 
     def begin(self) -> Iterated:
         if self._loaded is not None and self._loaded[0] and self._epoch not in (None, self._epoch_now()):
             # The program has set another epoch.
             self._loaded = None
         begun = copy.copy(self)
-        begun._epoch = self._epoch_now()
         begun._start, state, begun._origin, begun.is_resumed = self._loaded or (0, None, None, False)
         begun._resumed, self._loaded, self._was_used = self._loaded, None, True
         if state is not None:
@@ -439,6 +442,13 @@ class Iterated(Order):
         if begun._origin is not None:
             innermost.generator.set_state(generator_of(begun._origin))
         begun._key = _key_of_accelerates(innermost)
+        begun._epoch = epoch = self._epoch_now()
+        if epoch is not None:
+            repeat = self._delivered[1] if self._delivered[0] == epoch else 0
+            begun._delivered, self._delivered = (epoch, repeat), (epoch, repeat + 1)
+            if isinstance(getattr(innermost, "seed", None), int):
+                # As of torch's own class: ranks may be seeded apart, and a sample draws the same on each.
+                begun._key = key_of_pass(1, innermost.seed, epoch, repeat)
         # As torch, which asks before it draws the seed of the workers.
         begun.again()
         if state is None:
@@ -446,9 +456,17 @@ class Iterated(Order):
                 next(begun._iterator, None)
         return begun
 
+    def take_back(self, idle: Iterated) -> bool:
+        is_resumed = super().take_back(idle)
+        if idle._epoch is None or idle._epoch != self._epoch_now():
+            return is_resumed
+        self._delivered = idle._delivered
+        return True
+
     def again(self) -> None:
         before = self._origin_now()
         self._iterator = iter(self._batches)
+        self._asked = self._epoch_now()
         if self._origin_now() != before:
             # It draws when it is asked, not with its first batch.
             self._origin = before
@@ -458,12 +476,21 @@ class Iterated(Order):
 
     def tasks(self) -> Iterator[Task]:
         self._origin = self._origin or self._origin_now()
+        # With workers the first batch is drawn when the pass begins. Without, an epoch that is set after that must not count either.
+        later = self._epoch_now()
+        is_late = later != self._asked and not self._start
         # Not a for loop, which would ask the iterator for an iterator: a sampler that is its own begins again then.
         while True:
+            if is_late:
+                _innermost(self._batches).set_epoch(self._asked)
             try:
                 keys = next(self._iterator)
             except StopIteration:
                 return
+            finally:
+                if is_late:
+                    _innermost(self._batches).set_epoch(later)
+            is_late = False
             yield Task(keys, None)
 
     def snapshot(self) -> Any:
@@ -481,6 +508,7 @@ class Iterated(Order):
         place = {"batches": batches, "state": state, "origin": origin, "batch_size": self.batch_size, "begun": begun}
         if isinstance(innermost := _innermost(self._batches), TorchDistributedSampler):
             place |= {"epoch": self._epoch, "num_replicas": innermost.num_replicas, "length": len(innermost)}
+            place["delivered"] = list(self._delivered)
         return place
 
     def _epoch_now(self) -> int | None:
@@ -516,6 +544,7 @@ class Iterated(Order):
         if origin is not None and self._origin_now() is None:
             raise differs("sampler", "one with a generator", "one without")
         self._loaded, self._epoch = (place["batches"], place["state"], origin, place["begun"]), epoch
+        self._delivered = tuple(place.get("delivered", (None, 0)))
         if epoch is not None:
             innermost.set_epoch(epoch)
 
