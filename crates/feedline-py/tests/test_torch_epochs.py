@@ -1,4 +1,5 @@
-"""feedline.torch.DataLoader from one pass to the next: epochs after a restart, the end of a pass, and memory that is used again."""
+"""feedline.torch.DataLoader from one pass to the next: epochs after a restart, the end of a pass, states out of order, and memory
+that is used again."""
 
 import gc
 import json
@@ -14,7 +15,8 @@ import feedline.torch
 import pytest
 import torch
 from torch.utils.data import DistributedSampler as TorchSampler
-from torch_datasets import Dealt, Draws, Numbers
+from torch.utils.data import WeightedRandomSampler
+from torch_datasets import Dealt, Draws, Gated, GatedShards, Numbers, Shards, Stateful, numbers_of
 
 OURS = feedline.torch.DataLoader
 N = 26
@@ -40,6 +42,29 @@ def test_a_program_that_seeds_itself_anew_does_not_get_the_same_order_twice(work
     again.load_state_dict(state)
     rest = epochs(again, 3)
     assert [head + rest[0], *rest[1:]] == expected
+
+
+@pytest.mark.parametrize("options", [{}, {"num_workers": 2, "persistent_workers": True}], ids=["0", "2"])
+@pytest.mark.parametrize(
+    "order", [{"shuffle": True}, {"sampler": WeightedRandomSampler(range(1, N + 1), N)}, {}], ids=["shuffled", "weighted", "none"]
+)
+def test_a_state_between_two_epochs_has_the_next_one(order, options):
+    """Whatever the program that goes on was seeded with; if it stands where the state was taken, those after it, too."""
+    for first in (0, 1):
+        torch.manual_seed(1)
+        loader = OURS(Draws(N), 4, **options, **order)
+        epochs(loader, first)
+        stood, state = torch.get_rng_state(), json.loads(json.dumps(loader.state_dict()))
+        assert torch.equal(torch.get_rng_state(), stood)
+        expected = epochs(loader, 3)
+        again, exact = (OURS(Draws(N), 4, **options, **order) for _ in range(2))
+        torch.manual_seed(1 if first else 7)  # a program that seeds itself as before must not begin with its first epoch again
+        again.load_state_dict(state)
+        assert again.state_dict() == state
+        assert epochs(again, 1) == expected[:1]
+        torch.set_rng_state(stood)
+        exact.load_state_dict(state)
+        assert epochs(exact, 3) == expected
 
 
 def test_a_distributed_epoch_that_is_complete_is_not_delivered_again():
@@ -290,3 +315,74 @@ def test_a_worker_that_is_killed_behind_its_end_has_nothing_more_to_deliver(tmp_
             seen.append(batch.tolist())
     seen += [batch.tolist() for batch in batches]
     assert sorted(sum(seen, [])) == [*range(40), *range(100, 105)]
+
+
+# --- Out of order
+
+# Out of order the first batch waits at a gate, while others are handed out.
+OUT_OF_ORDER = {
+    "drawn": lambda: {"batch_size": 2, "shuffle": True, "generator": torch.Generator().manual_seed(3)},
+    "plan": lambda: {"batch_size": 2, "sampler": feedline.torch.DistributedSampler(Numbers(N), 1, 0, seed=4)},
+    "own-with-state": lambda: {"batch_size": 2, "sampler": Stateful(N)},
+    "batches": lambda: {"batch_sampler": [[0, 1], [2, 3, 4], [5], [6, 7], [8], [9, 10]]},
+}
+
+
+@pytest.mark.parametrize("orders", OUT_OF_ORDER.values(), ids=OUT_OF_ORDER)
+def test_a_state_out_of_order_goes_on_with_every_batch_that_is_missing(orders, tmp_path):
+    expected = [batch.tolist() for batch in OURS(Numbers(N), **orders())]
+    batches = iter(loader := OURS(Gated(N, expected[0][0], tmp_path / "gate"), num_workers=2, in_order=False, **orders()))
+    seen = [next(batches)[:, 0].tolist() for _ in range(3)]
+    missing = [batch for batch in expected if batch not in seen]
+    assert len(missing) == len(expected) - 3 and missing[0] == expected[0]
+    state = json.loads(json.dumps(loader.state_dict()))
+    again, third = (OURS(Numbers(N), **orders()) for _ in range(2))
+    again.load_state_dict(state)
+    assert again.state_dict() == state
+    first = next(iter(again)).tolist()
+    assert again.state_dict()["early"] is not None, "later batches were handed out before the state, too"
+    third.load_state_dict(again.state_dict())
+    assert [first, *(batch.tolist() for batch in third)] == missing
+    ahead = OURS(Numbers(N), num_workers=2, in_order=False, **orders())
+    ahead.load_state_dict(state)
+    assert sorted(batch.tolist() for batch in ahead) == sorted(missing)
+    (tmp_path / "gate").touch()
+    assert sorted(batch[:, 0].tolist() for batch in batches) == sorted(missing)
+
+
+def test_a_state_out_of_order_is_for_one_process_and_the_same_batches(tmp_path):
+    def gapped(**options):
+        batches = iter(loader := OURS(Gated(N, 0, tmp_path / "gate"), 2, num_workers=2, in_order=False, **options))
+        next(batches)
+        return batches, loader
+
+    unshuffled = {"shuffle": False}
+    batches, loader = gapped(sampler=TorchSampler(Numbers(N), 1, 0, **unshuffled))
+    state = loader.state_dict()
+    for size, ranks, field in ((3, 1, "batch_size"), (2, 2, "num_replicas")):
+        again = OURS(Numbers(N), size, sampler=TorchSampler(Numbers(N), ranks, 0, **unshuffled))
+        with pytest.raises(feedline.StateError) as raised:
+            again.load_state_dict(state)
+        assert raised.value.field == field
+        assert numbers_of(again) == list(range(0, N, ranks))
+    again = OURS(Numbers(N), 2, sampler=TorchSampler(Numbers(N), 1, 0, **unshuffled))
+    again.load_state_dict(state)
+    again.set_epoch(1)
+    assert numbers_of(again) == list(range(N)), "in another epoch nothing was handed out"
+    shared, loader = gapped(sampler=TorchSampler(Numbers(N), 2, 0, **unshuffled))
+    with pytest.raises(feedline.UnsupportedError, match="in_order"):
+        loader.state_dict()
+    (tmp_path / "gate").touch()
+    assert len(list(batches)) == 12 and len(list(shared)) == 6
+    assert loader.state_dict()["place"]["done"]
+
+
+def test_out_of_order_each_worker_of_an_iterable_data_set_has_its_own_place(tmp_path):
+    batches = iter(loader := OURS(GatedShards(tmp_path / "gate", 5, 5), 1, num_workers=2, in_order=False))
+    assert [next(batches).item() for _ in range(2)] == [1000, 1001]
+    state = json.loads(json.dumps(loader.state_dict()))
+    again = OURS(Shards(5, 5), 1, num_workers=2)
+    again.load_state_dict(state)
+    assert numbers_of(again) == [0, 1002, 1, 1003, 2, 1004, 3, 4]
+    (tmp_path / "gate").touch()
+    assert sorted(numbers_of(batches)) == [0, 1, 2, 3, 4, 1002, 1003, 1004]

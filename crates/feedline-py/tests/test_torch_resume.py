@@ -19,7 +19,6 @@ from torch_datasets import (
     Dealt,
     Draws,
     Failing,
-    Gated,
     Logged,
     Mortal,
     Numbers,
@@ -474,22 +473,6 @@ def test_a_worker_that_dies_moves_nothing(tmp_path):
     again = OURS(Numbers(N), 4)
     again.load_state_dict(state)
     assert numbers_of(again) == list(range(4, N))
-
-
-def test_a_state_out_of_order_is_refused_or_loses_nothing(tmp_path):
-    loader = OURS(Gated(24, 0, tmp_path / "gate"), batch_size=2, num_workers=2, in_order=False)
-    batches = iter(loader)
-    seen = [index for _ in range(3) for index in next(batches)[:, 0].tolist()]
-    try:
-        state = loader.state_dict()
-    except feedline.FeedlineError as error:
-        assert "in_order" in str(error)
-    else:
-        again = OURS(Numbers(24), batch_size=2, num_workers=2, in_order=False)
-        again.load_state_dict(state)
-        assert sorted(seen + numbers_of(again)) == list(range(24))
-    (tmp_path / "gate").touch()
-    assert len(list(batches)) == 9
 
 
 OTHERS = {

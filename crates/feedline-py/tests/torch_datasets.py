@@ -269,6 +269,19 @@ class Shards(IterableDataset):
                 yield torch.tensor([1000 * place + item] + [torch.rand(()) for _ in range(self.draws)])
 
 
+class GatedShards(Shards):
+    """Worker 0 waits until a file is there."""
+
+    def __init__(self, gate, *sizes):
+        super().__init__(*sizes)
+        self.gate = str(gate)
+
+    def __iter__(self):
+        while get_worker_info().id == 0 and not os.path.exists(self.gate):
+            time.sleep(0.005)
+        yield from super().__iter__()
+
+
 class Sized(Shards):
     def __init__(self, length, *sizes):
         super().__init__(*sizes)

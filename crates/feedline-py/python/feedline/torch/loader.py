@@ -21,7 +21,7 @@ from ..source import Source
 from ..workers.fetch import BadSamples
 from ..workers.ragged import Rule, collate_fn_of
 from .order import DISTRIBUTED, DRAWN, Drawn, Iterated, Order, Planned, differs, generator_of, text_of
-from .passes import Place, SinglePass, WorkerPass
+from .passes import Early, Place, SinglePass, WorkerPass
 from .samplers import DistributedBatchSampler
 from .streams import Streams
 
@@ -49,6 +49,16 @@ def order_of(loader: Any) -> Order:
     return Iterated(loader._index_sampler, sampler, size, drop_last)
 
 
+def _drawn_seed(generator: torch.Generator | None) -> int:
+    """The seed of a pass's workers, drawn as torch draws it."""
+    return int(torch.empty((), dtype=torch.int64).random_(generator=generator).item())
+
+
+def _checksum() -> int:
+    """Of the state of the main generator."""
+    return zlib.crc32(torch.default_generator.get_state().numpy().tobytes())
+
+
 class _Course:
     """Where a loader is. One object, made with it: Lightning sets attributes that a loader got later on its copies, too."""
 
@@ -61,8 +71,9 @@ class _Course:
         self.place: Place | None = None
         # The drawn seed and number of the next pass, if no seed is to be drawn for it.
         self.seed: tuple[int, int] | None = None
-        # The checksum of a loaded state; see Place.
+        # The checksum of a loaded state, and the batches that were handed out before earlier ones; see Place.
         self.before: int | None = None
+        self.early: Early | None = None
 
     def __reduce__(self) -> Any:
         return _Course, (self._limit,)
@@ -207,29 +218,33 @@ class DataLoader(torch.utils.data.DataLoader[T]):
             # OpenPCDet's loop makes an iterator before its first epoch, and another one in it. Only the second is asked.
             idle.is_taken_back = idle.source.take_back(idle.order)
             if idle.order.is_resumed and idle.is_taken_back:
-                course.seed, course.before = idle.loaded
-        loaded = course.seed, course.before
+                course.seed, course.before, course.early = idle.loaded
+        loaded = course.seed, course.before, course.early
         order = self._order.begin()
-        before = None if self.generator is not None else zlib.crc32(torch.default_generator.get_state().numpy().tobytes())
+        early: set[int] = set()
+        if course.early is not None and order.is_resumed and self._order.epoch() == course.early.epoch:
+            early.update(course.early.numbers)
+        before = None if self.generator is not None else _checksum()
         if order.is_resumed:
             if course.before is not None and before == course.before:
                 # The program was seeded as before and stands where the pass began: its draws are made, as they were then.
-                torch.empty((), dtype=torch.int64).random_()
+                if course.seed is None or course.seed[1] == 0:
+                    _drawn_seed(None)
                 order.draw_again()
             # A sampler with a seed of its own has no drawn one in its state: the workers begin with what the samples have.
             base_seed, passes = course.seed or ((order.key() or 0) >> 1, 0)
         elif course.seed is not None and self.persistent_workers:
             base_seed, passes = course.seed
         else:
-            base_seed = int(torch.empty((), dtype=torch.int64).random_(generator=self.generator).item())
+            base_seed = _drawn_seed(self.generator)
             passes = 0
             if has_new_workers:
                 order.again()
         # torch's persistent workers keep the seed that they began with.
         course.seed = (base_seed, passes + 1) if self.persistent_workers else None
-        course.place = Place(order, base_seed, passes, course.before if order.is_resumed else before, course.bad)
-        course.place.source, course.place.loaded = self._order, loaded
-        course.before = None
+        course.place = Place(order, base_seed, passes, course.before if order.is_resumed else before, course.bad, early)
+        course.place.source, course.place.epoch, course.place.loaded = self._order, self._order.epoch(), loaded
+        course.before = course.early = None
         return course.place
 
     def set_epoch(self, epoch: int) -> None:
@@ -255,15 +270,22 @@ class DataLoader(torch.utils.data.DataLoader[T]):
             place.order.finish()
         state: dict[str, Any] = {"feedline_loader": _FORMAT, "kind": self._order.kind, "bad_samples": self._course.bad.count}
         if place is not None and is_in_pass:
-            state["place"] = place.state()
+            state["place"], early = place.state()
             state["seed"] = None if place.order.key() is not None else [place.base_seed, place.passes]
             state["before"] = None if place.order.key() is not None else place.before
         else:
+            seed, state["before"], early = self._course.seed, self._course.before, self._course.early
             behind = None if place is None else place.order.behind()
+            if self.generator is None and self._order.kind == "drawn" and not (place is None and self._order.is_loaded):
+                # What the next pass would draw if it began now, of a copy: a program that goes on may be seeded anew.
+                main = torch.Generator()
+                main.set_state(torch.default_generator.get_state())
+                seed, state["before"] = seed or (_drawn_seed(main), 0), _checksum()
+                behind = self._order.coming(main)
             state["place"] = behind or self._order.at_rest()
-            seed = self._course.seed
             state["seed"] = None if seed is None or self._order.kind == "plan" else list(seed)
-            state["before"] = self._course.before
+        if early is not None:
+            state["early"] = list(early)
         if self.generator is not None and self._order.kind != "plan":
             state["generator"] = text_of(self.generator.get_state())
         return state
@@ -287,13 +309,18 @@ class DataLoader(torch.utils.data.DataLoader[T]):
             )
         if state_dict["kind"] != self._order.kind:
             raise differs("kind", state_dict["kind"], self._order.kind)
+        early = None if state_dict.get("early") is None else Early(*state_dict["early"])
+        if early is not None and early.batch_size != self._order.batch_size:
+            raise differs("batch_size", early.batch_size, self._order.batch_size)
+        if early is not None and self._order.ranks() > 1:
+            raise differs("num_replicas", 1, self._order.ranks())
         try:
             seed = state_dict["seed"]
             self._order.load(state_dict["place"])
         except (KeyError, IndexError, TypeError) as error:
             raise StateError(f"this state is not whole: {error!r}. Give what state_dict() returned, unchanged") from None
         self._course.seed = None if seed is None else (seed[0], seed[1])
-        self._course.before = state_dict.get("before")
+        self._course.before, self._course.early = state_dict.get("before"), early
         self._course.bad.count = state_dict.get("bad_samples", 0)
         if state_dict.get("generator") is not None and self.generator is not None:
             self.generator.set_state(generator_of(state_dict["generator"]))

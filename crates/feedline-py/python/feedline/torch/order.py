@@ -88,6 +88,14 @@ class Order:
         """The key of the pass that began, if the order has a seed of its own."""
         return None
 
+    def epoch(self) -> int | None:
+        """The epoch that the sampler stands at, if it has one."""
+        return None
+
+    def ranks(self) -> int:
+        """How many processes share the samples."""
+        return torch.distributed.get_world_size() if torch.distributed.is_available() and torch.distributed.is_initialized() else 1
+
     def tasks(self) -> Iterator[Task]:
         """The rest of the pass."""
         raise NotImplementedError
@@ -114,6 +122,15 @@ class Order:
     def behind(self) -> dict[str, Any] | None:
         """The place behind this pass, if that is another than the one before the next."""
         return None
+
+    def coming(self, main: torch.Generator) -> dict[str, Any]:
+        """The place before the next pass, with the draws that it would make now; the main generator is given, as a copy."""
+        raise NotImplementedError
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether a place is loaded that no pass has begun with."""
+        return self._loaded is not None
 
     def load(self, place: dict[str, Any]) -> None:
         """Takes up a place for the next pass. Raises :class:`feedline.StateError` if it belongs to another order."""
@@ -218,6 +235,12 @@ class Planned(Order):
         else:
             self._loaded = epoch, start
         return True
+
+    def epoch(self) -> int:
+        return self.sampler.epoch  # type: ignore[no-any-return]
+
+    def ranks(self) -> int:
+        return self.sampler.num_replicas  # type: ignore[no-any-return]
 
     def key(self) -> int:
         epoch, _, repeat = self._now
@@ -354,15 +377,18 @@ class Drawn(Order):
         return iter(clone)
 
     def place(self, batches: int, samples: int, snapshot: Any) -> dict[str, Any]:
-        origin = self._origin or self._origin_now()
+        origin = self._origin or self._origin_now(torch.default_generator)
         return {"samples": self._start + samples, "origin": origin, "begun": True, "drawn": self._is_drawn} | self._facts()
 
-    def _origin_now(self) -> Any:
-        """What the generator would give if the first sample were asked for now."""
+    def coming(self, main: torch.Generator) -> dict[str, Any]:
+        return {"samples": 0, "origin": self._origin_now(main), "begun": True, "drawn": True} | self._facts()
+
+    def _origin_now(self, main: torch.Generator) -> Any:
+        """What the generator would give if the first sample were asked for now; the main one is given."""
         one = self.sampler
         if type(one) is SequentialSampler:
             return None
-        state = (one.generator or torch.default_generator).get_state()
+        state = (one.generator or main).get_state()
         if type(one) is not RandomSampler or one.generator is not None:
             return {"state": text_of(state)}
         clone = torch.Generator()
@@ -430,7 +456,7 @@ class Iterated(Order):
         self._delivered: tuple[int | None, int] = (None, 0)
 
     def begin(self) -> Iterated:
-        if self._loaded is not None and self._loaded[0] and self._epoch not in (None, self._epoch_now()):
+        if self._loaded is not None and self._loaded[0] and self._epoch not in (None, self.epoch()):
             # The program has set another epoch.
             self._loaded = None
         begun = copy.copy(self)
@@ -442,7 +468,7 @@ class Iterated(Order):
         if begun._origin is not None:
             innermost.generator.set_state(generator_of(begun._origin))
         begun._key = _key_of_accelerates(innermost)
-        begun._epoch = epoch = self._epoch_now()
+        begun._epoch = epoch = self.epoch()
         if epoch is not None:
             repeat = self._delivered[1] if self._delivered[0] == epoch else 0
             begun._delivered, self._delivered = (epoch, repeat), (epoch, repeat + 1)
@@ -458,7 +484,7 @@ class Iterated(Order):
 
     def take_back(self, idle: Iterated) -> bool:
         is_resumed = super().take_back(idle)
-        if idle._epoch is None or idle._epoch != self._epoch_now():
+        if idle._epoch is None or idle._epoch != self.epoch():
             return is_resumed
         self._delivered = idle._delivered
         return True
@@ -466,7 +492,7 @@ class Iterated(Order):
     def again(self) -> None:
         before = self._origin_now()
         self._iterator = iter(self._batches)
-        self._asked = self._epoch_now()
+        self._asked = self.epoch()
         if self._origin_now() != before:
             # It draws when it is asked, not with its first batch.
             self._origin = before
@@ -477,7 +503,7 @@ class Iterated(Order):
     def tasks(self) -> Iterator[Task]:
         self._origin = self._origin or self._origin_now()
         # With workers the first batch is drawn when the pass begins. Without, an epoch that is set after that must not count either.
-        later = self._epoch_now()
+        later = self.epoch()
         is_late = later != self._asked and not self._start
         # Not a for loop, which would ask the iterator for an iterator: a sampler that is its own begins again then.
         while True:
@@ -511,9 +537,13 @@ class Iterated(Order):
             place["delivered"] = list(self._delivered)
         return place
 
-    def _epoch_now(self) -> int | None:
+    def epoch(self) -> int | None:
         innermost = _innermost(self._batches)
         return innermost.epoch if isinstance(innermost, TorchDistributedSampler) else None
+
+    def ranks(self) -> int:
+        innermost = _innermost(self._batches)
+        return innermost.num_replicas if isinstance(innermost, TorchDistributedSampler) else super().ranks()
 
     def _origin_now(self) -> str | None:
         """The state of the generator from which a sampler of torch's would draw the order now, if no other state is to be kept."""

@@ -8,7 +8,7 @@ import threading
 import warnings
 import weakref
 from collections import deque
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch.utils.data import default_collate
@@ -55,10 +55,20 @@ class Loader(Protocol):
     def _begin_place(self, has_new_workers: bool) -> Place: ...
 
 
+class Early(NamedTuple):
+    """Batches that were handed out before earlier ones (in_order=False)."""
+
+    numbers: list[int]
+    """Counted from the first one that was not."""
+    batch_size: int | None
+    epoch: int | None
+    """What the sampler's epoch was, if it has one: in another one they are not."""
+
+
 class Place:
     """How far a pass has come: what it has handed out, and what its random numbers are made of."""
 
-    def __init__(self, order: Order, base_seed: int, passes: int, before: int | None, bad: BadSamples) -> None:
+    def __init__(self, order: Order, base_seed: int, passes: int, before: int | None, bad: BadSamples, early: set[int]) -> None:
         self.order = order
         self.replace = bad.add
         # A checksum of the main generator before the draws of the pass.
@@ -70,12 +80,17 @@ class Place:
         self.samples = 0
         self.snapshot: Any = None
         self.has_ended = False
-        self._failed = 0, 0
-        # Batches that were left out of their turn, with in_order=False.
-        self.gaps = 0
-        # What the pass is one of, and the seed and checksum that were loaded for it.
+        # Samples and snapshots of batches behind the first one that is not handed out (in_order=False), and of those that failed
+        # since a batch was handed out, by their numbers in the pass.
+        self._early: dict[int, tuple[int, Any]] = {}
+        self._failed: dict[int, tuple[int, Any]] = {}
+        # Numbers of batches to come that were handed out before the state was taken that was loaded.
+        self.skipped = early
+        # The epoch of the sampler when the pass began; see Early.
+        self.epoch: int | None = None
+        # What the pass is one of, and what was loaded for it.
         self.source: Order | None = None
-        self.loaded: tuple[tuple[int, int] | None, int | None] = (None, None)
+        self.loaded: tuple[tuple[int, int] | None, int | None, Early | None] = (None, None, None)
         # Whether a batch was asked for, and whether a newer pass began at the same place before that.
         self.is_asked = False
         self.is_taken_back = False
@@ -91,25 +106,39 @@ class Place:
         """Whether every batch was handed out, as far as is known."""
         return self.has_ended or self.order.is_over(self.batches, self.samples)
 
-    def deliver(self, samples: int, snapshot: Any) -> None:
+    def deliver(self, number: int, samples: int, snapshot: Any) -> None:
         """Counts a batch, and those that failed before it: the pass has gone on without them."""
-        self.batches += 1 + self._failed[0]
-        self.samples += samples + self._failed[1]
-        self.snapshot = snapshot
-        self._failed = 0, 0
+        self._early |= self._failed
+        self._failed = {}
+        self._count(number, samples, snapshot)
 
-    def fail(self, samples: int) -> None:
+    def skip(self, number: int, samples: int, snapshot: Any) -> None:
+        """Counts a batch that was handed out before the state was taken that was loaded."""
+        self.skipped.discard(number)
+        self._count(number, samples, snapshot)
+
+    def _count(self, number: int, samples: int, snapshot: Any) -> None:
+        self._early[number] = samples, snapshot
+        while self.batches in self._early:
+            samples, self.snapshot = self._early.pop(self.batches)
+            self.batches += 1
+            self.samples += samples
+
+    def fail(self, number: int, samples: int, snapshot: Any) -> None:
         """A batch failed. A state that is taken now still begins with it."""
-        self._failed = self._failed[0] + 1, self._failed[1] + samples
+        self._failed[number] = samples, snapshot
 
-    def state(self) -> dict[str, Any]:
-        """The place for a state."""
-        if self.gaps:
+    def state(self) -> tuple[dict[str, Any], Early | None]:
+        """The place for a state: that of the first batch that is not handed out, and the later ones that are."""
+        place, numbers = self.order.place(self.batches, self.samples, self.snapshot), sorted({*self._early, *self.skipped})
+        if not numbers:
+            return place, None
+        if self.order.ranks() > 1:
             raise UnsupportedError(
-                f"{self.gaps} earlier batches are not handed out yet (in_order=False), so the place is no single number. Ask for "
-                "the state at the end of an epoch, or give in_order=True"
+                "earlier batches are not handed out yet (in_order=False), and each process has others, so that there is no place "
+                "for all of them. Ask for the state at the end of an epoch, or give in_order=True"
             )
-        return self.order.place(self.batches, self.samples, self.snapshot)
+        return place, Early([number - self.batches for number in numbers], self.order.batch_size, self.epoch)
 
 
 class Pass(_BaseDataLoaderIter):
@@ -134,12 +163,23 @@ class Pass(_BaseDataLoaderIter):
         self._place = loader._begin_place(self._has_new_workers)
         self._length_told = loader._IterableDataset_len_called
         self._tasks = self._place.order.tasks()
+        self._drawn = 0
         # Weak: with persistent workers the loader has its pass, and should go when the program lets go of it.
         self._loader = weakref.ref(loader)
         self._num_yielded = 0
 
     def _count(self, task: Task) -> int:
         return len(task.keys) if self._auto_collation and not isinstance(self._place.order, Streams) else 1
+
+    def _draw(self) -> tuple[Task, tuple[int, Any]]:
+        """The next task, with its number in the pass and the sampler's state behind it. Raises StopIteration."""
+        place, task = self._place, next(self._tasks)
+        drawn = self._drawn, place.order.snapshot()
+        self._drawn += 1
+        while self._drawn in place.skipped and (other := next(self._tasks, None)) is not None:
+            place.skip(self._drawn, self._count(other), place.order.snapshot())
+            self._drawn += 1
+        return task, drawn
 
     def _next_batch(self) -> Any:
         raise NotImplementedError
@@ -235,8 +275,7 @@ class SinglePass(Pass):
         place = self._place
         if place.has_ended:
             raise StopIteration
-        task = next(self._tasks)  # outside: a sampler draws from the generators of the program
-        snapshot = place.order.snapshot()
+        task, (number, snapshot) = self._draw()  # outside: a sampler draws from the generators of the program
         order = place.order
         try:
             with self._kept():
@@ -248,13 +287,13 @@ class SinglePass(Pass):
             raise
         except Exception as error:
             # As torch: the next call goes on behind the batch that failed.
-            place.fail(self._count(task))
+            place.fail(number, self._count(task), snapshot)
             if hasattr(error, "add_note") and self._fetcher.at is not None:
                 error.add_note(f"while the DataLoader was making sample {self._fetcher.at!r}")
             raise
         if isinstance(order, Streams):
             order.deliver(0, self._fetcher.state(), self._fetcher.has_ended)
-        place.deliver(self._count(task), snapshot)
+        place.deliver(number, self._count(task), snapshot)
         return batch
 
 
@@ -336,7 +375,7 @@ class WorkerPass(Pass, _MultiProcessingDataLoaderIter):
         assert self._pool is not None
         number = self._whose_turn()
         try:
-            task = next(self._tasks)
+            task, drawn = self._draw()
         except StopIteration:
             self._is_drawn = True
             return False
@@ -346,12 +385,11 @@ class WorkerPass(Pass, _MultiProcessingDataLoaderIter):
             # The sampler fails after the batches that it has given: those come first.
             self._is_drawn, self._problem = True, error
             return False
-        snapshot = self._place.order.snapshot()
         if self._splits and type(task.keys) is list and len(task.keys) >= 2 * self._num_workers:
-            self._jobs.append(self._pool.submit_parts(task, snapshot))
+            self._jobs.append(self._pool.submit_parts(task, drawn))
         else:
             self._turn = (number + 1) % self._num_workers
-            self._jobs.append(self._pool.submit(number, task, snapshot))
+            self._jobs.append(self._pool.submit(number, task, drawn))
         self._splits = False
         return True
 
@@ -388,7 +426,7 @@ class WorkerPass(Pass, _MultiProcessingDataLoaderIter):
                 self._open[job.worker] = False
             elif isinstance(answer, worker.Failed):
                 if not isinstance(order, Streams):
-                    self._place.fail(self._count(job.task))
+                    self._fail(job)
                 self._submit()
                 pickle.loads(answer.error).reraise()
             if self._open[job.worker]:
@@ -401,7 +439,7 @@ class WorkerPass(Pass, _MultiProcessingDataLoaderIter):
             try:
                 place.replace(made.replaced)
             except TooManyBadSamplesError:
-                place.fail(self._count(job.task))
+                self._fail(job)
                 self._pool.drop(job)
                 self._submit()
                 raise
@@ -412,11 +450,17 @@ class WorkerPass(Pass, _MultiProcessingDataLoaderIter):
             self._ahead = min(self._most_ahead, max(self._num_workers, fitting))
         if isinstance(order, Streams):
             order.deliver(job.worker, made.state, made.has_ended)
-        place.deliver(self._count(job.task), job.snapshot)
-        if not self._in_order:
-            place.gaps = sum(1 for other in self._jobs if other.number < job.number)
+            # Each worker has a place of its own, so that none is early.
+            place.deliver(place.batches, 1, None)
+        else:
+            number, snapshot = job.snapshot
+            place.deliver(number, self._count(job.task), snapshot)
         self._submit()
         return batch
+
+    def _fail(self, job: Job) -> None:
+        number, snapshot = job.snapshot
+        self._place.fail(number, self._count(job.task), snapshot)
 
     def _rest(self) -> None:
         super()._rest()
