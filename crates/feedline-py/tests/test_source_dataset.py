@@ -11,10 +11,11 @@ import feedline
 import numpy as np
 import pytest
 import torch
-from feedline.torch import DataLoader as TorchLoader
+from feedline.torch import DataLoader as TorchLoader, DistributedSampler
 from PIL import Image
 from torch.utils.data import ConcatDataset, Subset, random_split
 from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
 
 
 def delivered(source, epoch=0, **options):
@@ -133,8 +134,6 @@ def test_what_is_no_number_of_a_sample_is_refused_in_words(pictures):
             source[index]
     with pytest.raises(feedline.ConfigError, match="epoch=-1"):
         source.sample(0, epoch=-1)
-    with pytest.raises(feedline.ConfigError, match="size"):
-        feedline.images(pictures)[0]
 
 
 def test_a_sample_that_fails_says_what_the_loader_says(tmp_path):
@@ -263,8 +262,6 @@ def test_subsets_that_cannot_be_are_refused(pictures):
         source.subset([True, False])
     with pytest.raises(IndexError, match="no sample 60 among 60"):
         source.subset([0, 60])
-    with pytest.raises(feedline.ConfigError, match="0 samples"):
-        feedline.DataLoader(source.subset([]))
     with pytest.raises(TypeError):
         source + [1]
     for other in (plain(pictures).normalize(), feedline.images(pictures).resize((8, 8)), feedline.arrays(np.zeros(3))):
@@ -347,7 +344,7 @@ def test_sources_are_added(pictures):
     plain_twice = plain(pictures) + plain(pictures)
     assert same([plain_twice[index] for index in range(60, 120)], plain(pictures))
     # Sums and parts of one another, with steps.
-    three = (both + one).subset([26, 6, 0]).map(lambda image, label: (image * 2, label))
+    three = (both + one).subset([26, 6, 0]).map(lambda image: image * 2)
     assert same(three, [((both + one)[at][0] * 2, (both + one)[at][1]) for at in (26, 6, 0)])
     assert (both + one).labels == both.labels + one.labels == (one + (other + one)).labels
     assert same((both + one).subset(range(30)), one + (other + one))
@@ -356,6 +353,69 @@ def test_sources_are_added(pictures):
     assert [float(value) for (value,) in mixed] == [0, 1, 2, 5, 6] and mixed.labels is None and mixed.files is None
     longer = feedline.images(one.files, [0, 1, 2, 3, 4]).resize((8, 8)) + feedline.images(one.files, [0, 1, 0, 1, 0]).resize((8, 8))
     assert longer.classes == ["0", "1", "2", "3", "4"]
+
+
+def test_a_step_on_a_sum_of_pictures_is_one_on_each_of_them(pictures):
+    def stepped(source):
+        return source.map(noise, rng=True).resize(20).center_crop(16).hflip().map(drawn).normalize().map(lambda x: x * 2)
+
+    raw = feedline.images(pictures)
+    one, other = raw.subset([3, 50, 3]), raw.subset(range(40, 44))
+    expect = stepped(one) + stepped(other)
+    for both in (stepped(one + other), stepped(feedline.source.of_torch(ConcatDataset([one, other])))):
+        assert same([both.sample(at, 2, 5) for at in range(7)], [expect.sample(at, 2, 5) for at in range(7)])
+    assert same(stepped(one + other), expect) and same(stepped((one + other) + one), expect + stepped(one))
+    assert same(stepped((one + other).subset([5, 1])), [expect.sample(5), expect.sample(1)])
+    # Labels and parts need no step.
+    train, val = (raw + raw).split(0.75)
+    assert (len(train), len(val)) == (90, 30) and sorted(train.labels + val.labels) == sorted(raw.labels * 2)
+    assert same(stepped(val), stepped(pickle.loads(pickle.dumps(val))))
+    with pytest.raises(feedline.ConfigError, match="comes after normalize"):
+        (stepped(one) + stepped(other)).hflip()
+    with pytest.raises(AttributeError, match=r"no attribute 'hflip'. Some of its parts have it: call .hflip\(...\) on each before"):
+        (one.resize((4, 4)) + feedline.arrays(np.zeros((2, 3, 4, 4)))).hflip()
+    with pytest.raises(AttributeError, match="no attribute 'hflop'$"):
+        (feedline.arrays(np.zeros(3)) + feedline.dataset([1])).hflop()
+
+
+def test_a_picture_without_a_step_that_fixes_its_size_comes_at_its_own(tmp_path):
+    for number in range(4):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (20 + number, 30, 3), np.uint8)
+        Image.fromarray(pixels).resize((30, 300)).save(tmp_path / "a" / f"{number}.{['png', 'jpg'][number % 2]}")
+    raw, torchs = feedline.images(tmp_path), ImageFolder(tmp_path, v2.PILToTensor())
+    expect = [(image, torch.tensor(label)) for image, label in torchs]
+    assert same(raw, expect) and same(raw + raw.subset([1]), [*expect, expect[1]])
+    assert same(raw.resize((7, 9)) + raw.resize((7, 9)), [*raw.resize((7, 9))] * 2)
+    mirrored = [raw.hflip().sample(2, epoch)[0] for epoch in range(9)]
+    sized = [raw.hflip().map(lambda image: image, size=(300, 30)).sample(2, epoch)[0] for epoch in range(9)]
+    assert all(map(torch.equal, mirrored, sized)) and {torch.equal(picture, expect[2][0]) for picture in sized} == {True, False}
+    assert same(torch.utils.data.DataLoader(raw, None, num_workers=1), expect)
+    with pytest.raises(feedline.ConfigError, match=r"a sample that normalize\(\) makes needs a step that fixes its size"):
+        raw.normalize()[0]
+    with pytest.raises(feedline.ConfigError, match=r"center_crop\(n\) has to follow"):
+        raw.resize(30)[0]
+
+
+class Nothing:
+    def __len__(self):
+        return 0
+
+    def __getitem__(self, index):
+        raise IndexError(index)
+
+
+def test_a_source_without_samples_is_told_with_a_remedy(pictures):
+    empty = feedline.arrays(np.zeros((0, 3)))
+    parts = [plain(pictures).subset([]), (plain(pictures) + plain(pictures)).subset([]), feedline.dataset([1]).subset([])]
+    for source in (empty, empty.map(noise), feedline.dataset(Nothing()), Nothing(), empty + empty, *parts):
+        remedy = r"Give .subset\(indices\) one or more" if source in parts else "Give data that have some"
+        with pytest.raises(feedline.ConfigError, match=f"has no samples, so there are no batches. {remedy}, or make no loader"):
+            feedline.DataLoader(source)
+    with pytest.raises(feedline.ConfigError, match=r"feedline.dataset\(Nothing\) has no samples"):
+        feedline.DataLoader(Nothing(), workers="threads")
+    with pytest.raises(feedline.ConfigError, match="the dataset of the sampler has no samples. Give one"):
+        DistributedSampler([], 1, 0)
 
 
 def test_parts_are_delivered_as_fast_as_the_whole_by_any_workers(pictures):
@@ -495,10 +555,10 @@ def test_a_source_is_shown_in_a_few_lines(pictures, tmp_path):
     assert "100000 files" in repr(many) and "label float32 (5,)" in repr(many) and len(repr(many)) < 300
     assert "3 samples of 60" in repr(source.subset([0, 1, 2])) and "resize(20)" in repr(feedline.images(pictures).resize(20))
     rows = feedline.arrays(image=np.zeros((9, 2, 2), np.float32), label=np.arange(9))
-    assert len(rows) == 9
     assert repr(rows).startswith("feedline.arrays(image float32 (9, 2, 2), label int64 (9,)): 9 samples")
     total = rows + rows
-    assert "18 samples" in (len(total), repr(total))[1] and repr(feedline.dataset([1, 2])).startswith("feedline.dataset(list)")
+    assert "18 samples" in repr(total) and repr(feedline.dataset([1, 2])) == "feedline.dataset(list): 2 samples"
+    assert "2 samples of 3" in repr(feedline.dataset("abc").subset([0, 2])) and "not read yet" in repr(feedline.images("x") + feedline.dataset([1]))
     hidden = feedline.images("https://me:secret@host/x.tar?X-Amz-Signature=secret")
     assert "secret" not in repr(hidden) and "host/x.tar" in repr(hidden)
     shown = repr(feedline.DataLoader(rows, batch_size=4, num_workers=0))

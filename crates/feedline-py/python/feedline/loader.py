@@ -248,6 +248,7 @@ class DataLoader:
         self.in_order = in_order
         self.batch_sampler = None  # torch's loader has one, and Lightning asks for it
         length = len(self.dataset) if self._by_processes else len(self.dataset.native)
+        self.dataset.refuse_empty(length)
         self._length = length
         self._follows = Followed(sampler, length) if sampler is not None else None
         if self._follows is not None:

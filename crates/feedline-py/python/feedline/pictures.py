@@ -4,16 +4,22 @@ is done by the engine.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Concatenate, Literal, ParamSpec, cast
+
+import numpy as np
 
 from . import _native, labels as labelled, shown
 from .errors import ConfigError, whole_number
 from .own import Own, for_v2
-from .source import Path, Source, name_of, storage_json
+from .source import Joined, Path, Source, has_torch, name_of, storage_json
+
+P = ParamSpec("P")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -29,8 +35,81 @@ def _size_px(size: Size) -> tuple[int, int]:
     return whole_number("height", sides[0], 1, 2**32 - 1), whole_number("width", sides[1], 1, 2**32 - 1)
 
 
+class _Pictures(Source):
+    """What is known of pictures before a step fixes their size: the list, and each picture at a size of its own."""
+
+    _sized_list: Any = None
+    _kept_size: Any = None
+
+    @property
+    def _is_sized(self) -> bool:
+        """True if a step fixes the size of the pictures."""
+        raise NotImplementedError
+
+    def _bare(self) -> _Pictures:
+        """The same pictures without their steps, at any size that is fixed."""
+        raise NotImplementedError
+
+    @property
+    def _listed(self) -> _native.Source:
+        """The pipeline; as long as no step fixes the size of the pictures, one that only knows the list."""
+        if self._is_sized or self._ready is not None:
+            return self.native
+        if self._sized_list is None:
+            object.__setattr__(self, "_sized_list", self._bare())
+        return cast("_Pictures", self._sized_list).native
+
+    def _measured(self) -> tuple[int, int]:
+        return len(self._listed), self._listed.fingerprint
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self._listed) if self.chosen is None else len(self.chosen)
+
+    def _known_length(self) -> int | None:
+        listed = self._sized_list
+        return len(self) if self._ready or (listed is not None and listed._ready) else super()._known_length()
+
+    def location(self, index: int) -> str:
+        """The file of a sample."""
+        return self._listed.location(index)
+
+    @property
+    def warnings(self) -> list[str]:
+        """As :attr:`Source.warnings`."""
+        return self._listed.warnings
+
+    def sample(self, index: int, epoch: int = 0, seed: int = 0) -> Any:
+        """As :meth:`Source.sample`. As long as no step fixes a size, a picture comes at its own: uint8 (3, H, W)."""
+        if self._is_sized:
+            return super().sample(index, epoch, seed)
+        if self._kept_size is None:
+            object.__setattr__(self, "_kept_size", self._keeping_size())
+        _, *others = cast("_Pictures", self._kept_size).sample(index, epoch, seed)
+        picture = np.array(_last.picture.transpose(2, 0, 1), order="C")
+        del _last.picture
+        if not has_torch():
+            return picture, *others
+        from torch import from_numpy
+
+        return from_numpy(picture), *others
+
+    def _keeping_size(self) -> _Pictures:
+        """The same pictures with a last step that keeps each as it is, and returns one of a size that is fixed."""
+        raise NotImplementedError
+
+
+# The picture that this thread has made last, at its own size.
+_last = threading.local()
+
+
+def _keep(picture: Any) -> Any:
+    _last.picture = picture.copy()
+    return np.zeros((1, 1, 3), np.uint8)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
-class Images(Source):
+class Images(_Pictures):
     """Labelled pictures: batches have ``image`` (B, 3, H, W) and ``label`` int64 (B,), or labels as they were given.
 
     ``image`` is float32 after :meth:`normalize`, else uint8. Steps are applied in the order of declaration. The first
@@ -71,16 +150,19 @@ class Images(Source):
         return name, self._wrapped(own, name, for_v2(function, is_picture=True)), rng
 
     @property
-    def _listed(self) -> _native.Source:
-        """The pipeline; as long as no step fixes the size of the pictures, one that only knows the list."""
-        if self.size_px is not None or self._ready is not None:
-            return self.native
-        if self._sized_list is None:
-            object.__setattr__(self, "_sized_list", replace(self, steps=(), floats=None).resize((1, 1)))
-        assert self._sized_list is not None
-        return self._sized_list.native
+    def _is_sized(self) -> bool:
+        return self.size_px is not None
 
-    _sized_list = None
+    def _bare(self) -> Images:
+        return replace(self, steps=(), floats=None).resize((1, 1))
+
+    def _keeping_size(self) -> Images:
+        if self.floats is not None:
+            raise ConfigError(
+                "a sample that normalize() makes needs a step that fixes its size: add .resize((224, 224)), "
+                ".resize(256).center_crop(224) or .random_resized_crop(224) before. Without normalize() it comes at its own size"
+            )
+        return self.map(_keep, size=1)
 
     @property
     def _is_random(self) -> bool:
@@ -95,7 +177,6 @@ class Images(Source):
     def __repr__(self) -> str:
         listed = self if self._ready else self._sized_list
         known = listed is not None and listed._ready is not None
-        count = len(self) if known or self.chosen is not None else None
         steps = [f"resize({step[1]})" if step[0] == "shorter" else shown.step(step) for step in self.steps if step != "shorter"]
         fields: list[Any] = []
         if self.floats is not None:
@@ -104,26 +185,10 @@ class Images(Source):
             label = ("int64", ()) if self.values is None else (self.values.dtype, self.values.shape[1:])
             fields = [("image", "uint8" if self.floats is None else "float32", (3, *self.size_px)), ("label", *label)]
         whole = None if self.whole is None else self.whole[0]
-        return shown.described(self._title(), (count, whole), self.classes if known else None, steps, fields)
-
-    def _measured(self) -> tuple[int, int]:
-        return len(self._listed), self._listed.fingerprint
+        return shown.described(self._title(), (self._known_length(), whole), self.classes if known else None, steps, fields)
 
     def _names(self) -> list[str]:
         return self._listed.names or []
-
-    def __len__(self) -> int:
-        """Number of samples."""
-        return len(self._listed) if self.chosen is None else len(self.chosen)
-
-    def location(self, index: int) -> str:
-        """The file of a sample."""
-        return self._listed.location(index)
-
-    @property
-    def warnings(self) -> list[str]:
-        """As :attr:`Source.warnings`."""
-        return self._listed.warnings
 
     @property
     def classes(self) -> list[str]:
@@ -239,6 +304,49 @@ class Images(Source):
         if self.steps and self.steps[-1] == "shorter":
             raise ConfigError("resize(n) keeps the aspect ratio: .center_crop(n) has to follow it")
         return replace(self, steps=(*self.steps, *steps))
+
+
+def _on_each(method: Callable[Concatenate[Images, P], Images]) -> Callable[Concatenate[JoinedImages, P], JoinedImages]:
+    """The method of a sum that calls this one on each part."""
+
+    def on_each(self: JoinedImages, /, *args: P.args, **options: P.kwargs) -> JoinedImages:
+        return self._each(lambda part: getattr(part, method.__name__)(*args, **options))
+
+    functools.update_wrapper(on_each, method)
+    return on_each
+
+
+class JoinedImages(_Pictures, Joined):
+    """The pictures of several sources, one after the other. A step is added to each of them: ``(a + b).hflip()`` is
+    ``a.hflip() + b.hflip()``, draw for draw, and so is a step of its parts.
+    """
+
+    def _each(self, made: Callable[[Any], Any]) -> JoinedImages:
+        return replace(self, arguments=tuple(made(part) for part in self.arguments))
+
+    @property
+    def _is_sized(self) -> bool:
+        return all(part._is_sized for part in self.arguments)
+
+    def _bare(self) -> JoinedImages:
+        return self._each(lambda part: part._bare())
+
+    def _keeping_size(self) -> JoinedImages:
+        return self._each(lambda part: part._keeping_size())
+
+    decode = _on_each(Images.decode)
+    random_resized_crop = _on_each(Images.random_resized_crop)
+    resize = _on_each(Images.resize)
+    center_crop = _on_each(Images.center_crop)
+    hflip = _on_each(Images.hflip)
+    autoaugment = _on_each(Images.autoaugment)
+    color_jitter = _on_each(Images.color_jitter)
+    random_affine = _on_each(Images.random_affine)
+    normalize = _on_each(Images.normalize)
+    map = _on_each(Images.map)
+
+
+_Pictures.sum_of = JoinedImages
 
 
 def images(

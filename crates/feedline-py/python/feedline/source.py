@@ -239,14 +239,26 @@ class Source:
         """The samples of this source and then those of the other, whose fields must be equal; of pictures also the classes.
 
         Samples of the other source draw random numbers of their own, so that ``source + source`` has each sample twice, augmented
-        differently. Declare steps on pictures before.
+        differently. A step that is added to a sum of pictures is added to each part; of other sources it gets all fields.
         """
         if not isinstance(other, Source):
             return NotImplemented
         parts: list[Source] = []
         for part in (self, other):
             parts += part.arguments if isinstance(part, Joined) and part.chosen is None and not part.steps else [part]
-        return Joined(_native.Source.concat, tuple(parts))
+        return joined(parts)
+
+    def refuse_empty(self, length: int) -> None:
+        """Raises the error for a source without samples, if this is one: of none there is neither a batch nor a first sample."""
+        if not length:
+            what = "a part of " if self.chosen is not None else ""
+            raise ConfigError(
+                f"{what}{self._title()} has no samples, so there are no batches. "
+                f"{'Give .subset(indices) one or more' if what else 'Give data that have some'}, or make no loader of it"
+            )
+
+    # The class of a sum of such sources; None if it is Joined. Set by the module that has it.
+    sum_of: ClassVar[type[Joined] | None] = None
 
     @property
     def fields(self) -> list[str]:
@@ -282,17 +294,20 @@ class Source:
     def _title(self) -> str:
         return type(self).__name__
 
+    def _known_length(self) -> int | None:
+        """The number of samples, if it is known without reading anything."""
+        return len(self.chosen) if self.chosen is not None else len(self._ready[1]) if self._ready else None
+
     def __repr__(self) -> str:
         ready = self._ready
-        count = len(self.chosen) if self.chosen is not None else len(ready[1]) if ready else None
         fields = [(name, *spec) for name, spec in zip(ready[1].fields, ready[1].specs)] if ready else []
         whole = None if self.whole is None else self.whole[0]
         steps = [shown.step(step) for step in getattr(self, "steps", ())]
-        return shown.described(self._title(), (count, whole), None, steps, fields)
+        return shown.described(self._title(), (self._known_length(), whole), None, steps, fields)
 
     def __getstate__(self) -> dict[str, Any]:
         # The copy opens its own pipeline on first use.
-        return {key: value for key, value in self.__dict__.items() if key not in ("_ready", "_sized_list", "_made")}
+        return {key: value for key, value in self.__dict__.items() if key not in ("_ready", "_sized_list", "_kept_size", "_made")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -313,6 +328,8 @@ class Declared(Source):
         # The first sample of this source tells the fields; others may be bad.
         first = int(self.chosen[0]) if self.chosen is not None and len(self.chosen) else 0
         source = self._open_whole(own, first)
+        if self.steps:
+            self.refuse_empty(len(source))  # the first sample tells what a step returns
         for name, function, rng in self.steps:
             source = source.map(name, self._wrapped(own, name, for_v2(function, is_picture=False)), rng, first)
         return self.part(source)
@@ -322,6 +339,7 @@ class Declared(Source):
         if self.make is not None:
             return self.make(*self.arguments)
         (items,) = self.arguments
+        self.refuse_empty(len(items))
         name, fingerprint = facts_of(items)
         item = self._wrapped(own, name, lambda index: items[int(index)])
         return _native.Source.items(len(items), fingerprint, item, name, first)
@@ -353,6 +371,14 @@ class Declared(Source):
     def _is_random(self) -> bool:
         """True if a step draws random numbers."""
         return super()._is_random or any(rng for _, _, rng in self.steps)
+
+    def _known_length(self) -> int | None:
+        known = super()._known_length()
+        if known is not None or self.make not in (None, _open_arrays):
+            return known
+        rows = [items for _, items in self.arguments[0]] if self.make else [*self.arguments]
+        lengths = {None if getattr(items, "shape", None) == () else len(items) for items in rows}
+        return lengths.pop() if len(lengths) == 1 else None
 
     def _title(self) -> str:
         if self.make is None:
@@ -397,6 +423,16 @@ class Joined(Declared):
             own.extend(owns)
         _ = self.classes  # which are compared
         return _native.Source.concat(natives)
+
+    def __getattr__(self, name: str) -> Any:
+        text = f"{type(self).__name__!r} object has no attribute {name!r}"
+        if not name.startswith("_") and any(hasattr(type(part), name) for part in self.arguments):
+            text += f". Some of its parts have it: call .{name}(...) on each before they are added"
+        raise AttributeError(text)
+
+    def _known_length(self) -> int | None:
+        known, lengths = super()._known_length(), [part._known_length() for part in self.arguments]
+        return sum(lengths) if known is None and None not in lengths else known
 
     def _title(self) -> str:
         named = [part._title() for part in self.arguments[:3]] + ["..."] * (len(self.arguments) > 3)
@@ -446,8 +482,14 @@ def of_torch(dataset: Any) -> Any:
         return inner.subset(dataset.indices) if isinstance(inner, Source) and is_dataclass(inner) else dataset
     if data is not None and type(dataset) is data.ConcatDataset:
         parts = [of_torch(part) for part in dataset.datasets]
-        return Joined(_native.Source.concat, tuple(parts)) if all(isinstance(part, Source) for part in parts) else dataset
+        return joined(parts) if all(isinstance(part, Source) for part in parts) else dataset
     return dataset
+
+
+def joined(parts: Sequence[Source]) -> Joined:
+    """The samples of the parts, one after the other. If all are pictures, so is the sum."""
+    kinds = {part.sum_of for part in parts}
+    return ((kinds.pop() if len(kinds) == 1 else None) or Joined)(_native.Source.concat, tuple(parts))
 
 
 def storage_json(storage: Mapping[str, Any] | None) -> str:

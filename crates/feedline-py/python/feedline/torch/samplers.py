@@ -55,6 +55,8 @@ class _PlanSampler(TorchDistributedSampler[Any]):
 
     def _make_plan(self) -> None:
         arguments, order = self._arguments
+        if not arguments[0]:
+            raise ConfigError("the dataset of the sampler has no samples. Give one that has some, or make no sampler for it")
         self.plan = _native.Plan(*arguments, **order)
 
     @property
