@@ -189,6 +189,73 @@ def test_torchrun_starts_a_script_that_was_not_changed(tmp_path):
         assert told["batches"] == [batch for _ in range(2) for batch in plain(loader)]
 
 
+MODULE = '''"""The words of the module."""
+import json, multiprocessing, sys
+from . import other
+from .other import WHERE
+
+def told():
+    torch = sys.modules.get("torch.utils.data")
+    return [__name__, __package__, __doc__, __file__, __cached__, sys.argv, sys.path[0], other.ARGV, WHERE, torch and torch.DataLoader.__name__]
+
+def child(out):
+    out.put(told())
+
+if __name__ == "__main__":
+    spawn = multiprocessing.get_context("spawn")
+    out = spawn.SimpleQueue()
+    process = spawn.Process(target=child, args=(out,))
+    process.start()
+    print(json.dumps([told(), out.get()]))
+    process.join()
+'''
+
+
+def test_a_module_is_run_as_python_runs_it(tmp_path):
+    inner = tmp_path / "package" / "inner"
+    inner.mkdir(parents=True)
+    (tmp_path / "package" / "__init__.py").touch()
+    (inner / "__init__.py").touch()
+    (inner / "other.py").write_text("import sys\nARGV, WHERE = list(sys.argv), __name__\n", "utf-8")
+    (inner / "main.py").write_text(MODULE, "utf-8")
+    found = []
+    for words in (["package.inner.main"], ["feedline.torch", "--seeds", "worker", "-m", "package.inner.main"]):
+        command = [sys.executable, "-W", "error::DeprecationWarning", "-m", *words, "--seeds", "mine", "-m", "x"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+        assert done.returncode == 0 and not done.stderr, done.stderr
+        found.append(json.loads(done.stdout))
+    (*python, nothing), (*pythons_child, _) = found[0]
+    assert nothing is None and python[:3] == ["__main__", "package.inner", "The words of the module."] and pythons_child != python
+    assert found[1] == [[*python, "PatchedDataLoader"], [*pythons_child, "PatchedDataLoader"]]
+
+
+def test_a_package_is_its_main_module_which_no_child_of_multiprocessing_runs_again(tmp_path, monkeypatch, patched):
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole" / "__init__.py").touch()
+    (tmp_path / "whole" / "__main__.py").write_text("ran = __package__", "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["x"])
+    monkeypatch.setenv(hosts._SCRIPT, json.dumps(["whole", True, "sample"]))
+    for name, found in (("__main__", "whole"), ("__mp_main__", None)):
+        main = {"__name__": name}
+        exec(hosts.begin_script(main), main)
+        assert main.get("ran") == found
+
+
+def test_a_module_that_is_not_there_is_said(monkeypatch, tmp_path):
+    (tmp_path / "asks_for_more.py").touch()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "__init__.py").write_text("import nothing_at_all", "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("nothing_at_all", "nothing.at_all", "asks_for_more.here", "feedline.nothing"):
+        with pytest.raises(SystemExit, match=f"there is no module {name}"):
+            hosts._found(name)
+    with pytest.raises(SystemExit, match="no Python code"):
+        hosts._found("torch._C")
+    with pytest.raises(ModuleNotFoundError, match="nothing_at_all"):
+        hosts._found("broken.inner")
+
+
 LIGHTNING = """
 import sys, warnings
 warnings.filterwarnings("ignore")

@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 from abc import ABCMeta
-from importlib.machinery import SourceFileLoader
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, Literal, TypeVar
@@ -24,7 +24,7 @@ T = TypeVar("T", covariant=True)
 log = logging.getLogger("feedline")
 
 _TORCHS: Any = torch.utils.data.DataLoader
-# Tells processes that a script starts which script it is: its path and its seeds.
+# Tells processes that a script starts which script it is: its path, or the name of its module, and its seeds.
 _SCRIPT = "FEEDLINE_TORCH_SCRIPT"
 
 
@@ -112,27 +112,68 @@ def _replace(old: Any, new: Any) -> list[str]:
     return sorted(replaced)
 
 
-def start_script(path: str, seeds: str) -> None:
-    """Says which script this process and those that it starts are of."""
-    os.environ[_SCRIPT] = json.dumps([os.path.abspath(path), seeds])
+def start_script(path: str, is_module: bool, seeds: str) -> None:
+    """Says which script, or which module, this process and those that it starts are of."""
+    os.environ[_SCRIPT] = json.dumps([path if is_module else os.path.abspath(path), is_module, seeds])
+
+
+class _MainSpec(ModuleSpec):
+    """The spec of a script's main module: what starts it again is ``feedline.torch.script``; what it imports relatively is its own."""
+
+    package = ""
+
+    @property
+    def parent(self) -> str:
+        """The package that relative imports begin in."""
+        return self.package
 
 
 def begin_script(main: dict[str, Any]) -> CodeType:
     """Patches torch, makes a main module that of the script, as far as it is told from any other, and returns the script's code.
 
     The module's spec is that of ``feedline.torch.script``: what multiprocessing's spawn and launchers that start ranks by
-    themselves begin with is then this function again. By the script's path they would start it without the patch.
+    themselves begin with is then this function again. By the script's path or name they would start it without the patch.
     """
     if _SCRIPT not in os.environ:
         sys.exit("feedline.torch.script is for processes that a script starts. Run: python -m feedline.torch SCRIPT ARGUMENTS")
-    path, seeds = json.loads(os.environ[_SCRIPT])
+    path, is_module, seeds = json.loads(os.environ[_SCRIPT])
     patch(seeds)
+    spec = _MainSpec("feedline.torch.script", None)
+    told: dict[str, Any] = {"__doc__": None, "__package__": None, "__cached__": None, "__spec__": spec}
+    if is_module:
+        if main["__name__"] == "__main__":
+            sys.argv[0] = "-m"  # while packages are imported, as Python has it
+        path, code, own = _found(path)
+        if main["__name__"] != "__main__" and own.name.endswith(".__main__"):
+            return compile("", path, "exec")  # a child of multiprocessing does not run a package's __main__ again
+        spec.package = own.parent or ""
+        told |= {"__package__": own.parent, "__cached__": own.cached, "__loader__": own.loader}
+    else:
+        code = compile(Path(path).read_bytes(), path, "exec", dont_inherit=True)
+        told["__loader__"] = SourceFileLoader(main["__name__"], path)
+        # A child of multiprocessing has got the path of its parent.
+        if main["__name__"] == "__main__" and not getattr(sys.flags, "safe_path", False):
+            sys.path[0] = os.path.dirname(os.path.realpath(path))
     sys.argv[0] = path
-    # A child of multiprocessing has got the path of its parent.
-    if main["__name__"] == "__main__" and not getattr(sys.flags, "safe_path", False):
-        sys.path[0] = os.path.dirname(os.path.realpath(path))
     for name in [name for name in main if not name.startswith("__")]:
         del main[name]
-    main |= {"__file__": path, "__doc__": None, "__package__": None, "__cached__": None}
-    main |= {"__spec__": importlib.util.find_spec("feedline.torch.script"), "__loader__": SourceFileLoader(main["__name__"], path)}
-    return compile(Path(path).read_bytes(), path, "exec", dont_inherit=True)
+    main |= told | {"__file__": path}
+    return code
+
+
+def _found(name: str) -> tuple[str, CodeType, ModuleSpec]:
+    """The file, the code and the spec of what ``python -m name`` runs."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except ModuleNotFoundError as error:
+        if not f"{name}.".startswith(f"{error.name}."):
+            raise  # a package is there, and imports what is not
+        spec = None
+    if spec is None:
+        sys.exit(f"python -m feedline.torch: there is no module {name}. Run it in the folder that holds it, or install it")
+    if spec.submodule_search_locations is not None:
+        return _found(f"{name}.__main__")
+    code = getattr(spec.loader, "get_code", lambda _: None)(name)
+    if code is None:
+        sys.exit(f"python -m feedline.torch: the module {name} has no Python code, so that it cannot be run as a script")
+    return spec.origin or code.co_filename, code, spec
