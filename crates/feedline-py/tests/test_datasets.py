@@ -1,8 +1,10 @@
 """A Dataset of the user's under feedline.DataLoader: worker processes make its batches, and the native engine keeps its place."""
 
+import copy
 import json
 import logging
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -125,10 +127,47 @@ def test_fields_are_what_torchs_collate_function_makes_of_them(kind, workers):
     samples = SAMPLES[kind]
     (batch,) = feedline.DataLoader(Items(samples), 5, num_workers=workers, **HERE)
     expect = default_collate(samples)
-    values = list(expect.values()) if kind == "dict" else expect if kind in ("tuple", "list") else [expect]
-    assert repr(list(batch)) == repr(list(values))
-    assert batch.names == (["image", "box"] if kind == "dict" else [str(at) for at in range(len(values))])
+    if kind == "dict":
+        assert repr(batch) == repr(expect) and batch.names == ["image", "box"]
+    else:
+        values = expect if kind in ("tuple", "list") else [expect]
+        assert repr(list(batch)) == repr(list(values)) and batch.names == [str(at) for at in range(len(values))]
     assert (batch.epoch, batch.step, batch.valid, batch.indices) == (0, 0, 5, [0, 1, 2, 3, 4])
+
+
+@pytest.mark.parametrize("workers", [0, 1, "threads"])
+def test_a_batch_of_dicts_is_a_dict_as_torchs(workers):
+    samples = [{"image": np.full((2, 3), at, np.float32), "label": at} for at in range(5)]
+    options = {"num_workers": 1, "workers": "threads"} if workers == "threads" else {"num_workers": workers}
+    batches = list(feedline.DataLoader(Items(samples), 2, **HERE, **options))
+    for batch, theirs in zip(batches, torch.utils.data.DataLoader(Items(samples), 2), strict=True):
+        assert isinstance(batch, dict) and type(batch) is feedline.DictBatch
+        assert repr([list(batch), list(batch.keys()), list(batch.values()), list(batch.items()), len(batch), {**batch}]) == repr(
+            [list(theirs), list(theirs.keys()), list(theirs.values()), list(theirs.items()), len(theirs), theirs]
+        )
+        assert "label" in batch and "x" not in batch and batch.get("x", 3) == 3 and batch.get("label") is batch["label"] is batch[1] is batch[-1]
+        assert batch == dict(batch) and batch != {}
+    assert (batches[1].step, batches[1].valid, batches[1].indices, batches[1].names) == (1, 2, [2, 3], ["image", "label"])
+    for key in ("x", 2, None):
+        with pytest.raises(KeyError, match=r"has no field .*; it has \['image', 'label'\]"):
+            batches[0][key]
+    for copied in (pickle.loads(pickle.dumps(batches[1])), copy.deepcopy(batches[1]), batches[1].to("cpu")):
+        assert repr(copied) == repr(batches[1]) and (copied.indices, type(copied)) == ([2, 3], feedline.DictBatch)
+    # Of keys that are numbers, too; of a step that gives a dict; of arrays with names the batch is a tuple.
+    (batch,) = feedline.DataLoader(Items([{1: at, 0: -at} for at in range(3)]), 3, num_workers=0, **HERE)
+    assert repr(batch) == "{1: tensor([0, 1, 2]), 0: tensor([ 0, -1, -2])}" and batch[0].tolist() == [0, -1, -2]
+    rows = feedline.arrays(x=np.arange(3))
+    (batch,) = feedline.DataLoader(rows.map(lambda x: {"twice": 2 * x}), 3, num_workers=0, **HERE)
+    (plain,) = feedline.DataLoader(rows, 3, num_workers=0, **HERE)
+    assert batch.items() == {"twice": batch["twice"]}.items() and isinstance(plain, tuple) and pickle.loads(pickle.dumps(plain)).indices == [0, 1, 2]
+
+
+def test_what_is_within_a_field_is_moved_with_the_batch():
+    samples = [{"box": {"x": torch.ones(2), "y": [torch.ones(1), "name"]}} for _ in range(2)]
+    for of in (samples, [(sample, 1) for sample in samples]):
+        (batch,) = feedline.DataLoader(Items(of), 2, num_workers=0, **HERE)
+        box = batch.to(torch.float64)[0] if of is samples else batch.to(torch.float64)[0]["box"]
+        assert box["x"].dtype == box["y"][0].dtype == torch.float64 and box["y"][1] == ("name", "name")
 
 
 def test_pictures_of_pillow_become_arrays_and_output_may_be_numpy():

@@ -11,6 +11,7 @@ This module needs NumPy only; ``feedline.torch`` has what belongs to torch.
 """
 
 from ._native import __version__
+from .batch import Batch, DictBatch
 from .errors import (
     ConfigError,
     DatasetError,
@@ -25,7 +26,7 @@ from .errors import (
     UnsupportedError,
     WorkerError,
 )
-from .loader import Batch, DataLoader
+from .loader import DataLoader
 from .pictures import Images, images
 from .source import Source, arrays, dataset
 
@@ -34,6 +35,7 @@ __all__ = [
     "ConfigError",
     "DataLoader",
     "DatasetError",
+    "DictBatch",
     "FeedlineError",
     "FileError",
     "Images",

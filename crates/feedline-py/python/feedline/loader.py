@@ -20,6 +20,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from . import _native, own
+from .batch import Batch, DictBatch, batch_of, batch_of_own
 from .errors import ConfigError, as_json, whole_number
 from .follow import Followed
 from .ranks import Ranks
@@ -52,68 +53,6 @@ def _one_item(source: Declared, index: int, epoch: int, seed: int) -> Any:
 
 
 Declared.item = staticmethod(_one_item)
-
-
-class Batch(tuple):  # type: ignore[type-arg]
-    """The fields of a source, in order: ``images, labels = batch``. Also by name: ``batch["image"]``."""
-
-    names: list[str] = []
-    _facts: Any = None
-
-    def __getitem__(self, key: Any) -> Any:
-        if isinstance(key, str):
-            if key not in self.names:
-                raise KeyError(f"the batch has no field {key!r}; it has {self.names}")
-            return tuple.__getitem__(self, self.names.index(key))
-        return tuple.__getitem__(self, key)
-
-    @property
-    def epoch(self) -> int:
-        """Epoch it belongs to, from 0."""
-        return int(self._fact("epoch"))
-
-    @property
-    def step(self) -> int:
-        """Number of the batch in its epoch on this rank, from 0."""
-        return int(self._fact("step"))
-
-    @property
-    def valid(self) -> int:
-        """Number of leading samples that are real; the rest is padding and must not count in a metric."""
-        return int(self._fact("valid"))
-
-    @property
-    def indices(self) -> list[int]:
-        """Number of each sample in the data set."""
-        return list(self._fact("indices"))
-
-    def to(self, *args: Any, **kwargs: Any) -> Batch:
-        """The same batch with every tensor's ``to(*args, **kwargs)``: ``batch.to("cuda", non_blocking=True)``."""
-        return self._each("to", *args, **kwargs)
-
-    def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory, which is a copy of every tensor."""
-        return self._each("pin_memory")
-
-    def _fact(self, name: str) -> Any:
-        if self._facts is None:
-            raise AttributeError(f"{name} is not known: this batch was made from the loader's by other code")
-        return getattr(self._facts, name)
-
-    def _each(self, method: str, *args: Any, **kwargs: Any) -> Batch:
-        def call(value: Any) -> Any:
-            if isinstance(value, tuple):
-                return tuple(map(call, value))
-            return getattr(value, method)(*args, **kwargs) if hasattr(value, method) else value
-
-        return _batch(tuple(map(call, self)), self.names, self._facts)
-
-
-def _batch(fields: tuple[Any, ...], names: list[str], facts: Any) -> Batch:
-    batch = Batch(fields)
-    batch.names = names
-    batch._facts = facts
-    return batch
 
 
 # Arguments of torch's DataLoader that are not supported, and their replacements.
@@ -289,7 +228,7 @@ class DataLoader:
             "on_bad_sample": on_bad_sample,
             "max_bad_samples": whole_number("max_bad_samples", max_bad_samples, 0),
             "form": output,
-            "batch": self._make_batch,
+            "batch": batch_of_own if self._make_batch is batch_of and self.dataset.is_own else self._make_batch,
             "listener": _hear,
         }
         self._engine_now = self._start()
@@ -302,7 +241,7 @@ class DataLoader:
             self._follows.lead(self)
 
     # Recipes replace this to deliver batches of their own kind.
-    _make_batch: Callable[..., Any] = staticmethod(_batch)
+    _make_batch: Callable[..., Any] = staticmethod(batch_of)
 
     def _workers_that_may(self, asked: int) -> int:
         """The number of workers asked for, or 0 if user code draws from global generators."""
@@ -397,7 +336,7 @@ class DataLoader:
             self._engine_now.load_cursor(place)
         self._newest = None
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:  # a Batch, or a DictBatch; a type checker cannot know which
         self._ranks.check()
         self._engine_now.place()  # a closed loader, or one of another process, says so here
         return self._make_pass()
@@ -489,7 +428,7 @@ class DataLoader:
         self.close()
 
 
-class _Pass(Iterator[Batch]):
+class _Pass(Iterator[Any]):
     """One pass over an epoch, which begins when its first batch is asked for."""
 
     def __init__(self, loader: DataLoader) -> None:
@@ -517,11 +456,11 @@ class _Pass(Iterator[Batch]):
         with own.waiting():
             return self._engine.next(self._timeout_s)
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> Any:
         with self._one_at_a_time:
             if self.over:
                 raise StopIteration
-            batch: Batch | None = self._next()
+            batch: Batch | DictBatch | None = self._next()
             if batch is None:
                 self.over = True
                 raise StopIteration

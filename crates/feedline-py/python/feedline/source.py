@@ -110,6 +110,11 @@ class Source:
             )
         return native.subset(self.chosen.tolist())
 
+    @property
+    def is_own(self) -> bool:
+        """True if a user's code makes the fields: its dict is one in a batch, too."""
+        return False
+
     def learn(self) -> None:
         """Makes the first sample, if the user's code has not run yet, to learn if it draws from global generators."""
         native = self.native
@@ -344,6 +349,11 @@ class Declared(Source):
         item = self._wrapped(own, name, lambda index: items[int(index)])
         return _native.Source.items(len(items), fingerprint, item, name, first)
 
+    @property
+    def is_own(self) -> bool:
+        """True if a user's code makes the fields."""
+        return self.make is None or bool(self.steps)
+
     def seeds(self) -> _native.Source:
         """The random numbers that seed the items of a dataset, which other processes make."""
         return self.part(_native.Source.seeds(*self._measured()))
@@ -423,6 +433,11 @@ class Joined(Declared):
             own.extend(owns)
         _ = self.classes  # which are compared
         return _native.Source.concat(natives)
+
+    @property
+    def is_own(self) -> bool:
+        """True if a user's code makes the fields of all parts, or all fields in a step."""
+        return bool(self.steps) or all(part.is_own for part in self.arguments)
 
     def __getattr__(self, name: str) -> Any:
         text = f"{type(self).__name__!r} object has no attribute {name!r}"

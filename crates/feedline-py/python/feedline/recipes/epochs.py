@@ -9,50 +9,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .. import _native
+from ..batch import DictBatch
 from ..errors import whole_number
 from ..loader import DataLoader, _Pass
 
 
-class Minibatch(dict):  # type: ignore[type-arg]
+class Minibatch(DictBatch):
     """A batch as a dict of its fields."""
-
-    _facts: Any = None
-
-    @property
-    def epoch(self) -> int:
-        """Epoch it belongs to, from 0."""
-        return int(self._facts.epoch)
-
-    @property
-    def step(self) -> int:
-        """Number of the batch in its epoch on this rank, from 0."""
-        return int(self._facts.step)
-
-    @property
-    def valid(self) -> int:
-        """Number of leading samples that are real; the rest is padding and must not count in a metric."""
-        return int(self._facts.valid)
-
-    @property
-    def indices(self) -> list[int]:
-        """Number of each sample in the data set."""
-        return list(self._facts.indices)
-
-    def to(self, *args: Any, **kwargs: Any) -> Minibatch:
-        """The same batch with every tensor's ``to(*args, **kwargs)``: ``batch.to("cuda", non_blocking=True)``."""
-        return self._each("to", *args, **kwargs)
-
-    def pin_memory(self) -> Minibatch:
-        """The same batch in page-locked memory, which is a copy of every tensor."""
-        return self._each("pin_memory")
-
-    def _each(self, method: str, *args: Any, **kwargs: Any) -> Minibatch:
-        def call(value: Any) -> Any:
-            return getattr(value, method)(*args, **kwargs) if hasattr(value, method) else value
-
-        batch = Minibatch((name, call(value)) for name, value in self.items())
-        batch._facts = self._facts
-        return batch
 
 
 class EpochPass(_Pass):
@@ -105,8 +68,8 @@ class EpochLoader(DataLoader):
         self._ended = newest.ended if isinstance(newest, EpochPass) else None
         return engine
 
-    def __iter__(self) -> Iterator[Minibatch]:  # type: ignore[override]
-        return super().__iter__()  # type: ignore[return-value]
+    def __iter__(self) -> Iterator[Minibatch]:
+        return super().__iter__()
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the epoch of the next iterator. No call is needed. For the epoch that is next anyway it changes nothing:

@@ -61,10 +61,10 @@ class Rows:
         return self.__dict__ | {"_called": None}
 
 
-def fields_of(sample: Any) -> tuple[Sequence[Any], list[str]]:
-    """The values of a sample or batch, and their names: a dictionary's keys, else their numbers."""
+def fields_of(sample: Any) -> tuple[Sequence[Any], list[Any]]:
+    """The values of a sample or batch, and their names: a dictionary's keys, else their numbers as text."""
     if isinstance(sample, dict):
-        return list(sample.values()), [str(name) for name in sample]
+        return list(sample.values()), list(sample)
     if isinstance(sample, (tuple, list)):
         return sample, [str(at) for at in range(len(sample))]
     return (sample,), ["0"]

@@ -85,7 +85,7 @@ class LidarLoader(EpochLoader):
         """Number of frames replaced so far because they had no box left."""
         return self._maker.redrawn
 
-    def __iter__(self) -> Iterator[Minibatch]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Minibatch]:
         """Begins the next epoch only when its first batch is asked for: OpenPCDet's loop makes an iterator that it discards."""
         live = self._newest() if self._newest else None
         if self.dataset.native is not self._native:
