@@ -11,6 +11,7 @@ import time
 import warnings
 
 import feedline
+import feedline.torch
 import numpy as np
 import pytest
 import torch
@@ -103,6 +104,8 @@ def test_a_step_that_draws_is_repeatable_whatever_the_workers_and_the_program(ki
     for source in (drawing(*kinds), feedline.dataset(Items(lambda index: Drawing(*kinds)(index)))):
         with pytest.raises(feedline.ConfigError, match='so workers="threads" is not possible'):
             feedline.DataLoader(source, num_workers=2, workers="threads")
+        with pytest.raises(feedline.ConfigError, match='so workers="threads" is not possible'):
+            feedline.torch.DataLoader(source, num_workers=2, workers="threads")
 
 
 def test_epochs_draw_other_numbers_and_a_resumed_run_the_same():

@@ -167,6 +167,27 @@ def test_a_batch_takes_on_disk_what_its_tensors_take(kind, workers):
         assert difference(copy.deepcopy(batch), batch) is None
 
 
+def whole_and_views(batch):
+    base = torch.arange(600.0).view(20, 30)
+    return base, base[2:4], base[:, 3], base.t(), base.view(-1), base[5].detach().requires_grad_()
+
+
+@BOTH
+@WORKERS
+def test_a_batch_that_is_saved_or_copied_keeps_what_shares_memory(kind, workers):
+    batch = next(iter(kind(Numbers(2), collate_fn=whole_and_views, num_workers=workers)))
+    file = io.BytesIO()
+    torch.save(batch, file)
+    assert file.tell() < 600 * 4 + 2500, "the data are in it once"
+    file.seek(0)
+    for copied in (batch, torch.load(file, weights_only=False), copy.deepcopy(batch)):
+        assert difference(copied, whole_and_views(None)) is None
+        assert len({tensor.untyped_storage().data_ptr() for tensor in copied}) == 1
+        copied[0][2:].mul_(0)
+        assert not (copied[1].any() or copied[2][2:].any() or copied[3][:, 2:].any() or copied[4][60:].any() or copied[5].any())
+        copied[0].view(-1).copy_(torch.arange(600.0))
+
+
 # --- The loader itself
 
 

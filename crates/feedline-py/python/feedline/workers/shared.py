@@ -323,7 +323,7 @@ class _Packer(pickle.Pickler):
             if start is not None:
                 # A view of a tensor that is in the batch as well shares its memory here, too.
                 offset = start + int(obj.storage_offset()) * obj.element_size()
-                return tensor_at, (offset, obj.dtype, shape, obj.stride(), obj.requires_grad)
+                return tensor_at, (offset, obj.dtype, shape, obj.stride(), obj.requires_grad, start)
             offset = self._room.take(size_bytes)
             if offset is None:
                 return _from_bytes, (_bytes_of(obj), obj.dtype, shape, obj.requires_grad)
@@ -384,6 +384,8 @@ class _Unpacker(pickle.Unpickler):
     def __init__(self, structure: bytes, base: Any, buffers: list[tuple[int, int]]) -> None:
         super().__init__(io.BytesIO(structure), buffers=[base[start : start + size] for start, size in buffers])
         self._base = base
+        # The tensors by their places: views share their storage, so that saving or copying a batch keeps what is one.
+        self.wholes: dict[int, torch.Tensor] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         if name == "tensor_at" and module == __name__:
@@ -397,7 +399,13 @@ class _Unpacker(pickle.Unpickler):
         shape: tuple[int, ...],
         strides: tuple[int, ...] | None,
         requires_grad: bool,
+        whole: int | None = None,
     ) -> torch.Tensor:
+        if whole is not None:
+            first = (offset - whole) // dtype.itemsize
+            storage = self.wholes[whole].untyped_storage()
+            tensor = torch.empty(0, dtype=dtype).set_(storage, first, shape, strides or ())
+            return tensor.requires_grad_() if requires_grad else tensor
         count = 1
         for side in shape:
             count *= side
@@ -405,7 +413,7 @@ class _Unpacker(pickle.Unpickler):
             count = 1 + sum((side - 1) * stride for side, stride in zip(shape, strides))
         # A storage of its own, of exactly its size, so that saving or copying one tensor takes no more than that.
         flat = torch.frombuffer(self._base, dtype=dtype, count=count, offset=offset)
-        tensor = flat.view(shape) if strides is None else flat.as_strided(shape, strides)
+        self.wholes[offset] = tensor = flat.view(shape) if strides is None else flat.as_strided(shape, strides)
         return tensor.requires_grad_() if requires_grad else tensor
 
 
@@ -417,6 +425,7 @@ def unpack(structure: bytes, base: Any, buffers: list[tuple[int, int]]) -> Any:
     finally:
         # Its memo holds a method of its own, and all tensors: they would live until the garbage collector looks for rings.
         unpacker.memo.clear()
+        unpacker.wholes.clear()
 
 
 def stack(room: Room, batch: Sequence[Any]) -> torch.Tensor:
