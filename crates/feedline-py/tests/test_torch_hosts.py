@@ -6,10 +6,12 @@ import importlib.util
 import inspect
 import json
 import logging
+import multiprocessing
 import runpy
 import subprocess
 import sys
 import types
+import warnings
 
 import feedline
 import feedline.torch
@@ -39,6 +41,11 @@ class Drawing(torch.utils.data.Dataset):
 
     def __getitem__(self, index):
         return torch.tensor([float(index)]), torch.rand(2), np.random.rand()
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter(range(6))
 
 
 def plain(batches):
@@ -475,13 +482,23 @@ def test_what_accelerate_does_not_take_over_is_told(patched, recwarn, patching):
     accelerate = pytest.importorskip("accelerate")
     if patching:
         patched(seeds=patching)
-    made = accelerate.Accelerator(cpu=True).prepare(feedline.torch.DataLoader(range(4), seeds="sample"))
+    loader = feedline.torch.DataLoader(range(6), 2, seeds="sample", multiprocessing_context="spawn", num_workers=1)
+    assert loader.multiprocessing_context is multiprocessing.get_context("spawn")
+    stream = feedline.torch.DataLoader(Stream(), 2)
+    warnings.simplefilter("always")
+    prepared = accelerate.Accelerator(cpu=True).prepare(feedline.torch.DataLoader(range(6), 2))
+    made = [prepared.base_dataloader, accelerate.skip_first_batches(loader, 1), accelerate.skip_first_batches(stream, 1)]
+    assert [batch.tolist() for batch in made[2]] == [[2, 3], [4, 5]] and list(made[1].batch_sampler) == [[2, 3], [4, 5]]
     told = [str(warning.message) for warning in recwarn if "feedline" in str(warning.message)]
     if patching == "sample":
-        assert told == [] and isinstance(made.base_dataloader, feedline.torch.DataLoader)
+        assert told == [] and all(isinstance(one, feedline.torch.DataLoader) for one in (*made[:2], made[2].base_dataloader))
     else:
         words = 'patch(), "worker", out of this one with "sample"' if patching else "makes torch's DataLoader out of this one"
-        assert len(told) == 1 and words in told[0]
+        assert len(told) == 3 and all(words in text for text in told)
+        assert patching or "do not prepare the loader" in told[0] and all("in place of skip_first_batches" in text for text in told[1:])
+    told_before = len(recwarn)
+    accelerate.skip_first_batches(prepared, 1)
+    assert len(recwarn) == told_before, "what accelerate has prepared has lost it already"
 
 
 TRAINER = """

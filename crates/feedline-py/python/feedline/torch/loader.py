@@ -28,6 +28,7 @@ from .streams import Streams
 T = TypeVar("T", covariant=True)
 
 _FORMAT = 1
+_context: Any = torch.utils.data.DataLoader.multiprocessing_context
 # What has no meaning for a Feedline source.
 _OF_DATASETS = ("batch_sampler", "collate_fn", "worker_init_fn", "multiprocessing_context", "generator", "seeds", "collate")
 
@@ -329,22 +330,41 @@ class DataLoader(torch.utils.data.DataLoader[T]):
     @property
     def _is_accelerate_prepared(self) -> bool:
         """accelerate asks for this name before it makes a loader of its own out of this one: what is lost by that is told."""
+        self._tell_what_accelerate_loses("do not prepare the loader")
+        return False
+
+    @property
+    def multiprocessing_context(self) -> Any:
+        """As torch's. accelerate's ``skip_first_batches`` asks for it, too, and makes another loader: what is lost by that is told."""
+        asking: Any = sys._getframe(1)
+        while asking is not None and asking.f_globals.get("__name__") == "accelerate.data_loader":
+            if asking.f_code.co_name == "skip_first_batches":
+                self._tell_what_accelerate_loses("go on with loader.load_state_dict(state) in place of skip_first_batches")
+                break
+            asking = asking.f_back
+        return _context.fget(self)
+
+    @multiprocessing_context.setter
+    def multiprocessing_context(self, multiprocessing_context: Any) -> None:
+        _context.fset(self, multiprocessing_context)
+
+    def _tell_what_accelerate_loses(self, remedy: str) -> None:
+        """Warns if the class that accelerate makes loaders of is not of ours, or has other seeds."""
         made = getattr(sys.modules.get("accelerate.data_loader"), "DataLoader", None)
         if made is None or not issubclass(made, DataLoader):
             warnings.warn(
-                "accelerate makes torch's DataLoader out of this one, without a state and without what a sample is seeded with. "
-                "Call feedline.torch.patch() before, or do not prepare the loader",
+                "accelerate makes torch's DataLoader out of this one, without a state and without what a sample is seeded with. Call "
+                f"feedline.torch.patch() before, or {remedy}",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         elif made.patched_seeds != self.seeds:
             warnings.warn(
                 f'accelerate makes a loader with the seeds of feedline.torch.patch(), "{made.patched_seeds}", out of this one with '
                 f'"{self.seeds}". Give patch() the same seeds',
                 UserWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
-        return False
 
     def _refuse_pipes(self) -> None:
         if isinstance(self.dataset, (IterDataPipe, MapDataPipe)):
