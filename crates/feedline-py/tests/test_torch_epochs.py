@@ -317,6 +317,46 @@ def test_a_worker_that_is_killed_behind_its_end_has_nothing_more_to_deliver(tmp_
     assert sorted(sum(seen, [])) == [*range(40), *range(100, 105)]
 
 
+class Drawn(torch.utils.data.Sampler):
+    """Draws from the loader's generator: batches when it is asked ("eager"), samples when they are asked for ("lazy"), or both."""
+
+    def __init__(self, how, generator):
+        self.how, self.generator = how, generator
+
+    def __len__(self):
+        return 4 if self.how == "eager" else 12
+
+    def __iter__(self):
+        if self.how == "eager":
+            return iter(torch.randperm(12, generator=self.generator).view(4, 3).tolist())
+        first = int(torch.randint(12, (), generator=self.generator)) if self.how == "both" else 0
+        return ((first + int(torch.randint(12, (), generator=self.generator))) % 12 for _ in range(12))
+
+
+@pytest.mark.parametrize("how", ["eager", "lazy", "both"])
+def test_a_sampler_that_shares_the_loaders_generator_goes_on_as_torch_would_have(how):
+    def loader(kind, workers, seed=3):
+        generator = torch.Generator().manual_seed(seed)
+        sampler = Drawn(how, generator)
+        how_many = {"batch_sampler": sampler} if how == "eager" else {"sampler": sampler, "batch_size": 3}
+        return kind(range(12), generator=generator, num_workers=workers, **how_many)
+
+    for workers in (0, 1):
+        torchs = loader(torch.utils.data.DataLoader, workers)
+        expect = [[batch.tolist() for batch in torchs] for _ in range(3)]
+        ours, found, states = loader(feedline.torch.DataLoader, workers), [], []
+        for _ in range(3):
+            found.append([(batch.tolist(), states.append(ours.state_dict()))[0] for batch in ours])
+        assert found == expect and expect[0] != expect[1]
+        # Begun in epoch 1 without workers or with one; behind the last batch of epoch 0.
+        for at, others in ((3, workers), (4, 1 - workers), (5, workers)):
+            again = loader(feedline.torch.DataLoader, others, seed=8)
+            again.load_state_dict(json.loads(json.dumps(states[at])))
+            rest = [batch.tolist() for batch in again]
+            assert rest == sum(expect, [])[at + 1 : 8]
+            assert others != workers or [batch.tolist() for batch in again] == expect[2]
+
+
 # --- Out of order
 
 # Out of order the first batch waits at a gate, while others are handed out.

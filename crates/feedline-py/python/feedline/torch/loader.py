@@ -20,7 +20,8 @@ from ..loader import DataLoader as NativeLoader
 from ..source import Source
 from ..workers.fetch import BadSamples
 from ..workers.ragged import Rule, collate_fn_of
-from .order import DISTRIBUTED, DRAWN, Drawn, Iterated, Order, Planned, differs, generator_of, text_of
+from .iterated import Iterated
+from .order import DISTRIBUTED, DRAWN, Drawn, Order, Planned, differs, generator_of, text_of
 from .passes import Early, Place, SinglePass, WorkerPass
 from .samplers import DistributedBatchSampler
 from .streams import Streams
@@ -42,12 +43,12 @@ def order_of(loader: Any) -> Order:
     if type(batches) is BatchSampler or type(batches) is DistributedBatchSampler:
         sampler, size, drop_last = batches.sampler, batches.batch_size, batches.drop_last
     elif batches is not None:
-        return Iterated(batches, None, None, False)
+        return Iterated(batches, None, None, False, loader.generator)
     if type(sampler) in DISTRIBUTED:
         return Planned(sampler, size, drop_last)
     if type(sampler) in DRAWN:
         return Drawn(sampler, size, drop_last)
-    return Iterated(loader._index_sampler, sampler, size, drop_last)
+    return Iterated(loader._index_sampler, sampler, size, drop_last, loader.generator)
 
 
 def _drawn_seed(generator: torch.Generator | None) -> int:
@@ -234,11 +235,12 @@ class DataLoader(torch.utils.data.DataLoader[T]):
                 order.draw_again()
             # A sampler with a seed of its own has no drawn one in its state: the workers begin with what the samples have.
             base_seed, passes = course.seed or ((order.key() or 0) >> 1, 0)
+            order.catch_up()
         elif course.seed is not None and self.persistent_workers:
             base_seed, passes = course.seed
         else:
             base_seed = _drawn_seed(self.generator)
-            passes = 0
+            passes, order.has_drawn_seed = 0, True
             if has_new_workers:
                 order.again()
         # torch's persistent workers keep the seed that they began with.

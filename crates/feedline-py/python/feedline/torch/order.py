@@ -1,8 +1,8 @@
 """The order of a pass: which keys make its batches, and how the place in it is written down and found again.
 
 Four kinds. *Plan*: exactly torch's or Feedline's distributed samplers; any number of ranks can go on. *Drawn*: exactly torch's other
-samplers; the generator's state at the beginning of the pass is the order. *Iterated*: any other sampler, asked as it is. An iterable
-dataset has none: *streams*, one for each worker.
+samplers; the generator's state at the beginning of the pass is the order. *Iterated*: any other sampler, asked as it is (``iterated``). An
+iterable dataset has none: *streams*, one for each worker.
 """
 
 from __future__ import annotations
@@ -73,6 +73,12 @@ class Order:
 
     def again(self) -> None:
         """Asks the sampler a second time, as torch does where workers are started, so that it draws what it draws there."""
+
+    # Whether the seed of the workers was drawn for this pass.
+    has_drawn_seed = False
+
+    def catch_up(self) -> None:
+        """Brings a pass that goes on to its place, when its seed is known."""
 
     def draw_again(self) -> None:
         """Lets a pass that goes on draw from the main generator what it drew when it began, without effect on its order."""
@@ -426,168 +432,3 @@ class Drawn(Order):
         if place.get("generator") is not None:
             self.sampler.generator.set_state(generator_of(place["generator"]))
         self._loaded = (place["origin"], place["samples"], place["drawn"]) if place["begun"] else None
-
-
-class Iterated(Order):
-    """Any other sampler: the place is a number of batches, or the sampler's own state."""
-
-    kind = "iterated"
-    has_unknown_end = True
-    is_drawn_at_once = False
-
-    def __init__(self, batches: Any, sampler: Any, batch_size: int | None, drop_last: bool) -> None:
-        super().__init__(batch_size, drop_last)
-        self._batches = batches
-        # Who has a state: the sampler of batches, or the one that torch's BatchSampler asks.
-        self.sampler = next((one for one in (batches, sampler) if hasattr(one, "state_dict") and hasattr(one, "load_state_dict")), None)
-        self._start = 0
-        self._iterator: Iterator[Any] = iter(())
-        # Batches, the sampler's state, the origin, and whether the pass had begun, of a loaded place.
-        self._loaded: tuple[int, Any, str | None, bool] | None = None
-        # The generator's state before the first batch, if a sampler of torch's draws the order.
-        self._origin: str | None = None
-        self._was_used = False
-        self._key: int | None = None
-        # The epoch of a pass or a loaded place, of subclasses of torch's DistributedSampler.
-        self._epoch: int | None = None
-        # That of the sampler when its iterator was made.
-        self._asked: int | None = None
-        # The newest epoch of theirs, and how often it was delivered; of a pass, before it.
-        self._delivered: tuple[int | None, int] = (None, 0)
-
-    def begin(self) -> Iterated:
-        if self._loaded is not None and self._loaded[0] and self._epoch not in (None, self.epoch()):
-            # The program has set another epoch.
-            self._loaded = None
-        begun = copy.copy(self)
-        begun._start, state, begun._origin, begun.is_resumed = self._loaded or (0, None, None, False)
-        begun._resumed, self._loaded, self._was_used = self._loaded, None, True
-        if state is not None:
-            self.sampler.load_state_dict(state)
-        innermost = _innermost(self._batches)
-        if begun._origin is not None:
-            innermost.generator.set_state(generator_of(begun._origin))
-        begun._key = _key_of_accelerates(innermost)
-        begun._epoch = epoch = self.epoch()
-        if epoch is not None:
-            repeat = self._delivered[1] if self._delivered[0] == epoch else 0
-            begun._delivered, self._delivered = (epoch, repeat), (epoch, repeat + 1)
-            if isinstance(getattr(innermost, "seed", None), int):
-                # As of torch's own class: ranks may be seeded apart, and a sample draws the same on each.
-                begun._key = key_of_pass(1, innermost.seed, epoch, repeat)
-        # As torch, which asks before it draws the seed of the workers.
-        begun.again()
-        if state is None:
-            for _ in range(begun._start):
-                next(begun._iterator, None)
-        return begun
-
-    def take_back(self, idle: Iterated) -> bool:
-        is_resumed = super().take_back(idle)
-        if idle._epoch is None or idle._epoch != self.epoch():
-            return is_resumed
-        self._delivered = idle._delivered
-        return True
-
-    def again(self) -> None:
-        before = self._origin_now()
-        self._iterator = iter(self._batches)
-        self._asked = self.epoch()
-        if self._origin_now() != before:
-            # It draws when it is asked, not with its first batch.
-            self._origin = before
-
-    def key(self) -> int | None:
-        return self._key
-
-    def tasks(self) -> Iterator[Task]:
-        self._origin = self._origin or self._origin_now()
-        # With workers the first batch is drawn when the pass begins. Without, an epoch that is set after that must not count either.
-        later = self.epoch()
-        is_late = later != self._asked and not self._start
-        # Not a for loop, which would ask the iterator for an iterator: a sampler that is its own begins again then.
-        while True:
-            if is_late:
-                _innermost(self._batches).set_epoch(self._asked)
-            try:
-                keys = next(self._iterator)
-            except StopIteration:
-                return
-            finally:
-                if is_late:
-                    _innermost(self._batches).set_epoch(later)
-            is_late = False
-            yield Task(keys, None)
-
-    def snapshot(self) -> Any:
-        return None if self.sampler is None else copy.deepcopy(self.sampler.state_dict())
-
-    def place(self, batches: int, samples: int, snapshot: Any) -> dict[str, Any]:
-        return self._place(self._start + batches, snapshot, self._origin or self._origin_now(), True)
-
-    def at_rest(self) -> dict[str, Any]:
-        if self._loaded is not None:
-            return self._place(*self._loaded)
-        return self._place(0, self.snapshot() if self._was_used else None, self._origin_now(), False)
-
-    def _place(self, batches: int, state: Any, origin: str | None, begun: bool) -> dict[str, Any]:
-        place = {"batches": batches, "state": state, "origin": origin, "batch_size": self.batch_size, "begun": begun}
-        if isinstance(innermost := _innermost(self._batches), TorchDistributedSampler):
-            place |= {"epoch": self._epoch, "num_replicas": innermost.num_replicas, "length": len(innermost)}
-            place["delivered"] = list(self._delivered)
-        return place
-
-    def epoch(self) -> int | None:
-        innermost = _innermost(self._batches)
-        return innermost.epoch if isinstance(innermost, TorchDistributedSampler) else None
-
-    def ranks(self) -> int:
-        innermost = _innermost(self._batches)
-        return innermost.num_replicas if isinstance(innermost, TorchDistributedSampler) else super().ranks()
-
-    def _origin_now(self) -> str | None:
-        """The state of the generator from which a sampler of torch's would draw the order now, if no other state is to be kept."""
-        innermost = _innermost(self._batches)
-        generator = getattr(innermost, "generator", None) if self.sampler is None and type(innermost) in DRAWN else None
-        return None if generator is None else text_of(generator.get_state())
-
-    def is_over(self, batches: int, samples: int) -> bool:
-        try:
-            # Equal, not more: some programs give a sampler of batches that never ends and has the length of an epoch.
-            return self._start + batches == len(self._batches)
-        except TypeError:
-            return False
-
-    def load(self, place: dict[str, Any]) -> None:
-        if place["batches"] and place["state"] is None and place["batch_size"] != self.batch_size:
-            raise differs("batch_size", place["batch_size"], self.batch_size)
-        innermost, epoch = _innermost(self._batches), None
-        if place["batches"] and place["state"] is None and isinstance(innermost, TorchDistributedSampler):
-            # The batches of this rank are skipped, so that they must be dealt as before.
-            for what, now in (("num_replicas", innermost.num_replicas), ("length", len(innermost))):
-                if place.get(what, now) != now:
-                    raise differs(what, place[what], now)
-            epoch = place.get("epoch")
-        if place["state"] is not None and self.sampler is None:
-            raise differs("sampler", "one with a state_dict", "one without")
-        origin = place.get("origin")
-        if origin is not None and self._origin_now() is None:
-            raise differs("sampler", "one with a generator", "one without")
-        self._loaded, self._epoch = (place["batches"], place["state"], origin, place["begun"]), epoch
-        self._delivered = tuple(place.get("delivered", (None, 0)))
-        if epoch is not None:
-            innermost.set_epoch(epoch)
-
-
-def _innermost(batches: Any) -> Any:
-    """The sampler whose order is dealt to ranks, put into batches, or partly skipped by those around it; accelerate makes such."""
-    while hasattr(batches, "batch_sampler"):
-        batches = batches.batch_sampler
-    return getattr(batches, "sampler", batches)
-
-
-def _key_of_accelerates(sampler: Any) -> int | None:
-    """The key of the coming pass for accelerate's sampler with a seed and an epoch of its own: a program that goes on has the same."""
-    if (type(sampler).__module__, type(sampler).__name__) != ("accelerate.data_loader", "SeedableRandomSampler"):
-        return None
-    return key_of_pass(3, sampler.initial_seed, sampler.epoch)
