@@ -461,6 +461,8 @@ fn the_contact_sheet_is_a_function_of_epoch_and_step() {
     assert!(sheet("1", "0", "c.png") != first && sheet("0", "1", "d.png") != first);
     let data = data().to_str().unwrap();
     expect(&run(&["show", "--data", data, "--step", "3"]), 2, &["has 3 batches of 32", "the last one is 2"]);
+    let small = ["fewer than one batch of 1000", "lower the batch size to"];
+    expect(&run(&["show", "--data", data, "--batch-size", "1000"]), 3, &small);
 }
 
 #[test]

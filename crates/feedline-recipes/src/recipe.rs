@@ -339,14 +339,17 @@ impl BatchChoice {
     /// Batch `step` of `epoch`, both from 0; `drops_rest` says that an epoch has whole batches only.
     ///
     /// # Errors
-    /// A step that the epoch does not have.
+    /// A step that the epoch does not have; a training split without a whole batch, in the words of `train`.
     pub fn new(plan: Plan, config: &impl Settings, epoch: u64, step: u64, drops_rest: bool) -> Result<BatchChoice> {
-        let batch_size = config.batch_size();
+        let (samples, batch_size) = (plan.epoch_len(), config.batch_size());
         let steps = plan.num_batches(0, 0, batch_size, drops_rest);
+        if steps == 0 {
+            return Err(Error::SplitTooSmall { split: "train".into(), samples, batch_size });
+        }
         if step >= steps {
             return Err(Error::config(
-                format!("--step {step}: an epoch of {} samples has {steps} batches of {batch_size}", plan.epoch_len()),
-                format!("Steps count from 0, so the last one is {}", steps.saturating_sub(1)),
+                format!("--step {step}: an epoch of {samples} samples has {steps} batches of {batch_size}"),
+                format!("Steps count from 0, so the last one is {}", steps - 1),
             ));
         }
         let options = LoaderOptions { batch_size, num_workers: 0, ..config.loader().options(Arc::new(Warnings)) };
@@ -478,4 +481,29 @@ pub fn load_weights(task: &mut impl Task, model: Tensors) -> Result<()> {
 /// The value of a setting as a file has it: `Adam` is `adam`.
 pub fn setting_name(value: &dyn std::fmt::Debug) -> String {
     format!("{value:?}").to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lidar::config::Config;
+
+    #[test]
+    fn a_step_that_an_epoch_does_not_have_is_refused_with_what_helps() {
+        let settings = SettingsBuilder::<Config>::defaults().assign("data.dir=/d").unwrap();
+        let config = settings.assign("train.batch_size=32").unwrap().resolve().unwrap();
+        let refused = |samples: u64, step: u64, drops_rest: bool| {
+            let plan = Plan::new(samples, 1).unwrap();
+            BatchChoice::new(plan, &config, 0, step, drops_rest).err().map(|error| error.to_string())
+        };
+        let error = refused(20, 0, true).unwrap();
+        assert!(error.contains("the train split has 20 samples, fewer than one batch of 32"), "{error}");
+        assert!(error.contains("lower the batch size to 20 or less"), "{error}");
+        // The rest of a split that keeps it is a batch.
+        assert_eq!(refused(20, 0, false), None);
+        assert_eq!(refused(95, 1, true), None);
+        let error = refused(95, 2, true).unwrap();
+        assert!(error.contains("an epoch of 95 samples has 2 batches of 32"), "{error}");
+        assert!(error.contains("the last one is 1"), "{error}");
+    }
 }
