@@ -10,6 +10,9 @@ mod network;
 mod picture;
 mod recipe;
 
+#[cfg(test)]
+mod tests;
+
 use feedline_cli::{Recipes, run_with};
 use std::process::ExitCode;
 

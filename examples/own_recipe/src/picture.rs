@@ -18,7 +18,8 @@ pub fn draw(config: &Config, data: &Numbered, batch: &Batch) -> Result<Sheet> {
     let pictures = samples.take(batch.valid).map(|((pixels, value), index)| {
         let pixels = pixels.iter().flat_map(|grey| [(grey * 255.0).round() as u8; 3]).collect();
         let image = RgbImage { width_px: side_px, height_px: side_px, pixels };
-        (image, format!("{}: {value}", data.name(*index)))
+        // The number first: a sheet cuts what is too long at its end.
+        (image, format!("{value}: {}", data.name(*index)))
     });
     Ok(Sheet::square(pictures.collect()))
 }
