@@ -1,10 +1,14 @@
-"""The examples of docs/rust.md, run as a reader runs them: each ends well and shows what it promises."""
+"""The examples of docs/rust.md, run as a reader runs them: each ends well and shows what it promises. A copy of the recipe too."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
+import textwrap
 
 import pytest
+from conftest import REPOSITORY
 
 EXAMPLES = {
     "1_plan": ["pad    4 5 0 2  |  1 3 8 4*  |  7 9 6 1*", "after,  rank 0: [0, 6]", "index 57136044 after"],
@@ -37,3 +41,28 @@ def test_an_example_shows_its_stage(feedline, folder, name):
     assert ended.returncode == 0, ended.stderr
     for part in EXAMPLES[name]:
         assert part in ended.stdout, ended.stdout
+
+
+def test_a_copy_of_the_recipe_outside_the_repository_is_a_package(tmp_path):
+    if shutil.which("cargo") is None:
+        pytest.skip("cargo is not there")
+    copy = tmp_path / "own_recipe"
+    shutil.copytree(REPOSITORY / "examples/own_recipe", copy)
+    shutil.copy(REPOSITORY / "Cargo.lock", copy)
+    [manifest] = re.findall(r"(?ms)^ *```toml\n( *\[package\]\n.*?)^ *```$", (REPOSITORY / "CONTRIBUTING.md").read_text())
+    (copy / "Cargo.toml").write_text(textwrap.dedent(manifest).replace("../feedline/", f"{REPOSITORY}/"))
+    # For this machine only: the crates of other systems were not fetched.
+    [host] = re.findall(r"(?m)^host: (.*)$", subprocess.run(["rustc", "-vV"], capture_output=True, text=True, check=True).stdout)
+    command = ["cargo", "metadata", "--offline", "--filter-platform", host, "--format-version", "1"]
+    ended = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    # It names the crates that the example itself names.
+    command = ["cargo", "metadata", "--offline", "--no-deps", "--format-version", "1"]
+    ours = subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=True, timeout=60).stdout
+    assert dependencies(ended.stdout) == dependencies(ours)
+
+
+def dependencies(metadata):
+    """The crates that the package own_recipe names, each with its kind."""
+    [package] = [package for package in json.loads(metadata)["packages"] if package["name"] == "own_recipe"]
+    return [(dep["name"], dep["kind"]) for dep in package["dependencies"]]

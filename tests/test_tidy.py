@@ -448,6 +448,25 @@ def test_every_link_in_the_documents_leads_somewhere():
     check(problems)
 
 
+def test_the_files_to_imitate_hold_what_they_are_named_for():
+    name, problems = "CONTRIBUTING.md", []
+    text = (ROOT / name).read_text()
+    tops = {path.partition("/")[0] for path in files()}
+    paragraphs = list(re.finditer(r"(?ms)^To imitate: .*?(?=\n\n|\Z)", text))
+    assert len(paragraphs) >= 4, "CONTRIBUTING.md names files to imitate"
+    for paragraph in paragraphs:
+        quoted = re.findall(r"`([^`]+)`", paragraph[0])
+        words = [word.lower() for word in quoted if re.fullmatch(r"\w+", word)]
+        for path in (path for path in quoted if re.fullmatch(r"[\w.-]+/[\w./-]+", path) and path.partition("/")[0] in tops):
+            where = f"{name}:{line_at(text, text.index(path, paragraph.start()))}: {path}"
+            file = ROOT / path
+            if not file.exists():
+                problems.append(f"{where}: there is no such file")
+            elif file.is_file() and words and not any(word in file.read_text().lower() for word in words):
+                problems.append(f"{where}: holds none of {', '.join(words)}")
+    check(problems)
+
+
 if __name__ == "__main__":
     ROOT = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT).resolve()
     failed = 0
