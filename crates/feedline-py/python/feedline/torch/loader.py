@@ -23,6 +23,7 @@ from ..workers.ragged import Rule, collate_fn_of
 from .iterated import Iterated
 from .order import DISTRIBUTED, DRAWN, Drawn, Order, Planned, differs, generator_of, text_of
 from .passes import Early, Place, SinglePass, WorkerPass
+from .rest import rest_of
 from .samplers import DistributedBatchSampler
 from .streams import Streams
 
@@ -69,6 +70,8 @@ class _Course:
         self._limit = max_bad_samples
         self.order: Order | None = None
         self.samplers: tuple[Any, Any, Any] = (None, None, None)
+        # What is left of an epoch of another kind of order, until a pass begins with it.
+        self.rest: Order | None = None
         # The newest pass.
         self.place: Place | None = None
         # The drawn seed and number of the next pass, if no seed is to be drawn for it.
@@ -216,15 +219,19 @@ class DataLoader(torch.utils.data.DataLoader[T]):
         """The place of a pass that begins now; draws from the generators what torch draws, in its order."""
         course = self._course
         idle = course.place
-        if idle is not None and not idle.is_asked and idle.source is self._order:
+        if idle is not None and not idle.is_asked and (idle.is_rest or idle.source is self._order) and idle.source is not None:
             # OpenPCDet's loop makes an iterator before its first epoch, and another one in it. Only the second is asked.
             idle.is_taken_back = idle.source.take_back(idle.order)
+            if idle.is_rest and idle.is_taken_back:
+                course.rest = idle.source
             if idle.order.is_resumed and idle.is_taken_back:
                 course.seed, course.before, course.early = idle.loaded
         loaded = course.seed, course.before, course.early
-        order = self._order.begin()
+        source = course.rest or self._order
+        is_rest, course.rest = course.rest is not None, None
+        order = source.begin()
         early: set[int] = set()
-        if course.early is not None and order.is_resumed and self._order.epoch() == course.early.epoch:
+        if course.early is not None and order.is_resumed and source.epoch() == course.early.epoch:
             early.update(course.early.numbers)
         before = None if self.generator is not None else _checksum()
         if order.is_resumed:
@@ -246,7 +253,8 @@ class DataLoader(torch.utils.data.DataLoader[T]):
         # torch's persistent workers keep the seed that they began with.
         course.seed = (base_seed, passes + 1) if self.persistent_workers else None
         course.place = Place(order, base_seed, passes, course.before if order.is_resumed else before, course.bad, early)
-        course.place.source, course.place.epoch, course.place.loaded = self._order, self._order.epoch(), loaded
+        course.place.source, course.place.epoch, course.place.loaded = source, source.epoch(), loaded
+        course.place.is_rest = is_rest
         course.before = course.early = None
         return course.place
 
@@ -271,25 +279,26 @@ class DataLoader(torch.utils.data.DataLoader[T]):
         if place is not None and not is_in_pass:
             # The next epoch is then the same whether the loop has asked for one batch more or has not.
             place.order.finish()
-        state: dict[str, Any] = {"feedline_loader": _FORMAT, "kind": self._order.kind, "bad_samples": self._course.bad.count}
+        order = place.order if place is not None and is_in_pass else self._course.rest or self._order
+        state: dict[str, Any] = {"feedline_loader": _FORMAT, "kind": order.kind, "bad_samples": self._course.bad.count}
         if place is not None and is_in_pass:
             state["place"], early = place.state()
             state["seed"] = None if place.order.key() is not None else [place.base_seed, place.passes]
             state["before"] = None if place.order.key() is not None else place.before
         else:
             seed, state["before"], early = self._course.seed, self._course.before, self._course.early
-            behind = None if place is None else place.order.behind()
-            if self.generator is None and self._order.kind == "drawn" and not (place is None and self._order.is_loaded):
+            behind = None if place is None else self._order.behind_rest() if place.is_rest else place.order.behind()
+            if self.generator is None and order.kind == "drawn" and not (place is None and order.is_loaded):
                 # What the next pass would draw if it began now, of a copy: a program that goes on may be seeded anew.
                 main = torch.Generator()
                 main.set_state(torch.default_generator.get_state())
                 seed, state["before"] = seed or (_drawn_seed(main), 0), _checksum()
-                behind = self._order.coming(main)
-            state["place"] = behind or self._order.at_rest()
-            state["seed"] = None if seed is None or self._order.kind == "plan" else list(seed)
+                behind = order.coming(main)
+            state["place"] = behind or order.at_rest()
+            state["seed"] = None if seed is None or order.kind == "plan" else list(seed)
         if early is not None:
             state["early"] = list(early)
-        if self.generator is not None and self._order.kind != "plan":
+        if self.generator is not None and order.kind != "plan":
             state["generator"] = text_of(self.generator.get_state())
         return state
 
@@ -302,32 +311,33 @@ class DataLoader(torch.utils.data.DataLoader[T]):
         if not isinstance(state_dict, dict) or state_dict.get("feedline_loader") != _FORMAT:
             as_json(state_dict)
             raise StateError("this is no state of feedline.torch.DataLoader. Give what its state_dict() returned")
-        if state_dict["kind"] == "plan" and self._order.kind == "drawn":
-            raise StateError(
-                "the state is of a DistributedSampler, whose order shuffle=True does not have. Give one on a single process, too: "
-                "sampler=DistributedSampler(dataset, num_replicas=1, rank=0, ...)",
-                field="kind",
-                saved="plan",
-                now="drawn",
-            )
-        if state_dict["kind"] != self._order.kind:
-            raise differs("kind", state_dict["kind"], self._order.kind)
+        course, own, kind = self._course, self._order, state_dict["kind"]
         early = None if state_dict.get("early") is None else Early(*state_dict["early"])
-        if early is not None and early.batch_size != self._order.batch_size:
-            raise differs("batch_size", early.batch_size, self._order.batch_size)
-        if early is not None and self._order.ranks() > 1:
-            raise differs("num_replicas", 1, self._order.ranks())
+        if early is not None and kind != own.kind:
+            raise differs("kind", kind, own.kind)
+        if early is not None and early.batch_size != own.batch_size:
+            raise differs("batch_size", early.batch_size, own.batch_size)
+        if early is not None and own.ranks() > 1:
+            raise differs("num_replicas", 1, own.ranks())
         try:
             seed = state_dict["seed"]
-            self._order.load(state_dict["place"])
+            if kind == own.kind:
+                own.load(state_dict["place"])
+                course.rest = None
+            else:
+                course.rest = rest_of(own, kind, state_dict["place"])
+                seed = None if course.rest is None else seed
+                # Nothing is left of what was loaded before.
+                course.order = None
         except (KeyError, IndexError, TypeError) as error:
             raise StateError(f"this state is not whole: {error!r}. Give what state_dict() returned, unchanged") from None
-        self._course.seed = None if seed is None else (seed[0], seed[1])
-        self._course.before, self._course.early = state_dict.get("before"), early
-        self._course.bad.count = state_dict.get("bad_samples", 0)
+        course.seed = None if seed is None else (seed[0], seed[1])
+        # The draws of another kind of sampler are not those that this program makes.
+        course.before, course.early = state_dict.get("before") if kind == own.kind else None, early
+        course.bad.count = state_dict.get("bad_samples", 0)
         if state_dict.get("generator") is not None and self.generator is not None:
             self.generator.set_state(generator_of(state_dict["generator"]))
-        self._course.place = None
+        course.place = None
 
     @property
     def _is_accelerate_prepared(self) -> bool:

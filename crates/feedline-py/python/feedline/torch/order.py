@@ -138,6 +138,10 @@ class Order:
         """Whether a place is loaded that no pass has begun with."""
         return self._loaded is not None
 
+    def behind_rest(self) -> dict[str, Any]:
+        """The place behind an epoch of which a state of another kind had the rest."""
+        return self.at_rest()
+
     def load(self, place: dict[str, Any]) -> None:
         """Takes up a place for the next pass. Raises :class:`feedline.StateError` if it belongs to another order."""
         raise NotImplementedError
@@ -263,7 +267,18 @@ class Planned(Order):
     def place(self, batches: int, samples: int, snapshot: Any) -> dict[str, Any]:
         epoch, start, repeat = self._now
         position = start + samples * self.sampler.num_replicas
-        return {"cursor": json.loads(self.plan.cursor(epoch, position)), "repeat": repeat, "begun": True, "done": False}
+        cursor = json.loads(self.plan.cursor(epoch, position))
+        return {"cursor": cursor, "repeat": repeat, "begun": True, "done": False} | self._facts()
+
+    def _facts(self) -> dict[str, Any]:
+        """What the order is made of, for a loader that has not this sampler, if one of torch's could have it."""
+        one = self.sampler
+        order = dict(one._arguments[1]) if self._is_ours else {}
+        tail = order.pop("tail", "drop" if getattr(one, "drop_last", False) else "pad")
+        permutation, _ = order.pop("permutation", "torch"), order.pop("seed", None)
+        if permutation == "feistel" or any(value is not None for value in order.values()):
+            return {}
+        return {"order": {"length": len(one.dataset), "shuffle": one.shuffle, "seed": one.seed, "tail": tail}}
 
     def at_rest(self) -> dict[str, Any]:
         one = self.sampler
@@ -273,12 +288,17 @@ class Planned(Order):
             "repeat": self._repeats.get(one.epoch, 0),
             "begun": self._is_begun,
             "done": False,
-        }
+        } | self._facts()
 
     def behind(self) -> dict[str, Any]:
         epoch, _, repeat = self._now
         cursor = json.loads(self.plan.cursor(epoch, self.plan.total_size()))
-        return {"cursor": cursor, "repeat": repeat, "begun": False, "done": True}
+        return {"cursor": cursor, "repeat": repeat, "begun": False, "done": True} | self._facts()
+
+    def behind_rest(self) -> dict[str, Any]:
+        plan = self._plan()
+        cursor = json.loads(plan.cursor(self.sampler.epoch, plan.total_size()))
+        return {"cursor": cursor, "repeat": 0, "begun": False, "done": True} | self._facts()
 
     def is_over(self, batches: int, samples: int) -> bool:
         # By steps, and of rank 0, which has the most samples: the place must be the same on all ranks.
@@ -384,10 +404,16 @@ class Drawn(Order):
 
     def place(self, batches: int, samples: int, snapshot: Any) -> dict[str, Any]:
         origin = self._origin or self._origin_now(torch.default_generator)
-        return {"samples": self._start + samples, "origin": origin, "begun": True, "drawn": self._is_drawn} | self._facts()
+        return self._place(self._start + samples, origin, True, self._is_drawn)
+
+    def _place(self, samples: int, origin: Any, is_begun: bool, is_drawn: bool) -> dict[str, Any]:
+        place: dict[str, Any] = {"samples": samples, "origin": origin, "begun": is_begun, "drawn": is_drawn} | self._facts()
+        if type(self.sampler) is RandomSampler and len(self.sampler) != len(self.sampler.data_source):
+            place["is whole"] = False
+        return place
 
     def coming(self, main: torch.Generator) -> dict[str, Any]:
-        return {"samples": 0, "origin": self._origin_now(main), "begun": True, "drawn": True} | self._facts()
+        return self._place(0, self._origin_now(main), True, True)
 
     def _origin_now(self, main: torch.Generator) -> Any:
         """What the generator would give if the first sample were asked for now; the main one is given."""
@@ -404,7 +430,7 @@ class Drawn(Order):
     def at_rest(self) -> dict[str, Any]:
         origin, start, is_drawn = self._loaded or (None, 0, False)
         is_begun = self._loaded is not None
-        place: dict[str, Any] = {"samples": start, "origin": origin, "begun": is_begun, "drawn": is_drawn} | self._facts()
+        place = self._place(start, origin, is_begun, is_drawn)
         generator = getattr(self.sampler, "generator", None)
         if generator is not None and not is_begun:
             place["generator"] = text_of(generator.get_state())

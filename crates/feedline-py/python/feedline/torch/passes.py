@@ -91,6 +91,8 @@ class Place:
         # What the pass is one of, and what was loaded for it.
         self.source: Order | None = None
         self.loaded: tuple[tuple[int, int] | None, int | None, Early | None] = (None, None, None)
+        # Whether that is what another kind of order had left of its epoch.
+        self.is_rest = False
         # Whether a batch was asked for, and whether a newer pass began at the same place before that.
         self.is_asked = False
         self.is_taken_back = False
