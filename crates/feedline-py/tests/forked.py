@@ -94,6 +94,9 @@ def run(order):
     until, code = time.monotonic() + order["timeout_s"], 0
     while code == 0 and (left := [process for process in processes if process.exitcode is None]):
         ended = multiprocessing.connection.wait([process.sentinel for process in left], until - time.monotonic())
+        # A process whose sentinel is ready may take a moment until it has an exit code.
+        for process in left:
+            process.join(10 if process.sentinel in ended else 0)
         code = next((process.exitcode for process in processes if process.exitcode), 0) if ended else None
     for process in processes:
         process.kill()
