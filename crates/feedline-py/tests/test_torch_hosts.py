@@ -301,6 +301,78 @@ def test_ranks_that_lightning_starts_itself_have_the_patch(tmp_path):
         assert told == [f"PatchedDataLoader worker {own[at : at + 2]}" for at in (0, 2, 4)]
 
 
+KILLED = """
+import json, os, signal, sys
+import lightning, torch, torch.utils.data
+from lightning.pytorch.callbacks import ModelCheckpoint
+import feedline.torch
+
+folder, devices, kill_at, checkpoint = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] or None
+feedline.torch.patch()
+
+class Rows(torch.utils.data.Dataset):
+    def __len__(self):
+        return 24
+    def __getitem__(self, index):
+        return torch.tensor([float(index), torch.rand(())])
+
+class Noting(lightning.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+    def training_step(self, batch, _):
+        with open(f"{folder}/{self.trainer.global_rank}", "a") as out:
+            print(json.dumps(batch.tolist()), file=out)
+        return (self.weight - batch.mean()).abs()
+    def on_train_batch_end(self, *_):
+        if self.trainer.global_step == kill_at:
+            self.trainer.strategy.barrier()
+            os.kill(os.getpid(), signal.SIGKILL)
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.01)
+
+lightning.seed_everything(1)
+saving = ModelCheckpoint(f"{folder}/saved", every_n_train_steps=2, save_top_k=-1)
+quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "callbacks": [saving]}
+strategy = "ddp" if devices > 1 else "auto"
+trainer = lightning.Trainer(max_epochs=2, devices=devices, strategy=strategy, accelerator="cpu", **quiet)
+trainer.fit(Noting(), torch.utils.data.DataLoader(Rows(), batch_size=6 // devices, shuffle=True), ckpt_path=checkpoint)
+"""
+
+
+def test_lightning_goes_on_after_a_kill_with_another_number_of_processes(forks, tmp_path):
+    pytest.importorskip("lightning")
+    program = tmp_path / "program.py"
+    program.write_text(KILLED, "utf-8")
+
+    def seen(name, devices, kill_at=0, checkpoint=""):
+        """The samples of each step, in the order of the epoch, with their draws."""
+        folder = tmp_path / name
+        folder.mkdir()
+        elastic = {"ranks": devices, "TORCHELASTIC_RUN_ID": "none", "GROUP_RANK": 0} if devices > 1 else {}
+        done = forks(program, folder, devices, kill_at, checkpoint, imports=["lightning"], **elastic)
+        assert done.code == (-9 if kill_at else 0), done.stderr
+        if checkpoint:
+            assert "the state is of another kind of sampler" in done.stderr
+        ranks = [[json.loads(line) for line in (folder / str(rank)).open()] for rank in range(devices)]
+        return [[row for turn in zip(*step) for row in turn] for step in zip(*ranks)]
+
+    # Four steps an epoch. Saved two steps after the second epoch began, and killed one step later.
+    saved = "saved/epoch=1-step=6.ckpt"
+    killed = seen("two", 2, 7)
+    again = seen("then one", 1, checkpoint=tmp_path / "two" / saved)
+    steps = killed[:6] + again
+    assert killed[6] == again[0] and len(steps) == 8
+    for epoch, got in enumerate((steps[:4], steps[4:])):
+        sampler = torch.utils.data.DistributedSampler(range(24), 1, 0, seed=1)  # Lightning gives its own
+        sampler.set_epoch(epoch)
+        assert [int(index) for step in got for index, _ in step] == list(sampler)
+    killed = seen("one", 1, 7)
+    again = seen("then two", 2, checkpoint=tmp_path / "one" / saved)
+    assert killed[6] == again[0]
+    assert sorted(int(index) for step in killed[4:6] + again for index, _ in step) == list(range(24))
+
+
 @pytest.fixture
 def ranks(forks, tmp_path):
     """Runs a program on two ranks and gives what each has written into its file."""
