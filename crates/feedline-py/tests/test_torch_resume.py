@@ -481,7 +481,7 @@ OTHERS = {
     "weighted": lambda: OURS(Numbers(N), 4, sampler=WeightedRandomSampler([1] * N, N)),
     "num_samples": lambda: OURS(Numbers(N), 4, sampler=RandomSampler(Numbers(N), num_samples=9)),
     "replacement": lambda: OURS(Numbers(N), 4, sampler=RandomSampler(Numbers(N), True)),
-    "distributed": lambda: OURS(Numbers(N), 4, sampler=TorchSampler(Numbers(N), 1, 0)),
+    "distributed": lambda: OURS(Numbers(N), 4, sampler=TorchSampler(Numbers(N), 1, 0, shuffle=False)),
     "own": lambda: OURS(Numbers(N), 4, sampler=Rotated(N)),
     "iterable": lambda: OURS(Shards(N), 4),
 }
