@@ -217,3 +217,12 @@ def test_other_orders_are_refused_and_nothing_changes(saved, now):
         with pytest.raises(feedline.StateError, match="if both have the same length and both shuffle or neither") as told:
             other.load_state_dict(json.loads(json.dumps(state)))
         assert told.value.field == "kind" and other.state_dict() == before
+
+
+def test_a_state_with_batches_handed_out_early_is_of_its_own_kind_only():
+    _, state = after([alone()], 2)
+    loader = shared(TorchSampler, 1)[0]
+    before = loader.state_dict()
+    with pytest.raises(feedline.StateError, match="its kind is drawn, this loader's is plan"):
+        loader.load_state_dict(state | {"early": [[1], 2, None]})
+    assert loader.state_dict() == before

@@ -23,7 +23,7 @@ from ..workers.ragged import Rule, collate_fn_of
 from .iterated import Iterated
 from .order import DISTRIBUTED, DRAWN, Drawn, Order, Planned, differs, generator_of, text_of
 from .passes import Early, Place, SinglePass, WorkerPass
-from .rest import rest_of
+from .rest import behind_rest, rest_of
 from .samplers import DistributedBatchSampler
 from .streams import Streams
 
@@ -287,7 +287,7 @@ class DataLoader(torch.utils.data.DataLoader[T]):
             state["before"] = None if place.order.key() is not None else place.before
         else:
             seed, state["before"], early = self._course.seed, self._course.before, self._course.early
-            behind = None if place is None else self._order.behind_rest() if place.is_rest else place.order.behind()
+            behind = None if place is None else behind_rest(self._order) if place.is_rest else place.order.behind()
             if self.generator is None and order.kind == "drawn" and not (place is None and order.is_loaded):
                 # What the next pass would draw if it began now, of a copy: a program that goes on may be seeded anew.
                 main = torch.Generator()

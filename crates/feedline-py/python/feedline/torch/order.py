@@ -18,12 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import (
-    RandomSampler,
-    SequentialSampler,
-    SubsetRandomSampler,
-    WeightedRandomSampler,
-)
+from torch.utils.data import RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler
 from torch.utils.data import (
     DistributedSampler as TorchDistributedSampler,
 )
@@ -36,6 +31,7 @@ from .samplers import (
     DistributedMixtureSampler,
     DistributedSampler,
     DistributedWeightedSampler,
+    order_of_torchs,
 )
 
 _OURS = (DistributedSampler, DistributedWeightedSampler, DistributedMixtureSampler)
@@ -137,10 +133,6 @@ class Order:
     def is_loaded(self) -> bool:
         """Whether a place is loaded that no pass has begun with."""
         return self._loaded is not None
-
-    def behind_rest(self) -> dict[str, Any]:
-        """The place behind an epoch of which a state of another kind had the rest."""
-        return self.at_rest()
 
     def load(self, place: dict[str, Any]) -> None:
         """Takes up a place for the next pass. Raises :class:`feedline.StateError` if it belongs to another order."""
@@ -268,17 +260,7 @@ class Planned(Order):
         epoch, start, repeat = self._now
         position = start + samples * self.sampler.num_replicas
         cursor = json.loads(self.plan.cursor(epoch, position))
-        return {"cursor": cursor, "repeat": repeat, "begun": True, "done": False} | self._facts()
-
-    def _facts(self) -> dict[str, Any]:
-        """What the order is made of, for a loader that has not this sampler, if one of torch's could have it."""
-        one = self.sampler
-        order = dict(one._arguments[1]) if self._is_ours else {}
-        tail = order.pop("tail", "drop" if getattr(one, "drop_last", False) else "pad")
-        permutation, _ = order.pop("permutation", "torch"), order.pop("seed", None)
-        if permutation == "feistel" or any(value is not None for value in order.values()):
-            return {}
-        return {"order": {"length": len(one.dataset), "shuffle": one.shuffle, "seed": one.seed, "tail": tail}}
+        return {"cursor": cursor, "repeat": repeat, "begun": True, "done": False} | order_of_torchs(self.sampler)
 
     def at_rest(self) -> dict[str, Any]:
         one = self.sampler
@@ -288,17 +270,12 @@ class Planned(Order):
             "repeat": self._repeats.get(one.epoch, 0),
             "begun": self._is_begun,
             "done": False,
-        } | self._facts()
+        } | order_of_torchs(self.sampler)
 
     def behind(self) -> dict[str, Any]:
         epoch, _, repeat = self._now
         cursor = json.loads(self.plan.cursor(epoch, self.plan.total_size()))
-        return {"cursor": cursor, "repeat": repeat, "begun": False, "done": True} | self._facts()
-
-    def behind_rest(self) -> dict[str, Any]:
-        plan = self._plan()
-        cursor = json.loads(plan.cursor(self.sampler.epoch, plan.total_size()))
-        return {"cursor": cursor, "repeat": 0, "begun": False, "done": True} | self._facts()
+        return {"cursor": cursor, "repeat": repeat, "begun": False, "done": True} | order_of_torchs(self.sampler)
 
     def is_over(self, batches: int, samples: int) -> bool:
         # By steps, and of rank 0, which has the most samples: the place must be the same on all ranks.

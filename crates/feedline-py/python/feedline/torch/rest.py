@@ -6,6 +6,7 @@ The rest of that epoch is one pass in the order of the state. The epochs behind 
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -53,6 +54,15 @@ def rest_of(own: Order, kind: str, place: dict[str, Any]) -> Order | None:
         told = "is shared by the ranks in the order of the state; later epochs are those of this loader's DistributedSampler"
     warnings.warn(f"the state is of another kind of sampler: what is left of its epoch {told}", UserWarning, stacklevel=3)
     return rest
+
+
+def behind_rest(own: Order) -> dict[str, Any]:
+    """The place of a loader's own order behind such a rest: the epoch that a distributed sampler stands at is complete with it."""
+    if not isinstance(own, Planned):
+        return own.at_rest()
+    plan = own._plan()
+    cursor = json.loads(plan.cursor(own.sampler.epoch, plan.total_size()))
+    return own.at_rest() | {"cursor": cursor, "repeat": 0, "begun": False, "done": True}
 
 
 def _order(place: dict[str, Any]) -> tuple[int, bool] | None:

@@ -210,6 +210,16 @@ class DistributedSampler(_PlanSampler):
         )
 
 
+def order_of_torchs(sampler: Any) -> dict[str, Any]:
+    """What the order of a distributed sampler is made of, as an entry of a state; empty if none of torch's could have that order."""
+    order = dict(sampler._arguments[1]) if isinstance(sampler, _PlanSampler) else {}
+    tail = order.pop("tail", "drop" if getattr(sampler, "drop_last", False) else "pad")
+    permutation, _ = order.pop("permutation", "torch"), order.pop("seed", None)
+    if permutation == "feistel" or any(value is not None for value in order.values()):
+        return {}
+    return {"order": {"length": len(sampler.dataset), "shuffle": sampler.shuffle, "seed": sampler.seed, "tail": tail}}
+
+
 class DistributedWeightedSampler(_PlanSampler):
     """Draws with replacement by ``weights``, one for each sample: torch's ``WeightedRandomSampler`` for many ranks.
 
