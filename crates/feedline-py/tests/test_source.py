@@ -262,7 +262,7 @@ def test_a_torch_dataset_is_a_source_as_it_is(form, fields):
     for batch, expect in zip(ours, theirs, strict=True):
         assert batch.names == fields
         values = expect.values() if form == "dict" else expect if form == "tuple" else [expect]
-        for value, expected in zip(batch, values, strict=True):
+        for value, expected in zip(batch.values() if form == "dict" else batch, values, strict=True):
             torch.testing.assert_close(value, expected)
     tensors = TensorDataset(torch.arange(6), torch.ones(6, 2))
     x, ones = next(iter(feedline.DataLoader(tensors, batch_size=6)))

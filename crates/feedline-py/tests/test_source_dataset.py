@@ -94,7 +94,7 @@ def test_an_item_of_a_users_dataset_is_what_the_worker_processes_make_of_it():
         loader = feedline.DataLoader(source, batch_size=9, shuffle=True, num_workers=2, seed=4)
         loader.set_epoch(2)
         for batch in loader:
-            at, drawn, more, names = batch
+            at, drawn, more, names = batch.values()
             for row, index in enumerate(batch.indices):
                 one = source.sample(index, 2, 4)
                 assert [one[0], *one[1], one[3]] == [at[row], drawn[0][row], drawn[1][row], names[row]]
