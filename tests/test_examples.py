@@ -6,10 +6,11 @@ import re
 import shutil
 import subprocess
 import textwrap
+from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 EXAMPLES = {
     "1_plan": ["pad    4 5 0 2  |  1 3 8 4*  |  7 9 6 1*", "after,  rank 0: [0, 6]", "index 57136044 after"],
     "2_read": ["2000 files", "label 4: star            333 files", "there is no folder `train` in it"],
