@@ -12,8 +12,9 @@ mod exit;
 mod progress;
 mod recipes;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 use exit::{Done, exit_code};
+use recipes::Entry;
 pub use recipes::Recipes;
 use std::ffi::OsString;
 
@@ -112,15 +113,40 @@ pub fn run_with(words: impl IntoIterator<Item = OsString>, recipes: &Recipes) ->
     }
 }
 
-/// Reads the command line; the values of `recipe` are the names of `recipes`.
+/// Reads the command line; the values of `recipe` are the names of `recipes`. The help of a command has the flags of the
+/// recipe that the line names, with its defaults.
 fn parse(words: impl IntoIterator<Item = OsString>, recipes: &Recipes) -> Result<Cli, clap::Error> {
+    let words: Vec<OsString> = words.into_iter().collect();
+    let recipe = recipes.of_words(&words);
     let mut command = Cli::command();
     let names: Vec<String> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
     for name in names {
-        command = command.mut_subcommand(name, |command| {
-            let takes_recipe = command.get_arguments().any(|arg| arg.get_id() == "recipe");
-            if takes_recipe { command.mut_arg("recipe", |arg| arg.value_parser(recipes.values())) } else { command }
+        command = command.mut_subcommand(name, |mut command| {
+            if !command.get_arguments().any(|arg| arg.get_id() == "recipe") {
+                return command;
+            }
+            command = command.mut_arg("recipe", |arg| arg.value_parser(recipes.values()));
+            if command.get_arguments().any(|arg| arg.get_id() == "data") {
+                command = command.mut_args(|arg| with_default(arg, &recipe)).after_help(format!(
+                    "These are the flags of the recipe {}. Those of another: --recipe NAME --help",
+                    recipe.name
+                ));
+            }
+            command
         });
     }
     Cli::from_arg_matches(&command.try_get_matches_from(words)?)
+}
+
+/// The flag as the recipe has it: with the default in its help, or hidden.
+fn with_default(arg: Arg, recipe: &Entry) -> Arg {
+    let flag = arg.get_long().map(|long| format!("--{long}")).unwrap_or_default();
+    let Some((_, key)) = commands::KEYS.iter().find(|(name, _)| *name == flag) else { return arg };
+    let Some(default) = (recipe.default_of)(key) else { return arg.hide(true) };
+    let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+    let default = default.trim_matches('"');
+    if help.contains("[default: ") || ["", "false"].contains(&default) {
+        return arg;
+    }
+    arg.help(format!("{help} [default: {default}]"))
 }

@@ -1,5 +1,6 @@
 //! The progress display of a run: a bar per epoch, a line when it is done. A consumer of events.
 
+use crate::commands::print;
 use feedline::Result;
 use feedline::event::{Event, Sink};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -13,7 +14,8 @@ fn decimals(per_second: f64) -> usize {
     usize::from(per_second < 10.0)
 }
 
-/// Progress on standard error; without a terminal only the lines.
+/// Progress: the bar on standard error, if that is a terminal, and words about the run; the line of each epoch on standard
+/// output, so that a pipe keeps it.
 pub struct Progress {
     bar: Mutex<ProgressBar>,
     metric: &'static str,
@@ -63,8 +65,8 @@ impl Sink for Progress {
             Event::EpochEnd(record) => {
                 bar.finish_and_clear();
                 let first = |metrics: &[f64]| metrics.first().copied().unwrap_or(f64::NAN);
-                feedline::say!(
-                    "epoch {:>3}  loss {:.4}  {m} {:.4}  |  val loss {:.4}  val {m} {:.4}  |  lr {:.2e}  {:.*} img/s  data wait {:.1} %  {:.1} s",
+                let line = format!(
+                    "epoch {:>3}  loss {:.4}  {m} {:.4}  |  val loss {:.4}  val {m} {:.4}  |  lr {:.2e}  {:.*} img/s  data wait {:.1} %  {:.1} s\n",
                     record.epoch,
                     record.train_loss,
                     first(&record.train_metrics),
@@ -77,6 +79,8 @@ impl Sink for Progress {
                     record.train_seconds + record.val_seconds,
                     m = self.metric,
                 );
+                // A log that cannot be written is no reason to lose the run.
+                let _ = print(&line);
                 if record.data_wait_share > WORTH_A_WORD {
                     feedline::say!("           {}", record.stages.verdict(record.train_seconds, self.num_workers));
                 }

@@ -15,9 +15,8 @@ use feedline_recipes::recipe::Recipe;
 #[cfg(feature = "train")]
 use feedline_recipes::recipe::Trainable;
 use feedline_recipes::settings::{Settings, SettingsBuilder, recipe_named};
-use std::path::Path;
-#[cfg(feature = "train")]
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 #[cfg(feature = "train")]
 use std::sync::Arc;
 
@@ -29,6 +28,8 @@ pub struct Recipes(Vec<Entry>);
 pub(crate) struct Entry {
     pub(crate) name: &'static str,
     summary: &'static str,
+    /// The default of a key as a settings file has it; `None` if the recipe has no such key.
+    pub(crate) default_of: fn(&str) -> Option<String>,
     #[cfg(feature = "train")]
     reference: fn() -> String,
     storage: fn(Option<&Path>, &[String]) -> Result<Storage>,
@@ -68,6 +69,7 @@ impl Entry {
         Entry {
             name: R::Config::RECIPE,
             summary: R::SUMMARY,
+            default_of: |key| SettingsBuilder::<R::Config>::defaults().get(key),
             #[cfg(feature = "train")]
             reference: R::Config::reference,
             storage: storage_of::<R::Config>,
@@ -153,6 +155,18 @@ impl Recipes {
     fn chosen(&self, flag: Option<&str>, file: Option<&Path>) -> Result<Entry> {
         let flag = flag.map(|name| self.flagged(name)).transpose()?;
         Ok(flag.or(self.of_file(file)?).unwrap_or(self.0[0]))
+    }
+
+    /// The recipe that a command line names, as far as it can be told before the line is understood: for its help.
+    pub(crate) fn of_words(&self, words: &[OsString]) -> Entry {
+        let value = |flag: &str| {
+            let (at, word) = words.iter().enumerate().find(|(_, word)| word.to_string_lossy().starts_with(flag))?;
+            let word = word.to_string_lossy();
+            let value = word.strip_prefix(flag).and_then(|rest| rest.strip_prefix('=')).map(str::to_owned);
+            value.or_else(|| Some(words.get(at + 1)?.to_string_lossy().into_owned()))
+        };
+        let file = value("--config").map(PathBuf::from);
+        self.chosen(value("--recipe").as_deref(), file.as_deref()).unwrap_or(self.0[0])
     }
 
     /// The recipe that the flags of a command name.

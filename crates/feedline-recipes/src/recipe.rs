@@ -145,11 +145,11 @@ pub trait Trainable: Recipe {
     /// A value out of range, or a device that is not to be had.
     fn task(config: &Self::Config, data: &Self::Data) -> Result<Self::Task>;
 
-    /// Brings weights from elsewhere into a task at its first step, and reports on it.
+    /// Brings weights from elsewhere into a task at its first step, for this training data, and reports on it.
     ///
     /// # Errors
     /// Weights that cannot be read or do not fit.
-    fn import(_config: &Self::Config, _task: &mut Self::Task) -> Result<Option<String>> {
+    fn import(_config: &Self::Config, _task: &mut Self::Task, _train: &Self::Data) -> Result<Option<String>> {
         Ok(None)
     }
 

@@ -3,7 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "reads the settings and the list of a run that goes on")]
 
 use crate::recipe::{Finished, RunFigures, Setup, Trainable};
-use crate::settings::{CONFIG, Sections, Settings};
+use crate::settings::{CONFIG, Sections, Settings, SettingsBuilder};
 use feedline::deliver::{Loader, LoaderOptions};
 use feedline::event::{EpochRecord, Event, MultiSink, Sink, Warnings};
 use feedline::pipeline::{Pipeline, tell};
@@ -43,7 +43,7 @@ impl<R: Trainable> Run<R> {
         let config = config.absolute()?;
         let (train, val) = R::open_splits(&config)?;
         let mut task = R::task(&config, &train)?;
-        let mut notes: Vec<String> = R::import(&config, &mut task)?.into_iter().collect();
+        let mut notes: Vec<String> = R::import(&config, &mut task, &train)?.into_iter().collect();
         let samples = R::plan(&config, &train, 1)?.epoch_len();
         let options = R::fit_options(&config, samples)?;
         let phases = options.phases;
@@ -76,7 +76,8 @@ impl<R: Trainable> Run<R> {
     /// than before: the epoch goes on with exactly the samples that are left.
     ///
     /// With `allow_changed_data` a run goes on though samples were added or removed: the epoch under way begins anew,
-    /// over the data as it is now.
+    /// over the data as it is now. The run may get another number of epochs, but no fewer than it has begun: from its next epoch
+    /// on its rates are those of a run of that length.
     ///
     /// # Errors
     /// A folder that is no run, or that another process works on; settings that may not change or are not those of the
@@ -87,20 +88,24 @@ impl<R: Trainable> Run<R> {
         allow_changed_data: bool,
         group: Arc<dyn Group>,
     ) -> Result<Run<R>> {
-        let (mut text, mut lock, mut newest) = (Vec::new(), None, None);
+        let (mut text, mut lock, mut newest, mut began_with) = (Vec::new(), None, None, None);
         if group.rank() == 0 {
             let saved = R::Config::of_run(dir)?;
             // Before anything is read that another process may be about to change.
             lock = Some(FolderLock::take(dir)?);
             newest = Checkpoints::new(dir.join(CHECKPOINTS)).newest()?;
             match &newest {
-                Some(Found { path, settings: Some(made_with), .. }) => saved.check_checkpoint(dir, path, made_with)?,
+                Some(Found { path, settings: Some(made_with), .. }) => {
+                    saved.check_checkpoint(dir, path, made_with)?;
+                    began_with = Some(SettingsBuilder::defaults().table(made_with.clone())?.resolve()?);
+                }
                 Some(_) => {}
                 None => RunFolder::check_had_no_checkpoint(dir)?,
             }
             let config = change(saved.clone())?.absolute()?;
             saved.check_resume(&config)?;
             text = config.to_toml()?.into_bytes();
+            began_with = began_with.or(Some(saved));
         }
         group.broadcast(&mut text)?;
         let config = R::Config::from_toml(&String::from_utf8_lossy(&text))?;
@@ -155,10 +160,13 @@ impl<R: Trainable> Run<R> {
                 progress
             }
             None => {
-                R::import(&config, &mut task)?;
+                R::import(&config, &mut task, &train)?;
                 Progress::default()
             }
         };
+        if let Some(saved) = &began_with {
+            notes.extend(other_length::<R>(saved, &config, &progress, R::plan(&config, &train, 1)?.epoch_len())?);
+        }
         let folder = match lock {
             Some(lock) => {
                 let folder = RunFolder::open(lock, task.metric_names(), progress.history.clone())?;
@@ -304,6 +312,46 @@ impl<R: Trainable> Run<R> {
             last_metric: first(last),
         }
     }
+}
+
+/// A note if a run goes on to another epoch than it was begun for, with what becomes of its learning rate.
+///
+/// # Errors
+/// Fewer epochs than were begun.
+fn other_length<R: Trainable>(
+    began_with: &R::Config,
+    config: &R::Config,
+    progress: &Progress,
+    samples: u64,
+) -> Result<Option<String>> {
+    let (old, new) = (began_with.epochs(), config.epochs());
+    let begun = progress.epoch + u64::from(progress.step > 0);
+    if new < begun && new != old {
+        return Err(Error::config(
+            format!("train.epochs is {new}, and the run has begun epoch {begun}"),
+            format!("Give {begun} or more, or begin a new run"),
+        ));
+    }
+    if old == new || progress.epoch >= new {
+        return Ok(None);
+    }
+    let rate = |config: &R::Config, epoch: u64| -> Result<f64> {
+        let phases = R::fit_options(config, samples)?.phases;
+        let phase = phases.iter().rfind(|phase| phase.first_epoch <= epoch);
+        Ok(phase.map_or(f64::NAN, |phase| (phase.lr)(epoch, 0)))
+    };
+    let next = progress.epoch;
+    let before = match progress.history.last() {
+        Some(last) if next >= old => format!("that of epoch {} was {:.2e}", last.epoch, last.lr),
+        _ => format!("it would have been {:.2e}", rate(began_with, next)?),
+    };
+    Ok(Some(format!(
+        "the run trains to epoch {new} now, not {old}: the learning rate of epoch {} is {:.2e} ({before}), and that of epoch \
+         {new} is {:.2e}",
+        next + 1,
+        rate(config, next)?,
+        rate(config, new - 1)?,
+    )))
 }
 
 /// Checks that the recipe's own files in the run folder equal those that the data gives now. `is_same`: the checkpoint's

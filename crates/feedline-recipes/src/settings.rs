@@ -190,10 +190,17 @@ pub trait Settings: Sections + Clone + Serialize + DeserializeOwned {
     /// Checks that these settings of the run in `dir` are those by which its `checkpoint` was made, whose text is `made_with`.
     ///
     /// # Errors
-    /// The first key that differs and may not, so [`CONFIG`] is cut or was changed.
+    /// The first key that differs and may not, so [`CONFIG`] is cut or was changed. The number of epochs may, but not where
+    /// the file does not say that it is whole: the default may stand in for it there.
     fn check_checkpoint(&self, dir: &Path, checkpoint: &Path, made_with: &str) -> Result<()> {
         let theirs: Self = SettingsBuilder::defaults().table(made_with.to_string())?.resolve()?;
-        let Some((key, theirs, ours)) = theirs.difference(self)? else { return Ok(()) };
+        let (key, epochs) = ("train.epochs".to_string(), [theirs.epochs(), self.epochs()]);
+        let other_length = epochs[0] != epochs[1] && !config_of_run(dir)?.trim_end().ends_with(END);
+        let difference = other_length.then(|| (key, epochs[0].to_string(), epochs[1].to_string()));
+        let Some((key, theirs, ours)) = difference.map_or_else(|| theirs.difference(self), |found| Ok(Some(found)))?
+        else {
+            return Ok(());
+        };
         let checkpoint = checkpoint.display();
         Err(Error::Checkpoint {
             path: dir.join(CONFIG),
@@ -303,11 +310,11 @@ impl<C: Settings> SettingsBuilder<C> {
         }
     }
 
-    /// True if there is a key, e.g. `train.epochs`.
-    pub fn has(&self, key: &str) -> bool {
+    /// The value of a key, e.g. `train.epochs`, as it would stand in a file; `None` if there is no such key.
+    pub fn get(&self, key: &str) -> Option<String> {
         let mut names = key.split('.');
         let first = names.next().and_then(|name| self.table.get(name));
-        names.fold(first, |value, name| value?.as_table()?.get(name)).is_some()
+        names.fold(first, |value, name| value?.as_table()?.get(name)).map(Value::to_string)
     }
 
     /// Overlays values; those of another recipe are refused as a whole.
@@ -383,7 +390,7 @@ impl<C: Settings> SettingsBuilder<C> {
     /// # Errors
     /// A flag that makes no sense for the recipe.
     pub fn flag(self, flag: &str, key: &str, value: impl Into<Value>) -> Result<SettingsBuilder<C>> {
-        if self.has(key) {
+        if self.get(key).is_some() {
             return self.set(key, value);
         }
         let problem = format!("{flag} makes no sense for the recipe {}: it has no {key}", C::RECIPE);

@@ -5,14 +5,14 @@ use crate::exit::Done;
 use clap::Args as ClapArgs;
 use feedline::event::Warnings;
 use feedline::pipeline::{Pipeline, tell};
-use feedline::plan::rng::hash_name;
-use feedline::read::is_url;
+use feedline::read::{is_url, read_text};
 use feedline::train::checkpoint::{Checkpoints, best_epoch, load_model, load_settings};
 use feedline::train::run::CHECKPOINTS;
 use feedline::{Error, Result};
 use feedline_recipes::recipe::{EvalOptions, EvalReport, Trainable, load_weights};
 use feedline_recipes::settings::{CONFIG, Settings, SettingsBuilder};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
 #[derive(ClapArgs)]
@@ -24,8 +24,8 @@ pub struct Args {
     /// Also write `path,label,logit_0,...` for each image, in order; of images only
     #[arg(long, value_name = "FILE")]
     logits: Option<PathBuf>,
-    /// Folder for the figures, and of images the confusion matrix, of clouds the detections [default: eval in the run folder;
-    /// on other data or with other settings than the run's own eval-NAME-..., named after the data]
+    /// Folder for the figures, and of images the confusion matrix, of clouds the detections [default: eval/DATA-CHECKPOINT in
+    /// the run folder, with a number if another evaluation has that name]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// cpu or gpu [default: that of the run]
@@ -46,8 +46,8 @@ pub fn run_recipe<R: Trainable>(args: &Args, checkpoint: &Path, run: &Path) -> R
         builder = elsewhere(builder)?;
     }
     let config = settings(args, builder)?.absolute()?;
-    let place = Place::of(args, run, &config)?;
     let data = R::open_evaluated(&config, run)?;
+    let place = Place::of(args, run, checkpoint, &config, data.fingerprint())?;
     tell([&*data as &dyn Pipeline], &Warnings)?;
     let mut task = R::task(&config, &data)?;
     load_weights(&mut task, load_model(checkpoint)?)?;
@@ -60,9 +60,8 @@ pub fn run_recipe<R: Trainable>(args: &Args, checkpoint: &Path, run: &Path) -> R
     if let Some(file) = &args.logits {
         super::write(file, logits.as_bytes())?;
     }
-    let checkpoint = ("checkpoint", checkpoint.display().to_string().into());
-    let figures = figures.into_iter().chain([checkpoint, ("data", place.data.as_str().into())]);
-    place.publish(&files, &figures.map(|(name, value)| (name.to_owned(), value)).collect())?;
+    let figures = figures.into_iter().map(|(name, value)| (name.to_owned(), value));
+    place.publish(&files, &figures.chain(place.identity.clone()).collect())?;
     super::print(&text)?;
     Ok(Done::Ok)
 }
@@ -75,46 +74,59 @@ fn settings<C: Settings>(args: &Args, mut builder: SettingsBuilder<C>) -> Result
     args.data.settings(builder)?.resolve()
 }
 
-/// Names the folder that the figures are written to, and the data that they describe.
+/// The folder that the figures are written to, and what they describe.
 struct Place {
     dir: PathBuf,
-    data: String,
+    identity: Map<String, Value>,
 }
 
 /// The file with the figures. It is written last, so that what lies beside it is of the same evaluation.
 const FIGURES: &str = "eval.json";
 
 impl Place {
-    /// The run's own evaluation keeps its folder: one of anything else has another, named after its data.
-    fn of<C: Settings>(args: &Args, run: &Path, config: &C) -> Result<Place> {
+    /// The folder is named after data and checkpoint, and has a number if another evaluation has that name: with other
+    /// settings, or of other data.
+    fn of<C: Settings>(args: &Args, run: &Path, checkpoint: &Path, config: &C, fingerprint: u64) -> Result<Place> {
         let own = C::from_resolved(&run.join(CONFIG))?.evaluated()?;
         let asked = config.clone().absolute()?.evaluated()?;
-        let places = |key: &str| key.strip_prefix("data.").is_some_and(|key| C::LOCATION_KEYS.contains(&key));
-        let named = asked.iter().filter(|(key, value)| places(key) && value != "\"\"");
+        let is_place = |key: &str| key.strip_prefix("data.").is_some_and(|key| C::LOCATION_KEYS.contains(&key));
         // The query of a URL may be a signature, so it is never written.
         let shown = |value: &str| -> String {
             let value = value.trim_matches('"');
             if is_url(Path::new(value)) { value.split('?').next().unwrap_or_default().into() } else { value.into() }
         };
+        let named = asked.iter().filter(|(key, value)| is_place(key) && value != "\"\"");
         let named: Vec<String> = named.map(|(_, value)| shown(value)).collect();
-        let data = named.join(", ");
+        let differs = |(key, value): &&(String, String)| !is_place(key) && !own.contains(&(key.clone(), value.clone()));
+        let settings: Map<String, Value> =
+            asked.iter().filter(differs).map(|(key, value)| (key.clone(), value.as_str().into())).collect();
+        let is_own = own == asked;
+        let identity = Map::from_iter([
+            ("checkpoint".to_owned(), checkpoint.display().to_string().into()),
+            ("data".to_owned(), named.join(", ").into()),
+            ("data_fingerprint".to_owned(), format!("{fingerprint:016x}").into()),
+            ("changed_settings".to_owned(), settings.into()),
+        ]);
         if let Some(dir) = &args.out {
-            return Ok(Place { dir: dir.clone(), data });
-        }
-        if own == asked {
-            return Ok(Place { dir: run.join("eval"), data });
+            return Ok(Place { dir: dir.clone(), identity });
         }
         let last = Path::new(named.last().map_or("", String::as_str)).file_stem().unwrap_or_default();
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        let is_plain = |c: char| c.is_alphanumeric() || c == '-' || c == '_';
         let last: String = last.to_string_lossy().chars().map(|c| if is_plain(c) { c } else { '_' }).collect();
-        // Two data sets may have one name.
-        let number = hash_name(&format!("{asked:?}")) >> 32;
-        let dir = run.join(format!("eval-{last}-{number:08x}"));
-        feedline::say!(
-            "note         this is not the run's own data with its own settings: the figures go to {}",
-            dir.display()
-        );
-        Ok(Place { dir, data })
+        let checkpoint = checkpoint.file_name().unwrap_or_default().to_string_lossy();
+        let name = |number: u32| match number {
+            1 => format!("{last}-{checkpoint}"),
+            number => format!("{last}-{checkpoint}-{number}"),
+        };
+        let mut dirs = (1..).map(|number| run.join("eval").join(name(number)));
+        let dir = dirs.find(|dir| is_free(dir, &identity)).unwrap_or_default();
+        if !is_own {
+            feedline::say!(
+                "note         this is not the run's own data with its own settings: the figures go to {}",
+                dir.display()
+            );
+        }
+        Ok(Place { dir, identity })
     }
 
     /// Writes the files, and the figures when all others are there.
@@ -129,6 +141,13 @@ impl Place {
         }
         super::write(&path, format!("{figures:#}\n").as_bytes())
     }
+}
+
+/// True if no evaluation wrote its figures there, or one of this identity did.
+fn is_free(dir: &Path, identity: &Map<String, Value>) -> bool {
+    let Ok(text) = read_text(&dir.join(FIGURES)) else { return !dir.join(FIGURES).exists() };
+    let Ok(Value::Object(found)) = serde_json::from_str(&text) else { return false };
+    identity.iter().all(|(key, value)| found.get(key) == Some(value))
 }
 
 /// Without the places of the run's own data.

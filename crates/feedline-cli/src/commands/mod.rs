@@ -24,20 +24,51 @@ use feedline_recipes::settings::{Settings, SettingsBuilder};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+/// The flags that stand for a setting, and its key. A recipe has the flags whose keys it has.
+pub const KEYS: [(&str, &str); 23] = [
+    ("--recipe", "recipe"),
+    ("--data", "data.dir"),
+    ("--train-list", "data.train_list"),
+    ("--val-list", "data.val_list"),
+    ("--classes", "data.classes"),
+    ("--seed", "seed"),
+    ("--input-px", "model.input_px"),
+    ("--augment", "augment.preset"),
+    ("--batch-size", "train.batch_size"),
+    ("--num-workers", "data.num_workers"),
+    ("--decoded-cache", "data.decoded_cache_bytes"),
+    ("--memory-budget", "data.memory_budget_bytes"),
+    ("--on-bad-sample", "data.on_bad_sample"),
+    ("--epochs", "train.epochs"),
+    ("--sync-bn", "train.sync_bn"),
+    ("--backbone", "model.backbone"),
+    ("--pretrained", "model.pretrained"),
+    ("--partial", "model.partial"),
+    ("--freeze-train", "train.freeze_train"),
+    ("--precision", "model.precision"),
+    ("--device", "model.device"),
+    ("--optimizer", "train.optimizer"),
+    ("--init-lr", "train.init_lr"),
+];
+
+/// The key that a flag stands for.
+pub fn key_of(flag: &'static str) -> &'static str {
+    KEYS.iter().find(|(name, _)| *name == flag).map_or(flag, |(_, key)| *key)
+}
+
 /// Flags that name the data and how it is augmented, the same for every command.
 #[derive(Args)]
 pub struct DataArgs {
-    /// Kind of data and network [default: classification, or what --config says]
+    /// Kind of data and network [default: what --config says, or classification]
     #[arg(long)]
     pub recipe: Option<String>,
-    /// Folder with {train,test}/<class>/*.{jpg,jpeg,png}, or of scenes (train.txt, test.txt, RGB, ...), or of clouds
-    /// (ImageSets, training, kitti_infos_train.jsonl, ...), or its URL: s3://BUCKET/FOLDER
+    /// Folder of the data, or its URL: s3://BUCKET/FOLDER
     #[arg(long, value_name = "DIR|URL")]
     pub data: Option<PathBuf>,
-    /// List of training images, one `class;path` a line (cls_train.txt), or of scenes, one id a line
+    /// List of training samples: of images one `class;path` a line (cls_train.txt), of scenes one id a line
     #[arg(long, value_name = "FILE")]
     pub train_list: Option<PathBuf>,
-    /// List of validation images (cls_test.txt) or scenes
+    /// List of validation samples, of the same form
     #[arg(long, value_name = "FILE")]
     pub val_list: Option<PathBuf>,
     /// Names of the classes, one a line (cls_classes.txt)
@@ -46,7 +77,7 @@ pub struct DataArgs {
     /// Settings that differ from the defaults (see `feedline train --print-config`)
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Random seed of the run [default: 0]
+    /// Random seed of the run
     #[arg(long)]
     pub seed: Option<i64>,
     /// Side of the square network input in pixels
@@ -55,19 +86,19 @@ pub struct DataArgs {
     /// light, upstream or none [default: light]
     #[arg(long, value_name = "PRESET")]
     pub augment: Option<String>,
-    /// Samples a step, over all ranks [default: 32, of scenes and clouds 4]
+    /// Samples a step, over all ranks
     #[arg(long, value_name = "N")]
     pub batch_size: Option<u32>,
     /// Threads that read, decode and augment; 0 does it in the training thread [default: one per core]
     #[arg(long, visible_alias = "workers", value_name = "N")]
     pub num_workers: Option<u32>,
-    /// Keep decoded pictures in so much memory; changes speed only [default: 0]
+    /// Keep decoded pictures in so much memory; changes speed only
     #[arg(long, value_name = "BYTES")]
     pub decoded_cache: Option<u64>,
-    /// Batches in flight and samples under way take so much memory at most [default: 268435456]
+    /// Batches in flight and samples under way take so much memory at most
     #[arg(long, value_name = "BYTES")]
     pub memory_budget: Option<u64>,
-    /// fail, or replace by another sample; what a network or a disk does is an error in any case [default: fail]
+    /// fail, or replace by another sample; what a network or a disk does is an error in any case
     #[arg(long, value_name = "POLICY")]
     pub on_bad_sample: Option<String>,
     /// Any other setting, e.g. --set train.weight_decay=1e-4
@@ -79,18 +110,17 @@ impl DataArgs {
     /// True if a flag names one of these keys of section `data`.
     #[cfg(feature = "train")]
     pub fn names_any(&self, keys: &[&str]) -> bool {
-        self.places()
-            .iter()
-            .any(|(_, key, path)| path.is_some() && key.strip_prefix("data.").is_some_and(|key| keys.contains(&key)))
+        let names = |flag| key_of(flag).strip_prefix("data.").is_some_and(|key| keys.contains(&key));
+        self.places().iter().any(|(flag, path)| path.is_some() && names(flag))
     }
 
-    /// The flags that name data, with their keys.
-    fn places(&self) -> [(&'static str, &'static str, &Option<PathBuf>); 4] {
+    /// The flags that name data.
+    fn places(&self) -> [(&'static str, &Option<PathBuf>); 4] {
         [
-            ("--data", "data.dir", &self.data),
-            ("--train-list", "data.train_list", &self.train_list),
-            ("--val-list", "data.val_list", &self.val_list),
-            ("--classes", "data.classes", &self.classes),
+            ("--data", &self.data),
+            ("--train-list", &self.train_list),
+            ("--val-list", &self.val_list),
+            ("--classes", &self.classes),
         ]
     }
 
@@ -101,35 +131,36 @@ impl DataArgs {
         }
         let storage =
             self.set.iter().try_fold(builder.clone(), |builder, assignment| builder.assign(assignment))?.storage()?;
-        for (flag, key, path) in self.places() {
+        for (flag, path) in self.places() {
             if let Some(path) = path {
                 let text = path.to_str().filter(|_| storage.resolve(path) != *path);
-                builder = builder.flag(flag, key, text.map_or_else(|| text_of(path), |mapped| Ok(mapped.into()))?)?;
+                builder = builder.flag(
+                    flag,
+                    key_of(flag),
+                    text.map_or_else(|| text_of(path), |mapped| Ok(mapped.into()))?,
+                )?;
             }
         }
-        for (flag, key, text) in [
-            ("--augment", "augment.preset", &self.augment),
-            ("--on-bad-sample", "data.on_bad_sample", &self.on_bad_sample),
-        ] {
+        for (flag, text) in [("--augment", &self.augment), ("--on-bad-sample", &self.on_bad_sample)] {
             if let Some(text) = text {
                 if text.is_empty() {
                     return Err(Error::config(format!("{flag} is empty"), "Give it a value, or leave it out"));
                 }
-                builder = builder.flag(flag, key, text.as_str())?;
+                builder = builder.flag(flag, key_of(flag), text.as_str())?;
             }
         }
         let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         let numbers = [
-            ("--seed", "seed", self.seed),
-            ("--input-px", "model.input_px", self.input_px.map(i64::from)),
-            ("--batch-size", "train.batch_size", self.batch_size.map(i64::from)),
-            ("--num-workers", "data.num_workers", self.num_workers.map(i64::from)),
-            ("--decoded-cache", "data.decoded_cache_bytes", self.decoded_cache.map(bytes)),
-            ("--memory-budget", "data.memory_budget_bytes", self.memory_budget.map(bytes)),
+            ("--seed", self.seed),
+            ("--input-px", self.input_px.map(i64::from)),
+            ("--batch-size", self.batch_size.map(i64::from)),
+            ("--num-workers", self.num_workers.map(i64::from)),
+            ("--decoded-cache", self.decoded_cache.map(bytes)),
+            ("--memory-budget", self.memory_budget.map(bytes)),
         ];
-        for (flag, key, number) in numbers {
+        for (flag, number) in numbers {
             if let Some(number) = number {
-                builder = builder.flag(flag, key, number)?;
+                builder = builder.flag(flag, key_of(flag), number)?;
             }
         }
         self.set.iter().try_fold(builder, |builder, assignment| builder.assign(assignment))

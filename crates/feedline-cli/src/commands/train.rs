@@ -1,13 +1,15 @@
 //! `feedline train`: from flags to a run folder.
 
-use super::{DataArgs, demo_data};
+use super::eval::locate;
+use super::{DataArgs, demo_data, key_of};
 use crate::exit::Done;
 use crate::progress::Progress;
 use clap::Args as ClapArgs;
 use feedline::train::Task;
+use feedline::train::checkpoint::MODEL;
 use feedline::train::group::Group;
 use feedline::train::ranks::join;
-use feedline::train::run::RunFolder;
+use feedline::train::run::{CHECKPOINTS, RunFolder};
 use feedline::{Error, Result};
 use feedline_recipes::recipe::Trainable;
 use feedline_recipes::run::Run;
@@ -23,14 +25,14 @@ use std::time::Duration;
 pub struct Args {
     #[command(flatten)]
     pub data: DataArgs,
-    /// Epochs in total [default: 10, of scenes 20, of clouds 16]
+    /// Epochs in total
     #[arg(long, value_name = "N")]
     epochs: Option<u32>,
     /// Folder of the run, new or empty; a start in it that trained nothing is moved aside [default: runs/<time>-<name>]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Go on with the run in DIR, on any number of ranks. The settings come from there; flags may change where the data
-    /// is, the batch size, workers, memory and how often checkpoints are written. `auto`: the run in --out DIR (without
+    /// is, the number of epochs, the batch size, workers, memory and how often checkpoints are written. `auto`: the run in --out DIR (without
     /// it, the last in runs/) if there is one that is not finished and has a checkpoint, else a new one
     #[arg(long, value_name = "DIR|auto")]
     resume: Option<PathBuf>,
@@ -43,25 +45,29 @@ pub struct Args {
     /// After Ctrl-C or SIGTERM, give up on saving a checkpoint after so many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
     grace_seconds: f64,
-    /// small, mobilenetv2, resnet18 or resnet50 [default: small]
+    /// small, mobilenetv2, resnet18 or resnet50
     #[arg(long)]
     backbone: Option<String>,
-    /// Weights in torchvision's format: .safetensors, .pth or .pt
-    #[arg(long, value_name = "FILE")]
+    /// Weights to begin with: in torchvision's format (.safetensors, .pth or .pt), or a checkpoint of another run, or its run
+    /// folder for the best one
+    #[arg(long, value_name = "FILE|RUN")]
     pretrained: Option<PathBuf>,
+    /// Take pretrained weights that fit only a part of the network, or of which only a part fits
+    #[arg(long)]
+    partial: bool,
     /// First train with a frozen backbone for train.freeze_epochs epochs
     #[arg(long)]
     freeze_train: bool,
-    /// f32, bf16 or f16 [default: f32]
+    /// f32, bf16 or f16
     #[arg(long)]
     precision: Option<String>,
-    /// cpu, or gpu in a build with the feature wgpu [default: cpu]
+    /// cpu, or gpu in a build with the feature wgpu
     #[arg(long)]
     device: Option<String>,
-    /// sgd or adam [default: sgd]
+    /// sgd or adam
     #[arg(long)]
     optimizer: Option<String>,
-    /// Learning rate for a batch of 64; fitted to the batch size [default: 0.02]
+    /// Learning rate for a batch of 64; fitted to the batch size
     #[arg(long, value_name = "LR")]
     init_lr: Option<f64>,
     /// Print the settings and their defaults, and do nothing
@@ -78,6 +84,8 @@ pub fn on_ranks(train: &dyn Fn(&Arc<dyn Group>) -> Result<Done>) -> Result<Done>
     }
     train(&group).inspect_err(|error| {
         if group.world_size() > 1 {
+            // An error of all ranks is told once: rank 0 tells it and ends the others, which wait for that before they speak.
+            std::thread::sleep(Duration::from_millis(100) * group.rank().min(20) as u32);
             // In one write, or the lines of ranks that fail together are mixed up.
             let line = format!("error: rank {} of {}: {error}\n", group.rank(), group.world_size());
             let _ = std::io::stderr().write_all(line.as_bytes());
@@ -158,7 +166,7 @@ pub fn run_recipe<R: Trainable>(args: &Args, group: &Arc<dyn Group>, resumed: Op
         return Ok(Done::Interrupted(number));
     };
     if group.rank() == 0 {
-        feedline::say!("\n{}", R::report(&summary).trim_end());
+        super::print(&format!("\n{}\n", R::report(&summary).trim_end()))?;
         feedline::say!("everything is in {}", run.dir().display());
     }
     Ok(Done::Ok)
@@ -202,32 +210,43 @@ pub fn resumed(args: &Args, group: &dyn Group) -> Result<Option<PathBuf>> {
 /// The settings that the flags say, on top of `builder`.
 fn settings<C: Settings>(args: &Args, builder: SettingsBuilder<C>) -> Result<SettingsBuilder<C>> {
     let mut builder = args.data.settings(builder)?;
-    for (flag, key, text) in [
-        ("--backbone", "model.backbone", &args.backbone),
-        ("--precision", "model.precision", &args.precision),
-        ("--device", "model.device", &args.device),
-        ("--optimizer", "train.optimizer", &args.optimizer),
+    for (flag, text) in [
+        ("--backbone", &args.backbone),
+        ("--precision", &args.precision),
+        ("--device", &args.device),
+        ("--optimizer", &args.optimizer),
     ] {
         if let Some(text) = text {
-            builder = builder.flag(flag, key, text.as_str())?;
+            builder = builder.flag(flag, key_of(flag), text.as_str())?;
         }
     }
-    if let Some(file) = &args.pretrained {
-        builder = builder.flag("--pretrained", "model.pretrained", super::text_of(file)?)?;
+    if let Some(path) = &args.pretrained {
+        let file = if path.is_dir() { weights_of(path)? } else { path.clone() };
+        builder = builder.flag("--pretrained", key_of("--pretrained"), super::text_of(&file)?)?;
+    }
+    if args.partial {
+        builder = builder.flag("--partial", key_of("--partial"), true)?;
     }
     if let Some(epochs) = args.epochs {
-        builder = builder.flag("--epochs", "train.epochs", i64::from(epochs))?;
+        builder = builder.flag("--epochs", key_of("--epochs"), i64::from(epochs))?;
     }
     if let Some(lr) = args.init_lr {
-        builder = builder.flag("--init-lr", "train.init_lr", lr)?;
+        builder = builder.flag("--init-lr", key_of("--init-lr"), lr)?;
     }
     if args.freeze_train {
-        builder = builder.flag("--freeze-train", "train.freeze_train", true)?;
+        builder = builder.flag("--freeze-train", key_of("--freeze-train"), true)?;
     }
     if args.sync_bn {
-        builder = builder.flag("--sync-bn", "train.sync_bn", true)?;
+        builder = builder.flag("--sync-bn", key_of("--sync-bn"), true)?;
     }
     Ok(builder)
+}
+
+/// The weights in a checkpoint, or in the best one of a run.
+fn weights_of(path: &Path) -> Result<PathBuf> {
+    let best = path.join(CHECKPOINTS).join("best");
+    let named = if path.join(CHECKPOINTS).is_dir() { &best } else { path };
+    Ok(locate(named)?.0.join(MODEL))
 }
 
 fn default_folder(name: &str) -> PathBuf {

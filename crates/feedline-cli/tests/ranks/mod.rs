@@ -122,7 +122,7 @@ fn a_killed_rank_ends_the_job_and_any_number_of_ranks_goes_on() {
     for (rank, steps) in [(0, 3), (1, 7)] {
         let out = dir.path().join(format!("killed{rank}"));
         let kill = |ranks: &str, command: &[&str], rank: u64, steps: usize| {
-            let mut child = launch(ranks, &[], command).stderr(Stdio::piped()).spawn().unwrap();
+            let mut child = launch(ranks, &[], command).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
             wait_for_steps(&out, steps_reported(&out) + steps, &mut child);
             signal("-KILL", &pid_of(rank, &out).unwrap());
             expect(&end(child, 20), 137, &["a rank was killed by signal 9", "untouched"]);
@@ -137,12 +137,13 @@ fn a_killed_rank_ends_the_job_and_any_number_of_ranks_goes_on() {
 
     // Other numbers, another batch: killed on 2, ended by SIGTERM on 3, finished on 1.
     let out = dir.path().join("elastic");
-    let mut child = launch("2", &[], &short(data(), &out)).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        launch("2", &[], &short(data(), &out)).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     wait_for_steps(&out, 4, &mut child);
     signal("-KILL", &pid_of(1, &out).unwrap());
     expect(&end(child, 20), 137, &[]);
     let resume = ["train", "--resume", out.to_str().unwrap(), "--batch-size", "12"];
-    let mut child = launch("3", &[], &resume).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = launch("3", &[], &resume).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     wait_for_steps(&out, steps_reported(&out) + 3, &mut child);
     signal("-TERM", &child.id().to_string());
     expect(&end(child, 20), 143, &["a checkpoint is saved"]);
@@ -157,7 +158,15 @@ fn launch_starts_again_after_a_death() {
     let Some(_turn) = mpi() else { return };
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("run");
-    let mut child = launch("2", &["--max-restarts", "2"], &short(data(), &out)).stderr(Stdio::piped()).spawn().unwrap();
+    // What all ranks cannot do is told by one of them.
+    let nowhere = launch("2", &[], &short(&dir.path().join("nowhere"), &out)).output().unwrap();
+    expect(&nowhere, 3, &["error: rank 0 of 2", "nowhere"]);
+    assert_eq!(String::from_utf8_lossy(&nowhere.stderr).matches("error: rank").count(), 1);
+    let mut child = launch("2", &["--max-restarts", "2"], &short(data(), &out))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     wait_for_steps(&out, 5, &mut child);
     signal("-KILL", &pid_of(1, &out).unwrap());
     expect(&end(child, 60), 0, &["starting again from the last checkpoint (1 of 2)", "validation accuracy"]);
@@ -271,7 +280,7 @@ fn two_machines_sum_up_and_a_cut_cable_ends_both() {
         ] {
             command.env(key, value);
         }
-        command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     };
     expect(&end(start("0"), 120), 0, &["2 ranks", "all sums are right, and the same on every rank"]);
 

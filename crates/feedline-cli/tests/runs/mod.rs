@@ -1,7 +1,7 @@
 //! Run folders and what else a kill may leave half done: one process at a time, the classes of the beginning, starts that
 //! failed, figures that stay, packs that are whole or refused.
 
-use super::{copy_of_data, data, expect, feedline, leftovers, run, short, steps_reported, wait_for_steps};
+use super::{copy_of_data, data, expect, feedline, leftovers, losses, run, short, steps_reported, wait_for_steps};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -15,7 +15,8 @@ fn text(path: &Path) -> &str {
 fn under_way(out: &Path) -> Child {
     let args = ["train", "--data", text(data()), "--out", text(out), "--epochs", "500", "--batch-size", "16"];
     let more = ["--set", "train.checkpoint_steps=2", "--set", "train.save_period=0"];
-    let mut child = feedline(&[&args[..], &more].concat()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        feedline(&[&args[..], &more].concat()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     wait_for_steps(out, 4, &mut child);
     child
 }
@@ -40,7 +41,8 @@ fn two_processes_do_not_write_one_run_and_a_dead_one_holds_nothing() {
     assert!(out.join("lock").exists());
 
     let steps = steps_reported(&out);
-    let mut child = feedline(&["train", "--resume", text(&out)]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        feedline(&["train", "--resume", text(&out)]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     wait_for_steps(&out, steps + 2, &mut child);
     let ended = end_by("TERM", child);
     expect(&ended, 143, &[&who, "has ended", "is taken over", "a checkpoint is saved"]);
@@ -137,7 +139,7 @@ fn a_start_that_failed_may_be_started_again_and_is_passed_over() {
     expect(&end_by("TERM", under_way(&old)), 143, &[]);
     expect(&start(&new, &[]), 4, &[]);
     let mut command = feedline(&["train", "--resume", "auto"]);
-    let mut child = command.current_dir(dir.path()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command.current_dir(dir.path()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     wait_for_steps(&old, steps_reported(&old) + 1, &mut child);
     expect(&end_by("TERM", child), 143, &["passed over runs/20200102-000000-b", "run folder   runs/20200101-000000-a"]);
 
@@ -158,30 +160,86 @@ fn figures_of_other_data_leave_those_of_the_run_alone() {
     let figures = |folder: &Path| -> serde_json::Value {
         serde_json::from_slice(&fs::read(folder.join("eval.json")).unwrap()).unwrap()
     };
+    let evals = out.join("eval");
+    let of = |name: &str| evals.join(format!("{name}-ep003-step00000000"));
     expect(&run(&["eval", text(&out), "--batch-size", "7"]), 0, &[]);
-    let own = fs::read(out.join("eval/eval.json")).unwrap();
-    assert_eq!(figures(&out.join("eval"))["data"], text(&data().canonicalize().unwrap()));
+    let own = fs::read(of("d").join("eval.json")).unwrap();
+    assert_eq!(figures(&of("d"))["data"], text(&data().canonicalize().unwrap()));
 
-    let mut folders = Vec::new();
-    for place in ["a/birds", "b/birds"] {
+    for (place, name) in [("a/birds", "birds-ep003-step00000000"), ("b/birds", "birds-ep003-step00000000-2")] {
         let other = dir.path().join(place);
         fs::create_dir_all(&other).unwrap();
         assert!(Command::new("cp").arg("-r").arg(data().join("test")).arg(&other).status().unwrap().success());
         fs::remove_file(other.join("test/circle/0000.jpg")).unwrap();
-        expect(&run(&["eval", text(&out), "--data", text(&other)]), 0, &["not the run's own data", "eval-birds-"]);
+        for _again in 0..2 {
+            expect(&run(&["eval", text(&out), "--data", text(&other)]), 0, &["not the run's own data", name]);
+            assert_eq!(figures(&evals.join(name))["samples"], 23);
+        }
+        // Another picture under the same name is other data.
+        fs::remove_file(other.join("test/circle/0001.jpg")).unwrap();
     }
-    for entry in fs::read_dir(&out).unwrap() {
-        folders.extend(Some(entry.unwrap().path()).filter(|path| text(path).contains("eval-birds-")));
-    }
-    assert_eq!(folders.len(), 2, "{folders:?}");
-    assert_eq!(figures(&folders[0])["samples"], 23);
-    assert_eq!(fs::read(out.join("eval/eval.json")).unwrap(), own);
     // The run's own data by its name is the run's own data; with other settings it is not.
     expect(&run(&["eval", text(&out), "--data", text(data()), "--batch-size", "7"]), 0, &[]);
-    assert_eq!(fs::read(out.join("eval/eval.json")).unwrap(), own);
-    expect(&run(&["eval", text(&out), "--set", "augment.mean=[0.5, 0.5, 0.5]"]), 0, &["the figures go to"]);
-    assert_eq!(fs::read(out.join("eval/eval.json")).unwrap(), own);
-    assert_eq!(leftovers(&out.join("eval")), Vec::<String>::new());
+    let mean = ["eval", text(&out), "--set", "augment.mean=[0.5, 0.5, 0.5]"];
+    expect(&run(&mean), 0, &["the figures go to", "d-ep003-step00000000-2"]);
+    assert_eq!(figures(&evals.join("d-ep003-step00000000-2"))["changed_settings"]["augment.mean"], "[0.5, 0.5, 0.5]");
+    // So is another checkpoint.
+    let earlier = fs::read_dir(out.join("checkpoints")).unwrap().map(|entry| entry.unwrap().path());
+    let earlier: Vec<PathBuf> = earlier.filter(|path| !path.is_symlink() && !text(path).contains("ep003")).collect();
+    for checkpoint in &earlier {
+        let name = checkpoint.file_name().unwrap().to_string_lossy().into_owned();
+        expect(&run(&["eval", text(checkpoint)]), 0, &[&format!("d-{name}")]);
+    }
+    assert_eq!(fs::read(of("d").join("eval.json")).unwrap(), own);
+    assert_eq!(fs::read_dir(&evals).unwrap().count(), 4 + earlier.len());
+    assert_eq!(leftovers(&of("d")), Vec::<String>::new());
+}
+
+#[test]
+fn a_finished_run_trains_longer_and_another_begins_with_its_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let mut words = short(data(), &out);
+    words[6] = "2";
+    let output = run(&words);
+    expect(&output, 0, &["epoch   2", "validation accuracy"]);
+    // What a pipe keeps: a line for each epoch, and the result.
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(said.lines().filter(|line| line.starts_with("epoch ")).count(), 2, "{said}");
+    assert!(said.contains("validation accuracy") && !said.contains("run folder"), "{said}");
+
+    let longer = |epochs: &str| run(&["train", "--resume", text(&out), "--epochs", epochs]);
+    expect(&longer("1"), 2, &["train.epochs is 1, and the run has begun epoch 2", "Give 2 or more"]);
+    expect(&longer("2"), 0, &["all 2 epochs are done already"]);
+    expect(&longer("4"), 0, &["the run trains to epoch 4 now, not 2: the learning rate of epoch 3 is", "epoch   4"]);
+    assert!(fs::read_to_string(out.join("config.toml")).unwrap().contains("epochs = 4"));
+    assert_eq!(losses(&out).keys().filter(|(_, step)| *step == u64::MAX).count(), 4);
+    expect(&run(&["verify", text(&out)]), 0, &["epochs 1..4: each of 96 samples exactly once"]);
+
+    let next = |name: &str, weights: &Path, more: &[&str]| {
+        let out = dir.path().join(name);
+        let mut words = short(data(), &out);
+        words.extend(["--set", "train.epochs=1", "--pretrained", text(weights)]);
+        words.extend(more);
+        words[6] = "1";
+        run(&words)
+    };
+    let whole = "loaded 27 tensors, 0 did not match";
+    expect(&next("of_run", &out, &[]), 0, &[whole]);
+    expect(&next("of_checkpoint", &out.join("checkpoints/last"), &[]), 0, &[whole]);
+    expect(&next("of_nothing", dir.path(), &[]), 6, &["it lies in no run folder"]);
+}
+
+#[test]
+fn the_help_of_a_command_has_the_flags_and_defaults_of_its_recipe() {
+    let help = |words: &[&str]| String::from_utf8(run(&[words, &["--help"]].concat()).stdout).unwrap();
+    let pictures = help(&["train"]);
+    assert!(pictures.contains("--backbone") && pictures.contains("Epochs in total [default: 10]"), "{pictures}");
+    let clouds = help(&["train", "--recipe", "lidar"]);
+    assert!(!clouds.contains("--backbone") && clouds.contains("Epochs in total [default: 16]"), "{clouds}");
+    assert!(clouds.contains("the flags of the recipe lidar") && clouds.contains("--resume"), "{clouds}");
+    let rooms = help(&["show", "--recipe=scene_completion"]);
+    assert!(!rooms.contains("--decoded-cache") && rooms.contains("[default: 4]"), "{rooms}");
 }
 
 /// Kills `feedline pack` once there is an archive in `out`. Whether it was killed before its end.

@@ -51,6 +51,7 @@ pub struct ModelConfig {
     pub backbone: Backbone,
     pub input_px: u32,
     pub pretrained: PathBuf,
+    pub partial: bool,
     pub precision: Precision,
     pub device: DeviceKind,
 }

@@ -2,11 +2,11 @@
 //! it. The order of events belongs to `run`.
 
 use super::config::{Config, TrainOps};
-use super::data;
+use super::data::{self, CLASSES};
 use super::evaluate;
 use super::network::backbone::Backbone;
 use super::network::task::{ClassificationTask, task_options};
-use super::network::weights;
+use super::network::weights::{self, Wanted};
 use super::recipe::Classification;
 use crate::recipe::{EvalOptions, EvalReport, Finished, RunFigures, Setup, SplitsOf, Trainable, setting_name};
 use crate::run;
@@ -23,9 +23,6 @@ use serde::Serialize;
 use std::fmt::Write;
 use std::path::Path;
 use std::sync::Arc;
-
-/// The file of a run folder with the names of its classes, in the order of the network's outputs.
-pub const CLASSES: &str = "classes.txt";
 
 /// A run of it that is ready to train, as one rank sees it.
 pub type Run = run::Run<Classification>;
@@ -74,10 +71,13 @@ impl Trainable for Classification {
         ClassificationTask::new(task_options(config, data.classes().len()))
     }
 
-    fn import(config: &Config, task: &mut ClassificationTask) -> Result<Option<String>> {
+    fn import(config: &Config, task: &mut ClassificationTask, train: &Images) -> Result<Option<String>> {
         let weights = &config.model.pretrained;
-        let is_named = !weights.as_os_str().is_empty();
-        is_named.then(|| Ok(weights::load_into(task, weights)?.to_string())).transpose()
+        if weights.as_os_str().is_empty() {
+            return Ok(None);
+        }
+        let wanted = Wanted { classes: train.classes(), partial: config.model.partial };
+        Ok(Some(weights::load_into(task, weights, wanted)?.to_string()))
     }
 
     fn fit_options(config: &Config, _epoch_len: u64) -> Result<FitOptions> {
@@ -201,19 +201,27 @@ fn fit_options(config: &Config) -> Result<FitOptions> {
     Ok(config.fit_options(phases))
 }
 
+/// More epochs than these are no advice.
+const MOST_EPOCHS_ADVISED: u64 = 1000;
+
 /// Upstream's advice on the number of steps, if the run is shorter than it should be. It is meant for its large
-/// backbones; the small one is done earlier.
+/// backbones; the small one is done earlier, and so is one with trained weights. Where the data are so few that no sensible
+/// number of epochs makes up for it, those weights are the advice.
 fn advice(config: &Config, num_train: u64) -> Option<String> {
     let train = &config.train;
-    if config.model.backbone == Backbone::Small {
+    if config.model.backbone == Backbone::Small || !config.model.pretrained.as_os_str().is_empty() {
         return None;
     }
     let advice = step_advice(num_train, train.batch_size, train.epochs, train.optimizer)?;
+    let remedy = if advice.wanted_epoch <= MOST_EPOCHS_ADVISED {
+        format!("{} epochs would be enough", advice.wanted_epoch)
+    } else {
+        format!("with {num_train} images, begin with trained weights (--pretrained FILE)")
+    };
     Some(format!(
-        "this run has {} steps, fewer than the {} advised with {}: {} epochs would be enough",
+        "this run has {} steps, fewer than the {} advised to train from scratch with {}: {remedy}",
         advice.total_step,
         advice.wanted_step,
-        format!("{:?}", train.optimizer).to_lowercase(),
-        advice.wanted_epoch
+        setting_name(&train.optimizer),
     ))
 }

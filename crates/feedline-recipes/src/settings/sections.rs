@@ -13,11 +13,12 @@ use std::sync::Arc;
 const SECTIONS: &str = include_str!("sections.toml");
 
 /// Those of the keys that may change when a run resumes. Section `storage` may always change.
-pub(super) const MUTABLE_KEYS: [&str; 9] = [
+pub(super) const MUTABLE_KEYS: [&str; 10] = [
     "name",
     "data.num_workers",
     "data.memory_budget_bytes",
     "data.max_bad_samples",
+    "train.epochs",
     "train.batch_size",
     "train.batch_split",
     "train.save_period",

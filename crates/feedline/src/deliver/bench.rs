@@ -126,12 +126,12 @@ impl StatsSnapshot {
             ),
             _ if own_s > 0.25 * seconds => {
                 let workers = (busy_s / own_s).ceil();
-                format!(
-                    "The consumer waits {:.0} % of its time, mostly for {}; {workers} worker{} would hide it",
-                    waited * 100.0,
-                    shares[0].1,
-                    if workers > 1.0 { "s" } else { "" }
-                )
+                let remedy = if workers > num_workers as f64 {
+                    format!("{workers} worker{} would hide it", if workers > 1.0 { "s" } else { "" })
+                } else {
+                    "there are workers enough to hide it, so they do not get the cores, or a slow batch comes now and then".into()
+                };
+                format!("The consumer waits {:.0} % of its time, mostly for {}; {remedy}", waited * 100.0, shares[0].1)
             }
             _ => format!(
                 "Without a model the limit is {}: {:.0} samples/s with {num_workers} worker{}. A model that takes \

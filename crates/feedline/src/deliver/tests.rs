@@ -399,6 +399,12 @@ fn the_verdict_names_the_stage_and_the_workers_that_would_hide_it() {
     for part in ["decode 60 %", "100 samples/s", "waits 60 %", "mostly for decode", "3 workers would hide it"] {
         assert!(text.contains(part), "{part:?} is not in: {text}");
     }
+    // Four workers had the time for it, and the consumer waited all the same.
+    let text = stats.verdict(10.0, 4);
+    assert!(
+        text.contains("waits 60 %") && text.contains("do not get the cores") && !text.contains("would hide"),
+        "{text}"
+    );
     let text = StatsSnapshot { wait_s: 9.9, ..stats }.verdict(10.0, 1);
     assert!(text.contains("the limit is decode: 100 samples/s with 1 worker"), "{text}");
     let text = StatsSnapshot { wait_s: 0.01, ..stats }.verdict(20.0, 2);

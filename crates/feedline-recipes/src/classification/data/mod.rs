@@ -13,6 +13,9 @@ use feedline::read::{Folder, ImageList, read_classes};
 use feedline::{Error, Result};
 use std::sync::Arc;
 
+/// The file of a run folder with the names of its classes, in the order of the network's outputs.
+pub const CLASSES: &str = "classes.txt";
+
 /// The pictures of `list` through `ops`, which must end in pictures of the size that `config` says. Decoded pictures are
 /// kept in `cache`, if there is one.
 ///

@@ -3,8 +3,12 @@
 #![expect(clippy::disallowed_methods, reason = "reads files of weights")]
 
 use super::task::ClassificationTask;
+use crate::classification::data::CLASSES;
+use crate::network::parameters::Spec;
 use burn::store::pytorch_reader::{DType as TorchDType, PytorchReader};
 use burn::tensor::{bf16, f16};
+use feedline::read::{Storage, read_classes};
+use feedline::train::checkpoint::MODEL;
 use feedline::{Error, Result};
 use safetensors::{Dtype as SafeDType, SafeTensors};
 use std::collections::BTreeMap;
@@ -32,6 +36,8 @@ pub enum Mismatch {
     Unknown,
     /// The file holds something else than floating-point numbers.
     Type(String),
+    /// It says which output is which class, and the run that it comes from had other classes.
+    OtherClasses,
 }
 
 impl fmt::Display for Mismatch {
@@ -40,6 +46,7 @@ impl fmt::Display for Mismatch {
             Mismatch::Missing => f.write_str("not in the file"),
             Mismatch::Shape { file, model } => write!(f, "{file:?} in the file, {model:?} in the model"),
             Mismatch::Unknown => f.write_str("not in the model"),
+            Mismatch::OtherClasses => f.write_str("of other classes, so it begins anew"),
             Mismatch::Type(found) => write!(f, "{found} in the file, not floating point"),
         }
     }
@@ -62,15 +69,30 @@ impl fmt::Display for WeightReport {
     }
 }
 
+/// What a network asks of foreign weights.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// The classes of the network's outputs, in order.
+    pub classes: &'a [String],
+    /// Weights that fit only a part of the network, or of which only a part fits, are taken too.
+    pub partial: bool,
+}
+
+/// Share of a file's tensors that may be unknown to a network which it is for.
+const UNKNOWN_MAX: f64 = 0.1;
+
 /// Values of one tensor of a file, or the name of a type that is not floating point.
 type Values = std::result::Result<Vec<f32>, String>;
 
 /// Loads every tensor of `path` that fits the model of `task` by name and shape; the others keep their values and are
-/// reported, so that weights for another number of classes give all but the head. The optimiser is not touched.
+/// reported, so that weights for another number of classes give all but the head. So do those of a checkpoint of a run
+/// whose classes were others, even of the same number: it is known by the `classes.txt` of its run folder. The optimiser is
+/// not touched.
 ///
 /// # Errors
-/// A file that cannot be read or understood, or of which nothing fits; nothing is changed then.
-pub fn load_into(task: &mut ClassificationTask, path: &Path) -> Result<WeightReport> {
+/// A file that cannot be read or understood, or of which nothing fits; unless `wanted.partial`, one that has less than half
+/// of the backbone's values, or a tenth of whose tensors the network does not know. Nothing is changed then.
+pub fn load_into(task: &mut ClassificationTask, path: &Path, wanted: Wanted<'_>) -> Result<WeightReport> {
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_lowercase();
     let tensors = match extension.as_str() {
         "safetensors" => read_safetensors(path)?,
@@ -83,10 +105,14 @@ pub fn load_into(task: &mut ClassificationTask, path: &Path) -> Result<WeightRep
     let found = tensors.len();
 
     let model = task.model_mut();
+    let has_other_classes = classes_of_run(path)?.is_some_and(|classes| classes != wanted.classes);
     let mut report = WeightReport::default();
     let mut matched = Vec::new();
     for spec in &model.store.specs {
         match tensors.remove(&spec.name) {
+            Some((file, _)) if file == spec.shape && has_other_classes && !spec.in_backbone => {
+                report.unmatched.push((spec.name.clone(), Mismatch::OtherClasses));
+            }
             None => report.unmatched.push((spec.name.clone(), Mismatch::Missing)),
             Some((file, _)) if file != spec.shape => {
                 report.unmatched.push((spec.name.clone(), Mismatch::Shape { file, model: spec.shape.clone() }));
@@ -98,15 +124,42 @@ pub fn load_into(task: &mut ClassificationTask, path: &Path) -> Result<WeightRep
             }
         }
     }
+    let unknown = tensors.len();
     report.unmatched.extend(tensors.into_keys().map(|name| (name, Mismatch::Unknown)));
     if matched.is_empty() {
         let problem = format!("none of its {found} tensors fits the backbone {}", model.backbone.name());
         return Err(unusable(path, problem));
     }
+    let values = |specs: &mut dyn Iterator<Item = &Spec>| -> usize {
+        specs.filter(|spec| spec.in_backbone).map(|spec| spec.range.len()).sum()
+    };
+    let (all, loaded) = (values(&mut model.store.specs.iter()), values(&mut matched.iter().map(|(spec, _)| spec)));
+    let backbone = model.backbone.name();
+    let problem = if unknown as f64 > UNKNOWN_MAX * found as f64 {
+        format!("{unknown} of its {found} tensors are not in the backbone {backbone}, so it is of another network")
+    } else {
+        format!("it has {loaded} of the {all} values of the backbone {backbone}, fewer than half")
+    };
+    if !wanted.partial && (unknown as f64 > UNKNOWN_MAX * found as f64 || loaded < all.div_ceil(2)) {
+        return Err(Error::Checkpoint {
+            path: path.to_path_buf(),
+            problem,
+            remedy: "Name the backbone that it was made with by --backbone, or take what fits by --partial".into(),
+        });
+    }
     for (spec, values) in matched {
         model.store.values_mut(&spec).copy_from_slice(&values);
     }
     Ok(report)
+}
+
+/// The classes of the run whose checkpoint the file is: RUN/checkpoints/NAME/model.safetensors.
+fn classes_of_run(path: &Path) -> Result<Option<Vec<String>>> {
+    let list = path.ancestors().nth(3).map(|run| run.join(CLASSES));
+    match list.filter(|list| path.ends_with(MODEL) && list.is_file()) {
+        Some(list) => read_classes(&list, &Storage::default()).map(Some),
+        None => Ok(None),
+    }
 }
 
 /// Names without wrappers and without torch's batch counters.

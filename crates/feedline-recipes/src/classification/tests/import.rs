@@ -1,12 +1,15 @@
 //! Import of weights: what matches is loaded, the rest is reported, and a broken file is named.
 
 use super::options;
-use crate::classification::network::weights::{Mismatch, load_into};
+use crate::classification::network::weights::{Mismatch, Wanted, load_into};
 use crate::classification::{Backbone, ClassificationTask, TaskOptions};
 use feedline::Error;
 use feedline::train::Task;
 use safetensors::tensor::{Dtype, TensorView};
 use std::path::Path;
+
+/// Takes whatever fits.
+const ANY: Wanted<'static> = Wanted { classes: &[], partial: true };
 
 fn write(path: &Path, tensors: &[(&str, Dtype, Vec<usize>, Vec<u8>)]) {
     let views = tensors
@@ -37,7 +40,7 @@ fn loads_what_fits_and_reports_the_rest() {
     );
     let mut task = ClassificationTask::new(options(Backbone::Small)).unwrap();
     let before = task.state().unwrap().model;
-    let report = load_into(&mut task, &path).unwrap();
+    let report = load_into(&mut task, &path, ANY).unwrap();
     assert_eq!(report.loaded, ["features.0.1.weight"]);
     let why = |name: &str| report.unmatched.iter().find(|(n, _)| n == name).map(|(_, why)| why.clone());
     assert_eq!(why("classifier.bias"), Some(Mismatch::Shape { file: vec![7], model: vec![5] }));
@@ -75,11 +78,11 @@ fn a_broken_file_is_named_and_changes_nothing() {
     ] {
         let path = folder.path().join(name);
         std::fs::write(&path, content).unwrap();
-        let error = load_into(&mut task, &path).unwrap_err();
+        let error = load_into(&mut task, &path, ANY).unwrap_err();
         assert!(matches!(&error, Error::Checkpoint { path: p, .. } if *p == path), "{name}: {error}");
     }
     assert!(!Path::new("ran").exists());
-    let missing = load_into(&mut task, &folder.path().join("missing.pth")).unwrap_err();
+    let missing = load_into(&mut task, &folder.path().join("missing.pth"), ANY).unwrap_err();
     assert!(matches!(missing, Error::Io { .. }), "{missing}");
     assert_eq!(task.state().unwrap().model, before);
 }
@@ -90,6 +93,69 @@ fn weights_of_another_network_are_refused() {
     let path = folder.path().join("other.safetensors");
     write(&path, &[("fc.bias", Dtype::F32, vec![5], vec![0; 20])]);
     let mut task = ClassificationTask::new(TaskOptions { num_classes: 3, ..options(Backbone::Mobilenetv2) }).unwrap();
-    let error = load_into(&mut task, &path).unwrap_err().to_string();
+    let error = load_into(&mut task, &path, ANY).unwrap_err().to_string();
     assert!(error.contains("none of its 1 tensors fits the backbone mobilenetv2"), "{error}");
+}
+
+#[test]
+fn weights_of_half_a_network_or_of_a_larger_one_are_refused_unless_they_are_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("w.safetensors");
+    let mut task = ClassificationTask::new(options(Backbone::Small)).unwrap();
+    let before = task.state().unwrap().model;
+    let whole: Vec<_> = before
+        .iter()
+        .map(|(name, values)| {
+            let values = vec![1; values.as_slice::<f32>().len() * 4];
+            (name.as_str(), Dtype::F32, before[name].shape().to_vec(), values)
+        })
+        .collect();
+    let strict = Wanted { classes: &[], partial: false };
+    let is_head = |name: &str| name.starts_with("classifier");
+    // Without its head it is a backbone like any other, and a tensor or two of something else are no reason to refuse it.
+    let mut backbone: Vec<_> = whole.iter().filter(|(name, ..)| !is_head(name)).cloned().collect();
+    backbone.push(("aux.bias", Dtype::F32, vec![1], vec![0; 4]));
+    write(&path, &backbone);
+    let report = load_into(&mut task, &path, strict).unwrap();
+    assert_eq!(report.loaded.len(), backbone.len() - 1);
+
+    let mut task = ClassificationTask::new(options(Backbone::Small)).unwrap();
+    let mut half: Vec<_> = whole.clone();
+    half.sort_by_key(|(.., bytes)| bytes.len());
+    half.pop(); // the largest is more than half of all
+    let stranger: Vec<String> = (0..whole.len() / 5).map(|at| format!("layer9.{at}.weight")).collect();
+    let mut larger = whole.clone();
+    larger.extend(stranger.iter().map(|name| (name.as_str(), Dtype::F32, vec![1], vec![0; 4])));
+    for (tensors, part) in [(&half, "fewer than half"), (&larger, "so it is of another network")] {
+        write(&path, tensors);
+        let error = load_into(&mut task, &path, strict).unwrap_err().to_string();
+        assert!(error.contains(part) && error.contains("--partial") && error.contains("backbone small"), "{error}");
+        assert_eq!(task.state().unwrap().model, before, "nothing was changed");
+        let mut task = ClassificationTask::new(options(Backbone::Small)).unwrap();
+        assert!(load_into(&mut task, &path, ANY).is_ok());
+    }
+}
+
+#[test]
+fn the_head_of_a_run_is_taken_for_the_same_classes_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = folder.path().join("checkpoints/ep001-step00000000");
+    std::fs::create_dir_all(&checkpoint).unwrap();
+    let path = checkpoint.join("model.safetensors");
+    let of = |names: [&str; 5]| names.map(str::to_owned);
+    let (own, other) = (of(["a", "b", "c", "d", "e"]), of(["b", "a", "c", "d", "e"]));
+    std::fs::write(folder.path().join("classes.txt"), own.join("\n")).unwrap();
+    let mut task = ClassificationTask::new(options(Backbone::Small)).unwrap();
+    let model = task.state().unwrap().model;
+    let tensors = model.iter().map(|(name, values)| {
+        let bytes = vec![0; values.as_slice::<f32>().len() * 4];
+        (name.as_str(), Dtype::F32, values.shape().to_vec(), bytes)
+    });
+    write(&path, &tensors.collect::<Vec<_>>());
+    let report = load_into(&mut task, &path, Wanted { classes: &other, partial: false }).unwrap();
+    assert!(!report.unmatched.is_empty(), "{report}");
+    assert!(
+        report.unmatched.iter().all(|(name, why)| name.starts_with("classifier") && *why == Mismatch::OtherClasses)
+    );
+    assert_eq!(load_into(&mut task, &path, Wanted { classes: &own, partial: false }).unwrap().unmatched, []);
 }

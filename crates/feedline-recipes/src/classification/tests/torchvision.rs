@@ -1,7 +1,7 @@
 //! The networks give torchvision's numbers. The golden files are made by testdata/torchvision/make.py.
 
 use super::{batch_of, formula, formula_f32, golden, numbers, options};
-use crate::classification::network::weights::load_into;
+use crate::classification::network::weights::{Wanted, load_into};
 use crate::classification::{Backbone, ClassificationTask};
 use feedline::Batch;
 use feedline::train::group::SingleRank;
@@ -59,7 +59,7 @@ fn imported(backbone: Backbone, weight_decay: f64) -> (ClassificationTask, serde
     let path = folder.path().join("weights.safetensors");
     write_weights(&path, &state_dict);
     let mut task = ClassificationTask::new(super::TaskOptions { weight_decay, ..options(backbone) }).unwrap();
-    let report = load_into(&mut task, &path).unwrap();
+    let report = load_into(&mut task, &path, Wanted { classes: &[], partial: false }).unwrap();
     assert_eq!(report.unmatched, []);
     let names: Vec<_> =
         state_dict.into_iter().map(|(name, _)| name).filter(|n| !n.ends_with("num_batches_tracked")).collect();

@@ -14,7 +14,7 @@ use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 const VERSION: u32 = 1;
-pub(super) const MODEL: &str = "model.safetensors";
+pub const MODEL: &str = "model.safetensors";
 pub(super) const OPTIMIZER: &str = "optimizer.safetensors";
 /// TOML and not JSON: it keeps every bit of a float and knows NaN.
 pub(super) const PROGRESS: &str = "checkpoint.toml";
