@@ -8,7 +8,7 @@ use feedline::augment::ImageOp;
 use feedline::augment::normalize::Normalize;
 use feedline::decode::{DecodedCache, Limits};
 use feedline::deliver::{SampleContext, one_sample};
-use feedline::pipeline::{Concat, DecodeMode, Images, ImagesOptions, Pipeline, Step, Subset, make_sample};
+use feedline::pipeline::{Concat, DecodeMode, Exif, Images, ImagesOptions, Pipeline, Step, Subset, make_sample};
 use feedline::plan::{Plan, Request};
 use feedline::read::{Credentials, ImageEntry, ImageList, Storage, read_classes};
 use feedline::{Error, Result};
@@ -81,7 +81,7 @@ type Floats = ([f64; 3], [f64; 3], Vec<Declared>);
 impl PySource {
     /// Labelled pictures; `classes` are names. `labels`, an array with a row for each picture, is delivered instead of classes.
     #[staticmethod]
-    #[pyo3(signature = (files, classes, labels, steps, floats, size_px, max_pixels, decode, cache_bytes, storage))]
+    #[pyo3(signature = (files, classes, labels, steps, floats, size_px, max_pixels, decode, cache_bytes, exif, storage))]
     #[expect(clippy::too_many_arguments, reason = "one keyword argument each")]
     fn images(
         py: Python<'_>,
@@ -94,6 +94,7 @@ impl PySource {
         max_pixels: Option<u64>,
         decode: &str,
         cache_bytes: u64,
+        exif: &str,
         storage: &str,
     ) -> PyResult<PySource> {
         let labels = labels.map(|labels| Taken::new(&labels)?.array(py)).transpose()?;
@@ -125,9 +126,14 @@ impl PySource {
                     return Err(Error::config(problem, "Use \"fused\", \"region\" or \"whole\""));
                 }
             };
+            let exif = match exif {
+                "ignore" => Exif::Ignore,
+                "apply" => Exif::Apply,
+                _ => return Err(Error::config(format!("exif={exif:?} is unknown"), "Use \"ignore\" or \"apply\"")),
+            };
             let limits = max_pixels.map_or_else(Limits::default, |max_pixels| Limits { max_pixels });
             let cache = (cache_bytes > 0).then(|| DecodedCache::new(cache_bytes));
-            let options = ImagesOptions { steps, size_px, numbers, limits, decode, cache, labels };
+            let options = ImagesOptions { steps, size_px, numbers, limits, decode, exif, cache, labels };
             let pipeline = Arc::new(Images::new(list.clone(), options)?);
             Ok(PySource { list: Some(Arc::new(list)), ..PySource::new(pipeline) })
         };

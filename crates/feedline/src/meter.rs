@@ -29,6 +29,8 @@ pub struct SampleContext {
     reserved_bytes: u64,
     budget: Option<Arc<Budget>>,
     trace: Option<Vec<Span>>,
+    /// What the loader shall tell its user; `None` without a loader.
+    warnings: Option<Vec<String>>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -42,7 +44,9 @@ struct Sum {
 impl Default for SampleContext {
     /// A context without a loader: it counts, and every reservation is granted.
     fn default() -> SampleContext {
-        SampleContext::new(None, false)
+        let mut context = SampleContext::new(None, false);
+        context.warnings = None;
+        context
     }
 }
 
@@ -61,6 +65,7 @@ impl SampleContext {
             reserved_bytes: 0,
             budget,
             trace: traced.then(Vec::new),
+            warnings: Some(Vec::new()),
         }
     }
 
@@ -72,6 +77,19 @@ impl SampleContext {
     /// The signal that cancels a slow read when the loader is dropped or seeks to another position.
     pub fn stop_signal(&self) -> &Stop {
         &self.stop
+    }
+
+    /// True if there is a loader, which passes warnings on.
+    pub fn is_heard(&self) -> bool {
+        self.warnings.is_some()
+    }
+
+    /// Lets the loader warn its user, with a batch that is delivered soon. A pipeline says a thing once, and only where it
+    /// [is heard](SampleContext::is_heard): which sample comes first may depend on the timing of workers.
+    pub fn warn(&mut self, message: String) {
+        if let Some(warnings) = &mut self.warnings {
+            warnings.push(message);
+        }
     }
 
     /// Adds the time that the sample waited for bytes that other threads read.
@@ -209,6 +227,7 @@ pub(crate) struct Stats {
     fetch_ns: AtomicU64,
     wait_ns: AtomicU64,
     trace: Option<Mutex<Vec<Span>>>,
+    warnings: Mutex<Vec<String>>,
 }
 
 impl Stats {
@@ -234,6 +253,9 @@ impl Stats {
             self.add_idle(std::mem::take(&mut context.idle));
         }
         self.fetch_ns.fetch_add(std::mem::take(&mut context.fetch).as_nanos() as u64, Relaxed);
+        if let Some(warnings) = context.warnings.as_mut().filter(|warnings| !warnings.is_empty()) {
+            self.warnings.lock().unwrap_or_else(PoisonError::into_inner).append(warnings);
+        }
         if let (Some(all), Some(spans)) = (&self.trace, &mut context.trace) {
             let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
             let room = MAX_SPANS.saturating_sub(all.len());
@@ -256,6 +278,11 @@ impl Stats {
                 all.push(Span { stage: Stage::Deliver, worker: usize::MAX, index: 0, start: asked, busy });
             }
         }
+    }
+
+    /// Removes and returns the warnings of samples.
+    pub(crate) fn take_warnings(&self) -> Vec<String> {
+        std::mem::take(&mut *self.warnings.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Removes and returns the spans recorded so far.

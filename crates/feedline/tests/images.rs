@@ -6,7 +6,7 @@ use feedline::augment::{Augmentation, Filter, ImageOp, apply_all};
 use feedline::decode::{Fault, Limits, RgbImage, decode_rgb};
 use feedline::deliver::{Loader, LoaderOptions, SampleContext};
 use feedline::pipeline::{
-    CustomTransform, DecodeMode, Images, ImagesBuilder, ImagesOptions, Pipeline, PixelOutput, Step, StepError,
+    CustomTransform, DecodeMode, Exif, Images, ImagesBuilder, ImagesOptions, Pipeline, PixelOutput, Step, StepError,
     make_sample,
 };
 use feedline::plan::{Plan, Request, Tail};
@@ -40,6 +40,7 @@ fn images(steps: Vec<Step>, numbers: PixelOutput) -> Images {
         numbers,
         limits: Limits::default(),
         decode: DecodeMode::Whole,
+        exif: Exif::Ignore,
         cache: None,
         labels: None,
     };
@@ -192,6 +193,7 @@ fn a_declared_loader_delivers_the_bytes_of_one_put_together_from_its_parts() {
             numbers: PixelOutput::Floats { normalize: Normalize::default(), after: vec![] },
             limits: Limits::default(),
             decode: DecodeMode::Fused,
+            exif: Exif::Ignore,
             cache: None,
             labels: None,
         };

@@ -6,7 +6,7 @@ use crate::network::device::{DeviceKind, Precision};
 use crate::recipe::setting_name;
 use crate::settings::{Settings, at_least_0, in_range, positive};
 use feedline::augment::{Augmentation, ImageOp, output_size_px};
-use feedline::pipeline::DecodeMode;
+use feedline::pipeline::{DecodeMode, Exif};
 use feedline::train::consistency::BatchSplit;
 use feedline::train::schedule::{LrDecay, OptimizerKind};
 use feedline::{Error, Result};
@@ -23,6 +23,7 @@ crate::settings! {
             val_list: PathBuf,
             classes: PathBuf,
             decode: DecodeMode,
+            exif: Exif,
             decoded_cache_bytes: u64,
         }
         storage

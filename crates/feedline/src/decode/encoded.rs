@@ -1,15 +1,20 @@
 //! A picture file whose head was looked at: its format and its header in one value. Owns the choice of the decoder.
 
 use super::fault::Fault;
+#[cfg(feature = "formats")]
+use super::formats;
 use super::guard::guarded;
 use super::image::{CropBox, Format, Header, Limits, RgbImage, format};
+use super::orientation::Orientation;
 use super::{jpeg, png, png_whole};
 
-/// A JPEG or PNG file. Its head is parsed once, by [`Encoded::new`]; what is done with the file goes by that.
+/// The file of a picture. Its head is parsed once, by [`Encoded::new`]; what is done with the file goes by that.
 #[derive(Debug)]
 pub(crate) struct Encoded<'a> {
     bytes: &'a [u8],
     head: Head<'a>,
+    /// What is applied.
+    orientation: Orientation,
 }
 
 /// The head, as the fast decoder of the format understands it; `None` leaves the file to the careful one.
@@ -17,21 +22,56 @@ pub(crate) struct Encoded<'a> {
 enum Head<'a> {
     Jpeg(Option<jpeg::Frame<'a>>),
     Png(Option<png_whole::Header>),
+    #[cfg(feature = "formats")]
+    Other(Format),
 }
 
 impl<'a> Encoded<'a> {
-    /// Looks at the head of a file, without allocating.
+    /// Looks at the head of a file, without allocating. The picture is decoded as it is stored.
     ///
     /// # Errors
-    /// A file that is empty, or neither a JPEG nor a PNG.
+    /// A file that is empty, or of no format that is read.
     pub(crate) fn new(bytes: &'a [u8]) -> Result<Encoded<'a>, Fault> {
         guarded(|| {
             let head = match format(bytes)? {
                 Format::Jpeg => Head::Jpeg(jpeg::frame(bytes)),
                 Format::Png => Head::Png(png_whole::header(bytes)),
+                #[cfg(feature = "formats")]
+                other => Head::Other(other),
+                #[cfg(not(feature = "formats"))]
+                other => {
+                    return Err(format!(
+                        "{other:?} is not read by this build: build it with the cargo feature `formats`, or convert the file"
+                    )
+                    .into());
+                }
             };
-            Ok(Encoded { bytes, head })
+            Ok(Encoded { bytes, head, orientation: Orientation::UPRIGHT })
         })
+    }
+
+    /// The same picture, decoded as its EXIF data say that it is upright: size, parts and pixels are then those of
+    /// Pillow's `ImageOps.exif_transpose`.
+    pub(crate) fn upright(self) -> Encoded<'a> {
+        Encoded { orientation: self.stored_orientation(), ..self }
+    }
+
+    /// True if EXIF data ask for a turn or a reflection.
+    pub(crate) fn is_turned(&self) -> bool {
+        self.stored_orientation() != Orientation::UPRIGHT
+    }
+
+    /// What the EXIF data say; nothing is upright, and so are data that cannot be read. The orientation of a TIFF is no matter
+    /// of EXIF, and is always applied.
+    fn stored_orientation(&self) -> Orientation {
+        match &self.head {
+            Head::Jpeg(frame) => {
+                jpeg::exif(self.bytes, frame.as_ref()).map_or(Orientation::UPRIGHT, Orientation::of_exif)
+            }
+            Head::Png(_) => png_whole::exif(self.bytes).map_or(Orientation::UPRIGHT, Orientation::of_exif),
+            #[cfg(feature = "formats")]
+            Head::Other(format) => formats::orientation(*format, self.bytes),
+        }
     }
 
     /// What the header says.
@@ -39,17 +79,45 @@ impl<'a> Encoded<'a> {
     /// # Errors
     /// A header that is damaged or cut.
     pub(crate) fn header(&self) -> Result<Header, Fault> {
-        guarded(|| self.header_unguarded())
+        let Header { width_px, height_px, max_shrink } = guarded(|| self.stored_header())?;
+        let max_shrink = self.orientation.max_shrink(max_shrink, (width_px, height_px));
+        let (width_px, height_px) = self.orientation.upright_px((width_px, height_px));
+        Ok(Header { width_px, height_px, max_shrink })
     }
 
-    fn header_unguarded(&self) -> Result<Header, Fault> {
+    /// What the header says of the picture as it is stored.
+    fn stored_header(&self) -> Result<Header, Fault> {
         match &self.head {
             Head::Jpeg(frame) => jpeg::header(self.bytes, frame.as_ref()),
             Head::Png(header) => {
                 let (width_px, height_px) = png::dimensions(self.bytes, *header)?;
                 Ok(Header { width_px, height_px, max_shrink: 1 })
             }
+            #[cfg(feature = "formats")]
+            Head::Other(format) => {
+                let (width_px, height_px) = formats::dimensions(*format, self.bytes)?;
+                Ok(Header { width_px, height_px, max_shrink: 1 })
+            }
         }
+    }
+
+    /// Decodes the whole picture as it is stored.
+    fn decode_stored(&self, limits: &Limits, into: &mut RgbImage, reserve: &mut dyn FnMut(u64)) -> Result<(), Fault> {
+        match &self.head {
+            Head::Jpeg(frame) => jpeg::decode_rgb(self.bytes, frame.as_ref(), limits, into, reserve),
+            Head::Png(header) => png::decode_rgb(self.bytes, *header, limits, into),
+            #[cfg(feature = "formats")]
+            Head::Other(format) => formats::decode_rgb(*format, self.bytes, limits, into, reserve),
+        }
+    }
+
+    /// Turns a picture, or a part of one, from the way it is stored to the upright one.
+    fn turn(&self, into: &mut RgbImage, reserve: &mut dyn FnMut(u64)) -> Result<(), Fault> {
+        let extra_bytes = self.orientation.extra_bytes(into.pixels.len() as u64);
+        if extra_bytes > 0 {
+            reserve(into.pixels.len() as u64 + extra_bytes);
+        }
+        self.orientation.turn(into)
     }
 
     /// [`decode_rgb`](super::decode_rgb). Tells `reserve` how many bytes it needs in all where these are more than the
@@ -63,9 +131,9 @@ impl<'a> Encoded<'a> {
         into: &mut RgbImage,
         reserve: &mut dyn FnMut(u64),
     ) -> Result<(), Fault> {
-        let result = guarded(|| match &self.head {
-            Head::Jpeg(frame) => jpeg::decode_rgb(self.bytes, frame.as_ref(), limits, into, reserve),
-            Head::Png(header) => png::decode_rgb(self.bytes, *header, limits, into),
+        let result = guarded(|| {
+            self.decode_stored(limits, into, reserve)?;
+            self.turn(into, reserve)
         });
         if result.is_err() {
             // Also gives back what a lying header made us allocate.
@@ -74,7 +142,8 @@ impl<'a> Encoded<'a> {
         result
     }
 
-    /// [`decode_rgb_part`](super::decode_rgb_part), with `reserve` of [`Encoded::decode_rgb`].
+    /// [`decode_rgb_part`](super::decode_rgb_part), with `reserve` of [`Encoded::decode_rgb`]. Of an upright picture `shrink`
+    /// is at most [`Header::max_shrink`].
     ///
     /// # Errors
     /// As there.
@@ -90,30 +159,60 @@ impl<'a> Encoded<'a> {
             if !matches!(shrink, 1 | 2 | 4 | 8) {
                 return Err(format!("an image cannot be decoded at 1/{shrink}, only at 1/1, 1/2, 1/4 and 1/8").into());
             }
-            if let Head::Jpeg(Some(frame)) = &self.head
-                && jpeg::decode_part(frame, limits, part, shrink, into).is_some()
-            {
-                return Ok(());
-            }
-            let Header { width_px, height_px, max_shrink } = self.header_unguarded()?;
-            let done = match &self.head {
-                Head::Jpeg(_) => {
-                    let shrink = shrink.min(max_shrink);
-                    jpeg::decode_generally(self.bytes, limits, shrink, into, reserve).map(|()| shrink)?
+            let part = match self.orientation {
+                Orientation::UPRIGHT => part,
+                // The place of a part that does not lie in the picture means nothing.
+                orientation => {
+                    let Header { width_px, height_px, .. } = self.stored_header()?;
+                    let (upright_width_px, upright_height_px) = orientation.upright_px((width_px, height_px));
+                    check_part(part, upright_width_px, upright_height_px)?;
+                    orientation.stored(part, (width_px, height_px))
                 }
-                Head::Png(header) => png::decode_rgb(self.bytes, *header, limits, into).map(|()| 1)?,
             };
-            if !part.lies_in(width_px, height_px) {
-                return Err(format!("{part:?} is no part of {width_px} x {height_px} px").into());
-            }
-            cut_in_place(into, part.shrunk(shrink), (shrink / done) as usize);
-            Ok(())
+            self.decode_stored_part(limits, part, shrink, into, reserve)?;
+            self.turn(into, reserve)
         });
         if result.is_err() {
             *into = RgbImage::default();
         }
         result
     }
+}
+
+impl Encoded<'_> {
+    /// Decodes a part of the picture as it is stored.
+    fn decode_stored_part(
+        &self,
+        limits: &Limits,
+        part: CropBox,
+        shrink: u32,
+        into: &mut RgbImage,
+        reserve: &mut dyn FnMut(u64),
+    ) -> Result<(), Fault> {
+        if let Head::Jpeg(Some(frame)) = &self.head
+            && jpeg::decode_part(frame, limits, part, shrink, into).is_some()
+        {
+            return Ok(());
+        }
+        let Header { width_px, height_px, max_shrink } = self.stored_header()?;
+        let done = match &self.head {
+            Head::Jpeg(_) => {
+                let shrink = shrink.min(max_shrink);
+                jpeg::decode_generally(self.bytes, limits, shrink, into, reserve).map(|()| shrink)?
+            }
+            _ => self.decode_stored(limits, into, reserve).map(|()| 1)?,
+        };
+        check_part(part, width_px, height_px)?;
+        cut_in_place(into, part.shrunk(shrink), (shrink / done) as usize);
+        Ok(())
+    }
+}
+
+fn check_part(part: CropBox, width_px: u32, height_px: u32) -> Result<(), Fault> {
+    if part.lies_in(width_px, height_px) {
+        return Ok(());
+    }
+    Err(format!("{part:?} is no part of {width_px} x {height_px} px").into())
 }
 
 /// Makes `image` the part `part` (of the image at 1/`shrink`) of itself at 1/`shrink`, by rounded means.

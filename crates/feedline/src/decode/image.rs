@@ -93,10 +93,16 @@ impl Default for Limits {
     }
 }
 
-/// The supported formats, told apart by their first bytes.
+/// The formats, told apart by their first bytes. All but JPEG and PNG are read with the cargo feature `formats`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
     Jpeg,
     Png,
+    Bmp,
+    Gif,
+    Pnm,
+    Tiff,
+    WebP,
 }
 
 pub(super) fn format(bytes: &[u8]) -> Result<Format, String> {
@@ -104,9 +110,17 @@ pub(super) fn format(bytes: &[u8]) -> Result<Format, String> {
         [] => Err("the file has 0 bytes".into()),
         [0xFF, 0xD8, 0xFF, ..] => Ok(Format::Jpeg),
         [0x89, b'P', b'N', b'G', 0x0D, 0x0A, 0x1A, 0x0A, ..] => Ok(Format::Png),
+        [b'B', b'M', ..] => Ok(Format::Bmp),
+        [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Ok(Format::Gif),
+        [b'P', b'1'..=b'6', b' ' | 9..=13, ..] => Ok(Format::Pnm),
+        [b'I', b'I', b'*' | b'+', 0, ..] | [b'M', b'M', 0, b'*' | b'+', ..] => Ok(Format::Tiff),
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Ok(Format::WebP),
         _ => {
             let start = &bytes[..bytes.len().min(12)];
-            Err(format!("not a JPEG or PNG (starts with '{}')", start.escape_ascii()))
+            Err(format!(
+                "not a JPEG, PNG, WebP, BMP, GIF, TIFF, PBM, PGM or PPM (starts with '{}')",
+                start.escape_ascii()
+            ))
         }
     }
 }

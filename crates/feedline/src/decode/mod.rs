@@ -1,16 +1,20 @@
 //! Decode: bytes to arrays. Pure functions of the bytes; never reads a file.
 //!
-//! The format is decided by the first bytes, never by a file name. EXIF orientation is not applied, as Pillow's
-//! `Image.open` and torchvision do not. Embedded colour profiles are ignored.
+//! The format is decided by the first bytes, never by a file name. EXIF orientation is not applied here, as Pillow's
+//! `Image.open` and torchvision do not; [`Encoded::upright`] applies it. Embedded colour profiles are ignored.
 
 mod cache;
 mod encoded;
 mod fault;
+#[cfg(feature = "formats")]
+mod formats;
 mod guard;
+mod ifd;
 mod image;
 mod jpeg;
 mod npy;
 mod npz;
+mod orientation;
 mod png;
 mod png_whole;
 mod points;
@@ -26,10 +30,12 @@ pub use npz::{Number, array_fits, decode_npy, decode_npz, npz_shape};
 pub use png::{decode_depth_u16, decode_labels_u8};
 pub use points::decode_points;
 
-/// Decodes a JPEG or PNG to RGB, into `into`, whose allocation is reused.
+/// Decodes a picture to RGB, into `into`, whose allocation is reused: JPEG, PNG, and with the cargo feature `formats` (on by
+/// default) WebP, BMP, GIF, TIFF, PBM, PGM and PPM. Of a file with several pictures it is the first.
 ///
-/// Every pixel equals what Pillow's `Image.open(..).convert("RGB")` gives, except for 16-bit grey PNG, of which
-/// Pillow clips and this takes the high byte. Alpha is dropped. CMYK is converted without a colour profile.
+/// Every pixel equals what Pillow's `Image.open(..).convert("RGB")` gives, except for grey of 16 bits, of which
+/// Pillow clips and this takes the high byte. Alpha is dropped. CMYK is converted without a colour profile. The orientation of
+/// a TIFF is a part of its format and is applied, as by Pillow.
 ///
 /// Detectable damage is an error: broken entropy codes (which Pillow paints over), a wrong checksum, a PNG
 /// without its end. Bytes after the end of a picture, and a JPEG that lacks only its end marker, are accepted. A
@@ -42,7 +48,7 @@ pub fn decode_rgb(bytes: &[u8], limits: &Limits, into: &mut RgbImage) -> Result<
     looked_at(bytes, into)?.decode_rgb(limits, into, &mut |_| ())
 }
 
-/// Decodes a part of a JPEG or PNG to RGB, at full size (`shrink` 1) or reduced (2, 4 or 8), into `into`, whose
+/// Decodes a part of a picture to RGB, at full size (`shrink` 1) or reduced (2, 4 or 8), into `into`, whose
 /// allocation is reused.
 ///
 /// With `shrink` 1 the result is exactly the pixels of `part` in what [`decode_rgb`] gives. Otherwise it is the part

@@ -69,6 +69,20 @@ pub(super) fn header(bytes: &[u8]) -> Option<Header> {
     (is_sane(width_px) && is_sane(height_px)).then_some(Header { width_px, height_px, pixels })
 }
 
+/// EXIF data, wherever they stand: the chunks are walked over, and no checksum is looked at.
+pub(super) fn exif(bytes: &[u8]) -> Option<&[u8]> {
+    let mut rest = bytes.get(8..)?;
+    loop {
+        let (length, after) = rest.split_first_chunk::<4>()?;
+        let (data, next) = after.get(4..)?.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+        match &after[..4] {
+            b"eXIf" => return Some(data),
+            b"IEND" => return None,
+            _ => rest = next.get(4..)?,
+        }
+    }
+}
+
 /// The first chunk of `bytes`: its type, its data and what follows; `None` if it is cut or its checksum is wrong.
 fn chunk(bytes: &[u8]) -> Option<(&[u8; 4], &[u8], &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<4>()?;

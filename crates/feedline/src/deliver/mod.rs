@@ -336,7 +336,7 @@ impl Loader {
                 return Err(Error::config("the loader was asked for an epoch past its end_epoch", "Raise end_epoch"));
             }
         };
-        if let Err(error) = self.take_note(&batch.replaced) {
+        if let Err(error) = self.take_note(&batch.replaced).and_then(|()| self.tell_warnings()) {
             self.aligned = false; // as above: the batch was not delivered
             return Err(error);
         }
@@ -408,6 +408,12 @@ impl Loader {
                 Poll::Ready(batch)
             }
         }
+    }
+
+    /// Tells what samples have to say. The counters of a batch, and so its warnings, are there before it is delivered.
+    fn tell_warnings(&self) -> Result<()> {
+        let tell = |message| self.options.sink.emit(&Event::Warning { message });
+        self.stats.take_warnings().into_iter().try_for_each(tell)
     }
 
     /// Counts bad samples in delivery order, so that every run reaches the limit at the same batch.

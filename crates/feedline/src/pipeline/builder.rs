@@ -2,7 +2,7 @@
 //! work is that of [`Images`].
 
 use super::images::{CustomTransform, Images, ImagesOptions, PixelOutput, Step};
-use super::{DecodeMode, Pipeline};
+use super::{DecodeMode, Exif, Pipeline};
 use crate::augment::normalize::Normalize;
 use crate::augment::{Filter, ImageOp};
 use crate::decode::{DecodedCache, Limits};
@@ -183,6 +183,13 @@ impl ImagesBuilder {
     #[must_use]
     pub fn decode(mut self, mode: DecodeMode) -> ImagesBuilder {
         self.options.decode = mode;
+        self
+    }
+
+    /// What becomes of the EXIF orientation.
+    #[must_use]
+    pub fn exif(mut self, exif: Exif) -> ImagesBuilder {
+        self.options.exif = exif;
         self
     }
 

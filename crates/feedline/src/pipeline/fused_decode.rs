@@ -25,12 +25,25 @@ pub enum DecodeMode {
     Whole,
 }
 
+/// What becomes of the EXIF tag "orientation". The orientation of a TIFF is a part of its format and always applied, as by Pillow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Exif {
+    /// A picture is taken as it is stored, as by torchvision's `ImageFolder`.
+    #[default]
+    Ignore,
+    /// A picture is turned upright, as by Pillow's `ImageOps.exif_transpose`: its size and all operations are those of the upright
+    /// one. [`DecodeMode::Fused`] then shrinks a mirrored or turned picture only by a factor that divides its sides.
+    Apply,
+}
+
 /// Decoding and augmentation of one family of pictures: a pure function of the request and the bytes.
 #[derive(Debug)]
 pub struct FusedDecode {
     ops: Vec<ImageOp>,
     limits: Limits,
     mode: DecodeMode,
+    exif: Exif,
     cache: Option<DecodedCache>,
 }
 
@@ -41,6 +54,8 @@ pub struct Augmented<'a> {
     pub image: &'a RgbImage,
     /// True if left and right must still be exchanged, which costs nothing while the pixels are written elsewhere.
     pub mirrored: bool,
+    /// True if EXIF data ask for a turn of this picture that was not made ([`Exif::Ignore`]).
+    pub ignored_exif: bool,
 }
 
 impl Augmented<'_> {
@@ -75,6 +90,7 @@ struct Need {
 /// The file of a picture, whose head is looked at once, and not before it is needed: the picture may be in the cache.
 struct EncodedLazily<'a> {
     bytes: &'a [u8],
+    exif: Exif,
     encoded: OnceCell<Encoded<'a>>,
 }
 
@@ -84,7 +100,13 @@ impl<'a> EncodedLazily<'a> {
             return Ok(encoded);
         }
         let encoded = Encoded::new(self.bytes)?;
+        let encoded = if self.exif == Exif::Apply { encoded.upright() } else { encoded };
         Ok(self.encoded.get_or_init(|| encoded))
+    }
+
+    /// True if it was looked at, and asks for a turn that is not made.
+    fn is_turn_ignored(&self) -> bool {
+        self.exif == Exif::Ignore && self.encoded.get().is_some_and(Encoded::is_turned)
     }
 
     /// Its size.
@@ -96,7 +118,14 @@ impl<'a> EncodedLazily<'a> {
 impl FusedDecode {
     /// The operations `ops` on pictures within `limits`.
     pub fn new(ops: Vec<ImageOp>, limits: Limits, mode: DecodeMode) -> FusedDecode {
-        FusedDecode { ops, limits, mode, cache: None }
+        FusedDecode { ops, limits, mode, exif: Exif::default(), cache: None }
+    }
+
+    /// What becomes of the EXIF orientation.
+    #[must_use]
+    pub fn with_exif(mut self, exif: Exif) -> FusedDecode {
+        self.exif = exif;
+        self
     }
 
     /// Caches decoded pictures; the resulting bytes are the same.
@@ -134,7 +163,7 @@ impl FusedDecode {
         SCRATCH.with_borrow_mut(|DecodeScratch { decoded, image }| {
             context.enter(Stage::Decode);
             let known = self.cache.as_ref().and_then(|cache| cache.header(request.index));
-            let file = EncodedLazily { bytes, encoded: OnceCell::new() };
+            let file = EncodedLazily { bytes, exif: self.exif, encoded: OnceCell::new() };
             let header = known.map_or_else(|| file.get()?.header(), Ok)?;
             let need = self.need(request, header);
             if need.view.is_some() {
@@ -167,7 +196,8 @@ impl FusedDecode {
                 }
             }
             let mirrored = self.augment(usize::from(need.view.is_some()), image, request);
-            let result = then(Augmented { image, mirrored }, context);
+            let ignored_exif = file.is_turn_ignored();
+            let result = then(Augmented { image, mirrored, ignored_exif }, context);
             for scratch in [decoded, image] {
                 if scratch.pixels.capacity() > MAX_KEPT_BYTES {
                     *scratch = RgbImage::default();

@@ -1,7 +1,7 @@
 //! Images: labelled picture files as batches of `image` and `label`. Composes the stages read, decode and augment for a
 //! list of files and a list of steps; owns none of their details.
 
-use super::fused_decode::{Augmented, DecodeMode, FusedDecode};
+use super::fused_decode::{Augmented, DecodeMode, Exif, FusedDecode};
 use crate::augment::normalize::Normalize;
 use crate::augment::{ImageOp, output_size_px};
 use crate::decode::{DecodedCache, Limits, RgbImage};
@@ -12,8 +12,10 @@ use crate::pipeline::{Pipeline, Raw, read_samples};
 use crate::plan::Request;
 use crate::read::{ImageList, SampleReader, read_sample};
 use crate::sample::{Array, DType, FieldSpec, Slot};
+use crate::url::without_query;
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// A transform that the caller supplies.
 ///
@@ -65,6 +67,8 @@ pub struct ImagesOptions {
     pub limits: Limits,
     /// The part of a picture that is decoded.
     pub decode: DecodeMode,
+    /// What becomes of the EXIF orientation. With [`Exif::Ignore`] the first picture that asks for a turn is told, once.
+    pub exif: Exif,
     /// Caches decoded pictures; changes speed only.
     pub cache: Option<DecodedCache>,
     /// What is delivered as the label of each picture, a row of its own, instead of its class.
@@ -84,6 +88,7 @@ pub struct Images {
     labels: Option<Array>,
     fields: Vec<FieldSpec>,
     fingerprint: u64,
+    has_told_exif: AtomicBool,
 }
 
 impl Images {
@@ -93,7 +98,7 @@ impl Images {
     /// An operation whose numbers are out of range; no operation that fixes a size, where `size_px` is `None`; labels of
     /// another number than that of the pictures.
     pub fn new(list: ImageList, options: ImagesOptions) -> Result<Images> {
-        let ImagesOptions { mut steps, size_px, numbers, limits, decode, cache, labels } = options;
+        let ImagesOptions { mut steps, size_px, numbers, limits, decode, exif, cache, labels } = options;
         let ops: Vec<ImageOp> =
             steps.iter().filter_map(|step| if let Step::Op(op) = step { Some(op.clone()) } else { None }).collect();
         ops.iter().try_for_each(ImageOp::validate)?;
@@ -120,14 +125,20 @@ impl Images {
         let own = steps.iter().position(|step| matches!(step, Step::Custom { .. })).unwrap_or(steps.len());
         let rest = steps.drain(own..).zip(own..).map(|(step, place)| (place, step)).collect();
         let ops = ops.into_iter().take(own).collect();
-        let path = FusedDecode::new(ops, limits, decode);
+        let path = FusedDecode::new(ops, limits, decode).with_exif(exif);
         let dtype = if matches!(numbers, PixelOutput::Bytes) { DType::U8 } else { DType::F32 };
         let [height_px, width_px] = size_px.map(|px| px as usize);
+        let fingerprint = match &labels {
+            None => list.fingerprint(),
+            Some(labels) => hash_words(&[list.fingerprint(), hash_of(labels)]),
+        };
         Ok(Images {
-            fingerprint: match &labels {
-                None => list.fingerprint(),
-                Some(labels) => hash_words(&[list.fingerprint(), hash_of(labels)]),
+            // Only what is not the default counts: cursors of before stay valid.
+            fingerprint: match exif {
+                Exif::Ignore => fingerprint,
+                Exif::Apply => hash_words(&[fingerprint, hash_name("exif = apply")]),
             },
+            has_told_exif: AtomicBool::new(false),
             path: match cache {
                 Some(cache) => path.with_cache(cache),
                 None => path,
@@ -175,6 +186,9 @@ impl Images {
         then: impl FnOnce(Augmented<'_>, &mut SampleContext) -> Result<T>,
     ) -> Result<T> {
         let done = self.path.run(request, bytes, context, |picture, context| {
+            if picture.ignored_exif {
+                self.tell_exif(request, context);
+            }
             if self.rest.is_empty() {
                 self.check_size(picture.image, request)?;
                 return then(picture, context);
@@ -190,9 +204,21 @@ impl Images {
                 }
             }
             self.check_size(&image, request)?;
-            then(Augmented { image: &image, mirrored: false }, context)
+            then(Augmented { image: &image, mirrored: false, ..picture }, context)
         });
         done.map_err(|fault| fault.at(Stage::Decode, request.index, self.location(request.index)))?
+    }
+
+    /// Warns once that pictures ask for a turn that is not made.
+    fn tell_exif(&self, request: &Request, context: &mut SampleContext) {
+        if self.has_told_exif.load(Relaxed) || !context.is_heard() || self.has_told_exif.swap(true, Relaxed) {
+            return;
+        }
+        context.warn(format!(
+            "{}: its EXIF orientation asks for a turn, and so may others of {} pictures. They are used as they are stored, as by              torchvision's ImageFolder. To turn them upright, set data.exif = \"apply\"; from Python,              feedline.images(..., exif=\"apply\"); from Rust, .exif(Exif::Apply)",
+            without_query(&self.location(request.index)),
+            self.len()
+        ));
     }
 
     fn check_size(&self, image: &RgbImage, request: &Request) -> Result<()> {

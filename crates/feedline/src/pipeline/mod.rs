@@ -8,7 +8,7 @@ mod parts;
 
 pub use crate::error::{Interrupted, NotOfTheSample, StepError};
 pub use builder::{ImagesBuilder, IntoPipeline, Size, images};
-pub use fused_decode::{Augmented, DecodeMode, FusedDecode};
+pub use fused_decode::{Augmented, DecodeMode, Exif, FusedDecode};
 pub use images::{CustomTransform, Images, ImagesOptions, PixelOutput, Step};
 pub use parts::{Concat, Subset};
 

@@ -17,11 +17,22 @@ pub(in crate::read) const SPLITS: [&str; 4] = ["train", "test", "val", "valid"];
 /// Class names, one per line, beside archives that carry labels.
 pub(in crate::read) const CLASSES_FILE: &str = "classes.txt";
 
-const EXTENSIONS: [&str; 3] = ["jpg", "jpeg", "png"];
+const EXTENSIONS: [&str; 5] = ["jpg", "jpeg", "jpe", "jfif", "png"];
+
+/// Pictures that are read with the cargo feature `formats`.
+const MORE_EXTENSIONS: [&str; 9] = ["webp", "bmp", "gif", "tif", "tiff", "pbm", "pgm", "ppm", "pnm"];
 
 /// Pictures of formats that are not supported, but that other loaders read.
-const OTHER_PICTURES: [&str; 14] =
-    ["ppm", "bmp", "pgm", "tif", "tiff", "webp", "gif", "pbm", "pnm", "jfif", "jp2", "avif", "heic", "jxl"];
+const OTHER_PICTURES: [&str; 7] = ["jp2", "j2k", "avif", "heic", "heif", "jxl", "dng"];
+
+/// Advice about files that were left out of class folders.
+#[cfg(feature = "formats")]
+pub(in crate::read) const REMEDY: &str = "Images are *.jpg, *.jpeg, *.jpe, *.jfif, *.png, *.webp, *.bmp, *.gif, *.tif, *.tiff, *.pbm, *.pgm, *.ppm and *.pnm directly \
+     in the folder of their class: move or convert what should be one, or name it in a list";
+#[cfg(not(feature = "formats"))]
+pub(in crate::read) const REMEDY: &str = "Images are *.jpg, *.jpeg, *.jpe, *.jfif and *.png directly in the folder of their class: move or convert what should be one, \
+     or name it in a list. A build with the cargo feature `formats` reads *.webp, *.bmp, *.gif, *.tif, *.tiff, *.pbm, *.pgm, *.ppm \
+     and *.pnm too";
 
 /// The formats of archives, by the end of their names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,13 +88,15 @@ pub(in crate::read) fn split_of(name: &str) -> Option<&'static str> {
 
 pub(in crate::read) fn is_picture(path: &Path) -> bool {
     let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
-    EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension))
+    let is_one_of = |known: &[&str]| known.iter().any(|known| known.eq_ignore_ascii_case(extension));
+    is_one_of(&EXTENSIONS) || cfg!(feature = "formats") && is_one_of(&MORE_EXTENSIONS)
 }
 
 /// True for the name of a picture, of a supported format or another.
 pub(in crate::read) fn looks_like_picture(path: &Path) -> bool {
     let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
-    is_picture(path) || OTHER_PICTURES.iter().any(|known| known.eq_ignore_ascii_case(extension))
+    let others = MORE_EXTENSIONS.iter().chain(&OTHER_PICTURES);
+    is_picture(path) || others.into_iter().any(|known| known.eq_ignore_ascii_case(extension))
 }
 
 /// True for the name of a file that contains samples.

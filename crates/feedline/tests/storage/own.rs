@@ -4,7 +4,7 @@ use super::archives::storage;
 use feedline::augment::{Filter, ImageOp};
 use feedline::decode::{Limits, RgbImage, decode_rgb};
 use feedline::deliver::{Loader, LoaderOptions, SampleContext};
-use feedline::pipeline::{DecodeMode, Images, ImagesOptions, Pipeline, PixelOutput, Raw, Step, make_sample};
+use feedline::pipeline::{DecodeMode, Exif, Images, ImagesOptions, Pipeline, PixelOutput, Raw, Step, make_sample};
 use feedline::plan::{Plan, Request};
 use feedline::read::conformance::check;
 use feedline::read::pack::{PackOptions, pack};
@@ -128,6 +128,7 @@ fn loader(list: ImageList, num_workers: usize) -> Loader {
         numbers: PixelOutput::Bytes,
         limits: Limits::default(),
         decode: DecodeMode::Fused,
+        exif: Exif::Ignore,
         cache: None,
         labels: None,
     };

@@ -31,6 +31,7 @@ pub fn images(list: ImageList, ops: Vec<ImageOp>, config: &Config, cache: Option
             numbers: PixelOutput::Floats { normalize, after: Vec::new() },
             limits: Limits { max_pixels: config.data.max_pixels },
             decode: config.data.decode,
+            exif: config.data.exif,
             cache,
             labels: None,
         },

@@ -46,10 +46,37 @@ pub(in crate::decode) struct Frame<'a> {
     pub components: [Component<'a>; 3],
     /// All bytes after the scan's header.
     pub scan: &'a [u8],
+    /// EXIF data: the first segment of them.
+    pub exif: Option<&'a [u8]>,
 }
 
 /// The last bytes of the header of a scan that holds all coefficients completely.
 pub(super) const ALL_COEFFICIENTS: [u8; 3] = [0, 63, 0];
+
+/// What EXIF data begin with.
+const EXIF: &[u8] = b"Exif\0\0";
+
+/// The EXIF data of a file that [`parse`] does not take.
+pub(super) fn exif(bytes: &[u8]) -> Option<&[u8]> {
+    let mut rest = bytes.strip_prefix(&[0xFF, 0xD8])?;
+    loop {
+        match *rest {
+            // Markers without a segment, and bytes that fill.
+            [0xFF, 0x01 | 0xD0..=0xD7, ref after @ ..] => rest = after,
+            [0xFF, 0xFF, ..] => rest = &rest[1..],
+            [0xFF, 0xD9 | 0xDA, ..] => return None,
+            [0xFF, marker, high, low, ..] => {
+                let length = usize::from(u16::from_be_bytes([high, low])).max(2);
+                let body = rest.get(4..2 + length)?;
+                if marker == 0xE1 && body.starts_with(EXIF) {
+                    return Some(body);
+                }
+                rest = &rest[2 + length..];
+            }
+            _ => return None,
+        }
+    }
+}
 
 struct Size {
     width_px: usize,
@@ -66,7 +93,7 @@ pub(in crate::decode) fn parse(bytes: &[u8]) -> Option<Frame<'_>> {
     let mut huffs: [[Option<&[u8]>; 4]; 2] = [[None; 4]; 2];
     let mut size: Option<Size> = None;
     let mut restart_interval = 0;
-    let (mut jfif, mut adobe) = (false, None);
+    let (mut jfif, mut adobe, mut exif) = (false, None, None);
     loop {
         // libjpeg skips markers without a segment, and takes a length field alone for an empty segment.
         if let [0xFF, 0x01 | 0xD0..=0xD7, after @ ..] = rest {
@@ -85,6 +112,7 @@ pub(in crate::decode) fn parse(bytes: &[u8]) -> Option<Frame<'_>> {
             0xDD => restart_interval = usize::from(u16::from_be_bytes(body.try_into().ok()?)),
             0xE0 => jfif |= body.len() >= 14 && body.starts_with(b"JFIF\0"),
             0xEE if body.len() >= 12 && body.starts_with(b"Adobe") => adobe = Some(body[11]),
+            0xE1 if exif.is_none() && body.starts_with(EXIF) => exif = Some(body),
             0xE1..=0xEF | 0xFE => {}
             0xDA => {
                 let size = size?;
@@ -105,6 +133,7 @@ pub(in crate::decode) fn parse(bytes: &[u8]) -> Option<Frame<'_>> {
                     restart_interval,
                     components: [a, b, c],
                     scan: rest,
+                    exif,
                 });
             }
             _ => return None,

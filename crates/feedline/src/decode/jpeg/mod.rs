@@ -38,6 +38,14 @@ pub(super) fn header(bytes: &[u8], frame: Option<&Frame<'_>>) -> Result<Header, 
     Ok(Header { width_px, height_px, max_shrink: 1 })
 }
 
+/// EXIF data, if there are some.
+pub(super) fn exif<'a>(bytes: &'a [u8], frame: Option<&Frame<'a>>) -> Option<&'a [u8]> {
+    match frame {
+        Some(frame) => frame.exif,
+        None => header::exif(bytes),
+    }
+}
+
 pub(super) fn decode_rgb(
     bytes: &[u8],
     frame: Option<&Frame<'_>>,

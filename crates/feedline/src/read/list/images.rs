@@ -11,7 +11,7 @@ use crate::read::list::folder::names::Kind;
 use crate::read::list::open_file::read_whole;
 use crate::read::list::sample_reader::SampleReader;
 use crate::read::location::{compressed, is_in_archive};
-use crate::read::names::{CLASSES_FILE, SPLITS, is_compressed, is_picture, looks_like_picture};
+use crate::read::names::{CLASSES_FILE, REMEDY, SPLITS, is_compressed, is_picture, looks_like_picture};
 use crate::read::remarks::Remarks;
 use crate::read::source::settings::Storage;
 use crate::read::text::text_of;
@@ -43,10 +43,6 @@ pub struct ImageList {
     /// Warnings for the user about what was left out of the list.
     pub warnings: Vec<String>,
 }
-
-/// Advice about files that were left out.
-const REMEDY: &str = "Images are *.jpg, *.jpeg and *.png directly in the folder of their class: move or convert what should \
-                      be one, or name it in a list";
 
 /// Maximum number of classes that are named by their numbers.
 const MOST_CLASSES: u32 = 1 << 20;

@@ -70,7 +70,7 @@ fn unusable_trees_are_errors_that_name_the_folder() {
     let classes = ["a".to_owned()];
     message(ImageList::train(tree(&["x/1.jpg"]).path()), &["no folder `train`", "DIR/{train,test}"]);
     message(ImageList::train(tree(&["train/1.jpg"]).path()), &["train: there is no class folder"]);
-    message(ImageList::train(tree(&["train/a/1.jpg", "train/b/1.gif"]).path()), &["train/b:", "no image"]);
+    message(ImageList::train(tree(&["train/a/1.jpg", "train/b/1.avif"]).path()), &["train/b:", "no image"]);
     message(ImageList::val(tree(&["train/a/1.jpg"]).path(), &classes), &["no folder `test`"]);
     message(ImageList::val(tree(&["test/b/1.jpg"]).path(), &classes), &["test/b:", "not one of the 1 classes"]);
 }
@@ -93,10 +93,10 @@ fn entries_that_are_given_keep_their_order_and_their_labels() {
 fn what_is_left_out_of_class_folders_is_counted_and_named() {
     let dir = tree(&[
         "train/a/1.jpg",
-        "train/a/2.webp",
-        "train/a/3.WEBP",
+        "train/a/2.avif",
+        "train/a/3.AVIF",
         "train/a/deep/2.jpg",
-        "train/a/deep/er/3.gif",
+        "train/a/deep/er/3.heic",
         "train/a/deep/notes.txt",
         "train/a/empty/notes.txt",
         "train/a/.4.png",
@@ -112,9 +112,9 @@ fn what_is_left_out_of_class_folders_is_counted_and_named() {
     crate::read::file::tests::fifo(&dir.path().join("train/b/pipe.png"));
     let list = ImageList::train(dir.path()).unwrap();
     assert_eq!(list.entries.len(), 2);
-    let expect = "train: 11 things there are left out, as no sample: 1 *.png (top.png), 2 *.webp (a/2.webp, a/3.WEBP), \
+    let expect = "train: 11 things there are left out, as no sample: 1 *.png (top.png), 2 *.avif (a/2.avif, a/3.AVIF), \
                   1 FIFOs (b/pipe.png), 1 folders (a/empty), 1 hidden folders (.cache), 1 hidden pictures (a/.4.png), \
-                  2 pictures in folders within a class folder (a/deep/2.jpg, a/deep/er/3.gif), 1 without an extension \
+                  2 pictures in folders within a class folder (a/deep/2.jpg, a/deep/er/3.heic), 1 without an extension \
                   (b/notes). Images are *.jpg, *.jpeg and *.png directly in the folder";
     assert_eq!(list.warnings.len(), 1);
     assert!(list.warnings[0].contains(&expect.replace("11 things", "10 things")), "{:?}", list.warnings);
@@ -124,7 +124,7 @@ fn what_is_left_out_of_class_folders_is_counted_and_named() {
     let other = tree(&["train/a/1.jpg", "train/b/1.jpg"]);
     let plain = ImageList::train(other.path()).unwrap();
     assert_eq!((plain.fingerprint(), plain.warnings), (list.fingerprint(), Vec::new()));
-    let none = tree(&["train/a/1.webp", "train/a/2.webp"]);
+    let none = tree(&["train/a/1.avif", "train/a/2.avif"]);
     message(ImageList::train(none.path()), &["this class folder has no image", "but 2 other things"]);
 }
 
