@@ -14,6 +14,7 @@ import sys
 import zlib
 from pathlib import Path
 
+import make_formats
 import numpy as np
 import PIL
 from PIL import Image, ImageEnhance, ImageOps, features
@@ -519,6 +520,7 @@ def main():
         folder.mkdir()
     for make in (make_png, make_jpeg, make_resize, make_color, make_affine, make_normalize, make_hostile):
         make()
+    make_formats.make(IMAGES, HOSTILE, scene, digest, lambda op, source, **facts: CASES.append({"op": op, "source": source, **facts}))
     made_with = {
         "pillow": PIL.__version__, "numpy": np.__version__, "libjpeg_turbo": features.version_feature("libjpeg_turbo"),
     }

@@ -22,6 +22,7 @@ def made(tmp_path_factory):
     # The script writes beside itself.
     folder = tmp_path_factory.mktemp("testdata")
     script = shutil.copy(TESTDATA / "make_images.py", folder)
+    shutil.copy(TESTDATA / "make_formats.py", folder)
     subprocess.run([sys.executable, script], check=True, timeout=120)
     return folder
 

@@ -333,7 +333,7 @@ fn bad_input_is_refused_by_name_and_leaves_nothing() {
     for (name, file, parts) in [
         ("truncated", "truncated.jpg", vec!["decode", "truncated"]),
         ("zero", "zero.jpg", vec!["decode", "0 bytes"]),
-        ("text", "text.jpg", vec!["decode", "not a JPEG or PNG"]),
+        ("text", "text.jpg", vec!["decode", "not a JPEG, PNG, WebP"]),
         ("huge", "huge_header.png", vec!["decode", "60000"]),
     ] {
         let (output, out) = spoilt(name, &|root| {
@@ -552,12 +552,12 @@ fn what_is_left_out_of_the_data_is_told_by_every_command_and_in_the_events() {
     let picture = fs::read_dir(&class).unwrap().next().unwrap().unwrap().path();
     fs::create_dir(class.join("deep")).unwrap();
     fs::copy(&picture, class.join("deep/1.jpg")).unwrap();
-    fs::write(class.join("2.webp"), "RIFF").unwrap();
+    fs::write(class.join("2.avif"), "RIFF").unwrap();
     assert!(Command::new("mkfifo").arg(class.join("pipe.jpg")).status().unwrap().success());
     let name = class.file_name().unwrap().to_str().unwrap();
     let told = [
         "3 things there are left out, as no sample".to_owned(),
-        format!("1 *.webp ({name}/2.webp)"),
+        format!("1 *.avif ({name}/2.avif)"),
         format!("1 FIFOs ({name}/pipe.jpg)"),
         format!("1 pictures in folders within a class folder ({name}/deep/1.jpg)"),
     ];

@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import re
 import warnings
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import feedline
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.utils.data import Dataset, TensorDataset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
@@ -37,21 +38,52 @@ def test_a_folder_is_torchvisions_image_folder(pictures):
 
 
 def test_what_image_folder_finds_and_we_do_not_is_counted_and_named(tmp_path):
-    for name in ("a/1.jpg", "a/2.webp", "a/deep/2.jpg", "b/1.jpg"):
+    for name in ("a/1.jpg", "a/2.jp2", "a/deep/2.jpg", "b/1.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (9, 9)).save(tmp_path / name)
     source = feedline.images(tmp_path).resize((8, 8))
     with pytest.warns(UserWarning, match="2 things there are left out") as heard:
         assert len(source) == 2
-    assert len(ImageFolder(tmp_path)) == 4
+    assert len(ImageFolder(tmp_path)) == 3
     [told] = source.warnings
     assert [str(warning.message) for warning in heard] == [told] and Path(heard[0].filename).name == "test_source.py"
-    assert "1 *.webp (a/2.webp)" in told and "(a/deep/2.jpg)" in told
+    assert "1 *.jp2 (a/2.jp2)" in told and "(a/deep/2.jpg)" in told
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # told once
         assert len(batches(feedline.images(tmp_path).resize((4, 4)))) == 1
     clean = feedline.arrays(np.zeros((2, 2)))
     assert clean.warnings == []
+
+
+def test_pictures_of_every_format_are_pillows_and_turned_upright_if_that_is_said(tmp_path):
+    folder = Path(__file__).parents[3] / "testdata" / "images"
+    ends = ("jpg", "png", "webp", "bmp", "gif", "tif", "pbm", "pgm", "ppm", "pnm")
+    (tmp_path / "a").mkdir()
+    for place in [*(folder / "formats").iterdir(), folder / "jpeg/ycbcr420.jpg", folder / "png/rgb8.png"]:
+        assert place.suffix[1:] in ends
+        (tmp_path / "a" / place.name).write_bytes(place.read_bytes())
+    ours = feedline.images(tmp_path)
+    assert len(ours) == len(ImageFolder(tmp_path, is_valid_file=lambda _: True)) == len(list((tmp_path / "a").iterdir()))
+    for exif, turned in (("ignore", lambda picture: picture), ("apply", ImageOps.exif_transpose)):
+        ours = feedline.images(tmp_path, exif=exif)
+        for index, path in enumerate(ours.files):
+            with Image.open(path) as picture:
+                theirs = np.asarray(turned(picture).convert("RGB")).transpose(2, 0, 1)
+            assert np.array_equal(np.asarray(ours.sample(index)[0]), theirs), (exif, path)
+    # What is ignored is told once, by whatever loader comes to it; what is applied is other data to a state.
+    small = {exif: feedline.images(tmp_path, exif=exif).decode("region").resize((8, 8)) for exif in ("ignore", "apply")}
+    loader = feedline.DataLoader(small["ignore"], batch_size=16, num_workers=2)
+    with pytest.warns(UserWarning, match='exif="apply"') as heard:
+        assert len([batch for _ in range(2) for batch in loader]) == 2 * len(loader)
+    assert len(heard) == 1 and re.search(r"a/exif_[2-8]\w*\.\w+: its EXIF orientation", str(heard[0].message))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        other = feedline.DataLoader(small["apply"], batch_size=16)
+        assert len(list(other)) == len(loader)
+    with pytest.raises(feedline.StateError, match="the data set"):
+        other.load_state_dict(loader.state_dict())
+    with pytest.raises(feedline.ConfigError, match='Use "ignore" or "apply"'):
+        len(feedline.images(tmp_path, exif="turn"))
 
 
 def test_parquet_files_of_hugging_face_are_sources():

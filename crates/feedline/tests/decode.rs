@@ -1,5 +1,7 @@
 //! Decoding against Pillow's results, and against hostile bytes. Fixtures: `testdata/make_images.py`.
 
+#[cfg(feature = "formats")]
+use feedline::decode::{CropBox, decode_rgb_part};
 use feedline::decode::{Fault, Limits, RgbImage, decode_rgb, dimensions};
 use feedline::plan::rng::SampleRng;
 use std::path::{Path, PathBuf};
@@ -41,11 +43,54 @@ fn every_kind_of_jpeg_and_png_gives_pillows_pixels() {
     assert_eq!(checked, 60);
 }
 
+/// FNV-1a, 64 bits, as make_images.py computes it.
+#[cfg(feature = "formats")]
+fn digest(image: &RgbImage) -> String {
+    let step = |sum: u64, byte: &u8| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3);
+    format!("{:016x}", image.pixels.iter().fold(0xCBF2_9CE4_8422_2325, step))
+}
+
+/// Also the parts of each, whose pixels must be those of the whole, and what EXIF data change.
+#[test]
+#[cfg(feature = "formats")]
+fn every_other_format_gives_pillows_pixels() {
+    use feedline::deliver::SampleContext;
+    use feedline::pipeline::{DecodeMode, Exif, FusedDecode};
+    let cases: serde_json::Value = serde_json::from_slice(&read("images/cases.json")).unwrap();
+    let (mut checked, mut differ) = (0, Vec::new());
+    let mut image = RgbImage { width_px: 300, height_px: 200, pixels: vec![77; 180_000] };
+    for case in cases["cases"].as_array().unwrap() {
+        let Some(op) = case["op"].as_str().filter(|op| ["decode_format", "exif"].contains(op)) else { continue };
+        let source = case["source"].as_str().unwrap();
+        let bytes = read(&format!("images/{source}"));
+        checked += 1;
+        if op == "exif" {
+            let path = FusedDecode::new(Vec::new(), Limits::default(), DecodeMode::Whole).with_exif(Exif::Apply);
+            let request = feedline::plan::Plan::unshuffled(1, 1).unwrap().epoch(0).at(0);
+            let run = path.run(&request, &bytes, &mut SampleContext::default(), |picture, _| picture.to_image());
+            image = run.unwrap_or_else(|e| panic!("{source}: {e}"));
+        } else {
+            decode_rgb(&bytes, &Limits::default(), &mut image).unwrap_or_else(|e| panic!("{source}: {e}"));
+            assert_eq!(dimensions(&bytes), Ok((image.width_px, image.height_px)), "{source}");
+            let part = CropBox { left_px: 3, top_px: 2, width_px: 7, height_px: 4 };
+            let mut cut = RgbImage::default();
+            decode_rgb_part(&bytes, &Limits::default(), part, 1, &mut cut).unwrap();
+            let rows = image.pixels.chunks_exact(3 * image.width_px as usize).skip(2).take(4);
+            assert_eq!(cut.pixels, rows.flat_map(|row| &row[9..30]).copied().collect::<Vec<_>>(), "{source}");
+        }
+        assert_eq!(serde_json::json!([image.height_px, image.width_px]), case["size_px"], "{source}");
+        if digest(&image) != case["digest"] {
+            differ.push(source.to_owned());
+        }
+    }
+    assert_eq!((differ, checked), (Vec::<String>::new(), 70));
+}
+
 #[test]
 fn hostile_files_are_refused_in_words() {
     let refused = [
         ("zero.jpg", "0 bytes"),
-        ("text.jpg", "not a JPEG or PNG (starts with 'hello, I am ')"),
+        ("text.jpg", "not a JPEG, PNG, WebP, BMP, GIF, TIFF, PBM, PGM or PPM (starts with 'hello, I am ')"),
         ("truncated.jpg", "truncated JPEG"),
         ("truncated_header.jpg", "truncated JPEG"),
         ("truncated_progressive.jpg", "truncated JPEG"),
@@ -64,6 +109,30 @@ fn hostile_files_are_refused_in_words() {
         ("steps_change_progressive.jpg", "unsupported kind of JPEG: its quantisation steps change between its scans"),
         ("palette_of_7_bytes.png", "damaged PNG: its palette has 7 bytes, not 3 for each of 1 to 256 colours"),
         ("progressive_header_alone.jpg", "truncated JPEG: scan 1 has 0 bytes for 3965814 blocks of 8 x 8 px"),
+        #[cfg(feature = "formats")]
+        ("truncated_rgb.bmp", "truncated BMP: "),
+        #[cfg(feature = "formats")]
+        ("truncated_plain.gif", "truncated GIF: the data ends early"),
+        #[cfg(feature = "formats")]
+        ("truncated_rgb.ppm", "truncated PNM: "),
+        #[cfg(feature = "formats")]
+        ("truncated_rgb.tif", "truncated TIFF: "),
+        #[cfg(feature = "formats")]
+        ("truncated_lossless.webp", "truncated WebP: "),
+        #[cfg(feature = "formats")]
+        ("huge_header.bmp", "60000 x 60000 px is 3600000000 pixels, more than the 178956970 allowed (max_pixels)"),
+        #[cfg(feature = "formats")]
+        ("huge_header.gif", "60000 x 60000 px is 3600000000 pixels, more than the 178956970 allowed (max_pixels)"),
+        #[cfg(feature = "formats")]
+        ("huge_header.ppm", "60000 x 60000 px is 3600000000 pixels, more than the 178956970 allowed (max_pixels)"),
+        #[cfg(feature = "formats")]
+        ("huge_tiles.tif", "damaged TIFF: a part of it: 2147483648 x 16 px"),
+        #[cfg(feature = "formats")]
+        ("float.tif", "unsupported kind of TIFF: floating-point samples of 32 bits"),
+        #[cfg(feature = "formats")]
+        ("no_picture.gif", "damaged GIF: there is no picture in it"),
+        #[cfg(feature = "formats")]
+        ("runs_end_early.bmp", "truncated BMP: the data ends early, after"),
     ];
     let mut image = RgbImage::default();
     for (name, words) in refused {
@@ -74,7 +143,14 @@ fn hostile_files_are_refused_in_words() {
         assert!(problem.contains(words), "{name}: {problem:?} does not contain {words:?}");
         assert_eq!(image, RgbImage::default(), "{name}: the image must be empty after an error");
     }
+    #[cfg(not(feature = "formats"))]
+    assert!(
+        decode(&read("hostile/huge_header.bmp")).unwrap_err().to_string().contains("Bmp is not read by this build"),
+        "the feature is named"
+    );
+    #[cfg(feature = "formats")]
     let files = std::fs::read_dir(testdata("hostile")).unwrap().count();
+    #[cfg(feature = "formats")]
     assert_eq!(files, refused.len(), "every hostile file is tested");
 }
 
@@ -120,6 +196,24 @@ fn damaged_pictures_never_panic() {
         "png/palette4_interlaced.png",
         "png/rgba16.png",
         "png/grey1.png",
+        #[cfg(feature = "formats")]
+        "formats/rle8.bmp",
+        #[cfg(feature = "formats")]
+        "formats/masks32.bmp",
+        #[cfg(feature = "formats")]
+        "formats/small_transparent_frame.gif",
+        #[cfg(feature = "formats")]
+        "formats/rgb_tiles.tif",
+        #[cfg(feature = "formats")]
+        "formats/many_strips.tif",
+        #[cfg(feature = "formats")]
+        "formats/jpeg.tif",
+        #[cfg(feature = "formats")]
+        "formats/small_frame.webp",
+        #[cfg(feature = "formats")]
+        "formats/lossy.webp",
+        #[cfg(feature = "formats")]
+        "formats/plain_rgb.ppm",
     ];
     // A small limit prevents that a damaged size field costs seconds.
     let limits = Limits { max_pixels: 1_000_000 };

@@ -3,10 +3,11 @@
 use feedline::augment::{Augmentation, Filter, ImageOp, apply_all};
 use feedline::decode::{DecodedCache, Limits, RgbImage, decode_rgb, header};
 use feedline::deliver::SampleContext;
-use feedline::pipeline::{DecodeMode, FusedDecode};
+use feedline::pipeline::{DecodeMode, Exif, FusedDecode};
 use feedline::plan::rng::SampleRng;
 use feedline::plan::{Plan, Request};
 use libjpeg_turbo_rs::{Encoder, PixelFormat, Subsampling};
+use std::path::Path;
 
 /// A picture with gentle and hard structure, as JPEG.
 fn jpeg(width: usize, height: usize, quality: u8, subsampling: Subsampling, seed: u64) -> Vec<u8> {
@@ -103,6 +104,45 @@ fn decoding_only_the_part_that_is_needed_changes_no_pixel() {
             }
         }
     }
+}
+
+/// Upright means: as if the file had been stored upright, for every operation, way of decoding and cache.
+#[test]
+fn a_picture_that_is_turned_upright_is_the_one_that_is_stored_so() {
+    let read = |name: &str| {
+        std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/images/formats").join(name)).unwrap()
+    };
+    let whole = FusedDecode::new(Vec::new(), Limits::default(), DecodeMode::Whole).with_exif(Exif::Apply);
+    let names =
+        (1..9).map(|value| format!("exif_{value}.jpg")).chain(["exif_6.png".into(), "exif_6_progressive.jpg".into()]);
+    let mut shrunk = 0;
+    let small = ImageOp::Resize { size_px: [8, 9], filter: Filter::Bilinear };
+    for name in names {
+        let bytes = read(&name);
+        let upright = run(&whole, &bytes, &request(0, 0));
+        for ops in lists().into_iter().chain([vec![small.clone()]]) {
+            for mode in [DecodeMode::Fused, DecodeMode::Region, DecodeMode::Whole] {
+                let path = FusedDecode::new(ops.clone(), Limits::default(), mode).with_exif(Exif::Apply);
+                let cached = FusedDecode::new(ops.clone(), Limits::default(), mode)
+                    .with_exif(Exif::Apply)
+                    .with_cache(DecodedCache::new(1 << 30));
+                for epoch in 0..4 {
+                    let request = request(0, epoch);
+                    let got = run(&path, &bytes, &request);
+                    assert!(got == run(&cached, &bytes, &request), "{name}, {mode:?}, cached, {ops:?}");
+                    let mut expect = upright.clone();
+                    apply_all(&ops, &mut expect, |stage| request.rng(stage));
+                    let worst = got.pixels.iter().zip(&expect.pixels).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+                    shrunk += u32::from(worst > 0);
+                    assert_eq!((got.height_px, got.width_px), (expect.height_px, expect.width_px));
+                    // What was shrunk while it was decoded has other pixels, near those.
+                    let bound = if mode == DecodeMode::Fused { 60 } else { 0 };
+                    assert!(worst <= bound, "{name}, {mode:?}, epoch {epoch}, off by {worst}, {ops:?}");
+                }
+            }
+        }
+    }
+    assert!(shrunk > 20, "{shrunk} were shrunk while they were decoded");
 }
 
 #[test]

@@ -277,6 +277,50 @@ fn a_word_in_the_wrong_place_is_told_when_the_declaration_ends() {
 }
 
 #[test]
+fn exif_data_that_are_ignored_are_told_once_and_applied_they_are_other_data() {
+    let declared = |exif| ImagesBuilder::new(list()).resize([8, 8]).exif(exif).build().unwrap();
+    let told = Arc::new(Told::default());
+    let loader = |exif, num_workers, passes| {
+        let images = Arc::new(declared(exif));
+        let plan = Plan::unshuffled(images.len(), 1).unwrap();
+        let options = LoaderOptions { batch_size: 4, num_workers, sink: told.clone(), ..LoaderOptions::default() };
+        // A sample without a loader tells nobody, and keeps nothing from being told.
+        (0..images.len()).for_each(|index| drop(sample(&images, &request(index, 0)).unwrap()));
+        let mut loader = Loader::new(images, plan, options).unwrap();
+        (0..passes).for_each(|_| loader.iter().for_each(|batch| drop(batch.unwrap())));
+        std::mem::take(&mut *told.0.lock().unwrap())
+    };
+    for num_workers in [0, 2] {
+        let words = loader(Exif::Ignore, num_workers, 2);
+        assert!(
+            matches!(&words[..], [one] if one.contains("exif_rotated.jpg: its EXIF") && one.contains("data.exif = \"apply\"")),
+            "{words:?}"
+        );
+        assert_eq!(loader(Exif::Apply, num_workers, 1), Vec::<String>::new());
+    }
+    let (ignored, applied) = (declared(Exif::Ignore), declared(Exif::Apply));
+    assert_eq!(ignored.fingerprint(), list().fingerprint(), "the fingerprint of runs of before");
+    assert_ne!(applied.fingerprint(), ignored.fingerprint());
+    let differ =
+        |index: &u64| sample(&ignored, &request(*index, 0)).unwrap() != sample(&applied, &request(*index, 0)).unwrap();
+    let differing: Vec<String> = (0..ignored.len()).filter(differ).map(|index| ignored.location(index)).collect();
+    assert!(matches!(&differing[..], [one] if one.ends_with("exif_rotated.jpg")), "{differing:?}");
+}
+
+/// Keeps the warnings of a loader.
+#[derive(Default)]
+struct Told(std::sync::Mutex<Vec<String>>);
+
+impl feedline::event::Sink for Told {
+    fn emit(&self, event: &feedline::event::Event) -> Result<()> {
+        if let feedline::event::Event::Warning { message } = event {
+            self.0.lock().unwrap().push(message.clone());
+        }
+        Ok(())
+    }
+}
+
+#[test]
 fn labels_of_any_shape_are_delivered_a_row_for_each_picture() {
     let len = list().entries.len();
     let resize = || vec![Step::Op(ImageOp::Resize { size_px: SIZE_PX, filter: Filter::Bilinear })];

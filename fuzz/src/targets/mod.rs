@@ -207,6 +207,17 @@ pub static ALL: &[Target] = &[
         ..PLAIN
     },
     Target {
+        name: "formats",
+        weight: 8,
+        seeds: || {
+            let ends = &[".bmp", ".gif", ".pbm", ".pgm", ".pnm", ".ppm", ".tif", ".webp"];
+            of_all(&[("images/formats", ends), ("hostile", ends)])
+        },
+        words: pictures::FORMATS,
+        run: pictures::rgb,
+        ..PLAIN
+    },
+    Target {
         name: "depth_and_labels",
         weight: 2,
         seeds: || testdata("images/png", &[".png"]),

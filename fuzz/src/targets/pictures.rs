@@ -77,6 +77,39 @@ pub const PNG: &[&[u8]] = &[
     b"\x03\0\0\0\0\x01",
 ];
 
+pub const FORMATS: &[&[u8]] = &[
+    b"BM",
+    b"GIF89a",
+    b"P1 ",
+    b"P6\n",
+    b"II*\0",
+    b"MM\0*",
+    b"II+\0",
+    b"RIFF",
+    b"WEBP",
+    b"VP8 ",
+    b"VP8L",
+    b"VP8X",
+    b"ANMF",
+    b"EXIF",
+    b"!\xF9\x04\x01",
+    b",\0\0\0\0",
+    b"\0\x01",
+    b"\0\x02\xFF\xFF",
+    b"\x9D\x01\x2A",
+    b"\x2F",
+    b"65535\n",
+    b"#",
+    b"\x01\x03\x03\0\x01\0\0\0\x05\0",
+    b"\x01\x03\x03\0\x01\0\0\0\x08\0",
+    b"\x01\x03\x03\0\x01\0\0\0\x05\x80",
+    b"\x1C\x01\x03\0\x01\0\0\0\x02\0",
+    b"\x3D\x01\x03\0\x01\0\0\0\x02\0",
+    b"\x42\x01\x04\0",
+    b"\x12\x01\x03\0\x01\0\0\0\x06\0",
+    b"\xFF\xFF\xFF\xFF",
+];
+
 /// Cuts the part out of a picture, the plain way.
 fn cut(image: &RgbImage, part: CropBox) -> RgbImage {
     let row_bytes = 3 * image.width_px as usize;
@@ -107,7 +140,7 @@ fn some_part(draw: &mut Draw, width_px: u32, height_px: u32) -> CropBox {
     CropBox { left_px, top_px, width_px, height_px }
 }
 
-/// A JPEG or PNG as RGB.
+/// A picture as RGB.
 pub fn rgb(bench: &mut Bench, bytes: &[u8]) -> Verdict {
     let decoded = decode_rgb(bytes, &LIMITS, &mut bench.whole);
     let Bench { whole, part: cropped, pillow, .. } = bench;

@@ -77,6 +77,7 @@ class Source:
         max_pixels: int | None,
         decode: str,
         cache_bytes: int,
+        exif: str,
         storage: str,
     ) -> Source: ...
     @staticmethod

@@ -133,7 +133,7 @@ class Images(_Pictures):
             raise ConfigError("resize(n) keeps the aspect ratio, so pictures would differ in size. Add .center_crop(n)")
         files = list(self.given) if isinstance(self.given, tuple) else os.fspath(self.given)
         classes = None if self.class_names is None else list(self.class_names)
-        options: dict[str, Any] = {"max_pixels": None, "decode": "fused", "cache_bytes": 0} | self.options
+        options: dict[str, Any] = {"max_pixels": None, "decode": "fused", "cache_bytes": 0, "exif": "ignore"} | self.options
         steps = [self._engines(own, step) for step in self.steps if step != "shorter"]
         floats = None
         if self.floats is not None:
@@ -220,7 +220,8 @@ class Images(_Pictures):
         for its result; ``region`` gives the pixels of ``whole`` but decodes only the part. A picture of more than
         ``max_pixels`` is an error. Up to ``cache_bytes`` of decoded pictures are kept in memory; that changes speed only.
         """
-        return replace(self, options={"decode": mode, "max_pixels": max_pixels, "cache_bytes": cache_bytes})
+        options = {"decode": mode, "max_pixels": max_pixels, "cache_bytes": cache_bytes}
+        return replace(self, options=self.options | options)
 
     def random_resized_crop(
         self,
@@ -355,8 +356,9 @@ def images(
     *,
     classes: Sequence[str] | Path | None = None,
     storage: Mapping[str, Any] | None = None,
+    exif: Literal["ignore", "apply"] = "ignore",
 ) -> Images:
-    """Labelled pictures (JPEG, PNG) from
+    """Labelled pictures (JPEG, PNG, WebP, BMP, GIF, TIFF, PBM, PGM, PPM) from
 
     - a folder with a folder for each class, as torchvision's ``ImageFolder``;
     - a list file with lines ``label;path``; ``classes`` are the names, or the file with one name a line;
@@ -368,6 +370,10 @@ def images(
     the options of reading, with the keys of ``[storage]`` in the settings: ``endpoint``, ``region``, ``anonymous``,
     ``requests_in_flight``, ``timeout_s``, ``retry_s``, ``cache_dir``, ``cache_bytes``, ``cache_mode``, ``map``,
     ``listings_dir``. It changes no batch. Credentials come from the environment.
+
+    ``exif`` says what becomes of the orientation that a camera notes: ``"ignore"`` takes pictures as they are stored, as
+    torchvision's ``ImageFolder``, and the first that asks for a turn is told by a ``UserWarning``; ``"apply"`` turns them upright,
+    as ``PIL.ImageOps.exif_transpose``. It is a part of what the samples are, so that a state of the one does not fit the other.
     """
     how = storage_json(storage)
     names: tuple[str, ...] | None = None
@@ -376,9 +382,9 @@ def images(
     if isinstance(files, (str, os.PathLike)):
         if labels is not None:
             raise ConfigError("labels are given for one path. Give a list of paths, or leave labels out")
-        return Images(files, names, storage=how)
+        return Images(files, names, storage=how, options={"exif": exif})
     paths = [os.fspath(path) for path in files]
     if labels is None and paths and all(path.endswith((".tar", ".zip", ".mds", ".parquet")) for path in paths):
         raise ConfigError(f"{paths[0]} and others are archives. Name their folder, or all by one pattern: train-{{000..146}}.tar")
     numbers, names, values = labelled.given([0] * len(paths) if labels is None else labels, names, len(paths))
-    return Images(tuple(zip(paths, numbers)), names, values, storage=how)
+    return Images(tuple(zip(paths, numbers)), names, values, storage=how, options={"exif": exif})

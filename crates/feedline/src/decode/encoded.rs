@@ -244,3 +244,59 @@ fn cut_in_place(image: &mut RgbImage, part: CropBox, shrink: usize) {
     }
     image.reshape(part.width_px, part.height_px);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pictures of 44 x 36 px with each orientation, and of some kinds.
+    const PICTURES: [&str; 10] = [
+        "exif_1.jpg",
+        "exif_2.jpg",
+        "exif_3.jpg",
+        "exif_4.jpg",
+        "exif_5.jpg",
+        "exif_6.jpg",
+        "exif_7.jpg",
+        "exif_8.jpg",
+        "exif_6_progressive.jpg",
+        "exif_6.png",
+    ];
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "reads fixtures")]
+    fn parts_of_an_upright_picture_are_those_of_the_stored_one_turned_at_every_scale() {
+        let mut scales = Vec::new();
+        for name in PICTURES {
+            let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/images/formats");
+            let bytes = std::fs::read(format!("{folder}/{name}")).unwrap();
+            let stored = Encoded::new(&bytes).unwrap();
+            let upright = Encoded::new(&bytes).unwrap().upright();
+            assert_eq!(stored.is_turned(), name != "exif_1.jpg");
+            let decoded = |encoded: &Encoded<'_>, part: CropBox, shrink: u32| {
+                let mut image = RgbImage::default();
+                encoded.decode_rgb_part(&Limits::default(), part, shrink, &mut image, &mut |_| ()).map(|()| image)
+            };
+            let all = |encoded: &Encoded<'_>| {
+                let Header { width_px, height_px, .. } = encoded.header().unwrap();
+                CropBox { left_px: 0, top_px: 0, width_px, height_px }
+            };
+            let max_shrink = upright.header().unwrap().max_shrink;
+            scales.push(max_shrink);
+            for shrink in [1, 2, 4, 8].into_iter().filter(|shrink| *shrink <= max_shrink) {
+                let mut turned = decoded(&stored, all(&stored), shrink).unwrap();
+                stored.stored_orientation().turn(&mut turned).unwrap();
+                assert_eq!(decoded(&upright, all(&upright), shrink).unwrap(), turned, "{name} at 1/{shrink}");
+                for (left_px, top_px, width_px, height_px) in [(0, 0, 9, 5), (13, 6, 21, 27), (30, 31, 6, 5)] {
+                    let part = CropBox { left_px, top_px, width_px, height_px };
+                    let mut cut = turned.clone();
+                    cut_in_place(&mut cut, part.shrunk(shrink), 1);
+                    assert_eq!(decoded(&upright, part, shrink).unwrap(), cut, "{name} at 1/{shrink}, {part:?}");
+                }
+            }
+            let outside = CropBox { left_px: 0, top_px: 0, width_px: 45, height_px: 45 };
+            assert!(decoded(&upright, outside, 1).unwrap_err().to_string().contains("is no part of"));
+        }
+        assert_eq!(scales, [8, 4, 4, 4, 8, 4, 4, 4, 1, 1]);
+    }
+}

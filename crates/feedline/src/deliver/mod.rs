@@ -25,6 +25,7 @@ use crate::pipeline::{Pipeline, make_sample};
 use crate::plan::{Cursor, Plan};
 use crate::sample::buffer::Buffer;
 use crate::sample::{Batch, Collate, Replaced, Sample};
+use crate::url::without_secrets;
 use batches::{BatchRequest, BatchSampler, batch};
 use ledger::{Entry, Ledger};
 use make::make_or_replace;
@@ -412,7 +413,7 @@ impl Loader {
 
     /// Tells what samples have to say. The counters of a batch, and so its warnings, are there before it is delivered.
     fn tell_warnings(&self) -> Result<()> {
-        let tell = |message| self.options.sink.emit(&Event::Warning { message });
+        let tell = |message: String| self.options.sink.emit(&Event::Warning { message: without_secrets(&message) });
         self.stats.take_warnings().into_iter().try_for_each(tell)
     }
 

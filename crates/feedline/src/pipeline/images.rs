@@ -12,7 +12,6 @@ use crate::pipeline::{Pipeline, Raw, read_samples};
 use crate::plan::Request;
 use crate::read::{ImageList, SampleReader, read_sample};
 use crate::sample::{Array, DType, FieldSpec, Slot};
-use crate::url::without_query;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -216,7 +215,7 @@ impl Images {
         }
         context.warn(format!(
             "{}: its EXIF orientation asks for a turn, and so may others of {} pictures. They are used as they are stored, as by              torchvision's ImageFolder. To turn them upright, set data.exif = \"apply\"; from Python,              feedline.images(..., exif=\"apply\"); from Rust, .exif(Exif::Apply)",
-            without_query(&self.location(request.index)),
+            self.location(request.index),
             self.len()
         ));
     }

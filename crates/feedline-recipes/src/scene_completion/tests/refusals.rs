@@ -52,7 +52,7 @@ fn what_is_wrong_with_an_array_is_named_with_file_member_and_value() {
         ("TSDF/0002.npz", b"no zip archive".to_vec(), &["no .npz file"]),
         ("sketch3D/0002.npy", long(&[7; VOXELS]), &["the array: voxel 0 is 7"]),
         ("sketch3D/0002.npy", npy("|u1", &[4, 6, 6], &[0; VOXELS]), &["[4, 6, 6], not [6, 4, 6]"]),
-        ("RGB/NYU0002_colors.png", b"GIF89a".to_vec(), &["not a JPEG or PNG"]),
+        ("RGB/NYU0002_colors.png", b"text".to_vec(), &["not a JPEG, PNG, WebP"]),
         (
             "HHA/0002.png",
             encode_png(&noise(&mut SampleRng::new(0, 0, 0, "x"), [24, 33])).unwrap(),

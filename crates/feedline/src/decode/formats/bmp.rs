@@ -1,8 +1,8 @@
 //! BMP to RGB: 1, 4 and 8 bits with a palette, RLE4 and RLE8, 16, 24 and 32 bits, with masks of whole bytes, rows from below
 //! or from above. A fourth byte is no colour.
 
-use super::{palette, u16_at, u32_at};
 use crate::decode::fault::{Fault, no_memory};
+use crate::decode::formats::samples::{palette, u16_at, u32_at};
 use crate::decode::image::{Limits, RgbImage, allocate, check_size};
 
 /// The header.
@@ -112,7 +112,7 @@ pub(super) fn decode_rgb(
     let (wide, high) = (bmp.width_px as usize, bmp.height_px as usize);
     let mut unpacked = Vec::new();
     let (data, stride, bits) = if bmp.pixels == Pixels::RunLengths {
-        reserve(4 * (wide * high) as u64);
+        reserve(((wide * high) as u64).saturating_mul(4));
         runs(bytes, &bmp, &mut unpacked)?;
         (&unpacked[..], wide, 8)
     } else {

@@ -1,8 +1,8 @@
 //! The first picture of a GIF to RGB. What it leaves of the screen has the transparent colour, or the palette's first, as in
 //! Pillow.
 
-use super::{greys, palette, u16_at};
 use crate::decode::fault::{Fault, grown};
+use crate::decode::formats::samples::{greys, palette, u16_at};
 use crate::decode::image::{Limits, RgbImage, allocate, check_size};
 use weezl::decode::Configuration;
 use weezl::{BitOrder, LzwStatus};

@@ -85,12 +85,12 @@ pub(super) fn decode_rgb(bytes: &[u8], limits: &Limits, into: &mut RgbImage) -> 
     let pnm = read(bytes)?;
     check_size(pnm.width_px, pnm.height_px, limits)?;
     let (wide, high) = (pnm.width_px as usize, pnm.height_px as usize);
-    let samples = wide * high * pnm.channels;
+    let samples = (wide * high).saturating_mul(pnm.channels);
     let sample_bytes = if pnm.max > 255 { 2 } else { 1 };
     let row_bytes = if pnm.max == 0 { wide.div_ceil(8) } else { wide * pnm.channels * sample_bytes };
     let needed = match (pnm.is_plain, pnm.max) {
         (true, 0) => samples,
-        (true, _) => 2 * samples - 1,
+        (true, _) => samples.saturating_mul(2) - 1,
         (false, _) => row_bytes.saturating_mul(high),
     };
     if pnm.data.len() < needed {
@@ -124,6 +124,13 @@ pub(super) fn decode_rgb(bytes: &[u8], limits: &Limits, into: &mut RgbImage) -> 
             for row in pnm.data.chunks_exact(row_bytes).take(high) {
                 (0..wide).for_each(|x| grey(row[x / 8] >> (7 - x % 8) & 1 == 1));
             }
+        }
+        return Ok(());
+    }
+    if (pnm.is_plain, pnm.max) == (false, 255) {
+        match pnm.channels {
+            1 => out.zip(pnm.data).for_each(|(pixel, grey)| *pixel = [*grey; 3]),
+            _ => into.pixels.copy_from_slice(&pnm.data[..needed]),
         }
         return Ok(());
     }

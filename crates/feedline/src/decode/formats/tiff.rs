@@ -5,8 +5,8 @@
 //! Owns the layout and the choice of samples; the codecs stand in `tiff_codecs.rs`.
 
 use super::tiff_codecs::{Codec, jpeg_of};
-use super::{check_memory, to_rgb};
 use crate::decode::fault::{Fault, grown};
+use crate::decode::formats::samples::{check_memory, to_rgb};
 use crate::decode::ifd::{Directory, Values};
 use crate::decode::image::{Limits, RgbImage, allocate, check_size};
 use crate::decode::jpeg;
@@ -181,7 +181,7 @@ pub(super) fn decode_rgb(
         let found = tiff.offsets.len();
         return Err(damaged(format!("it has {found} of the {in_plane} parts that its size asks for")));
     }
-    if in_plane.saturating_mul(chunk_pixels) > TILES_PX.max(4 * pixels) {
+    if in_plane.saturating_mul(chunk_pixels) > TILES_PX.max(pixels.saturating_mul(4)) {
         return Err(damaged(format!(
             "{in_plane} tiles of {chunk_wide} x {chunk_high} px for {} x {} px",
             tiff.width_px, tiff.height_px
@@ -191,17 +191,20 @@ pub(super) fn decode_rgb(
     let row_bytes = (chunk_wide as usize * in_chunk * tiff.bits).div_ceil(8);
     let chunk_bytes = row_bytes.saturating_mul(chunk_high as usize);
     let used = tiff.colours.used();
-    let picture_bytes = pixels * used.max(3) as u64;
+    let picture_bytes = pixels.saturating_mul(used.max(3) as u64);
     let extra_bytes = match tiff.codec {
         Codec::None => 0,
         // The general decoder may need several times the pixels.
-        Codec::Jpeg => 16 * chunk_pixels,
+        Codec::Jpeg => chunk_pixels.saturating_mul(16),
         _ => chunk_bytes as u64,
     };
-    reserve(picture_bytes + extra_bytes.max(tiff.orientation.extra_bytes(3 * pixels)));
+    let turned_bytes = tiff.orientation.extra_bytes(pixels.saturating_mul(3));
+    reserve(picture_bytes.saturating_add(extra_bytes.max(turned_bytes)));
     check_memory(extra_bytes, "the parts of a TIFF")?;
     let data_bytes: u64 = (0..in_plane as usize).map(|at| tiff.chunk(at).map_or(0, |chunk| chunk.len() as u64)).sum();
-    if data_bytes.saturating_mul(tiff.codec.bytes_per_byte_max()) < pixels * (in_chunk * tiff.bits) as u64 / 8 {
+    if data_bytes.saturating_mul(tiff.codec.bytes_per_byte_max())
+        < pixels.saturating_mul((in_chunk * tiff.bits) as u64) / 8
+    {
         return Err(format!("truncated TIFF: {data_bytes} bytes of pixels for {pixels} pixels").into());
     }
     allocate(into, tiff.width_px, tiff.height_px, used)?;
@@ -219,7 +222,7 @@ pub(super) fn decode_rgb(
                 place.copy(&picture, used, into)?;
                 continue;
             }
-            let needed = row_bytes * high;
+            let needed = row_bytes.saturating_mul(high);
             let rows = match tiff.codec {
                 Codec::None => data.get(..needed),
                 codec => {

@@ -1,8 +1,8 @@
 //! WebP to RGB, lossy and lossless; of an animation the first frame, on black where it leaves the canvas free. Owns the walk
 //! over the chunks; the pixels come from `image-webp`. Opacity is dropped, so its chunk is not looked at.
 
-use super::{check_memory, to_rgb, u16_at, u32_at};
 use crate::decode::fault::{Fault, grown};
+use crate::decode::formats::samples::{check_memory, to_rgb, u16_at, u32_at};
 use crate::decode::image::{Limits, RgbImage, allocate, check_size};
 use crate::decode::orientation::Orientation;
 use image_webp::{DecodingError, WebPDecoder};
