@@ -264,7 +264,6 @@ mod tests {
     ];
 
     #[test]
-    #[expect(clippy::disallowed_methods, reason = "reads fixtures")]
     fn parts_of_an_upright_picture_are_those_of_the_stored_one_turned_at_every_scale() {
         let mut scales = Vec::new();
         for name in PICTURES {
