@@ -118,7 +118,7 @@ fn hostile_files_are_refused_in_words() {
         #[cfg(feature = "formats")]
         ("truncated_rgb.tif", "truncated TIFF: "),
         #[cfg(feature = "formats")]
-        ("truncated_lossless.webp", "truncated WebP: "),
+        ("truncated_lossless.webp", "damaged WebP: "),
         #[cfg(feature = "formats")]
         ("huge_header.bmp", "60000 x 60000 px is 3600000000 pixels, more than the 178956970 allowed (max_pixels)"),
         #[cfg(feature = "formats")]
