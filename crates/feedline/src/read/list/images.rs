@@ -258,7 +258,7 @@ impl ImageList {
                 };
                 return Err(Error::dataset(
                     class_folder.path(),
-                    format!("this class folder has no image (*.jpg, *.jpeg, *.png) directly in it{what}"),
+                    format!("this class folder has no image (*.jpg, *.png, ...) directly in it{what}"),
                     "Add images to it or remove the folder",
                 ));
             }
