@@ -112,7 +112,7 @@ fn what_is_left_out_of_class_folders_is_counted_and_named() {
     crate::read::file::tests::fifo(&dir.path().join("train/b/pipe.png"));
     let list = ImageList::train(dir.path()).unwrap();
     assert_eq!(list.entries.len(), 2);
-    let expect = "train: 11 things there are left out, as no sample: 1 *.png (top.png), 2 *.avif (a/2.avif, a/3.AVIF), \
+    let expect = "train: 11 things there are left out, as no sample: 2 *.avif (a/2.avif, a/3.AVIF), 1 *.png (top.png), \
                   1 FIFOs (b/pipe.png), 1 folders (a/empty), 1 hidden folders (.cache), 1 hidden pictures (a/.4.png), \
                   2 pictures in folders within a class folder (a/deep/2.jpg, a/deep/er/3.heic), 1 without an extension \
                   (b/notes). Images are *.jpg, *.jpeg, *.jpe, ";
