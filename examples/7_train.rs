@@ -1,11 +1,14 @@
-//! Stage 7, train: an image classifier from settings to a run folder, stopped in the middle and resumed.
+//! Stage 7, train: an image classifier from settings to a run folder, stopped in the middle and resumed, then used.
 //!
 //!     cargo run --release -p feedline-recipes --example 7_train [-- EPOCHS]
 
 use feedline::Result;
 use feedline::event::{Event, Sink};
+use feedline::pipeline::Pipeline;
 use feedline::train::group::SingleRank;
 use feedline_recipes::classification::demo::{DemoOptions, write_demo_data};
+use feedline_recipes::classification::export;
+use feedline_recipes::classification::predict::Predictor;
 use feedline_recipes::classification::train::Run;
 use feedline_recipes::settings::SettingsBuilder;
 use std::path::Path;
@@ -54,5 +57,21 @@ fn main() -> Result<()> {
     if let Some(summary) = Run::resume(&dir, Ok, false, Arc::new(SingleRank))?.train(printer, &|| false)? {
         println!("best val accuracy {:.1} %; run folder {}", 100.0 * summary.best_val_accuracy, dir.display());
     }
+
+    // The best checkpoint at work. `export::read("NAME.safetensors")` gives facts and weights of an exported network.
+    let best = export::open(&dir, "7_train")?;
+    let (config, pictures) = (best.settings.clone().resolve()?, ["demo-data/classification/test/ring".into()]);
+    let predictor = Predictor::new(config, &best.facts, best.weights()?, &pictures)?;
+    let mut rings = 0;
+    predictor.run(
+        1,
+        &mut |prediction| {
+            let (class, _probability) = prediction.best();
+            rings += u64::from(predictor.classes()[class as usize] == "ring");
+            Ok(())
+        },
+        &mut |bad| eprintln!("{bad}"),
+    )?;
+    println!("{rings} of {} rings are taken for rings", predictor.data().len());
     Ok(())
 }

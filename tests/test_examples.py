@@ -18,7 +18,7 @@ EXAMPLES = {
     "4_augment": ["4_augment.png", "random_resized_crop, horizontal_flip, autoaugment_imagenet"],
     "5_collate": ["pad [3, 4, 2], true counts [2, 4, 1]", "offsets [0, 2, 6, 7]", "cannot stack arrays"],
     "6_deliver": ["epoch 0 step 2", "position: 12", "epoch 0 step 4"],
-    "7_train": ["stopped after 30 steps", "epoch 1: train loss", "best val accuracy"],
+    "7_train": ["stopped after 30 steps", "epoch 1: train loss", "best val accuracy", "rings are taken for rings"],
 }
 
 

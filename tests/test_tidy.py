@@ -71,6 +71,7 @@ PACKAGE = {
     "follow": "_native errors",
     "workers": "_native errors own passthrough source",
     "loader": "_native batch errors follow own pictures ranks source workers",
+    "models": "_native errors loader pictures",
     "torch": "_native errors loader ranks source workers",
     "recipes/s3client": "errors",
     "recipes/epochs": "_native batch errors loader",

@@ -4,6 +4,8 @@ compute the same logits."""
 import csv
 import functools
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -198,6 +200,34 @@ def test_eval_writes_torchs_logits(trained, data, feedline, tmp_path):
     assert [name.split("/")[-2:] for name in names] == [list(path.parts[-2:]) for path in paths]
     assert labels == expected_labels
     torch.testing.assert_close(logits, logits_of(trained_net(trained), paths), rtol=1e-3, atol=1e-3)
+
+
+def test_an_export_is_torchvisions_network_in_every_form(trained, data, feedline, tmp_path, monkeypatch):
+    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    import feedline as package
+
+    backbone, _, run, _ = trained
+    feedline.ok("eval", run / "checkpoints/best", "--out", tmp_path / "eval", "--logits", tmp_path / "logits.csv")
+    names, _, expected = read_logits(tmp_path / "logits.csv")
+    for name in ("net.safetensors", "net.pt", "net.onnx"):
+        feedline.ok("export", run, "--out", tmp_path / name)
+    for name in ("net.safetensors", "net.pt"):
+        net, preprocess, classes = package.load_model(tmp_path / name)
+        assert type(net) is type(getattr(torchvision.models, BACKBONES[backbone][0])()) and classes == ["dark", "light"]
+        with torch.no_grad():
+            torch.testing.assert_close(net(preprocess(names)), expected, rtol=1e-4, atol=1e-4)
+    onnx.checker.check_model(onnx.load(tmp_path / "net.onnx"), full_check=True)
+    session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
+    (logits,) = session.run(["logits"], {"image": preprocess(names).numpy()})
+    torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-4, atol=1e-4)
+    if backbone == "resnet18":
+        # The code of the page for those who have no Feedline.
+        page = (Path(__file__).parent.parent / "docs/deploy.md").read_text()
+        (code,) = [code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "net.pt" in code]
+        monkeypatch.chdir(tmp_path)
+        made = {}
+        exec(compile(code, "deploy.md", "exec"), made)
+        torch.testing.assert_close(made["net"](preprocess(names)), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_eval_resizes_and_crops_as_pillow(feedline, tmp_path):

@@ -11,6 +11,9 @@ pub(crate) enum Done {
     /// With the exit code of another process, which has said why.
     #[cfg(feature = "train")]
     Code(i32),
+    /// Some samples could not be used, each of which was named; the rest of the work was done.
+    #[cfg(feature = "train")]
+    BadSamples,
     /// `verify` did its work and found that not everything was delivered as planned.
     NotProved,
 }

@@ -44,6 +44,12 @@ enum Command {
     /// Evaluate a checkpoint: top-1, top-5, per-class figures, confusion matrix; of scenes SSC mIoU and SC IoU
     #[cfg(feature = "train")]
     Eval(commands::eval::Args),
+    /// Write a trained network as one file that PyTorch, ONNX Runtime or Feedline use without the run
+    #[cfg(feature = "train")]
+    Export(commands::export::Args),
+    /// Say what a trained network makes of pictures: files, folders, lists, URLs
+    #[cfg(feature = "train")]
+    Predict(commands::predict::Args),
     /// Measure the data pipeline without a model, and say what limits it
     Bench(commands::bench::Args),
     /// Write a picture of one batch as it is trained on, without training
@@ -85,6 +91,10 @@ pub fn run_with(words: impl IntoIterator<Item = OsString>, recipes: &Recipes) ->
         #[cfg(feature = "train")]
         Command::Eval(args) => recipes.eval(&args),
         #[cfg(feature = "train")]
+        Command::Export(args) => commands::export::run(&args),
+        #[cfg(feature = "train")]
+        Command::Predict(args) => commands::predict::run(&args),
+        #[cfg(feature = "train")]
         Command::Bench(args) if args.all_reduce => commands::all_reduce::run(args.seconds),
         Command::Bench(args) => recipes.of_data(&args.data).and_then(|recipe| (recipe.bench)(&args)),
         Command::Show(args) => recipes.of_data(&args.data).and_then(|recipe| (recipe.show)(&args)),
@@ -101,6 +111,8 @@ pub fn run_with(words: impl IntoIterator<Item = OsString>, recipes: &Recipes) ->
     };
     match done {
         Ok(Done::Ok) => 0,
+        #[cfg(feature = "train")]
+        Ok(Done::BadSamples) => 4,
         Ok(Done::NotProved) => 10,
         #[cfg(feature = "train")]
         Ok(Done::Interrupted(signal)) => 128 + signal as u8,

@@ -203,7 +203,7 @@ impl Recipes {
     /// `feedline eval`: the checkpoint of a run.
     #[cfg(feature = "train")]
     pub(crate) fn eval(&self, args: &eval::Args) -> Result<Done> {
-        let (checkpoint, run) = eval::locate(&args.checkpoint)?;
+        let (checkpoint, run) = eval::located(args)?;
         let recipe = self.of_run(&run, args.data.recipe.as_deref())?;
         (recipe.training()?.eval)(args, &checkpoint, &run)
     }

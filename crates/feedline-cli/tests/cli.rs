@@ -4,6 +4,7 @@ mod clouds;
 mod ranks;
 mod runs;
 mod scenes;
+mod using;
 
 use feedline_recipes::classification::demo::{DemoOptions, write_demo_data};
 use std::collections::BTreeMap;

@@ -53,6 +53,17 @@ mod _native {
         py.detach(|| feedline_cli::run(words))
     }
 
+    /// What is known of the network of a checkpoint, or of a run's best one, as JSON, and the file of its weights.
+    #[pyfunction]
+    fn run_model(py: Python<'_>, path: std::path::PathBuf) -> PyResult<(String, std::path::PathBuf)> {
+        let open = || {
+            let opened = feedline_recipes::classification::export::open(&path, "load_model")?;
+            opened.weights()?; // checks them
+            Ok((opened.facts.to_json()?, opened.checkpoint.join("model.safetensors")))
+        };
+        py.detach(open).map_err(|e| errors::raise(py, e))
+    }
+
     /// (rank, world_size, the rule used) of this process.
     #[pyfunction]
     #[pyo3(signature = (explicit, group))]

@@ -2,12 +2,16 @@
 //! any of them, and knows no recipe and no tensor framework.
 #![expect(clippy::disallowed_methods, reason = "reads the settings and the list of a run that goes on")]
 
+mod checkpoint;
+
+pub use checkpoint::{Meant, locate, settings_of};
+
 use crate::recipe::{Finished, RunFigures, Setup, Trainable};
 use crate::settings::{CONFIG, Sections, Settings, SettingsBuilder};
 use feedline::deliver::{Loader, LoaderOptions};
 use feedline::event::{EpochRecord, Event, MultiSink, Sink, Warnings};
 use feedline::pipeline::{Pipeline, tell};
-use feedline::train::checkpoint::{self, Checkpoints, Found, Progress};
+use feedline::train::checkpoint::{Checkpoints, Found, Progress, broadcast};
 use feedline::train::consistency::{check_consistent, split_batch};
 use feedline::train::group::Group;
 use feedline::train::lock::FolderLock;
@@ -154,7 +158,7 @@ impl<R: Trainable> Run<R> {
             saved.cursor = Some(loader.state_dict());
             changed = true;
         }
-        let progress = match checkpoint::broadcast(&*group, loaded)? {
+        let progress = match broadcast(&*group, loaded)? {
             Some((progress, state)) => {
                 task.load_state(state)?;
                 progress

@@ -6,10 +6,10 @@ use clap::Args as ClapArgs;
 use feedline::event::Warnings;
 use feedline::pipeline::{Pipeline, tell};
 use feedline::read::{is_url, read_text};
-use feedline::train::checkpoint::{Checkpoints, best_epoch, load_model, load_settings};
-use feedline::train::run::CHECKPOINTS;
+use feedline::train::checkpoint::load_model;
 use feedline::{Error, Result};
 use feedline_recipes::recipe::{EvalOptions, EvalReport, Trainable, load_weights};
+use feedline_recipes::run::{Meant, locate, settings_of};
 use feedline_recipes::settings::{CONFIG, Settings, SettingsBuilder};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value};
@@ -164,51 +164,25 @@ fn bar(len: u64, things: &str) -> ProgressBar {
     bar
 }
 
-/// The settings of the run, by which the checkpoint was made.
-fn settings_of<C: Settings>(run: &Path, checkpoint: &Path) -> Result<SettingsBuilder<C>> {
-    let builder = SettingsBuilder::<C>::of_run(run)?;
-    if let Some(made_with) = load_settings(checkpoint)? {
-        builder.clone().resolve()?.check_checkpoint(run, checkpoint, &made_with)?;
-    }
-    Ok(builder)
-}
-
-/// The checkpoint's folder and the folder of its run.
-pub fn locate(path: &Path) -> Result<(PathBuf, PathBuf)> {
-    let (inside, name) = (path.join(CHECKPOINTS), path.file_name().and_then(|name| name.to_str()));
-    // `last` and `best` are links, which a copy may lack or have as folders of old: the checkpoints know better.
-    let asked = match name {
-        // A folder that holds a model and nothing else: it is what was named.
-        _ if path.join("model.safetensors").is_file() && !path.join("checkpoint.toml").is_file() => None,
-        _ if inside.is_dir() => Some((Checkpoints::new(inside), "last")),
-        Some(name @ ("last" | "best")) => path.parent().map(|dir| (Checkpoints::new(Path::new(".").join(dir)), name)),
-        _ => None,
+/// The checkpoint's folder and the folder of its run, of what `eval` is asked for.
+///
+/// # Errors
+/// A path that is neither a checkpoint nor a run; pictures, which have no labels to measure by.
+pub fn located(args: &Args) -> Result<(PathBuf, PathBuf)> {
+    let is_picture = |path: &Path| {
+        let extension = path.extension().and_then(|end| end.to_str()).unwrap_or_default().to_lowercase();
+        matches!(extension.as_str(), "jpg" | "jpeg" | "png") && !path.is_dir()
     };
-    let mut checkpoint = path.to_path_buf();
-    if let Some((checkpoints, name)) = asked
-        && let Some(newest) = checkpoints.newest()?
-    {
-        newest.passed_over.iter().for_each(|problem| feedline::say!("feedline: {problem}"));
-        checkpoint = match name {
-            "best" => checkpoints.best(&newest.progress.history)?.ok_or_else(|| Error::Checkpoint {
-                path: path.to_path_buf(),
-                problem: match best_epoch(&newest.progress.history) {
-                    0 => "no epoch is over, so none is the best".into(),
-                    epoch => format!("the checkpoint of the best epoch, {epoch}, is not there any more"),
-                },
-                remedy: format!("The newest one is {}", newest.path.display()),
-            })?,
-            _ => newest.path,
-        };
+    for path in std::iter::once(&args.checkpoint).chain(&args.data.data) {
+        if is_picture(path) {
+            return Err(Error::config(
+                format!(
+                    "{} is a picture, and eval measures a checkpoint on a whole data set with labels",
+                    path.display()
+                ),
+                "What a network makes of pictures says: feedline predict RUN PICTURE...",
+            ));
+        }
     }
-    let real = checkpoint.canonicalize().map_err(|e| Error::io("find the checkpoint", path, e))?;
-    let run = real.parent().and_then(Path::parent).filter(|run| run.join(CONFIG).is_file());
-    match run {
-        Some(run) => Ok((real.clone(), run.to_path_buf())),
-        None => Err(Error::Checkpoint {
-            path: path.to_path_buf(),
-            problem: "it lies in no run folder: there is no config.toml two folders above".into(),
-            remedy: "Name a folder like runs/NAME/checkpoints/best".into(),
-        }),
-    }
+    locate(&args.checkpoint, Meant::Last)
 }

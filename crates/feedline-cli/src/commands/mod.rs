@@ -6,12 +6,16 @@ pub mod bench;
 pub mod demo_data;
 #[cfg(feature = "train")]
 pub mod eval;
+#[cfg(feature = "train")]
+pub mod export;
 pub mod index;
 #[cfg(feature = "train")]
 pub mod launch;
 pub mod lidar;
 pub mod pack;
 pub mod plan;
+#[cfg(feature = "train")]
+pub mod predict;
 pub mod show;
 #[cfg(feature = "train")]
 pub mod train;

@@ -1,6 +1,5 @@
 //! `feedline train`: from flags to a run folder.
 
-use super::eval::locate;
 use super::{DataArgs, demo_data, key_of};
 use crate::exit::Done;
 use crate::progress::Progress;
@@ -9,10 +8,10 @@ use feedline::train::Task;
 use feedline::train::checkpoint::MODEL;
 use feedline::train::group::Group;
 use feedline::train::ranks::join;
-use feedline::train::run::{CHECKPOINTS, RunFolder};
+use feedline::train::run::RunFolder;
 use feedline::{Error, Result};
 use feedline_recipes::recipe::Trainable;
-use feedline_recipes::run::Run;
+use feedline_recipes::run::{Meant, Run, locate};
 use feedline_recipes::settings::{Sections, Settings, SettingsBuilder};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use std::io::Write;
@@ -244,9 +243,7 @@ fn settings<C: Settings>(args: &Args, builder: SettingsBuilder<C>) -> Result<Set
 
 /// The weights in a checkpoint, or in the best one of a run.
 fn weights_of(path: &Path) -> Result<PathBuf> {
-    let best = path.join(CHECKPOINTS).join("best");
-    let named = if path.join(CHECKPOINTS).is_dir() { &best } else { path };
-    Ok(locate(named)?.0.join(MODEL))
+    Ok(locate(path, Meant::Best)?.0.join(MODEL))
 }
 
 fn default_folder(name: &str) -> PathBuf {

@@ -109,7 +109,7 @@ impl Evaluation {
 }
 
 /// A field of a CSV line, in quotes if it needs them.
-fn quoted(field: &str) -> String {
+pub(super) fn quoted(field: &str) -> String {
     if field.contains([',', '"', '\n', '\r']) { format!("\"{}\"", field.replace('"', "\"\"")) } else { field.into() }
 }
 

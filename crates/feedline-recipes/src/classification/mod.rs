@@ -9,11 +9,16 @@ pub mod data;
 #[cfg(feature = "burn")]
 pub mod evaluate;
 
+pub mod export;
+
 pub mod metrics;
 
 pub mod network;
 
 pub mod picture;
+
+#[cfg(feature = "burn")]
+pub mod predict;
 
 pub mod recipe;
 

@@ -103,6 +103,11 @@ impl Parameters {
         &store[spec.range.clone()]
     }
 
+    /// The values of one tensor as files have them: little-endian.
+    pub fn bytes(&self, spec: &Spec) -> Vec<u8> {
+        self.values(spec).iter().flat_map(|value| value.to_le_bytes()).collect()
+    }
+
     /// The values of one tensor, writable.
     pub fn values_mut(&mut self, spec: &Spec) -> &mut [f32] {
         let store = if spec.is_buffer() { &mut self.buffers } else { &mut self.parameters };

@@ -8,9 +8,11 @@ const SMALL_PX: u32 = 96;
 /// Larger pictures are shrunk to this, unless asked otherwise.
 const LARGE_PX: u32 = 256;
 const GAP_PX: i32 = 12;
-const LABEL_PX: i32 = LINE_HEIGHT_PX + 6;
+/// Above and below a label.
+const LABEL_GAP_PX: i32 = 6;
 
-/// The pictures row by row, `columns` in each, with their labels below; a label that is too long is cut with ….
+/// The pictures row by row, `columns` in each, with their labels below, which may have several lines; one that is too long is cut
+/// with ….
 /// Small pictures are enlarged to 96 px or more, large ones shrunk to 256 px, and the proportions are kept.
 /// Without pictures (or columns) the sheet is blank.
 pub fn contact_sheet(pictures: &[(RgbImage, String)], columns: usize) -> Canvas {
@@ -27,7 +29,9 @@ pub fn contact_sheet_within(pictures: &[(RgbImage, String)], columns: usize, lar
     let rows: Vec<i32> =
         sizes.chunks(columns).map(|row| row.iter().map(|size| size.1 as i32).max().unwrap_or_default()).collect();
     let width = GAP_PX + columns as i32 * (cell_width + GAP_PX);
-    let height = GAP_PX + rows.iter().map(|row| row + LABEL_PX + GAP_PX).sum::<i32>();
+    let lines = pictures.iter().map(|(_, label)| label.lines().count()).max().unwrap_or_default().max(1);
+    let label_px = lines as i32 * LINE_HEIGHT_PX + LABEL_GAP_PX;
+    let height = GAP_PX + rows.iter().map(|row| row + label_px + GAP_PX).sum::<i32>();
     let mut canvas = Canvas::new(width as u32, height as u32, WHITE);
     let mut y = GAP_PX;
     for (row, pictures) in pictures.chunks(columns).enumerate() {
@@ -38,10 +42,13 @@ pub fn contact_sheet_within(pictures: &[(RgbImage, String)], columns: usize, lar
             let (left, top) = (x + (cell_width - w as i32) / 2, y + rows[row] - h as i32);
             canvas.rect(left - 1, top - 1, w as i32 + 2, h as i32 + 2, GRID);
             canvas.blit(image, left, top, w, h);
-            let label = shortened(label, (cell_width / CHAR_WIDTH_PX) as usize);
-            canvas.text(x + (cell_width - text_width_px(&label)) / 2, y + rows[row] + 4, &label, INK);
+            for (at, line) in (0..).zip(label.lines()) {
+                let line = shortened(line, (cell_width / CHAR_WIDTH_PX) as usize);
+                let top = y + rows[row] + 4 + at * LINE_HEIGHT_PX;
+                canvas.text(x + (cell_width - text_width_px(&line)) / 2, top, &line, INK);
+            }
         }
-        y += rows[row] + LABEL_PX + GAP_PX;
+        y += rows[row] + label_px + GAP_PX;
     }
     canvas
 }

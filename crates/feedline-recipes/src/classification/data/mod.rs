@@ -52,6 +52,11 @@ pub fn open(config: &Config) -> Result<(Arc<Images>, Arc<Images>)> {
     Ok((Arc::new(images(list, config.augment.train_ops(config.input_px())?, config, cache)?), val))
 }
 
+/// The operations on pictures that are evaluated or predicted. They draw nothing.
+pub fn eval_ops(config: &Config) -> Vec<ImageOp> {
+    Augmentation::eval_ops(config.input_px())
+}
+
 /// Order of the training split over `ranks`.
 ///
 /// # Errors
@@ -116,5 +121,5 @@ fn open_val_cached(
         }
         ImageList::from_list(&config.data.val_list, "validation", classes, &config.storage)?
     };
-    Ok(Arc::new(images(list, Augmentation::eval_ops(config.input_px()), config, cache)?))
+    Ok(Arc::new(images(list, eval_ops(config), config, cache)?))
 }

@@ -15,6 +15,9 @@ mod mobilenetv2;
 pub(crate) mod model;
 
 #[cfg(feature = "burn")]
+pub(crate) mod onnx;
+
+#[cfg(feature = "burn")]
 mod resnet;
 
 #[cfg(feature = "burn")]

@@ -4,6 +4,7 @@
 
 use super::task::ClassificationTask;
 use crate::classification::data::CLASSES;
+use crate::classification::export;
 use crate::network::parameters::Spec;
 use burn::store::pytorch_reader::{DType as TorchDType, PytorchReader};
 use burn::tensor::{bf16, f16};
@@ -86,7 +87,7 @@ type Values = std::result::Result<Vec<f32>, String>;
 
 /// Loads every tensor of `path` that fits the model of `task` by name and shape; the others keep their values and are
 /// reported, so that weights for another number of classes give all but the head. So do those of a checkpoint of a run
-/// whose classes were others, even of the same number: it is known by the `classes.txt` of its run folder. The optimiser is
+/// whose classes were others, even of the same number: it is known by the `classes.txt` of its run folder, or by an exported file. The optimiser is
 /// not touched.
 ///
 /// # Errors
@@ -153,8 +154,14 @@ pub fn load_into(task: &mut ClassificationTask, path: &Path, wanted: Wanted<'_>)
     Ok(report)
 }
 
-/// The classes of the run whose checkpoint the file is: RUN/checkpoints/NAME/model.safetensors.
+/// The classes of the run whose checkpoint the file is, RUN/checkpoints/NAME/model.safetensors, or of the run that it was exported
+/// from.
 fn classes_of_run(path: &Path) -> Result<Option<Vec<String>>> {
+    if path.extension().is_some_and(|end| end == "safetensors")
+        && let Some(facts) = export::facts_in(path)?
+    {
+        return Ok(Some(facts.classes));
+    }
     let list = path.ancestors().nth(3).map(|run| run.join(CLASSES));
     match list.filter(|list| path.ends_with(MODEL) && list.is_file()) {
         Some(list) => read_classes(&list, &Storage::default()).map(Some),

@@ -212,7 +212,7 @@ impl ImageList {
     }
 
     /// Adds the reader, unless the files are plain local ones.
-    fn found(mut self, folder: &Folder) -> Result<ImageList> {
+    pub(in crate::read) fn found(mut self, folder: &Folder) -> Result<ImageList> {
         let stored = folder.stored(self.entries.iter().map(|entry| &*entry.path));
         self.stored = stored.map_err(|at| {
             let path = &self.entries[at].path;
@@ -351,7 +351,7 @@ impl ImageList {
     }
 
     /// Adds the reader, if the paths are URLs.
-    fn found_in_place(self, storage: &Storage) -> Result<ImageList> {
+    pub(in crate::read) fn found_in_place(self, storage: &Storage) -> Result<ImageList> {
         let urls: Vec<PathBuf> =
             self.entries.iter().map(|entry| &entry.path).filter(|path| is_url(path)).cloned().collect();
         if urls.is_empty() {

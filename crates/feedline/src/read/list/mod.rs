@@ -7,6 +7,7 @@ pub(in crate::read) mod folder;
 pub(in crate::read) mod images;
 mod open_file;
 pub mod pack;
+mod pictures;
 mod rows;
 pub(in crate::read) mod sample_reader;
 
@@ -16,5 +17,6 @@ pub use folder::Folder;
 pub(crate) use images::fingerprint;
 pub use images::{ImageEntry, ImageList, read_classes};
 pub use open_file::open_file;
+pub use pictures::Pictures;
 pub use rows::{RowFile, rows_fingerprint};
 pub use sample_reader::{FileSlice, SampleReader, read_sample};
