@@ -54,7 +54,7 @@ impl ExportFormat {
 /// # Errors
 /// Weights that are not those of the network, by the tensor's name.
 pub fn export(facts: &Facts, weights: &Tensors, format: ExportFormat) -> Result<Vec<u8>> {
-    let mut model = Model::new(facts.backbone, facts.classes.len(), 0);
+    let mut model = Model::zeros(facts.backbone, facts.classes.len());
     model.store.load(weights, facts.backbone.name())?;
     match format {
         ExportFormat::Safetensors => safetensors(facts, &model),

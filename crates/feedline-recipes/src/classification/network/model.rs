@@ -79,9 +79,15 @@ pub(crate) struct Model {
 impl Model {
     /// A network with initial weights that depend on `seed` and the tensors' names alone.
     pub(crate) fn new(backbone: Backbone, classes: usize, seed: u64) -> Model {
+        let mut model = Model::zeros(backbone, classes);
+        model.store.initialise(seed);
+        model
+    }
+
+    /// A network whose tensors are all zero, for weights from elsewhere.
+    pub(crate) fn zeros(backbone: Backbone, classes: usize) -> Model {
         let mut declared = Declare { classes, store: Parameters::default() };
         backbone.build(&mut declared, ());
-        declared.store.initialise(seed);
         Model { backbone, classes, store: declared.store }
     }
 }
