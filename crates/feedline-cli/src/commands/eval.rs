@@ -171,7 +171,7 @@ fn bar(len: u64, things: &str) -> ProgressBar {
 pub fn located(args: &Args) -> Result<(PathBuf, PathBuf)> {
     let is_picture = |path: &Path| {
         let extension = path.extension().and_then(|end| end.to_str()).unwrap_or_default().to_lowercase();
-        matches!(extension.as_str(), "jpg" | "jpeg" | "png") && !path.is_dir()
+        matches!(extension.as_str(), "jpg" | "jpeg" | "png" | "webp" | "bmp" | "gif" | "tif" | "tiff") && !path.is_dir()
     };
     for path in std::iter::once(&args.checkpoint).chain(&args.data.data) {
         if is_picture(path) {

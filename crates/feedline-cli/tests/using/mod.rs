@@ -15,7 +15,7 @@ fn trained() -> &'static Path {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("birds");
         let mut args = short(data(), &out);
-        args.extend(["--set", "train.epochs=1"]);
+        args[6] = "1"; // epoch
         expect(&run(&args), 0, &[]);
         (dir, out)
     });
@@ -233,7 +233,8 @@ fn an_export_needs_no_run_and_replaces_nothing_silently() {
     for weights in [&file, &out] {
         let next = dir.path().join("next");
         let mut args = short(data(), &next);
-        args.extend(["--set", "train.epochs=1", "--pretrained", text(weights)]);
+        args[6] = "1";
+        args.extend(["--pretrained", text(weights)]);
         expect(&run(&args), 0, &["loaded 27 tensors, 0 did not match"]);
         fs::remove_dir_all(&next).unwrap();
     }
@@ -244,7 +245,8 @@ fn an_export_needs_no_run_and_replaces_nothing_silently() {
     }
     let next = dir.path().join("next");
     let mut args = short(&other, &next);
-    args.extend(["--set", "train.epochs=1", "--pretrained", text(&file)]);
+    args[6] = "1";
+    args.extend(["--pretrained", text(&file)]);
     expect(&run(&args), 0, &["loaded 25 tensors, 2 did not match", "classifier.bias: of other classes"]);
 }
 
@@ -253,7 +255,7 @@ fn the_networks_of_other_recipes_are_refused_in_words() {
     let dir = tempfile::tempdir().unwrap();
     let (data, out) = (scenes::rooms(dir.path()), dir.path().join("run"));
     let mut args = scenes::scenes(&data, &out);
-    args.extend(["--set", "train.epochs=1"]);
+    args[8] = "1"; // epoch
     expect(&run(&args), 0, &[]);
     for command in [&["export", text(&out)][..], &["predict", text(&out), text(&data)]] {
         let words = format!("{0} for a network of the recipe scene_completion is not supported", command[0]);
