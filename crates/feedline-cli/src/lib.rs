@@ -50,6 +50,12 @@ enum Command {
     /// Say what a trained network makes of pictures: files, folders, lists, URLs
     #[cfg(feature = "train")]
     Predict(commands::predict::Args),
+    /// Compare runs: their figures, the settings that differ, and with --out a picture of their curves
+    #[cfg(feature = "train")]
+    Compare(commands::compare::Args),
+    /// Write a page about a run: curves, confusion matrix, worst mistakes, a batch, the proof, settings
+    #[cfg(feature = "train")]
+    Report(commands::report::Args),
     /// Measure the data pipeline without a model, and say what limits it
     Bench(commands::bench::Args),
     /// Write a picture of one batch as it is trained on, without training
@@ -94,6 +100,10 @@ pub fn run_with(words: impl IntoIterator<Item = OsString>, recipes: &Recipes) ->
         Command::Export(args) => commands::export::run(&args),
         #[cfg(feature = "train")]
         Command::Predict(args) => commands::predict::run(&args),
+        #[cfg(feature = "train")]
+        Command::Compare(args) => recipes.compare(&args),
+        #[cfg(feature = "train")]
+        Command::Report(args) => recipes.report(&args),
         #[cfg(feature = "train")]
         Command::Bench(args) if args.all_reduce => commands::all_reduce::run(args.seconds),
         Command::Bench(args) => recipes.of_data(&args.data).and_then(|recipe| (recipe.bench)(&args)),

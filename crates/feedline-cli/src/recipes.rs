@@ -3,7 +3,7 @@
 
 use crate::commands::{DataArgs, bench, demo_data, show};
 #[cfg(feature = "train")]
-use crate::commands::{eval, print, train};
+use crate::commands::{compare, eval, print, report, train};
 use crate::exit::Done;
 use clap::builder::{PossibleValue, PossibleValuesParser, ValueParser};
 use feedline::read::{Storage, read_text};
@@ -13,7 +13,7 @@ use feedline::{Error, Result};
 use feedline_recipes::every::{Visitor, every};
 use feedline_recipes::recipe::Recipe;
 #[cfg(feature = "train")]
-use feedline_recipes::recipe::Trainable;
+use feedline_recipes::recipe::{Best, Trainable};
 use feedline_recipes::settings::{Settings, SettingsBuilder, recipe_named};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -50,6 +50,10 @@ type TrainFn = fn(&train::Args, &Arc<dyn Group>, Option<PathBuf>) -> Result<Done
 struct Training {
     train: TrainFn,
     eval: fn(&eval::Args, &Path, &Path) -> Result<Done>,
+    report: fn(&report::Args) -> Result<Done>,
+    /// The settings of the run in a folder, key by key.
+    keys: fn(&Path) -> Result<Vec<(String, String)>>,
+    best: Best,
 }
 
 impl Visitor for Recipes {
@@ -59,7 +63,13 @@ impl Visitor for Recipes {
 
     #[cfg(feature = "train")]
     fn trainable<R: Trainable>(&mut self) {
-        let training = Training { train: train::run_recipe::<R>, eval: eval::run_recipe::<R> };
+        let training = Training {
+            train: train::run_recipe::<R>,
+            eval: eval::run_recipe::<R>,
+            report: report::run_recipe::<R>,
+            keys: |dir| R::Config::of_run(dir)?.keys(),
+            best: R::BEST,
+        };
         self.0.push(Entry { training: Some(training), ..Entry::of::<R>() });
     }
 }
@@ -206,6 +216,23 @@ impl Recipes {
         let (checkpoint, run) = eval::located(args)?;
         let recipe = self.of_run(&run, args.data.recipe.as_deref())?;
         (recipe.training()?.eval)(args, &checkpoint, &run)
+    }
+
+    /// `feedline report`: the page of a run.
+    #[cfg(feature = "train")]
+    pub(crate) fn report(&self, args: &report::Args) -> Result<Done> {
+        (self.of_run(&args.run, None)?.training()?.report)(args)
+    }
+
+    /// `feedline compare`: runs of any recipes.
+    #[cfg(feature = "train")]
+    pub(crate) fn compare(&self, args: &compare::Args) -> Result<Done> {
+        let read = |dir: &PathBuf| {
+            let entry = self.of_run(dir, None)?;
+            let Training { keys, best, .. } = entry.training()?;
+            compare::ComparedRun::read(dir, entry.name, best, keys(dir)?)
+        };
+        compare::run(args, &args.runs.iter().map(read).collect::<Result<Vec<_>>>()?)
     }
 
     /// The recipe of the run in `dir`, which a flag may name too.

@@ -309,6 +309,8 @@ pub struct EvalOptions<'e> {
     pub out: &'e Path,
     /// True if the network's outputs for each sample are asked for; only of a recipe that has them.
     pub logits: bool,
+    /// How many of the most confident mistakes are asked for, with their pictures; of classes only.
+    pub mistakes: usize,
     /// Hears how many samples more are done.
     pub progress: &'e mut dyn FnMut(u64),
 }
@@ -324,6 +326,34 @@ pub struct EvalReport {
     pub files: Vec<(PathBuf, Vec<u8>)>,
     /// A CSV of the network's outputs, if they were asked for.
     pub logits: String,
+    /// Which class was taken for which; of a recipe that gives each sample a class.
+    pub confusion: Option<Confusion>,
+}
+
+/// Which class a network takes for which.
+#[derive(Debug)]
+pub struct Confusion {
+    /// The names of the classes.
+    pub classes: Vec<String>,
+    /// `counts[label][predicted]`: samples.
+    pub counts: Vec<Vec<u64>>,
+    /// The most confident mistakes, as many as were asked for, the worst first.
+    pub mistakes: Vec<WrongSample>,
+}
+
+/// A sample that was taken for another class, to be looked at.
+#[derive(Debug)]
+pub struct WrongSample {
+    /// Its file.
+    pub location: String,
+    /// Its class.
+    pub label: usize,
+    /// The class it was taken for.
+    pub predicted: usize,
+    /// The probability that the network gives that class, 0 to 1.
+    pub probability: f64,
+    /// It as the network sees it.
+    pub picture: RgbImage,
 }
 
 /// A batch of an epoch, chosen to be drawn.

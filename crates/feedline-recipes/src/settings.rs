@@ -139,15 +139,21 @@ pub trait Settings: Sections + Clone + Serialize + DeserializeOwned {
     /// # Errors
     /// As [`Settings::to_toml`].
     fn keys(&self) -> Result<Vec<(String, String)>> {
-        let table = self.to_toml()?.parse::<Table>();
-        let table = table.map_err(|e| Error::config(format!("the settings are no TOML: {e}"), "Please report this"))?;
-        let keys = table.iter().flat_map(|(name, value)| match value {
-            Value::Table(section) => {
-                section.iter().map(|(key, value)| (format!("{name}.{key}"), value.to_string())).collect()
-            }
-            _ => vec![(name.clone(), value.to_string())],
+        flat(&self.to_toml()?)
+    }
+
+    /// Every key whose value is not its default: the key, its value, and the default as text.
+    ///
+    /// # Errors
+    /// As [`Settings::to_toml`].
+    fn changed_keys(&self) -> Result<Vec<(String, String, String)>> {
+        let defaults = flat(&Self::reference())?;
+        let default = |key: &str| defaults.iter().find(|(name, _)| name == key).map(|(_, value)| value.clone());
+        let keys = self.keys()?.into_iter().map(|(key, value)| {
+            let default = default(&key).unwrap_or_default();
+            (key, value, default)
         });
-        Ok(keys.collect())
+        Ok(keys.filter(|(key, value, default)| key != RECIPE && value != default).collect())
     }
 
     /// As [`Settings::keys`], but for those that may change.
@@ -240,6 +246,19 @@ pub trait Settings: Sections + Clone + Serialize + DeserializeOwned {
         })?;
         Ok(config)
     }
+}
+
+/// Every key of a text of settings with its value as text, in order.
+fn flat(text: &str) -> Result<Vec<(String, String)>> {
+    let table = text.parse::<Table>();
+    let table = table.map_err(|e| Error::config(format!("the settings are no TOML: {e}"), "Please report this"))?;
+    let keys = table.iter().flat_map(|(name, value)| match value {
+        Value::Table(section) => {
+            section.iter().map(|(key, value)| (format!("{name}.{key}"), value.to_string())).collect()
+        }
+        _ => vec![(name.clone(), value.to_string())],
+    });
+    Ok(keys.collect())
 }
 
 /// The keys outside section `storage` that may change when a run of a recipe resumes.

@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::meter::StatsSnapshot;
 use crate::sample::Replaced;
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 use std::sync::Arc;
 
 /// An event of a run.
@@ -16,8 +16,17 @@ pub enum Event {
     /// A sample was replaced by another.
     Replaced(Replaced),
     /// A pass over the training split begins, or goes on at `step`; `lr` is that of the next step. Epochs count from 1 here
-    /// and in every file a person reads.
-    EpochStart { epoch: u64, epochs: u64, steps: u64, step: u64, frozen: bool, batch_size: u64, lr: f64 },
+    /// and in every file a person reads. `metric_names` are the names of the metrics in all events, in order.
+    EpochStart {
+        epoch: u64,
+        epochs: u64,
+        steps: u64,
+        step: u64,
+        frozen: bool,
+        batch_size: u64,
+        lr: f64,
+        metric_names: &'static [&'static str],
+    },
     /// One optimiser step is done; loss and metrics of the running epoch so far.
     Step {
         epoch: u64,
@@ -40,14 +49,18 @@ pub enum Event {
 }
 
 /// The figures of one epoch.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct EpochRecord {
     /// From 1.
     pub epoch: u64,
+    #[serde(deserialize_with = "or_nan")]
     pub train_loss: f64,
+    #[serde(deserialize_with = "or_nan")]
     pub val_loss: f64,
     /// Each metric, in the order of the task's names.
+    #[serde(deserialize_with = "each_or_nan")]
     pub train_metrics: Vec<f64>,
+    #[serde(deserialize_with = "each_or_nan")]
     pub val_metrics: Vec<f64>,
     /// Learning rate of the last step.
     pub lr: f64,
@@ -59,6 +72,17 @@ pub struct EpochRecord {
     pub val_seconds: f64,
     /// Statistics of the loader's stages in this epoch.
     pub stages: StatsSnapshot,
+}
+
+/// A number of a JSON file, which writes NaN as null.
+fn or_nan<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<f64, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
+}
+
+/// Does what [`or_nan`] does, with each number of a list.
+fn each_or_nan<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Vec<f64>, D::Error> {
+    let numbers: Vec<Option<f64>> = Vec::deserialize(from)?;
+    Ok(numbers.into_iter().map(|number| number.unwrap_or(f64::NAN)).collect())
 }
 
 /// A consumer of events.

@@ -53,9 +53,9 @@ pub fn run_recipe<R: Trainable>(args: &Args, checkpoint: &Path, run: &Path) -> R
     load_weights(&mut task, load_model(checkpoint)?)?;
 
     let bar = bar(data.len(), R::SAMPLES);
-    let options =
-        EvalOptions { out: &place.dir, logits: args.logits.is_some(), progress: &mut |samples| bar.inc(samples) };
-    let EvalReport { text, figures, files, logits } = R::evaluate(&config, &mut task, &data, options)?;
+    let progress = &mut |samples| bar.inc(samples);
+    let options = EvalOptions { out: &place.dir, logits: args.logits.is_some(), mistakes: 0, progress };
+    let EvalReport { text, figures, files, logits, .. } = R::evaluate(&config, &mut task, &data, options)?;
     bar.finish_and_clear();
     if let Some(file) = &args.logits {
         super::write(file, logits.as_bytes())?;
@@ -155,7 +155,7 @@ fn elsewhere<C: Settings>(builder: SettingsBuilder<C>) -> Result<SettingsBuilder
     C::LOCATION_KEYS.iter().try_fold(builder, |builder, key| builder.set(&format!("data.{key}"), ""))
 }
 
-fn bar(len: u64, things: &str) -> ProgressBar {
+pub fn bar(len: u64, things: &str) -> ProgressBar {
     let bar = ProgressBar::new(len);
     let template = format!("evaluating [{{bar:24}}] {{pos}}/{{len}} {things} {{per_sec}}");
     if let Ok(style) = ProgressStyle::with_template(&template) {

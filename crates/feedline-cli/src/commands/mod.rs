@@ -3,6 +3,8 @@
 #[cfg(feature = "train")]
 pub mod all_reduce;
 pub mod bench;
+#[cfg(feature = "train")]
+pub mod compare;
 pub mod demo_data;
 #[cfg(feature = "train")]
 pub mod eval;
@@ -16,6 +18,8 @@ pub mod pack;
 pub mod plan;
 #[cfg(feature = "train")]
 pub mod predict;
+#[cfg(feature = "train")]
+pub mod report;
 pub mod show;
 #[cfg(feature = "train")]
 pub mod train;
@@ -25,7 +29,7 @@ use clap::Args;
 use feedline::read::{is_in_archive, is_url};
 use feedline::{Error, Result};
 use feedline_recipes::settings::{Settings, SettingsBuilder};
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// The flags that stand for a setting, and its key. A recipe has the flags whose keys it has.
@@ -200,6 +204,33 @@ pub fn print_with(write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> 
             // The buffered rest has no reader, so it is discarded.
             let _ = out.into_parts();
             Ok(())
+        }
+    }
+}
+
+/// Checks that `path` is free, or holds a file that begins with `ours`, which may be replaced.
+///
+/// # Errors
+/// Another file, or a folder.
+#[cfg(feature = "train")]
+pub fn check_replaceable(path: &Path, ours: &[u8], what: &str) -> Result<()> {
+    let refused = || {
+        Err(Error::config(
+            format!("--out {}: it is there already and is not {what}", path.display()),
+            "Name another file, or remove it",
+        ))
+    };
+    match std::fs::File::open(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(Error::io("read", path, e)),
+        // A pipe or a device has no content to lose.
+        Ok(file) if file.metadata().is_ok_and(|found| !found.is_file() && !found.is_dir()) => Ok(()),
+        Ok(mut file) => {
+            let mut start = vec![0; ours.len()];
+            match file.read_exact(&mut start) {
+                Ok(()) if start == ours => Ok(()),
+                _ => refused(),
+            }
         }
     }
 }

@@ -31,7 +31,8 @@ pub fn run(args: Args) -> Result<Done> {
     Ok(if proof.proved { Done::Ok } else { Done::NotProved })
 }
 
-fn words(proof: &Proof) -> String {
+/// What the proof says, a line for each kind of epoch and problem; the last line is the verdict.
+pub fn words(proof: &Proof) -> String {
     let mut text = String::new();
     let lines: Vec<String> = proof.epochs.iter().map(|epoch| line(epoch, proof)).collect();
     let mut at = 0;

@@ -1,12 +1,12 @@
 //! An evaluation: a network on every sample of a split, its figures, and what a person reads of them.
 
 use super::config::Config;
-use super::metrics::Evaluation;
+use super::metrics::{Evaluation, Mistake, most_confident_mistakes};
 use super::network::task::ClassificationTask;
-use crate::recipe::{EvalOptions, EvalReport, each_once};
+use crate::recipe::{Confusion, EvalOptions, EvalReport, WrongSample, each_once};
 use feedline::event::{Sink, Warnings};
-use feedline::pipeline::Images;
-use feedline::pipeline::Pipeline;
+use feedline::pipeline::{Images, Pipeline};
+use feedline::plan::Plan;
 use feedline::plot::encode_png;
 use feedline::train::group::{Group, SingleRank};
 use feedline::{Batch, Result};
@@ -54,8 +54,14 @@ pub fn report(
 ) -> Result<EvalReport> {
     let classes = data.classes();
     let mut logits = format!("path,label,{}\n", joined((0..classes.len()).map(|at| format!("logit_{at}"))));
+    let mut mistakes = Vec::new();
     let evaluation = evaluate(task, data, config, &SingleRank, Arc::new(Warnings), &mut |batch, rows| {
         (options.progress)(batch.len() as u64);
+        if options.mistakes > 0 {
+            let labels = batch.stacked("label")?.as_slice::<i64>();
+            let samples = batch.indices.iter().zip(rows.chunks(classes.len())).zip(labels).take(batch.valid);
+            mistakes.extend(samples.filter_map(|((index, row), label)| Mistake::of(*index, row, *label as usize)));
+        }
         if options.logits {
             for (index, row) in batch.indices.iter().zip(rows.chunks(classes.len())) {
                 let path = data.location(*index).replace('"', "\"\"");
@@ -94,7 +100,17 @@ pub fn report(
         ("confusion_matrix.csv".into(), evaluation.confusion_csv(classes).into_bytes()),
         ("confusion_matrix.png".into(), picture),
     ];
-    Ok(EvalReport { text, figures, files, logits })
+    let mistakes = most_confident_mistakes(mistakes, options.mistakes);
+    let mistakes = mistakes.into_iter().map(|mistake| wrong_sample(data, mistake)).collect::<Result<_>>()?;
+    let confusion = Some(Confusion { classes: classes.to_vec(), counts: evaluation.confusion, mistakes });
+    Ok(EvalReport { text, figures, files, logits, confusion })
+}
+
+/// The mistake with its picture as an evaluation makes it.
+fn wrong_sample(data: &Images, mistake: Mistake) -> Result<WrongSample> {
+    let Mistake { index, label, predicted, probability } = mistake;
+    let picture = data.picture(&Plan::unshuffled(data.len(), 1)?.epoch(0).at(index))?;
+    Ok(WrongSample { location: data.location(index), label, predicted, probability, picture })
 }
 
 fn joined(cells: impl Iterator<Item = String>) -> String {

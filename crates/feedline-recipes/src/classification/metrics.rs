@@ -1,9 +1,50 @@
 //! Figures of an evaluation: top-1 and top-5 accuracy, precision and recall of each class, the confusion matrix as
-//! CSV text and as a picture. Pure functions of logits and labels; writes no file.
+//! CSV text and as a picture, the most confident mistakes. Pure functions of logits and labels; writes no file.
 
 use feedline::plot::{Canvas, heat_map};
 use feedline::train::group::Group;
 use feedline::{Error, Result};
+
+/// True if logit `a` ranks before the earlier `b`.
+fn beats(a: f32, b: f32) -> bool {
+    a > b || (b.is_nan() && !a.is_nan())
+}
+
+/// The class of the highest logit. Of equal ones the lowest class wins; NaN is below every number. 0 without logits.
+pub fn predicted(logits: &[f32]) -> usize {
+    (1..logits.len()).fold(0, |best, class| if beats(logits[class], logits[best]) { class } else { best })
+}
+
+/// A sample that was taken for another class.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mistake {
+    /// Its index in the data set.
+    pub index: u64,
+    /// Its class.
+    pub label: usize,
+    /// The class it was taken for.
+    pub predicted: usize,
+    /// The softmax of the logits at `predicted`, 0 to 1; 0 if they are no numbers.
+    pub probability: f64,
+}
+
+impl Mistake {
+    /// The mistake of these logits of sample `index`, if [`predicted`] is not `label`.
+    pub fn of(index: u64, logits: &[f32], label: usize) -> Option<Mistake> {
+        let predicted = predicted(logits);
+        let highest = f64::from(*logits.get(predicted)?);
+        let sum: f64 = logits.iter().map(|logit| (f64::from(*logit) - highest).exp()).sum();
+        let probability = if sum.is_nan() { 0.0 } else { 1.0 / sum };
+        (predicted != label).then_some(Mistake { index, label, predicted, probability })
+    }
+}
+
+/// The `limit` mistakes of the highest probability, that first; of equal ones the lowest index first.
+pub fn most_confident_mistakes(mut mistakes: Vec<Mistake>, limit: usize) -> Vec<Mistake> {
+    mistakes.sort_by(|a, b| b.probability.total_cmp(&a.probability).then(a.index.cmp(&b.index)));
+    mistakes.truncate(limit);
+    mistakes
+}
 
 /// The counts of an evaluation.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,10 +76,7 @@ impl Evaluation {
                 "Evaluate with the classes that the model was trained on",
             ));
         }
-        // True if `a` ranks before the earlier `b`.
-        let beats = |a: f32, b: f32| a > b || (b.is_nan() && !a.is_nan());
-        let predicted =
-            (1..classes).fold(0, |best, class| if beats(logits[class], logits[best]) { class } else { best });
+        let predicted = predicted(logits);
         let rank = (0..label).filter(|&class| !beats(logits[label], logits[class])).count()
             + (label + 1..classes).filter(|&class| beats(logits[class], logits[label])).count();
         self.confusion[label][predicted] += 1;
@@ -167,6 +205,33 @@ mod tests {
         assert_eq!(best([1.0; 7]), 0);
         assert_eq!(best([nan, nan, -1.0, nan, 2.0, 2.0, nan]), 4);
         assert_eq!(best([nan; 7]), 0);
+    }
+
+    #[test]
+    fn the_most_confident_mistakes_come_first() {
+        let rows: [(&[f32], usize); 6] = [
+            (&[3.0, 0.0, 0.0], 0), // right
+            (&[3.0, 0.0, 0.0], 1),
+            (&[0.0, 0.0, 9.0], 0),
+            (&[f32::NAN, f32::NAN, f32::NAN], 2),
+            (&[0.0, 3.0, 0.0], 2),
+            (&[f32::INFINITY, 0.0, 0.0], 2),
+        ];
+        let all: Vec<_> =
+            (0..).zip(rows).filter_map(|(index, (logits, label))| Mistake::of(10 + index, logits, label)).collect();
+        assert_eq!(all.len(), 5);
+        let worst = most_confident_mistakes(all.clone(), 3);
+        let told: Vec<_> = worst.iter().map(|found| (found.index, found.label, found.predicted)).collect();
+        assert_eq!(told, [(12, 0, 2), (11, 1, 0), (14, 2, 1)]);
+        // Of torch.softmax(torch.tensor([3., 0., 0.], dtype=torch.float64), 0).
+        assert!((worst[1].probability - 0.909_442_974_812_098_3).abs() < 1e-15, "{}", worst[1].probability);
+        assert_eq!(worst[1].probability, worst[2].probability);
+        let rest = &most_confident_mistakes(all, 9)[3..];
+        assert_eq!(
+            rest.iter().map(|found| (found.index, found.probability)).collect::<Vec<_>>(),
+            [(13, 0.0), (15, 0.0)]
+        );
+        assert_eq!(Mistake::of(0, &[], 0), None);
     }
 
     #[test]

@@ -135,5 +135,5 @@ pub fn report(
         let id = &data.frames()[*frame as usize].point_cloud.lidar_idx;
         (name(id), predictions::text(annos).into_bytes())
     });
-    Ok(EvalReport { text, figures, files: detections.collect(), logits: String::new() })
+    Ok(EvalReport { text, figures, files: detections.collect(), logits: String::new(), confusion: None })
 }

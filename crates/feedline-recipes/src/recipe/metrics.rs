@@ -90,5 +90,5 @@ pub fn evaluate_metrics<R: Trainable>(
     let _ = writeln!(text, "eval.json is in {}", options.out.display());
     let figures = figures.into_iter().map(|(name, value)| (name, json!(value)));
     let figures = [("samples", json!(tally.samples))].into_iter().chain(figures).collect();
-    Ok(EvalReport { text, figures, files: Vec::new(), logits: String::new() })
+    Ok(EvalReport { text, figures, files: Vec::new(), logits: String::new(), confusion: None })
 }

@@ -77,5 +77,5 @@ pub fn report(
         ("sc_recall", json!(recall)),
         ("classes", json!(classes)),
     ];
-    Ok(EvalReport { text, figures, files: Vec::new(), logits: String::new() })
+    Ok(EvalReport { text, figures, files: Vec::new(), logits: String::new(), confusion: None })
 }

@@ -53,6 +53,15 @@ pub fn contact_sheet_within(pictures: &[(RgbImage, String)], columns: usize, lar
     canvas
 }
 
+/// The picture, shrunk if its longer side is more than `large_px`, and enlarged by a whole factor to 96 px or more if it is
+/// small; the proportions are kept.
+pub fn shrunk(image: &RgbImage, large_px: u32) -> RgbImage {
+    let (width_px, height_px) = shown_size_px(image, large_px);
+    let mut canvas = Canvas::new(width_px, height_px, WHITE);
+    canvas.blit(image, 0, 0, width_px, height_px);
+    canvas.image
+}
+
 fn shown_size_px(image: &RgbImage, large_px: u32) -> (u32, u32) {
     let longer = image.width_px.max(image.height_px).max(1);
     if longer > large_px {

@@ -4,8 +4,8 @@ use super::{CHAR_WIDTH_PX, Canvas, FAINT_INK, GRID, INK, LINE_HEIGHT_PX, Rgb, WH
 
 /// One curve.
 #[derive(Debug, Clone)]
-pub(crate) struct Series<'a> {
-    /// Its name in the legend.
+pub struct Series<'a> {
+    /// Its name in the legend; one without a name is not in it.
     pub name: &'a str,
     /// Its colour.
     pub colour: Rgb,
@@ -21,16 +21,11 @@ const TOP_PX: i32 = 48;
 const RIGHT_PX: i32 = 28;
 const BOTTOM_PX: i32 = 62;
 
-/// A line chart of 900 x 540 px with grid, round tick values and a legend. A chart without points has empty axes.
-pub(crate) fn line_chart(title: &str, x_label: &str, y_label: &str, series: &[Series<'_>]) -> Canvas {
+/// A line chart of 900 x 540 px with grid, round tick values, and a legend in the corner where it hides least. A chart without
+/// points has empty axes.
+pub fn line_chart(title: &str, x_label: &str, y_label: &str, series: &[Series<'_>]) -> Canvas {
     let mut canvas = Canvas::new(WIDTH_PX as u32, HEIGHT_PX as u32, WHITE);
-    let points = || series.iter().flat_map(|series| series.points).filter(|(x, y)| x.is_finite() && y.is_finite());
-    let mut x_ticks = Ticks::over(points().map(|point| point.0), 10.0, 0.0);
-    if points().all(|point| point.0.fract() == 0.0) {
-        // Whole epochs only: no ticks between them.
-        x_ticks.step = x_ticks.step.max(1.0);
-    }
-    let y_ticks = Ticks::over(points().map(|point| point.1), 8.0, 0.04);
+    let [x_ticks, y_ticks] = Ticks::of(series.iter().flat_map(|series| series.points), 10.0);
 
     let left = 44 + y_ticks.labels().map(|(_, label)| text_width_px(&label)).max().unwrap_or_default();
     let (width, height) = (WIDTH_PX - left - RIGHT_PX, HEIGHT_PX - TOP_PX - BOTTOM_PX);
@@ -64,22 +59,43 @@ pub(crate) fn line_chart(title: &str, x_label: &str, y_label: &str, series: &[Se
             }
         }
     }
-    legend(&mut canvas, series);
+    let points = series.iter().flat_map(|series| series.points).map(|&(x, y)| (x_px(x), y_px(y)));
+    legend(&mut canvas, series, left, &points.collect::<Vec<_>>());
     canvas
 }
 
-/// Names of the curves in the upper right corner.
-fn legend(canvas: &mut Canvas, series: &[Series<'_>]) {
-    let names: Vec<_> = series.iter().map(|series| shortened(series.name, 40)).collect();
-    let Some(text_width) = names.iter().map(|name| text_width_px(name)).max() else { return };
-    let (width, height) = (text_width + 64, 20 * names.len() as i32 + 12);
-    let (x, y) = (WIDTH_PX - RIGHT_PX - width - 10, TOP_PX + 10);
+/// Names of the curves, as many as fit, in the corner with the fewest `points`, which are pixels; upper right if there are
+/// several such.
+fn legend(canvas: &mut Canvas, series: &[Series<'_>], left: i32, points: &[(f64, f64)]) {
+    let mut rows: Vec<_> = series
+        .iter()
+        .filter(|series| !series.name.is_empty())
+        .map(|series| (Some(series), shortened(series.name, 40)))
+        .collect();
+    let most = ((HEIGHT_PX - TOP_PX - BOTTOM_PX - 32) / 20) as usize;
+    if rows.len() > most {
+        let more = rows.len() - (most - 1);
+        rows.truncate(most - 1);
+        rows.push((None, format!("and {more} more")));
+    }
+    let Some(text_width) = rows.iter().map(|(_, name)| text_width_px(name)).max() else { return };
+    let (width, height) = (text_width + 64, 20 * rows.len() as i32 + 12);
+    let (right, bottom) = (WIDTH_PX - RIGHT_PX - width - 10, HEIGHT_PX - BOTTOM_PX - height - 10);
+    let hidden = |&(x, y): &(i32, i32)| {
+        let inside = |at: f64, from: i32, size: i32| at >= f64::from(from) && at <= f64::from(from + size);
+        points.iter().filter(|point| inside(point.0, x, width) && inside(point.1, y, height)).count()
+    };
+    let (top, left) = (TOP_PX + 10, left + 10);
+    let corners = [(right, top), (right, bottom), (left, top), (left, bottom)];
+    let (x, y) = corners.into_iter().min_by_key(hidden).unwrap_or((right, top));
     canvas.fill(x, y, width, height, WHITE);
     canvas.rect(x, y, width, height, GRID);
-    for (row, (series, name)) in (0..).zip(series.iter().zip(names)) {
+    for (row, (series, name)) in (0..).zip(rows) {
         let middle = y + 6 + 20 * row + 10;
         let (from, to, height) = (f64::from(x + 10), f64::from(x + 44), f64::from(middle));
-        canvas.polyline(&[(from, height), (to, height)], 2.0, series.dashed, series.colour);
+        if let Some(series) = series {
+            canvas.polyline(&[(from, height), (to, height)], 2.0, series.dashed, series.colour);
+        }
         canvas.text(x + 54, middle - LINE_HEIGHT_PX / 2, &name, INK);
     }
 }
@@ -92,6 +108,16 @@ pub(super) struct Ticks {
 }
 
 impl Ticks {
+    /// The axes x, with about `count` ticks at most, and y of these points. Whole numbers get no ticks between them.
+    pub(super) fn of<'p>(points: impl Iterator<Item = &'p (f64, f64)>, count: f64) -> [Ticks; 2] {
+        let points: Vec<_> = points.filter(|(x, y)| x.is_finite() && y.is_finite()).collect();
+        let mut x_ticks = Ticks::over(points.iter().map(|point| point.0), count, 0.0);
+        if points.iter().all(|point| point.0.fract() == 0.0) {
+            x_ticks.step = x_ticks.step.max(1.0);
+        }
+        [x_ticks, Ticks::over(points.iter().map(|point| point.1), 8.0, 0.04)]
+    }
+
     /// An axis over all `values`, longer by the share `margin` at both ends, with about `count` ticks at most, at
     /// multiples of 1, 2 or 5 times a power of ten. Values of zero and above get an axis from zero or above.
     pub(super) fn over(values: impl Iterator<Item = f64>, count: f64, margin: f64) -> Ticks {
@@ -116,7 +142,7 @@ impl Ticks {
     }
 
     /// The position of `value` between `low` (0) and `high` (1).
-    fn part(&self, value: f64) -> f64 {
+    pub(super) fn part(&self, value: f64) -> f64 {
         (value - self.low) / (self.high - self.low)
     }
 

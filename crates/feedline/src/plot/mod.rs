@@ -4,10 +4,12 @@
 mod contact_sheet;
 mod heat_map;
 mod line_chart;
+mod svg;
 
-pub use contact_sheet::{contact_sheet, contact_sheet_within};
+pub use contact_sheet::{contact_sheet, contact_sheet_within, shrunk};
 pub use heat_map::heat_map;
-pub(crate) use line_chart::{Series, line_chart};
+pub use line_chart::{Series, line_chart};
+pub use svg::{escaped, line_chart_svg};
 
 use crate::decode::RgbImage;
 use crate::error::{Error, Result};
@@ -25,6 +27,37 @@ pub(crate) const WHITE: Rgb = [255, 255, 255];
 pub(crate) const INK: Rgb = [38, 42, 48];
 pub(crate) const FAINT_INK: Rgb = [104, 110, 120];
 pub(crate) const GRID: Rgb = [228, 231, 235];
+
+/// Colours that people tell apart, also those who see red and green alike (Okabe and Ito), but for their yellow, which is
+/// too faint on white.
+const COLOURS: [Rgb; 7] =
+    [[0, 114, 178], [213, 94, 0], [0, 158, 115], [204, 121, 167], [230, 159, 0], [86, 180, 233], [0, 0, 0]];
+
+/// How many colours [`colour`] has.
+pub const DIFFERENT_COLOURS: usize = 2 * COLOURS.len();
+
+/// The colour of curve `at`: seven, then the same darker; from [`DIFFERENT_COLOURS`] on they come again.
+pub fn colour(at: usize) -> Rgb {
+    let plain = COLOURS[at % COLOURS.len()];
+    match at / COLOURS.len() % 2 {
+        0 => plain,
+        // Black has no darker shade: grey.
+        _ if plain == [0; 3] => [130; 3],
+        _ => plain.map(|value| value / 2),
+    }
+}
+
+/// Charts of one width below each other.
+pub fn stacked(charts: &[Canvas]) -> Canvas {
+    let width_px = charts.iter().map(|chart| chart.image.width_px).max().unwrap_or_default();
+    let mut sheet = Canvas::new(width_px, charts.iter().map(|chart| chart.image.height_px).sum(), WHITE);
+    let mut y = 0;
+    for Canvas { image } in charts {
+        sheet.blit(image, 0, y, image.width_px, image.height_px);
+        y += image.height_px as i32;
+    }
+    sheet
+}
 
 /// A picture to draw on. Coordinates count from the top left corner; what falls outside is cut off.
 #[derive(Debug, Clone)]

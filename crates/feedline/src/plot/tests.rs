@@ -173,3 +173,50 @@ fn heat_maps_of_few_and_many_classes_are_drawn() {
     keep("heat-many.png", &heat_map("Confusion matrix", ("true class", &many), ("predicted class", &many), &diagonal));
     heat_map("nothing", ("", &[]), ("", &[]), &[]);
 }
+
+#[test]
+fn a_legend_gives_way_to_the_curves_and_counts_what_it_leaves_out() {
+    let falling = [(1.0, 5.0), (2.0, 1.0), (3.0, 0.5)];
+    let rising = falling.map(|(x, y)| (x, 5.5 - y));
+    // The box of the legend is the only thing in that corner: the grid ends at it.
+    let white_corner = |points: &[(f64, f64)], top: bool| {
+        let series = [Series { name: "a curve", colour: colour(0), dashed: false, points }];
+        let chart = line_chart("", "", "", &series);
+        keep(if top { "falling.png" } else { "rising.png" }, &chart);
+        let (x, y) = (872 - 12, if top { 48 + 12 } else { 540 - 62 - 14 });
+        (0..8).all(|step| pixel(&chart, x - step, y) == WHITE)
+    };
+    assert!(white_corner(&falling, true) && !white_corner(&falling, false));
+    let many: Vec<_> = (0..40).map(|at| format!("run {at}")).collect();
+    let series: Vec<_> = many
+        .iter()
+        .enumerate()
+        .map(|(at, name)| Series { name, colour: colour(at), dashed: false, points: &rising })
+        .collect();
+    let chart = line_chart("forty runs", "", "", &series);
+    keep("forty.png", &chart);
+    assert_eq!((chart.image.width_px, chart.image.height_px), (900, 540));
+    let both = stacked(&[chart.clone(), chart.clone()]);
+    assert_eq!((both.image.width_px, both.image.height_px), (900, 1080));
+    assert_eq!(both.image.pixels, [chart.image.pixels.clone(), chart.image.pixels].concat());
+    let mut colours: Vec<_> = (0..DIFFERENT_COLOURS).map(colour).collect();
+    colours.sort_unstable();
+    colours.dedup();
+    assert_eq!((colours.len(), colour(DIFFERENT_COLOURS)), (DIFFERENT_COLOURS, colour(0)));
+}
+
+#[test]
+fn a_chart_for_a_page_has_its_points_where_they_belong() {
+    let curves: [(&str, &[_]); 2] =
+        [("loss <train>", &[(1.0, 0.0), (2.0, f64::NAN), (3.0, 1.0), (4.0, 0.5)]), ("val", &[])];
+    let svg = line_chart_svg("Loss & \"more\"", &curves);
+    assert!(svg.contains("aria-label=\"Loss &amp; &quot;more&quot;\""), "{svg}");
+    assert!(svg.contains("<title>loss &lt;train&gt;, epoch 3: 1.0000</title>"), "{svg}");
+    // The gap begins a new line; x runs from 54 to 466, the first value stands on the axis.
+    let path = svg.split("class=\"curve c0\" d=\"").nth(1).unwrap().split('"').next().unwrap();
+    assert!(path.starts_with("M54.0 240.0M328.7 ") && path.contains("L466.0 "), "{path}");
+    assert!(svg.contains("class=\"curve c1\" d=\"\""), "{svg}");
+    assert_eq!(escaped("a\u{1}\n<猫 &'>"), "a\u{fffd} &lt;猫 &amp;&#39;&gt;");
+    let small = shrunk(&RgbImage { width_px: 300, height_px: 100, pixels: vec![7; 90_000] }, 150);
+    assert_eq!((small.width_px, small.height_px, small.pixels), (150, 50, vec![7; 22_500]));
+}

@@ -125,7 +125,8 @@ pub fn fit(
             let last_lr = progress.lr.filter(|_| progress.trained);
             let mut lr = last_lr.unwrap_or_else(|| (phase.lr)(progress.epoch, train.position()));
             let (step, frozen, batch_size) = (progress.step, phase.frozen, share * group.world_size());
-            sink.emit(&Event::EpochStart { epoch, epochs, steps, step, frozen, batch_size, lr })?;
+            let metric_names = task.metric_names();
+            sink.emit(&Event::EpochStart { epoch, epochs, steps, step, frozen, batch_size, lr, metric_names })?;
 
             let before = train.stats();
             let (mut began, mut waited) = (Instant::now(), before.wait_s);

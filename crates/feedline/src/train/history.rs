@@ -1,11 +1,107 @@
-//! The history of a run, epoch by epoch, and the files that show it: `epoch_loss.txt`, `epoch_val_loss.txt` and
-//! `epoch_loss.png`. Part of a checkpoint, so a resumed run rewrites the same files.
+//! The history of a run, epoch by epoch: read from its events, and the files that show it, `epoch_loss.txt`,
+//! `epoch_val_loss.txt` and `epoch_loss.png`. Part of a checkpoint, so a resumed run rewrites the same files.
+#![expect(clippy::disallowed_methods, reason = "reads the events of a run")]
 
 use super::disk::write_whole;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event::EpochRecord;
 use crate::plot::{Series, encode_png, line_chart};
+use serde::Deserialize;
+use std::fs::File;
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::Path;
+
+/// Name of the file with every event.
+pub(super) const EVENTS: &str = "events.jsonl";
+
+/// The epochs of a run as its events tell them, which is true of a run under way, killed, resumed or finished.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct History {
+    /// The epochs that are done, in order. One that a resumed run did anew stands here once, as it was done last.
+    pub epochs: Vec<EpochRecord>,
+    /// The names of the metrics in them; empty if an older version made the run.
+    pub metric_names: Vec<String>,
+}
+
+/// The events that a history is made of.
+#[derive(Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Line {
+    EpochStart {
+        #[serde(default)]
+        metric_names: Vec<String>,
+    },
+    EpochEnd(EpochRecord),
+    Resumed {
+        epoch: u64,
+    },
+}
+
+/// The first bytes of their lines: most lines are steps, and are passed over unread.
+const LINES: [&[u8]; 2] = [b"{\"event\":\"epoch_", b"{\"event\":\"resumed\""];
+
+impl History {
+    /// Reads the history of the run in `dir`; one without events has no epoch. A last line that has no end is being written, or
+    /// was when its process was killed, and is no event yet.
+    ///
+    /// # Errors
+    /// A file that cannot be read; a line that is no event, by its number.
+    pub fn read(dir: &Path) -> Result<History> {
+        let path = dir.join(EVENTS);
+        let mut file = match File::open(&path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(History::default()),
+            file => BufReader::new(file.map_err(|e| Error::io("read", &path, e))?),
+        };
+        let (mut history, mut bytes) = (History::default(), Vec::new());
+        for number in 1.. {
+            bytes.clear();
+            file.read_until(b'\n', &mut bytes).map_err(|e| Error::io("read", &path, e))?;
+            if !bytes.ends_with(b"\n") {
+                break;
+            }
+            if !LINES.iter().any(|start| bytes.starts_with(start)) {
+                continue;
+            }
+            let epochs = &mut history.epochs;
+            match serde_json::from_slice(&bytes) {
+                Ok(Line::EpochStart { metric_names }) => history.metric_names = metric_names,
+                Ok(Line::EpochEnd(record)) => {
+                    epochs.retain(|done| done.epoch < record.epoch);
+                    epochs.push(record);
+                }
+                Ok(Line::Resumed { epoch }) => epochs.retain(|done| done.epoch < epoch),
+                Err(e) => {
+                    return Err(Error::Checkpoint {
+                        path,
+                        problem: format!("line {number} is no event of this version: {e}"),
+                        remedy: "Bring the file back from a copy, or read it with the version that wrote it".into(),
+                    });
+                }
+            }
+        }
+        Ok(history)
+    }
+
+    /// The values of the first metric on the validation split, for each epoch; `None` if there is no metric.
+    pub fn first_metric(&self) -> Option<Vec<f64>> {
+        self.epochs.iter().map(|record| record.val_metrics.first().copied()).collect()
+    }
+
+    /// Samples a second and share of the time spent waiting for data, both means over the time of training; NaN without
+    /// an epoch.
+    pub fn speed(&self) -> (f64, f64) {
+        let mean = |of: fn(&EpochRecord) -> f64| -> f64 {
+            let seconds: f64 = self.epochs.iter().map(|record| record.train_seconds).sum();
+            self.epochs.iter().map(|record| of(record) * record.train_seconds).sum::<f64>() / seconds
+        };
+        (mean(|record| record.images_per_second), mean(|record| record.data_wait_share))
+    }
+
+    /// Seconds of training and validation.
+    pub fn seconds(&self) -> f64 {
+        self.epochs.iter().map(|record| record.train_seconds + record.val_seconds).sum()
+    }
+}
 
 /// Writes the three files of `epochs` into `dir`, each atomically: a reader sees the old file or the new one. The text
 /// files hold one number per line, exact to the last bit.
@@ -75,6 +171,7 @@ fn savitzky_golay(values: &[f64], window: usize) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Event;
     use crate::plan::rng::SampleRng;
 
     fn history(epochs: u64) -> Vec<EpochRecord> {
@@ -84,6 +181,47 @@ mod tests {
             EpochRecord { epoch, train_loss, val_loss: train_loss * 1.1 + 0.15 * rng.unit(), ..EpochRecord::default() }
         });
         records.collect()
+    }
+
+    #[test]
+    fn a_history_is_what_the_last_life_of_a_run_did() {
+        let dir = tempfile::tempdir().unwrap();
+        let read = |text: &str| {
+            std::fs::write(dir.path().join(EVENTS), text).unwrap();
+            History::read(dir.path())
+        };
+        assert_eq!(History::read(dir.path()).unwrap(), History::default());
+        let record =
+            |epoch, train_loss| EpochRecord { epoch, train_loss, val_metrics: vec![0.5], ..Default::default() };
+        let start = Event::EpochStart {
+            epoch: 1,
+            epochs: 3,
+            steps: 2,
+            step: 0,
+            frozen: false,
+            batch_size: 4,
+            lr: 0.1,
+            metric_names: &["accuracy"],
+        };
+        let lines = |events: &[Event]| -> String {
+            events.iter().map(|event| serde_json::to_string(event).unwrap() + "\n").collect()
+        };
+        let nan = EpochRecord { val_metrics: vec![f64::NAN], ..record(2, 0.25) };
+        let first = lines(&[start.clone(), Event::EpochEnd(record(1, 1.0)), Event::EpochEnd(record(2, 0.5))]);
+        let resumed = lines(&[Event::Resumed { epoch: 2, step: 1 }]);
+        let losses = |history: History| -> Vec<_> {
+            history.epochs.iter().map(|record| (record.epoch, record.train_loss)).collect()
+        };
+        let history = read(&first).unwrap();
+        assert_eq!((&history.metric_names[..], history.first_metric()), (&["accuracy".into()][..], Some(vec![0.5; 2])));
+        assert_eq!(losses(history), [(1, 1.0), (2, 0.5)]);
+        // What no checkpoint kept is undone by a resume, and then done anew.
+        assert_eq!(losses(read(&format!("{first}{resumed}")).unwrap()), [(1, 1.0)]);
+        let anew = read(&format!("{first}{resumed}{}{{\"event\":\"epoch_e", lines(&[Event::EpochEnd(nan)]))).unwrap();
+        assert!(anew.first_metric().unwrap()[1].is_nan());
+        assert_eq!(losses(anew), [(1, 1.0), (2, 0.25)]);
+        let error = read(&format!("{first}{{\"event\":\"epoch_end\"}}\n")).unwrap_err().to_string();
+        assert!(error.contains("events.jsonl") && error.contains("line 4"), "{error}");
     }
 
     /// Values of scipy 1.17.1: `savgol_filter(values, window, 3)`.

@@ -16,7 +16,7 @@
 
 use super::checkpoint::Checkpoints;
 use super::disk::{make_dir, open_lines, write_whole};
-use super::history::write_history;
+use super::history::{EVENTS, write_history};
 use super::lock::{FolderLock, LOCK};
 use super::tensorboard::EventWriter;
 use crate::error::{Error, Result};
@@ -30,8 +30,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// Name of the folder of the run's checkpoints.
 pub const CHECKPOINTS: &str = "checkpoints";
 
-/// Name of the file with every event.
-const EVENTS: &str = "events.jsonl";
 /// First bytes of a checkpoint's line in it.
 const CHECKPOINT: &[u8] = b"{\"event\":\"checkpoint\"";
 
