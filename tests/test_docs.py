@@ -8,7 +8,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "docs" / "reference"
 RECIPES = sorted(path.parent.name for path in (ROOT / "crates" / "feedline-recipes" / "src").glob("*/default.toml"))
-COMMANDS = ["train", "launch", "eval", "export", "predict", "bench", "show", "plan", "verify", "index", "pack", "lidar infos", "demo-data"]
+COMMANDS = ["train", "launch", "eval", "export", "predict", "compare", "report", "bench", "show", "plan", "verify", "index", "pack"]
+COMMANDS += ["lidar infos", "demo-data"]
 
 
 def keys(reference):

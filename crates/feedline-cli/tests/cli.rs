@@ -2,6 +2,7 @@
 
 mod clouds;
 mod ranks;
+mod report;
 mod runs;
 mod scenes;
 mod using;

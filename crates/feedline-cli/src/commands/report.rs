@@ -49,17 +49,16 @@ pub fn run_recipe<R: Trainable>(args: &Args) -> Result<Done> {
         ));
     }
     let config = R::Config::of_run(&args.run)?;
-    let mut missing = Vec::new();
+    let mut notes = Vec::new();
     let (about, batch) = match R::open_splits(&config) {
-        Ok(splits) => of_data::<R>(&args.run, &config, splits, &mut missing),
+        Ok(splits) => of_data::<R>(&args.run, &config, splits, &mut notes),
         Err(error) => {
-            missing.push(left_out("what was trained on what, and a training batch", &error));
+            notes.push(left_out("what was trained on what, and a training batch", &error));
             (Vec::new(), None)
         }
     };
     let evaluation = evaluate::<R>(&args.run);
-    let evaluation =
-        evaluation.map_err(|error| missing.push(left_out("the evaluation of the best checkpoint", &error)));
+    let evaluation = evaluation.map_err(|error| notes.push(left_out("the evaluation of the best checkpoint", &error)));
     let proof = proof::verify(&args.run).map(|proof| (verify::words(&proof), proof.proved));
     let classes = read_text(&args.run.join("classes.txt")).unwrap_or_default();
     let folder = args.run.canonicalize().map_err(|e| Error::io("find", &args.run, e))?;
@@ -77,7 +76,7 @@ pub fn run_recipe<R: Trainable>(args: &Args) -> Result<Done> {
         batch,
         proof: proof.map_err(|error| error.to_string()),
         settings: config.changed_keys()?,
-        missing,
+        notes,
         versions: vec![
             ("written by".into(), format!("Feedline {}", env!("CARGO_PKG_VERSION"))),
             ("on".into(), format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)),
@@ -85,7 +84,7 @@ pub fn run_recipe<R: Trainable>(args: &Args) -> Result<Done> {
         ],
     };
     super::write(&out, report.html()?.as_bytes())?;
-    report.missing.iter().for_each(|what| feedline::say!("note         left out: {what}"));
+    report.notes.iter().for_each(|what| feedline::say!("note         {what}"));
     super::print(&format!("{}\n", out.display()))?;
     Ok(Done::Ok)
 }
@@ -95,19 +94,22 @@ fn of_data<R: Trainable>(
     run: &Path,
     config: &R::Config,
     (train, val): SplitsOf<R>,
-    missing: &mut Vec<String>,
+    notes: &mut Vec<String>,
 ) -> (Vec<(String, String)>, Option<BatchPictures>) {
     if read_text(&run.join(SAMPLES)).is_ok_and(|list| list != R::sample_list(&train)) {
-        missing.push("nothing, but beware: the training data is not what it was when the run last began".into());
+        notes.push(
+            "the training data is not what it was when the run last began: the batch below is of the data as it is now"
+                .into(),
+        );
     }
     let batch = draw::<R>(config, &train);
-    let batch = batch.map_err(|error| missing.push(left_out("a training batch", &error))).ok();
+    let batch = batch.map_err(|error| notes.push(left_out("a training batch", &error))).ok();
     let about = R::task(config, &train).map(|task| {
         let text = R::describe(&Setup { config: config.clone(), task, train, val, group: Arc::new(SingleRank) });
         let fact = |line: &str| line.split_once(' ').map(|(word, text)| (word.to_owned(), text.trim().to_owned()));
         text.lines().filter_map(fact).collect()
     });
-    let about = about.map_err(|error| missing.push(left_out("what was trained on what", &error)));
+    let about = about.map_err(|error| notes.push(left_out("what was trained on what", &error)));
     (about.unwrap_or_default(), batch)
 }
 

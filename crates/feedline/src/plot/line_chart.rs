@@ -59,14 +59,20 @@ pub fn line_chart(title: &str, x_label: &str, y_label: &str, series: &[Series<'_
             }
         }
     }
-    let points = series.iter().flat_map(|series| series.points).map(|&(x, y)| (x_px(x), y_px(y)));
-    legend(&mut canvas, series, left, &points.collect::<Vec<_>>());
+    // Places along the curves, close enough that no line passes between them unseen.
+    let between = |ends: &[(f64, f64)]| {
+        let (from, to) = (ends[0], ends[1]);
+        let at = |part: f64| (x_px(from.0 + (to.0 - from.0) * part), y_px(from.1 + (to.1 - from.1) * part));
+        (0..=32).map(|part| at(f64::from(part) / 32.0)).collect::<Vec<_>>()
+    };
+    let places = series.iter().flat_map(|series| series.points.windows(2)).flat_map(between);
+    legend(&mut canvas, series, left, &places.collect::<Vec<_>>());
     canvas
 }
 
-/// Names of the curves, as many as fit, in the corner with the fewest `points`, which are pixels; upper right if there are
-/// several such.
-fn legend(canvas: &mut Canvas, series: &[Series<'_>], left: i32, points: &[(f64, f64)]) {
+/// Names of the curves, as many as fit, in the corner with the fewest of the `places` along the curves, which are pixels;
+/// upper right if there are several such.
+fn legend(canvas: &mut Canvas, series: &[Series<'_>], left: i32, places: &[(f64, f64)]) {
     let mut rows: Vec<_> = series
         .iter()
         .filter(|series| !series.name.is_empty())
@@ -83,7 +89,7 @@ fn legend(canvas: &mut Canvas, series: &[Series<'_>], left: i32, points: &[(f64,
     let (right, bottom) = (WIDTH_PX - RIGHT_PX - width - 10, HEIGHT_PX - BOTTOM_PX - height - 10);
     let hidden = |&(x, y): &(i32, i32)| {
         let inside = |at: f64, from: i32, size: i32| at >= f64::from(from) && at <= f64::from(from + size);
-        points.iter().filter(|point| inside(point.0, x, width) && inside(point.1, y, height)).count()
+        places.iter().filter(|place| inside(place.0, x, width) && inside(place.1, y, height)).count()
     };
     let (top, left) = (TOP_PX + 10, left + 10);
     let corners = [(right, top), (right, bottom), (left, top), (left, bottom)];

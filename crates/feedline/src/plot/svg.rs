@@ -4,8 +4,8 @@
 use super::line_chart::Ticks;
 use std::fmt::Write;
 
-const WIDTH: f64 = 480.0;
-const HEIGHT: f64 = 270.0;
+const WIDTH: f64 = 400.0;
+const HEIGHT: f64 = 250.0;
 const LEFT: f64 = 54.0;
 const RIGHT: f64 = 14.0;
 const TOP: f64 = 12.0;
@@ -14,7 +14,7 @@ const BOTTOM: f64 = 30.0;
 /// The most points of a curve that are marked, each with its value.
 const MARKED: usize = 60;
 
-/// A line chart of 480 x 270 units with grid, round tick values and no legend, for someone who hears it called `title`. Curve N is a `path`
+/// A line chart of 400 x 250 units with grid, round tick values and no legend, for someone who hears it called `title`. Curve N is a `path`
 /// of the class `curve cN`, and its points, if they are few, are circles of the class `cN` that tell their values; grid and
 /// axis texts are `line` and `text`. Points that are not finite leave a gap.
 pub fn line_chart_svg(title: &str, curves: &[(&str, &[(f64, f64)])]) -> String {

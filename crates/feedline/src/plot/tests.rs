@@ -212,9 +212,9 @@ fn a_chart_for_a_page_has_its_points_where_they_belong() {
     let svg = line_chart_svg("Loss & \"more\"", &curves);
     assert!(svg.contains("aria-label=\"Loss &amp; &quot;more&quot;\""), "{svg}");
     assert!(svg.contains("<title>loss &lt;train&gt;, epoch 3: 1.0000</title>"), "{svg}");
-    // The gap begins a new line; x runs from 54 to 466, the first value stands on the axis.
+    // The gap begins a new line; x runs from 54 to 386, the first value stands on the axis.
     let path = svg.split("class=\"curve c0\" d=\"").nth(1).unwrap().split('"').next().unwrap();
-    assert!(path.starts_with("M54.0 240.0M328.7 ") && path.contains("L466.0 "), "{path}");
+    assert!(path.starts_with("M54.0 220.0M275.3 ") && path.contains("L386.0 "), "{path}");
     assert!(svg.contains("class=\"curve c1\" d=\"\""), "{svg}");
     assert_eq!(escaped("a\u{1}\n<猫 &'>"), "a\u{fffd} &lt;猫 &amp;&#39;&gt;");
     let small = shrunk(&RgbImage { width_px: 300, height_px: 100, pixels: vec![7; 90_000] }, 150);

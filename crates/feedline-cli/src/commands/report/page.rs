@@ -27,7 +27,7 @@ const NAMED_CLASSES: usize = 200;
 /// Share of the time lost waiting for data from which on it is worth a word.
 const WORTH_A_WORD: f64 = 0.05;
 
-/// What a report tells of a run. What could not be had is `None`, and `missing` says why.
+/// What a report tells of a run. What could not be had is `None`, and `notes` say why.
 pub struct Report {
     pub name: String,
     pub recipe: &'static str,
@@ -46,8 +46,8 @@ pub struct Report {
     pub proof: std::result::Result<(String, bool), String>,
     /// Key, value, default.
     pub settings: Vec<(String, String, String)>,
-    /// What is left out, and why.
-    pub missing: Vec<String>,
+    /// What is left out, and why; what to beware of.
+    pub notes: Vec<String>,
     /// Versions: a word and a line each.
     pub versions: Vec<(String, String)>,
 }
@@ -89,13 +89,16 @@ impl Report {
             escaped(self.recipe)
         );
         for (at, sentence) in self.verdict().iter().enumerate() {
-            line(&mut page, &format!("<p{}>{}</p>", if at == 0 { " class=\"lead\"" } else { "" }, escaped(sentence)));
+            line(
+                &mut page,
+                &format!("<p{}>{}</p>", if at == 0 { " class=\"lead\"" } else { "" }, escaped(&capital(sentence))),
+            );
         }
         line(&mut page, "</header>");
         self.tiles(&mut page);
-        if !self.missing.is_empty() {
-            line(&mut page, "<div class=\"note\" role=\"note\"><b>Left out of this report</b><ul>");
-            self.missing.iter().for_each(|what| line(&mut page, &format!("<li>{}</li>", escaped(what))));
+        if !self.notes.is_empty() {
+            line(&mut page, "<div class=\"note\" role=\"note\"><b>Note</b><ul>");
+            self.notes.iter().for_each(|what| line(&mut page, &format!("<li>{}</li>", escaped(what))));
             line(&mut page, "</ul></div>");
         }
         self.curves(&mut page);
@@ -169,12 +172,12 @@ impl Report {
         if let Some(values) = self.history.first_metric() {
             tiles.push((format!("best {}", self.metric()), format!("{:.4}", self.best.of(values.into_iter()))));
         }
-        tiles.push(("lowest validation loss".into(), format!("{lowest:.4}")));
+        tiles.push(("lowest val loss".into(), format!("{lowest:.4}")));
         tiles.push(("epochs".into(), format!("{} <small>of {}</small>", epochs.len(), self.epochs_planned)));
         let decimals = usize::from(speed < 10.0);
-        tiles.push(("speed".into(), format!("{speed:.decimals$} <small>{}/s</small>", escaped(self.samples))));
-        tiles.push(("waiting for data".into(), format!("{:.1} <small>% of training</small>", wait * 100.0)));
-        tiles.push(("training and validation".into(), duration(seconds)));
+        tiles.push((format!("{}/s", self.samples), format!("{speed:.decimals$}")));
+        tiles.push(("data wait".into(), format!("{:.1} %", wait * 100.0)));
+        tiles.push(("time".into(), duration(seconds)));
         if let Ok((_, proved)) = &self.proof {
             tiles.push(("delivery".into(), if *proved { "proved" } else { "not proved" }.into()));
         }
@@ -241,12 +244,14 @@ impl Report {
                 let right: u64 = (0..confusion.classes.len()).map(|class| confusion.counts[class][class]).sum();
                 let share = 100.0 * right as f64 / (*samples).max(1) as f64;
                 line(page, &format!("<p>{right} of {samples} are right, {share:.2} %.</p>"));
+                line(page, "<div class=\"beside\">");
                 if confusion.classes.len() <= MATRIX_CLASSES {
                     matrix(page, confusion)
                 } else {
                     pairs(page, confusion)
                 }
                 class_figures(page, confusion);
+                line(page, "</div>");
                 mistakes(page, confusion)?;
             }
         }
@@ -357,8 +362,8 @@ impl Report {
 
 /// The matrix: a row for each class, the darker a cell the larger its share of the row.
 fn matrix(page: &mut String, Confusion { classes, counts, .. }: &Confusion) {
-    line(page, "<h3>Confusion matrix</h3><div class=\"wide\"><table class=\"matrix\">");
-    line(page, "<thead><tr><td>true, right:<br/>predicted</td>");
+    line(page, "<div><h3>Confusion matrix</h3><div class=\"wide\"><table class=\"matrix\">");
+    line(page, "<thead><tr><td>true ↓<br/>predicted →</td>");
     for class in classes {
         line(page, &format!("<th scope=\"col\"><bdi>{}</bdi></th>", escaped(class)));
     }
@@ -370,14 +375,14 @@ fn matrix(page: &mut String, Confusion { classes, counts, .. }: &Confusion) {
             let share = count as f64 / all.max(1) as f64;
             let looks = match share {
                 0.0 => " class=\"none\"",
-                share if share > 0.5 => " class=\"full\"",
+                share if share > 0.8 => " class=\"full\"",
                 _ => "",
             };
             let _ = write!(page, "<td{looks} style=\"--s:{share:.3}\">{count}</td>");
         }
         line(page, "</tr>");
     }
-    line(page, "</tbody></table></div>");
+    line(page, "</tbody></table></div></div>");
 }
 
 /// The pairs of classes that are mixed up most, for a matrix that is too large.
@@ -390,7 +395,7 @@ fn pairs(page: &mut String, Confusion { classes, counts, .. }: &Confusion) {
     pairs.sort_by_key(|&(count, label, predicted)| (std::cmp::Reverse(count), label, predicted));
     let _ = writeln!(
         page,
-        "<h3>Classes that are mixed up most</h3><p class=\"soft\">{} of {} pairs; <code>feedline eval</code> writes the whole \
+        "<div><h3>Classes that are mixed up most</h3><p class=\"soft\">{} of {} pairs; <code>feedline eval</code> writes the whole \
          matrix.</p>",
         pairs.len().min(LISTED),
         pairs.len()
@@ -400,6 +405,7 @@ fn pairs(page: &mut String, Confusion { classes, counts, .. }: &Confusion) {
         .take(LISTED)
         .map(|&(count, label, predicted)| vec![classes[label].clone(), classes[predicted].clone(), count.to_string()]);
     table(page, &["true", "predicted", "samples"].map(String::from), rows);
+    line(page, "</div>");
 }
 
 /// Recall and precision of each class, or of those that are found least often.
@@ -414,13 +420,14 @@ fn class_figures(page: &mut String, Confusion { classes, counts, .. }: &Confusio
             (recall, vec![classes[class].clone(), samples.to_string(), told(recall), told(precision)])
         })
         .collect();
-    line(page, "<h3>Classes</h3>");
+    line(page, "<div><h3>Classes</h3>");
     if rows.len() > LISTED {
         rows.sort_by(|a, b| a.0.unwrap_or(f64::INFINITY).total_cmp(&b.0.unwrap_or(f64::INFINITY)));
         let _ = writeln!(page, "<p class=\"soft\">The {LISTED} of {} with the lowest recall.</p>", rows.len());
     }
     let rows = rows.into_iter().take(LISTED).map(|(_, row)| row);
     table(page, &["class", "samples", "recall", "precision"].map(String::from), rows);
+    line(page, "</div>");
 }
 
 fn mistakes(page: &mut String, Confusion { classes, mistakes, .. }: &Confusion) -> Result<()> {
@@ -437,13 +444,14 @@ fn mistakes(page: &mut String, Confusion { classes, mistakes, .. }: &Confusion) 
         let (is, taken) = (&classes[*label], &classes[*predicted]);
         let percent = probability * 100.0;
         let alt = format!("{location}: its class is {is}, predicted {taken} with {percent:.1} %");
-        let name = std::path::Path::new(location).file_name().map_or(location.into(), |name| name.to_string_lossy());
+        // The file and its folder; the whole place is told on pointing at it.
+        let from = location.rmatch_indices('/').nth(1).map_or(0, |(at, _)| at + 1);
         let caption = format!(
             "<b><bdi>{}</bdi></b>, predicted <b><bdi>{}</bdi></b> with {percent:.1} %<small title=\"{}\"><bdi>{}</bdi></small>",
             escaped(is),
             escaped(taken),
             escaped(location),
-            escaped(&name)
+            escaped(&location[from..])
         );
         sample(page, picture, 256, &alt, &caption)?;
     }
@@ -543,9 +551,9 @@ fn base64(bytes: &[u8]) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for three in bytes.chunks(3) {
-        let bits = (0..3).fold(0u32, |bits, at| bits << 8 | u32::from(three.get(at).copied().unwrap_or(0)));
+        let bits = (0..3).fold(0u32, |bits, at| (bits << 8) | u32::from(three.get(at).copied().unwrap_or(0)));
         for at in 0..4 {
-            let letter = LETTERS[(bits >> (18 - 6 * at) & 63) as usize] as char;
+            let letter = LETTERS[((bits >> (18 - 6 * at)) & 63) as usize] as char;
             text.push(if at <= three.len() { letter } else { '=' });
         }
     }
@@ -554,5 +562,5 @@ fn base64(bytes: &[u8]) -> String {
 
 /// Why something is left out, in the words of its error.
 pub fn left_out(what: &str, error: &Error) -> String {
-    format!("{what}: {error}")
+    format!("left out: {what}: {error}")
 }
