@@ -127,7 +127,7 @@ impl Report {
         let mut sentences = Vec::new();
         if let Some(values) = self.history.first_metric() {
             let (best, name) = (self.best.of(values.iter().copied()), self.metric());
-            let at = values.iter().position(|value| *value == best).map_or(0, |at| epochs[at].epoch);
+            let at = values.iter().rposition(|value| *value == best).map_or(0, |at| epochs[at].epoch);
             let end = values.last().copied().unwrap_or(f64::NAN);
             sentences.push(match epochs.len() {
                 1 => format!("After one epoch {name} on the validation split is {end:.4}."),
@@ -177,7 +177,7 @@ impl Report {
         let decimals = usize::from(speed < 10.0);
         tiles.push((format!("{}/s", self.samples), format!("{speed:.decimals$}")));
         tiles.push(("data wait".into(), format!("{:.1} %", wait * 100.0)));
-        tiles.push(("time".into(), duration(seconds)));
+        tiles.push(("time".into(), format!("{}</small>", duration(seconds).replace(' ', " <small>"))));
         if let Ok((_, proved)) = &self.proof {
             tiles.push(("delivery".into(), if *proved { "proved" } else { "not proved" }.into()));
         }
