@@ -1,4 +1,4 @@
-"""``python -m feedline``: all commands of the command line tool but ``train``, ``launch`` and ``eval``."""
+"""``python -m feedline``: all commands of the command line tool but those that need a network of Feedline's own."""
 
 import signal
 import sys
@@ -6,8 +6,11 @@ import sys
 from . import _native
 
 
+NETWORK = ("train", "launch", "eval", "export", "predict", "compare", "report")
+
+
 def main() -> int:
-    if sys.argv[1:2] in (["train"], ["eval"], ["launch"]):
+    if sys.argv[1:] and sys.argv[1] in NETWORK:
         print(
             f"{sys.argv[1]} is a command of the Rust program. From Python, torch trains: see "
             "examples/python/train_classification.py; torchrun starts several ranks",
