@@ -44,7 +44,7 @@ fn main() -> feedline::Result<()> {
     );
 
     // Errors say what is wrong and how to fix it.
-    if let Err(error) = ImageList::train(dir.join("train").as_path()) {
+    if let Err(error) = ImageList::train(dir.join("train/circle").as_path()) {
         println!("\nA wrong folder: {error}");
     }
     Ok(())

@@ -13,7 +13,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 EXAMPLES = {
     "1_plan": ["pad    4 5 0 2  |  1 3 8 4*  |  7 9 6 1*", "after,  rank 0: [0, 6]", "index 57136044 after"],
-    "2_read": ["2000 files", "label 4: star            333 files", "there is no folder `train` in it"],
+    "2_read": ["2000 files", "label 4: star            333 files", "there is no folder `train` and no class folder in it"],
     "3_decode": ["(101, 100)", "truncated JPEG", "the file has 0 bytes", "more than the 1000 allowed"],
     "4_augment": ["4_augment.png", "random_resized_crop, horizontal_flip, autoaugment_imagenet"],
     "5_collate": ["pad [3, 4, 2], true counts [2, 4, 1]", "offsets [0, 2, 6, 7]", "cannot stack arrays"],

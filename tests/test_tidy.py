@@ -42,7 +42,7 @@ ENGINE = {
     "decode": "error sample",
     "augment": "decode error plan sample",
     "collate": "error sample",
-    "pipeline": "augment decode error event hash meter plan read/list read/source sample",
+    "pipeline": "augment decode error event hash meter plan read/list read/remarks read/source sample",
     "deliver": "collate error event hash meter pipeline plan read/source sample stop url",
     "plot": "decode error",
     "train": "deliver error event hash meter pipeline plan plot read/file read/list sample stop",

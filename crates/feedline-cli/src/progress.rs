@@ -85,7 +85,9 @@ impl Sink for Progress {
                     feedline::say!("           {}", record.stages.verdict(record.train_seconds, self.num_workers));
                 }
             }
-            Event::Warning { message } => bar.suspend(|| feedline::say!("feedline: {message}")),
+            Event::Warning { message } | Event::Skipped { message, .. } => {
+                bar.suspend(|| feedline::say!("feedline: {message}"));
+            }
             Event::Replaced(bad) => bar.suspend(|| {
                 feedline::say!("feedline: replaced a bad sample: {} ({}: {})", bad.location, bad.stage, bad.problem);
             }),

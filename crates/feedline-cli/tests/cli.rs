@@ -1,6 +1,7 @@
 //! The binary as a user meets it: real processes, real files, real signals.
 
 mod clouds;
+mod folders;
 mod ranks;
 mod report;
 mod runs;
@@ -355,7 +356,11 @@ fn bad_input_is_refused_by_name_and_leaves_nothing() {
     let out = dir.path().join("none");
     let out = out.to_str().unwrap();
     let nowhere = dir.path().join("nowhere");
-    expect(&run(&["train", "--data", nowhere.to_str().unwrap(), "--out", out]), 3, &["nowhere", "No such file"]);
+    expect(
+        &run(&["train", "--data", nowhere.to_str().unwrap(), "--out", out]),
+        3,
+        &["nowhere", "there is no such file or folder"],
+    );
     let small = ["train", "--data", data().to_str().unwrap(), "--out", out, "--batch-size", "97"];
     expect(&run(&small), 3, &["train", "96 samples", "batch of 97", "数据集过小，无法继续进行训练，请扩充数据集。"]);
     let config = dir.path().join("my.toml");
@@ -544,49 +549,6 @@ fn a_gpu_without_its_back_end_is_refused_before_anything_is_written() {
     expect(&refused, 7, &["device gpu", "cargo build --release --features wgpu", "--device cpu"]);
     assert!(!out.exists());
     expect(&run(&[&short(data(), &out)[..], &["--device", "tpu"]].concat()), 2, &["tpu", "gpu"]);
-}
-
-#[test]
-fn what_is_left_out_of_the_data_is_told_by_every_command_and_in_the_events() {
-    let dir = tempfile::tempdir().unwrap();
-    let data = copy_of_data(&dir.path().join("d"));
-    let class = fs::read_dir(data.join("train")).unwrap().next().unwrap().unwrap().path();
-    let picture = fs::read_dir(&class).unwrap().next().unwrap().unwrap().path();
-    fs::create_dir(class.join("deep")).unwrap();
-    fs::copy(&picture, class.join("deep/1.jpg")).unwrap();
-    fs::write(class.join("2.avif"), "RIFF").unwrap();
-    assert!(Command::new("mkfifo").arg(class.join("pipe.jpg")).status().unwrap().success());
-    let name = class.file_name().unwrap().to_str().unwrap();
-    let told = [
-        "3 things there are left out, as no sample".to_owned(),
-        format!("1 *.avif ({name}/2.avif)"),
-        format!("1 FIFOs ({name}/pipe.jpg)"),
-        format!("1 pictures in folders within a class folder ({name}/deep/1.jpg)"),
-    ];
-    let told: Vec<&str> = told.iter().map(String::as_str).collect();
-    let (path, out) = (data.to_str().unwrap(), dir.path().join("run"));
-    let picture = dir.path().join("batch.png");
-    for args in [
-        vec!["bench", "--data", path, "--epochs", "1", "--work", "d"],
-        vec!["show", "--data", path, "--batch-size", "4", "--out", picture.to_str().unwrap()],
-        short(&data, &out),
-    ] {
-        let output = run(&args);
-        expect(&output, 0, &told);
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(stderr.matches("left out, as no sample").count(), 1, "{stderr}");
-    }
-    let warnings: Vec<String> = events(&out)
-        .iter()
-        .filter(|event| event["event"] == "warning")
-        .map(|event| event["message"].as_str().unwrap().to_owned())
-        .collect();
-    assert!(matches!(&warnings[..], [one] if told.iter().all(|part| one.contains(part))), "{warnings:?}");
-    // A validation split beside the one that is used, and of it what is no sample.
-    fs::create_dir_all(data.join("val").join(name)).unwrap();
-    fs::write(data.join("test").join(name).join("notes.txt"), "x").unwrap();
-    let output = run(&["eval", out.to_str().unwrap(), "--data", path]);
-    expect(&output, 0, &["1 thing there is left out", "notes.txt", "`val` is not read, since there is `test`"]);
 }
 
 #[test]

@@ -141,6 +141,14 @@ fn make_folder_beside(dir: &Path) -> Result<(PathBuf, Option<File>)> {
 /// Linux gives no process a higher number.
 const PID_MAX: u32 = 1 << 22;
 
+/// True if there is a process of this number; one that was killed, and whose parent has not asked how it ended, does not live.
+fn lives(pid: u32) -> bool {
+    let process = Path::new("/proc").join(pid.to_string());
+    // The name before the state may hold anything, and is in brackets.
+    let is_dead = |text: String| text.rsplit(')').next().unwrap_or_default().trim_start().starts_with(['Z', 'X']);
+    process.exists() && !fs::read_to_string(process.join("stat")).is_ok_and(is_dead)
+}
+
 /// Removes `<name>.tmp-<pid>` in `parent` if its process has ended; if that is unknown (another machine may have made it),
 /// it stays. Prints what it removes.
 fn remove_leftovers(parent: &Path, name: &OsStr) {
@@ -155,7 +163,7 @@ fn remove_leftovers(parent: &Path, name: &OsStr) {
             continue;
         }
         // Between making the folder and locking it a process has no lock, but it lives.
-        let may_live = pid != std::process::id() && Path::new("/proc").join(pid.to_string()).exists();
+        let may_live = pid != std::process::id() && lives(pid);
         let is_free = |path: &Path| File::open(path).is_ok_and(|folder| folder.try_lock().is_ok());
         let path = entry.path();
         let what = if may_live || !locks_reach_everyone(&path) || !is_free(&path) {
@@ -231,10 +239,18 @@ pub(crate) mod tests {
         for name in names {
             fs::create_dir_all(dir.path().join(name).join("train")).unwrap();
         }
+        // Killed, and still in the table of processes: nobody has asked how it ended.
+        let mut killed = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        killed.kill().unwrap();
+        while lives(killed.id()) {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        fs::create_dir(dir.path().join(format!("data.tmp-{}", killed.id()))).unwrap();
         // Of a container whose processes are not seen here.
         let other = File::open(dir.path().join("data.tmp-4194303")).unwrap();
         other.try_lock().unwrap();
         write_whole(&dir.path().join("data"), &Marker { version: 1, options: 7 }, |_| Ok(())).unwrap();
+        killed.wait().unwrap();
         let mut left: Vec<_> =
             fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         left.sort();

@@ -26,7 +26,7 @@ struct Listener(Py<PyAny>);
 impl Sink for Listener {
     fn emit(&self, event: &Event) -> Result<()> {
         let (kind, text) = match event {
-            Event::Warning { message } => ("warning", message.clone()),
+            Event::Warning { message } | Event::Skipped { message, .. } => ("warning", message.clone()),
             Event::Replaced(bad) => ("replaced", serde_json::to_string(bad).unwrap_or_default()),
             _ => return Ok(()),
         };

@@ -260,6 +260,13 @@ impl PySource {
         self.pipeline.warnings()
     }
 
+    /// Kind, number and first names of what was skipped among pictures.
+    #[getter]
+    fn skipped(&self) -> Vec<(String, u64, Vec<String>)> {
+        let kinds = self.pipeline.skipped().into_iter().flat_map(|skipped| skipped.kinds);
+        kinds.map(|(kind, (count, first))| (kind, count, first)).collect()
+    }
+
     /// Hash of what the samples are.
     #[getter]
     fn fingerprint(&self) -> u64 {

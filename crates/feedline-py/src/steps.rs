@@ -10,7 +10,7 @@ use feedline::pipeline::{
 };
 use feedline::plan::rng::SampleRng;
 use feedline::plan::{Plan, Request};
-use feedline::read::SampleReader;
+use feedline::read::{SampleReader, Skipped};
 use feedline::{DType, Error, FieldSpec, Result, Slot, Stage};
 use pyo3::exceptions::{
     PyBaseException, PyConnectionError, PyException, PyFileNotFoundError, PyImportError, PyIsADirectoryError,
@@ -406,6 +406,10 @@ impl Pipeline for Mapped {
 
     fn warnings(&self) -> Vec<String> {
         self.inner.warnings()
+    }
+
+    fn skipped(&self) -> Vec<Skipped> {
+        self.inner.skipped()
     }
 
     fn read(&self, request: &Request, raw: &mut Raw, context: &mut SampleContext) -> Result<()> {

@@ -37,22 +37,52 @@ def test_a_folder_is_torchvisions_image_folder(pictures):
     assert np.concatenate(labels).tolist() == theirs.targets
 
 
-def test_what_image_folder_finds_and_we_do_not_is_counted_and_named(tmp_path):
-    for name in ("a/1.jpg", "a/2.jp2", "a/deep/2.jpg", "b/1.jpg"):
+def test_nested_folders_come_in_image_folders_order(tmp_path):
+    """Its order is that of folders' paths as texts; links to folders are followed. Hidden ones alone are different."""
+    names = ["a/b.png", "a/s.png", "a/s-t/1.png", "a/s.png.d/1.png", "a/s/9.png", "a/s/a/1.png", "a/s/a/10.png", "a/sa/0.png"]
+    names += ["b-c/1.png", "b/z/1.png", "b/é/1.png", "b/Z.png", "other/deep/1.png"]
+    for name in names:
+        path = tmp_path / "data" / name if not name.startswith("other") else tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 9)).save(path)
+    (tmp_path / "data/b/link").symlink_to(tmp_path / "other", target_is_directory=True)
+    (tmp_path / "data/c").symlink_to(tmp_path / "other", target_is_directory=True)
+    theirs, ours = ImageFolder(tmp_path / "data"), feedline.images(tmp_path / "data")
+    assert list(zip(ours.files, ours.labels)) == theirs.samples and ours.classes == theirs.classes
+    assert len(ours) == 14 and ours.warnings == [] and ours.skipped == {}
+    Image.new("RGB", (9, 9)).save(tmp_path / "data/a/.hidden.png")
+    (tmp_path / "data/a/.deep").mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "data/a/.deep/1.png")
+    (tmp_path / "data/a/s/up").symlink_to(tmp_path / "data/a", target_is_directory=True)
+    (tmp_path / "data/a/gone.png").symlink_to("nowhere.png")
+    with pytest.warns(UserWarning, match="4 files and folders skipped"):
+        again = feedline.images(tmp_path / "data")
+        assert again.files == ours.files
+    kinds = {"broken links": 1, "hidden folders": 1, "hidden pictures": 1, "links to a folder that they lie in": 1}
+    assert again.skipped == kinds and again.skipped.first["hidden pictures"] == ["a/.hidden.png"]
+
+
+def test_what_is_no_picture_is_counted_and_named(tmp_path):
+    for name in ("a/1.jpg", "a/deep/2.jpg", "b/1.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (9, 9)).save(tmp_path / name)
+    for name in ("a/2.xcf", "a/deep/notes.txt", "b/Thumbs.db"):
+        (tmp_path / name).write_bytes(b"x")
     source = feedline.images(tmp_path).resize((8, 8))
-    with pytest.warns(UserWarning, match="2 things there are left out") as heard:
-        assert len(source) == 2
-    assert len(ImageFolder(tmp_path)) == 3
+    with pytest.warns(UserWarning, match="3 files skipped") as heard:
+        assert len(source) == 3
+    assert [path for path, _ in ImageFolder(tmp_path).samples] == source.files
     [told] = source.warnings
     assert [str(warning.message) for warning in heard] == [told] and Path(heard[0].filename).name == "test_source.py"
-    assert "1 *.jp2 (a/2.jp2)" in told and "(a/deep/2.jpg)" in told
+    assert "1 *.xcf (a/2.xcf)" in told and "(a/deep/notes.txt)" in told
+    for each in (source, source.subset([0]), source + source):
+        assert each.skipped == {"*.txt": 1, "*.xcf": 1, "system files": 1}
+        assert each.skipped.first == {"*.txt": ["a/deep/notes.txt"], "*.xcf": ["a/2.xcf"], "system files": ["b/Thumbs.db"]}
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # told once
         assert len(batches(feedline.images(tmp_path).resize((4, 4)))) == 1
     clean = feedline.arrays(np.zeros((2, 2)))
-    assert clean.warnings == []
+    assert clean.warnings == [] and clean.skipped == {}
 
 
 def test_pictures_of_every_format_are_pillows_and_turned_upright_if_that_is_said(tmp_path):
@@ -190,6 +220,12 @@ def test_unusable_data_is_named(pictures, tmp_path):
         with pytest.raises(feedline.FeedlineError) as failed:
             len(feedline.images(path).resize((8, 8)))
         assert str(tmp_path) in str(failed.value)
+    with pytest.raises(feedline.DatasetError, match="none: there is no such folder"):
+        len(feedline.images(tmp_path / "none"))
+    for split in ("train", "val"):
+        (tmp_path / "whole" / split / "a").mkdir(parents=True)
+    with pytest.raises(feedline.DatasetError, match=r"it holds splits.*whole/train"):
+        len(feedline.images(tmp_path / "whole"))
     with pytest.raises(feedline.DatasetError, match="label 5") as failed:
         len(feedline.images(["a.jpg"], [5], classes=["x"]).resize((8, 8)))
     assert str(failed.value.path) == "a.jpg"

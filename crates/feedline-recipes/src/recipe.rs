@@ -159,8 +159,8 @@ pub trait Trainable: Recipe {
     /// A schedule that is not possible.
     fn fit_options(config: &Self::Config, epoch_len: u64) -> Result<FitOptions>;
 
-    /// The list of training samples that a run keeps: for each a line with its name, and perhaps a tab and its class.
-    fn sample_list(train: &Self::Data) -> String;
+    /// The list of the samples of a split that a run keeps: for each a line with its name, and perhaps a tab and its class.
+    fn sample_list(data: &Self::Data) -> String;
 
     /// Files of the recipe's own in a new run folder: name and text, a name a line. They say what the network's outputs
     /// mean, so a run does not go on with others.

@@ -27,6 +27,9 @@ use std::sync::Arc;
 /// The file of a run folder with a line for each training sample, in order: its name, and perhaps a tab and its class.
 pub const SAMPLES: &str = "samples.txt";
 
+/// As [`SAMPLES`], for the validation samples.
+pub const VAL_SAMPLES: &str = "val_samples.txt";
+
 /// A run that is ready to train, as one rank sees it.
 pub struct Run<R: Trainable> {
     setup: Setup<R>,
@@ -65,6 +68,7 @@ impl<R: Trainable> Run<R> {
                     folder.write(name, text.as_bytes())?;
                 }
                 folder.write(SAMPLES, R::sample_list(&train).as_bytes())?;
+                folder.write(VAL_SAMPLES, R::sample_list(&val).as_bytes())?;
                 notes.extend(folder.notes());
                 Some(Arc::new(folder))
             }
@@ -190,6 +194,7 @@ impl<R: Trainable> Run<R> {
                     folder.write(name, text.as_bytes())?;
                 }
                 folder.write(SAMPLES, R::sample_list(&train).as_bytes())?;
+                folder.write(VAL_SAMPLES, R::sample_list(&val).as_bytes())?;
                 folder.emit(&Event::Resumed { epoch: progress.epoch + 1, step: progress.step })?;
                 Some(Arc::new(folder))
             }

@@ -46,6 +46,9 @@ pub trait Settings: Sections + Clone + Serialize + DeserializeOwned {
     /// of its own data is forgotten.
     const DATASET_KEYS: &'static [&'static str] = &["dir"];
 
+    /// Keys of section `data` that say how the run's own data is split: forgotten with it.
+    const SPLIT_KEYS: &'static [&'static str] = &[];
+
     /// More of the recipe's own keys that may change when a run resumes: they change speed only, or no training. A change of
     /// any other would make it another run. Of the keys of every recipe those may that say speed, checkpoints or each rank's
     /// share of a step, and section `storage`.
@@ -336,6 +339,24 @@ impl<C: Settings> SettingsBuilder<C> {
         names.fold(first, |value, name| value?.as_table()?.get(name)).map(Value::to_string)
     }
 
+    /// The text that a key of section `data` has.
+    pub fn data_text(&self, key: &str) -> Option<&str> {
+        self.table.get("data")?.as_table()?.get(key)?.as_str()
+    }
+
+    /// Without what the settings say of the place of the data, and of how it is split.
+    ///
+    /// # Errors
+    /// None that is known of.
+    pub fn without_data(mut self) -> Result<SettingsBuilder<C>> {
+        let defaults = SettingsBuilder::<C>::defaults();
+        for key in C::LOCATION_KEYS.iter().chain(C::SPLIT_KEYS) {
+            let default = defaults.table.get("data").and_then(|data| data.as_table()?.get(*key)).cloned();
+            self = self.set(&format!("data.{key}"), default.unwrap_or_else(|| Value::String(String::new())))?;
+        }
+        Ok(self)
+    }
+
     /// Overlays values; those of another recipe are refused as a whole.
     fn overlaid(mut self, above: Table) -> Result<SettingsBuilder<C>> {
         match above.get(RECIPE).map(|name| name.as_str().unwrap_or_default()) {
@@ -430,10 +451,7 @@ impl<C: Settings> SettingsBuilder<C> {
 
     /// True if the settings name data.
     pub fn names_data(&self) -> bool {
-        let data = self.table.get("data").and_then(Value::as_table);
-        C::LOCATION_KEYS.iter().any(|key| {
-            data.and_then(|data| data.get(*key)).and_then(Value::as_str).is_some_and(|text| !text.is_empty())
-        })
+        C::LOCATION_KEYS.iter().any(|key| self.data_text(key).is_some_and(|text| !text.is_empty()))
     }
 
     /// Gives section `storage`, checked.

@@ -4,6 +4,7 @@ use crate::error::Result;
 use crate::meter::StatsSnapshot;
 use crate::sample::Replaced;
 use serde::{Deserialize, Deserializer, Serialize};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// An event of a run.
@@ -13,6 +14,9 @@ use std::sync::Arc;
 pub enum Event {
     /// A message for a person; the run continues.
     Warning { message: String },
+    /// Things among the samples were skipped: how many of each kind, and the names of the first. `message` says it for a
+    /// person, and what to do about it.
+    Skipped { kinds: BTreeMap<String, u64>, first: Vec<String>, message: String },
     /// A sample was replaced by another.
     Replaced(Replaced),
     /// A pass over the training split begins, or goes on at `step`; `lr` is that of the next step. Epochs count from 1 here
@@ -110,7 +114,7 @@ pub struct Warnings;
 
 impl Sink for Warnings {
     fn emit(&self, event: &Event) -> Result<()> {
-        if let Event::Warning { message } = event {
+        if let Event::Warning { message } | Event::Skipped { message, .. } = event {
             crate::say!("feedline: {message}");
         }
         Ok(())

@@ -42,8 +42,8 @@ pub fn run_recipe<R: Trainable>(args: &Args, checkpoint: &Path, run: &Path) -> R
         ));
     }
     let mut builder = settings_of::<R::Config>(run, checkpoint)?;
-    if args.data.names_any(R::Config::DATASET_KEYS) {
-        builder = elsewhere(builder)?;
+    if args.data.names_others(&builder)? {
+        builder = builder.without_data()?;
     }
     let config = settings(args, builder)?.absolute()?;
     let data = R::open_evaluated(&config, run)?;
@@ -148,11 +148,6 @@ fn is_free(dir: &Path, identity: &Map<String, Value>) -> bool {
     let Ok(text) = read_text(&dir.join(FIGURES)) else { return !dir.join(FIGURES).exists() };
     let Ok(Value::Object(found)) = serde_json::from_str(&text) else { return false };
     identity.iter().all(|(key, value)| found.get(key) == Some(value))
-}
-
-/// Without the places of the run's own data.
-fn elsewhere<C: Settings>(builder: SettingsBuilder<C>) -> Result<SettingsBuilder<C>> {
-    C::LOCATION_KEYS.iter().try_fold(builder, |builder, key| builder.set(&format!("data.{key}"), ""))
 }
 
 pub fn bar(len: u64, things: &str) -> ProgressBar {

@@ -33,12 +33,14 @@ use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// The flags that stand for a setting, and its key. A recipe has the flags whose keys it has.
-pub const KEYS: [(&str, &str); 23] = [
+pub const KEYS: [(&str, &str); 25] = [
     ("--recipe", "recipe"),
     ("--data", "data.dir"),
     ("--train-list", "data.train_list"),
     ("--val-list", "data.val_list"),
     ("--classes", "data.classes"),
+    ("--val-fraction", "data.val_fraction"),
+    ("--split-seed", "data.split_seed"),
     ("--seed", "seed"),
     ("--input-px", "model.input_px"),
     ("--augment", "augment.preset"),
@@ -70,7 +72,8 @@ pub struct DataArgs {
     /// Kind of data and network [default: what --config says, or classification]
     #[arg(long)]
     pub recipe: Option<String>,
-    /// Folder of the data, or its URL: s3://BUCKET/FOLDER
+    /// Folder of the data, or its URL: s3://BUCKET/FOLDER. Of images it has {train,test}/<class>/*.jpg, or <class>/*.jpg
+    /// with --val-fraction
     #[arg(long, value_name = "DIR|URL")]
     pub data: Option<PathBuf>,
     /// List of training samples: of images one `class;path` a line (cls_train.txt), of scenes one id a line
@@ -82,6 +85,12 @@ pub struct DataArgs {
     /// Names of the classes, one a line (cls_classes.txt)
     #[arg(long, value_name = "FILE")]
     pub classes: Option<PathBuf>,
+    /// Hold out this share of the images of each class to validate on, where the data has no validation split: 0.2
+    #[arg(long, value_name = "SHARE")]
+    pub val_fraction: Option<f64>,
+    /// Which images are held out follows from this seed and their names [default: 0]
+    #[arg(long, value_name = "SEED")]
+    pub split_seed: Option<i64>,
     /// Settings that differ from the defaults (see `feedline train --print-config`)
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -115,11 +124,21 @@ pub struct DataArgs {
 }
 
 impl DataArgs {
-    /// True if a flag names one of these keys of section `data`.
+    /// True if a flag names other data than the settings of a run.
+    ///
+    /// # Errors
+    /// A path that is not there.
     #[cfg(feature = "train")]
-    pub fn names_any(&self, keys: &[&str]) -> bool {
-        let names = |flag| key_of(flag).strip_prefix("data.").is_some_and(|key| keys.contains(&key));
-        self.places().iter().any(|(flag, path)| path.is_some() && names(flag))
+    pub fn names_others<C: Settings>(&self, run: &SettingsBuilder<C>) -> Result<bool> {
+        for (flag, path) in self.places() {
+            let key = key_of(flag).strip_prefix("data.").filter(|key| C::DATASET_KEYS.contains(key));
+            if let (Some(key), Some(path)) = (key, path)
+                && run.data_text(key) != Some(&*text_of(path)?)
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The flags that name data.
@@ -157,9 +176,13 @@ impl DataArgs {
                 builder = builder.flag(flag, key_of(flag), text.as_str())?;
             }
         }
+        if let Some(share) = self.val_fraction {
+            builder = builder.flag("--val-fraction", key_of("--val-fraction"), share)?;
+        }
         let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         let numbers = [
             ("--seed", self.seed),
+            ("--split-seed", self.split_seed),
             ("--input-px", self.input_px.map(i64::from)),
             ("--batch-size", self.batch_size.map(i64::from)),
             ("--num-workers", self.num_workers.map(i64::from)),
@@ -183,7 +206,10 @@ pub fn text_of(path: &Path) -> Result<String> {
         path if is_in_archive(path) => std::path::absolute(path),
         path => path.canonicalize(),
     };
-    let absolute = absolute.map_err(|e| Error::dataset(path, e.to_string(), "Check the path"))?;
+    let absolute = absolute.map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => Error::dataset(path, "there is no such file or folder", "Check the path"),
+        _ => Error::dataset(path, e.to_string(), "Check the path"),
+    })?;
     absolute.into_os_string().into_string().map_err(|name| {
         Error::config(format!("the path {} is not valid UTF-8", name.display()), "Rename it, or go through a link")
     })

@@ -61,6 +61,7 @@ class Plan:
 class Source:
     fields: list[str]
     warnings: list[str]
+    skipped: list[tuple[str, int, list[str]]]
     fingerprint: int
     specs: list[tuple[str, list[int]]]
     classes: list[str] | None

@@ -17,7 +17,7 @@ import numpy as np
 from . import _native, labels as labelled, shown
 from .errors import ConfigError, whole_number
 from .own import Own, for_v2
-from .source import Joined, Path, Source, has_torch, name_of, storage_json
+from .source import Joined, Path, Skipped, Source, has_torch, name_of, storage_json
 
 P = ParamSpec("P")
 
@@ -78,6 +78,11 @@ class _Pictures(Source):
     def warnings(self) -> list[str]:
         """As :attr:`Source.warnings`."""
         return self._listed.warnings
+
+    @property
+    def skipped(self) -> Skipped:
+        """As :attr:`Source.skipped`."""
+        return Skipped(self._listed.skipped)
 
     def sample(self, index: int, epoch: int = 0, seed: int = 0) -> Any:
         """As :meth:`Source.sample`. As long as no step fixes a size, a picture comes at its own: uint8 (3, H, W)."""

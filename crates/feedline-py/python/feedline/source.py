@@ -61,6 +61,17 @@ def has_torch() -> bool:
         return False
 
 
+class Skipped(dict[str, int]):
+    """What was skipped among the samples: how many of each kind (``{"*.webp": 40}``); ``first`` has the first three names of each."""
+
+    def __init__(self, found: Iterable[tuple[str, int, list[str]]] = ()) -> None:
+        super().__init__()
+        self.first: dict[str, list[str]] = {}
+        for kind, count, first in found:
+            self[kind] = self.get(kind, 0) + count
+            self.first[kind] = [*self.first.get(kind, []), *first][:3]
+
+
 class Source:
     """Samples that a :class:`feedline.DataLoader` can deliver. Made by :func:`images`, :func:`arrays` or :func:`dataset`.
 
@@ -291,6 +302,11 @@ class Source:
         Each is also given to Python's ``warnings``, once per process, when the source is opened.
         """
         return self.native.warnings
+
+    @property
+    def skipped(self) -> Skipped:
+        """What lies among the pictures and is none: how many of each kind. Empty of sources of another kind."""
+        return Skipped(self.native.skipped)
 
     def location(self, index: int) -> str:
         """The file or row of a sample."""

@@ -22,6 +22,8 @@ crate::settings! {
             train_list: PathBuf,
             val_list: PathBuf,
             classes: PathBuf,
+            val_fraction: f64,
+            split_seed: u64,
             decode: DecodeMode,
             exif: Exif,
             decoded_cache_bytes: u64,
@@ -162,6 +164,8 @@ impl Settings for Config {
 
     const DATASET_KEYS: &'static [&'static str] = Config::LOCATION_KEYS;
 
+    const SPLIT_KEYS: &'static [&'static str] = &["val_fraction", "split_seed"];
+
     const MUTABLE_KEYS: &'static [&'static str] = &["data.decoded_cache_bytes"];
 
     fn paths(&mut self) -> Vec<&mut PathBuf> {
@@ -177,6 +181,8 @@ impl Settings for Config {
                 "model.input_px",
                 "0, or 16 to 4096",
             ),
+            ((0.0..1.0).contains(&self.data.val_fraction), "data.val_fraction", "at least 0 and below 1"),
+            (self.data.split_seed < 1 << 63, "data.split_seed", "at least 0 and below 2^63"),
             (self.augment.std.iter().all(|s| positive(*s)), "augment.std", "above 0"),
             (self.augment.mean.iter().all(|m| m.is_finite()), "augment.mean", "numbers"),
             ((1..=1 << 20).contains(&train.freeze_batch_size), "train.freeze_batch_size", "1 to 1,048,576"),
@@ -198,19 +204,25 @@ impl Settings for Config {
             ));
         }
         let data = &self.data;
-        let lists = [&data.train_list, &data.val_list, &data.classes];
-        let listed = lists.iter().filter(|path| !path.as_os_str().is_empty()).count();
-        match (data.dir.as_os_str().is_empty(), listed) {
-            (true, 0) => {
+        let is_set =
+            [&data.dir, &data.train_list, &data.val_list, &data.classes].map(|path| !path.as_os_str().is_empty());
+        match (is_set, data.val_fraction > 0.0) {
+            ([false, false, false, false], _) => {
                 Err(Error::config("no data is named", "Give --data DIR, or --train-list, --val-list and --classes"))
             }
-            (true, 3) | (false, 0) => Ok(()),
-            (false, _) => {
+            ([true, false, false, false], _)
+            | ([false, true, true, true], false)
+            | ([false, true, false, true], true) => Ok(()),
+            ([true, ..], _) => {
                 Err(Error::config("both a folder and lists are given", "Give --data DIR, or lists, not both"))
             }
-            (true, _) => Err(Error::config(
+            ([_, true, true, true], true) => Err(Error::config(
+                "both a validation list and a share of the training list to validate on are given",
+                "Leave out --val-list or --val-fraction",
+            )),
+            _ => Err(Error::config(
                 "lists are given only in part",
-                "Give all three: --train-list, --val-list and --classes",
+                "Give all three: --train-list, --val-list and --classes; or --val-fraction 0.2 in place of --val-list",
             )),
         }
     }

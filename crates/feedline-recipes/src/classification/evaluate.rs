@@ -1,7 +1,7 @@
 //! An evaluation: a network on every sample of a split, its figures, and what a person reads of them.
 
 use super::config::Config;
-use super::metrics::{Evaluation, Mistake, most_confident_mistakes};
+use super::metrics::{Evaluation, Mistake, Shown, most_confident_mistakes};
 use super::network::task::ClassificationTask;
 use crate::recipe::{Confusion, EvalOptions, EvalReport, WrongSample, each_once};
 use feedline::event::{Sink, Warnings};
@@ -78,10 +78,14 @@ pub fn report(
         let _ = writeln!(text, "top-5 {:.4}", evaluation.top5_accuracy());
     }
     let share = |value: Option<f64>| value.map_or("-".to_string(), |value| format!("{value:.4}"));
-    for (at, name) in classes.iter().enumerate() {
-        let samples: u64 = evaluation.confusion[at].iter().sum();
+    let shown = Shown::of(&recall, "eval.json");
+    for at in shown.classes {
+        let (name, samples): (_, u64) = (&classes[at], evaluation.confusion[at].iter().sum());
         let (recall, precision) = (share(recall[at]), share(precision[at]));
         let _ = writeln!(text, "{name:<20} {samples:>7} images  recall {recall:<6}  precision {precision:<6}");
+    }
+    if let Some(more) = shown.more {
+        let _ = writeln!(text, "{more}");
     }
     let out = options.out.display();
     let _ = writeln!(text, "eval.json, confusion_matrix.csv and confusion_matrix.png are in {out}");

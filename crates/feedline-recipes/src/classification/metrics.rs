@@ -46,6 +46,44 @@ pub fn most_confident_mistakes(mut mistakes: Vec<Mistake>, limit: usize) -> Vec<
     mistakes
 }
 
+/// Number of classes up to which a report has a line for each.
+const LINES_MAX: usize = 20;
+
+/// Number of classes with the lowest and with the highest recall that a report of more classes has.
+const WORST: usize = 5;
+const BEST: usize = 3;
+
+/// The classes that a report for a person has a line for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// All of them; of many those with the lowest recall, the lowest first, then those with the highest.
+    pub classes: Vec<usize>,
+    /// Of many: what these are, the mean recall, and the file that has all classes.
+    pub more: Option<String>,
+}
+
+impl Shown {
+    /// The choice by the recall of each class; a class without samples is none of the few.
+    pub fn of(recalls: &[Option<f64>], file: &str) -> Shown {
+        if recalls.len() <= LINES_MAX {
+            return Shown { classes: (0..recalls.len()).collect(), more: None };
+        }
+        let known = recalls.iter().enumerate().filter_map(|(at, recall)| recall.map(|recall| (recall, at)));
+        let mut known: Vec<(f64, usize)> = known.collect();
+        known.sort_by(|(a, _), (b, _)| a.total_cmp(b)); // stable, so equal ones stay in the order of the classes
+        let mean = known.iter().map(|(recall, _)| recall).sum::<f64>() / known.len() as f64;
+        let worst = known.iter().take(WORST);
+        let best = known.iter().skip(known.len().saturating_sub(BEST).max(WORST));
+        let more = format!(
+            "the {} classes of lowest and {} of highest recall, of {}; mean recall {mean:.4}; all classes are in {file}",
+            worst.len(),
+            best.len(),
+            recalls.len()
+        );
+        Shown { classes: worst.chain(best).map(|(_, at)| *at).collect(), more: Some(more) }
+    }
+}
+
 /// The counts of an evaluation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Evaluation {
@@ -157,6 +195,19 @@ mod tests {
 
     fn names(names: &[&str]) -> Vec<String> {
         names.iter().map(|&name| name.into()).collect()
+    }
+
+    #[test]
+    fn a_report_of_many_classes_has_the_worst_and_the_best_of_them() {
+        let few: Vec<Option<f64>> = (0..20).map(|n| Some(f64::from(n) / 20.0)).collect();
+        assert_eq!(Shown::of(&few, "f"), Shown { classes: (0..20).collect(), more: None });
+        // 40, 39, ... hundredths, and a class without samples.
+        let many: Vec<Option<f64>> = (0..40).map(|n| (n != 39).then(|| f64::from(40 - n) / 100.0)).collect();
+        let Shown { classes, more } = Shown::of(&many, "eval.json");
+        assert_eq!(classes, [38, 37, 36, 35, 34, 2, 1, 0]);
+        let more = more.unwrap();
+        assert!(more.contains("the 5 classes of lowest and 3 of highest recall, of 40; mean recall 0.2100"), "{more}");
+        assert!(more.ends_with("all classes are in eval.json"), "{more}");
     }
 
     #[test]

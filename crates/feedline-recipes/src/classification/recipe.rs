@@ -24,11 +24,7 @@ impl Recipe for Classification {
     const SAMPLES: &'static str = "images";
 
     fn open(config: &Config, split: Split) -> Result<Arc<Images>> {
-        let (train, val) = data::open(config)?;
-        Ok(match split {
-            Split::Train => train,
-            Split::Val => val,
-        })
+        data::open_split(config, split)
     }
 
     fn plan(config: &Config, train: &Images, ranks: u64) -> Result<Plan> {

@@ -4,6 +4,7 @@
 use super::config::{Config, TrainOps};
 use super::data::{self, CLASSES};
 use super::evaluate;
+use super::metrics::Shown;
 use super::network::backbone::Backbone;
 use super::network::task::{ClassificationTask, task_options};
 use super::network::weights::{self, Wanted};
@@ -11,7 +12,6 @@ use super::recipe::Classification;
 use crate::recipe::{EvalOptions, EvalReport, Finished, RunFigures, Setup, SplitsOf, Trainable, setting_name};
 use crate::run;
 use crate::settings::Sections;
-use feedline::Result;
 use feedline::augment::ImageOp;
 use feedline::event::Sink;
 use feedline::pipeline::Images;
@@ -19,6 +19,7 @@ use feedline::pipeline::Pipeline;
 use feedline::read::{Storage, read_classes};
 use feedline::train::schedule::{EpochLr, LrLimits, fit_lr, step_advice};
 use feedline::train::{FitOptions, Phase};
+use feedline::{Error, Result};
 use serde::Serialize;
 use std::fmt::Write;
 use std::path::Path;
@@ -60,7 +61,14 @@ impl Trainable for Classification {
 
     /// Both at once: they share a folder and a cache.
     fn open_splits(config: &Config) -> Result<SplitsOf<Classification>> {
-        data::open(config)
+        let (train, val) = data::open(config)?;
+        match train.classes() {
+            [only] => Err(Error::config(
+                format!("there is one class only, `{only}`, in {}, so there is nothing to tell apart", train.place()),
+                format!("Add another class; if the folders in `{only}` are the classes, name it: --data .../{only}"),
+            )),
+            _ => Ok((train, val)),
+        }
     }
 
     fn open_evaluated(config: &Config, run_dir: &Path) -> Result<Arc<Images>> {
@@ -84,8 +92,8 @@ impl Trainable for Classification {
         fit_options(config)
     }
 
-    fn sample_list(train: &Images) -> String {
-        train.sample_list()
+    fn sample_list(data: &Images) -> String {
+        data.sample_list()
     }
 
     fn files(_config: &Config, train: &Images) -> Vec<(&'static str, String)> {
@@ -100,11 +108,15 @@ impl Trainable for Classification {
         let Setup { config, task, train, val, group } = setup;
         format!(
             "data         {} training and {} validation images of {} classes\n\
+             \x20            training: {}\n\
+             \x20            validation: {}\n\
              model        {} at {px}x{px} px, {} on {}, augmentation {}\n\
              training     {} epochs of batch {}{}{}, {}, learning rate up to {} (init_lr {} fitted to the batch), {} data workers\n",
             train.len(),
             val.len(),
             train.classes().len(),
+            train.place(),
+            val.place(),
             config.model.backbone.name(),
             setting_name(&config.model.precision),
             task.device_name(),
@@ -144,7 +156,9 @@ impl Trainable for Classification {
 
     fn report(summary: &Summary) -> String {
         let mut text = String::new();
-        for class in &summary.classes {
+        let recalls: Vec<Option<f64>> = summary.classes.iter().map(|class| class.recall).collect();
+        let Shown { classes, more } = Shown::of(&recalls, "summary.json");
+        for class in classes.into_iter().map(|at| &summary.classes[at]) {
             let share = |value: Option<f64>| value.map_or("  -  ".to_string(), |value| format!("{value:.3}"));
             let (recall, precision) = (share(class.recall), share(class.precision));
             let _ = writeln!(
@@ -152,6 +166,9 @@ impl Trainable for Classification {
                 "  {:<20} {:>6} images   recall {recall}   precision {precision}",
                 class.name, class.samples
             );
+        }
+        if let Some(more) = more {
+            let _ = writeln!(text, "  {more}");
         }
         let _ = write!(
             text,

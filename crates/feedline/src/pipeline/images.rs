@@ -10,7 +10,7 @@ use crate::hash::{hash_name, hash_words};
 use crate::meter::SampleContext;
 use crate::pipeline::{Pipeline, Raw, read_samples};
 use crate::plan::Request;
-use crate::read::{ImageList, SampleReader, read_sample};
+use crate::read::{ImageList, SampleReader, Skipped, read_sample};
 use crate::sample::{Array, DType, FieldSpec, Slot};
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -156,6 +156,11 @@ impl Images {
         &self.list.classes
     }
 
+    /// Where the pictures are, for messages ([`ImageList::place`]).
+    pub fn place(&self) -> &str {
+        &self.list.place
+    }
+
     /// The class of a sample.
     pub fn label(&self, index: u64) -> u32 {
         self.list.entries[index as usize].class
@@ -269,6 +274,10 @@ impl Pipeline for Images {
 
     fn warnings(&self) -> Vec<String> {
         self.list.warnings.clone()
+    }
+
+    fn skipped(&self) -> Vec<Skipped> {
+        self.list.skipped.iter().cloned().collect()
     }
 
     fn sample_reader(&self) -> Option<&SampleReader> {

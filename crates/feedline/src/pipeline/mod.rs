@@ -17,7 +17,7 @@ use crate::event::{Event, Sink};
 use crate::hash::{hash_name, hash_words};
 use crate::meter::SampleContext;
 use crate::plan::{Plan, Request};
-use crate::read::{ReadError, SampleReader};
+use crate::read::{ReadError, SampleReader, Skipped};
 use crate::sample::{Array, Collate, FieldSpec, Sample, Slot};
 use std::collections::BTreeSet;
 
@@ -72,6 +72,11 @@ pub trait Pipeline: Send + Sync {
     /// Warnings for the user about the data set before it is used: what was found and left out. The code that opens it
     /// for a user reports them; see [`tell`].
     fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// What was found among the samples and skipped, counted by kind; [`Pipeline::warnings`] has its words, too.
+    fn skipped(&self) -> Vec<Skipped> {
         Vec::new()
     }
 
@@ -145,9 +150,18 @@ pub trait Pipeline: Send + Sync {
 /// Any error of `sink`.
 pub fn tell<'p>(data: impl IntoIterator<Item = &'p dyn Pipeline>, sink: &dyn Sink) -> Result<()> {
     let mut told = BTreeSet::new();
-    for message in data.into_iter().flat_map(Pipeline::warnings) {
-        if told.insert(message.clone()) {
-            sink.emit(&Event::Warning { message })?;
+    for data in data {
+        for Skipped { kinds, message } in data.skipped() {
+            if told.insert(message.clone()) {
+                let first = kinds.values().flat_map(|(_, names)| names.iter().cloned()).collect();
+                let kinds = kinds.into_iter().map(|(kind, (count, _))| (kind, count)).collect();
+                sink.emit(&Event::Skipped { kinds, first, message })?;
+            }
+        }
+        for message in data.warnings() {
+            if told.insert(message.clone()) {
+                sink.emit(&Event::Warning { message })?;
+            }
         }
     }
     Ok(())

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::hash::{hash_name, hash_words};
 use crate::meter::SampleContext;
 use crate::plan::Request;
+use crate::read::Skipped;
 use crate::sample::{FieldSpec, Slot};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -79,6 +80,10 @@ impl Pipeline for Subset {
 
     fn warnings(&self) -> Vec<String> {
         self.whole.warnings()
+    }
+
+    fn skipped(&self) -> Vec<Skipped> {
+        self.whole.skipped()
     }
 
     fn read(&self, request: &Request, raw: &mut Raw, context: &mut SampleContext) -> Result<()> {
@@ -186,6 +191,16 @@ impl Pipeline for Concat {
             }
         }
         warnings
+    }
+
+    fn skipped(&self) -> Vec<Skipped> {
+        let mut skipped: Vec<Skipped> = Vec::new();
+        for one in self.parts.iter().flat_map(|part| part.skipped()) {
+            if !skipped.contains(&one) {
+                skipped.push(one);
+            }
+        }
+        skipped
     }
 
     fn read(&self, request: &Request, raw: &mut Raw, context: &mut SampleContext) -> Result<()> {

@@ -2,7 +2,7 @@
 //! is parsed, and what is refused of it.
 
 use crate::error::{Error, Result};
-use crate::read::names::{INCOMPLETE, SPLITS, is_archive, is_openable, is_parquet};
+use crate::read::names::{INCOMPLETE, is_archive, is_openable, is_parquet, is_split};
 use crate::url::{is_url, without_query};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -141,15 +141,23 @@ pub fn local_archives(path: &Path) -> Option<(PathBuf, Vec<String>)> {
 
 /// True if a local folder, or that of a split in it, contains archives.
 pub fn holds_archives(folder: &Path) -> bool {
-    std::iter::once("").chain(SPLITS).any(|split| {
-        let folder = folder.join(split);
-        let names = fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
-        let names: Vec<String> = names.filter_map(|name| name.into_string().ok()).collect();
+    let names_in = |folder: &Path| -> Vec<String> {
+        let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        names.filter_map(|name| name.into_string().ok()).collect()
+    };
+    let holds = |folder: &Path, names: &[String]| {
         // A Parquet file beside class folders describes them ([`crate::read::archive::finder`]).
         let has_folders = || names.iter().any(|name| !name.starts_with('.') && folder.join(name).is_dir());
         names.iter().any(|name| is_archive(name) && !is_parquet(name))
             || names.iter().any(|name| is_parquet(name)) && !has_folders()
-    })
+    };
+    let names = names_in(folder);
+    holds(folder, &names)
+        || names
+            .iter()
+            .filter(|name| is_split(name))
+            .map(|name| folder.join(name))
+            .any(|split| holds(&split, &names_in(&split)))
 }
 
 /// Maximum number of names that a pattern stands for.

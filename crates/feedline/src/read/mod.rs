@@ -17,11 +17,12 @@ pub use file::{read_exactly, read_file_into, read_start};
 pub(crate) use list::fingerprint;
 pub use list::pack;
 pub use list::{
-    FileEntry, FileList, FileSlice, FileSlices, Folder, ImageEntry, ImageList, Pictures, RowFile, SampleReader,
+    FileEntry, FileList, FileSlice, FileSlices, Folder, ImageEntry, ImageList, Layout, Pictures, RowFile, SampleReader,
     open_file, read_classes, read_sample, rows_fingerprint,
 };
 pub use location::{check_url, holds_archives, is_in_archive, local_archives};
-pub use remarks::Remarks;
+pub use names::looks_like_picture;
+pub use remarks::{Remarks, Skipped};
 #[cfg(feature = "cloud")]
 pub use source::Cloud;
 pub(crate) use source::TOGETHER_BYTES_MAX;

@@ -11,8 +11,39 @@ pub(crate) const INDEX_EXTENSION: &str = ".index";
 /// set.
 pub(crate) const INCOMPLETE: &str = "pack.incomplete";
 
-/// The folders of a data set that may hold its splits.
+/// The folders of splits that `feedline pack` makes.
 pub(in crate::read) const SPLITS: [&str; 4] = ["train", "test", "val", "valid"];
+
+/// The splits of a data set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::read) enum Split {
+    Train,
+    Test,
+    Val,
+}
+
+/// The split that a folder of this name holds, in any case.
+pub(in crate::read) fn split_named(name: &str) -> Option<Split> {
+    let is = |names: &[&str]| names.iter().any(|known| known.eq_ignore_ascii_case(name));
+    match () {
+        () if is(&["train", "training"]) => Some(Split::Train),
+        () if is(&["test", "testing"]) => Some(Split::Test),
+        () if is(&["val", "valid", "validation"]) => Some(Split::Val),
+        () => None,
+    }
+}
+
+/// True for the name of a folder that holds a split.
+pub(in crate::read) fn is_split(name: &str) -> bool {
+    split_named(name).is_some()
+}
+
+/// True for what operating systems put beside the files of a person: never a sample, never a class.
+pub(in crate::read) fn is_junk(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    let known = ["__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini"];
+    name.starts_with(b"._") || known.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(name))
+}
 
 /// Class names, one per line, beside archives that carry labels.
 pub(in crate::read) const CLASSES_FILE: &str = "classes.txt";
@@ -27,10 +58,10 @@ const OTHER_PICTURES: [&str; 7] = ["jp2", "j2k", "avif", "heic", "heif", "jxl", 
 
 /// Advice about files that were left out of class folders.
 #[cfg(feature = "formats")]
-pub(in crate::read) const REMEDY: &str = "Images are *.jpg, *.jpeg, *.jpe, *.jfif, *.png, *.webp, *.bmp, *.gif, *.tif, *.tiff, *.pbm, *.pgm, *.ppm and *.pnm directly \
+pub(in crate::read) const REMEDY: &str = "Images are *.jpg, *.jpeg, *.jpe, *.jfif, *.png, *.webp, *.bmp, *.gif, *.tif, *.tiff, *.pbm, *.pgm, *.ppm and *.pnm \
      in the folder of their class: move or convert what should be one, or name it in a list";
 #[cfg(not(feature = "formats"))]
-pub(in crate::read) const REMEDY: &str = "Images are *.jpg, *.jpeg, *.jpe, *.jfif and *.png directly in the folder of their class: move or convert what should be one, \
+pub(in crate::read) const REMEDY: &str = "Images are *.jpg, *.jpeg, *.jpe, *.jfif and *.png in the folder of their class: move or convert what should be one, \
      or name it in a list. A build with the cargo feature `formats` reads *.webp, *.bmp, *.gif, *.tif, *.tiff, *.pbm, *.pgm, *.ppm \
      and *.pnm too";
 
@@ -81,9 +112,8 @@ pub(in crate::read) fn is_compressed(name: &str) -> bool {
 }
 
 /// The split in an archive's name, `train.zip` or `train-000000.tar`.
-pub(in crate::read) fn split_of(name: &str) -> Option<&'static str> {
-    let rest = |split: &&str| name.strip_prefix(*split).is_some_and(|rest| rest.starts_with(['.', '-', '_']));
-    SPLITS.into_iter().find(rest)
+pub(in crate::read) fn split_of(name: &str) -> Option<&str> {
+    name.split_once(['.', '-', '_']).map(|(split, _)| split).filter(|split| is_split(split))
 }
 
 pub(in crate::read) fn is_picture(path: &Path) -> bool {
@@ -93,7 +123,7 @@ pub(in crate::read) fn is_picture(path: &Path) -> bool {
 }
 
 /// True for the name of a picture, of a supported format or another.
-pub(in crate::read) fn looks_like_picture(path: &Path) -> bool {
+pub fn looks_like_picture(path: &Path) -> bool {
     let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
     let others = MORE_EXTENSIONS.iter().chain(&OTHER_PICTURES);
     is_picture(path) || others.into_iter().any(|known| known.eq_ignore_ascii_case(extension))

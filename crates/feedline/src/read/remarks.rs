@@ -19,6 +19,15 @@ pub struct Remarks {
     strange: BTreeMap<String, Found>,
 }
 
+/// What was left out of a list of samples, in numbers and in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    /// How many things of each kind (`*.webp`, `hidden folders`), and the names of the first three.
+    pub kinds: BTreeMap<String, (u64, Vec<String>)>,
+    /// The same for a person, with what to do about it.
+    pub message: String,
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Found {
     count: u64,
@@ -70,20 +79,31 @@ impl Remarks {
     /// One or two sentences for each finding. `place` is the place they are about, `remedy` advises on what was left
     /// out.
     pub fn words(&self, place: impl Display, remedy: &str) -> Vec<String> {
-        let mut words = Vec::new();
-        if !self.left_out.is_empty() {
-            let kinds =
-                self.left_out.iter().take(KINDS).map(|(kind, found)| format!("{} {kind} ({found})", found.count));
-            let mut kinds: Vec<String> = kinds.collect();
-            if let more @ 1.. = self.left_out.len().saturating_sub(KINDS) {
-                kinds.push(format!("{more} more kinds"));
-            }
-            let (total, kinds) = (self.left_out(), kinds.join(", "));
-            let (noun, verb) = if total == 1 { ("thing", "is") } else { ("things", "are") };
-            words.push(format!("{place}: {total} {noun} there {verb} left out, as no sample: {kinds}. {remedy}"));
-        }
-        words.extend(self.strange(&place));
-        words
+        let skipped = self.skipped(&place, remedy).map(|skipped| skipped.message);
+        skipped.into_iter().chain(self.strange(&place)).collect()
+    }
+
+    /// What was left out; `None` if nothing was. The arguments are those of [`Remarks::words`].
+    pub(super) fn skipped(&self, place: impl Display, remedy: &str) -> Option<Skipped> {
+        let (total, things) = (self.left_out(), if self.left_out() == 1 { "file" } else { "files" });
+        let has_folders = self.left_out.keys().any(|kind| kind.ends_with("folders"));
+        let things = if has_folders { "files and folders" } else { things };
+        (total > 0).then(|| Skipped {
+            kinds: self
+                .left_out
+                .iter()
+                .map(|(kind, found)| (kind.clone(), (found.count, found.first.clone())))
+                .collect(),
+            message: format!("{place}: {total} {things} skipped: {}. {remedy}", self.kinds()),
+        })
+    }
+
+    /// The kinds of what was left out, each counted and with its first names.
+    pub(super) fn kinds(&self) -> String {
+        let kinds = self.left_out.iter().take(KINDS).map(|(kind, found)| format!("{} {kind} ({found})", found.count));
+        let more = self.left_out.len().saturating_sub(KINDS);
+        let more = (more > 0).then(|| format!("{more} more kinds"));
+        kinds.chain(more).collect::<Vec<_>>().join(", ")
     }
 
     /// As [`Remarks::words`], only the strange things.
@@ -158,7 +178,7 @@ mod tests {
         remarks.append(&other, "train/");
         assert_eq!(remarks.left_out(), 9);
         let expect = [
-            "D: 9 things there are left out, as no sample: 6 *.webp (a/0.WEBP, a/1.WEBP, a/2.WEBP, ...), 1 *.y?z (b/x.y?z), \
+            "D: 9 files skipped: 6 *.webp (a/0.WEBP, a/1.WEBP, a/2.WEBP, ...), 1 *.y?z (b/x.y?z), \
              2 without an extension (b/readme, b/.x). Convert them",
             "D: archives without an end mark: 2 (0.tar, train/1.tar)",
         ];

@@ -10,8 +10,8 @@ use feedline::Result;
 use feedline::augment::{Augmentation, Filter, ImageOp};
 use feedline::pipeline::Pipeline;
 use feedline::plan::Plan;
-use feedline::read::{holds_archives, is_in_archive, is_url};
-use std::path::Path;
+use feedline::read::{holds_archives, is_in_archive, is_url, looks_like_picture};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Opens the work that is asked for. Without one: arrays for a path that is no image data set, work A without settings of
@@ -45,7 +45,16 @@ fn holds_arrays(path: &Path) -> bool {
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("npy" | "npz" | "bin") => true,
         _ if is_url(path) || is_in_archive(path) || holds_archives(path) => false,
-        _ => path.exists() && !path.join("train").is_dir(),
+        _ if !path.is_dir() => path.exists() && !looks_like_picture(path),
+        _ => {
+            let entries: Vec<PathBuf> =
+                std::fs::read_dir(path).into_iter().flatten().flatten().map(|e| e.path()).collect();
+            let is_array = |path: &PathBuf| path.extension().is_some_and(|end| end == "npy" || end == "bin");
+            let is_class = |path: &PathBuf| {
+                path.is_dir() && !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+            };
+            entries.iter().any(is_array) || !entries.iter().any(is_class)
+        }
     }
 }
 

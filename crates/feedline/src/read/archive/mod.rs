@@ -21,7 +21,7 @@ pub use index_file::{index_beside, indexes, to_text};
 pub use member::Member;
 
 use crate::error::{Error, Result};
-use crate::read::names::{Format, SPLITS, format, is_archive, is_parquet, is_picture};
+use crate::read::names::{Format, format, is_archive, is_parquet, is_picture, is_split};
 use crate::read::remarks::Remarks;
 use crate::read::source::{Object, Source};
 use encoding::Encoding;
@@ -59,7 +59,7 @@ pub fn finder(objects: &[Object]) -> impl Fn(&str) -> bool + use<> {
     let folder = |key: &str| key.rsplit_once('/').map_or(String::new(), |(folder, _)| folder.to_owned());
     let is_found = move |key: &str| {
         let folder = folder(key);
-        is_archive(key) && (folder.is_empty() || SPLITS.contains(&&*folder))
+        is_archive(key) && (folder.is_empty() || is_split(&folder))
     };
     let mut described = BTreeSet::new();
     if objects.iter().any(|object| is_parquet(&object.key)) {

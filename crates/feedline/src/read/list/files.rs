@@ -63,11 +63,18 @@ impl FileList {
                     remarks.leave_out(&format!("{kind}s"), name.display());
                     continue;
                 }
+                (Ok(Kind::BrokenLink), None) => {
+                    remarks.leave_out("broken links", name.display());
+                    continue;
+                }
                 (_, None) => {
                     remarks.leave_out_file(&name.display().to_string());
                     continue;
                 }
                 (Err(error), Some(_)) => return Err(error),
+                (Ok(Kind::BrokenLink), Some(_)) => {
+                    return Err(Error::io("look into", path, std::io::ErrorKind::NotFound.into()));
+                }
                 (Ok(Kind::File), Some(extension)) => extension,
             };
             match found {
@@ -244,7 +251,7 @@ mod tests {
         fs::create_dir(dir.path().join("e.bin")).unwrap();
         let list = FileList::of_folder(dir.path(), &["bin"]).unwrap();
         assert_eq!(list.entries.len(), 1);
-        let expect = "3 things there are left out, as no sample: 1 *.txt (a.txt), 1 FIFOs (d.bin), 1 folders (e.bin). Files are \
+        let expect = "3 files and folders skipped: 1 *.txt (a.txt), 1 FIFOs (d.bin), 1 folders (e.bin). Files are \
                       *.bin, directly in the folder";
         assert!(matches!(&list.warnings[..], [one] if one.ends_with(expect)), "{:?}", list.warnings);
         let missing = |_| Error::dataset(Path::new("list"), "it is not there", "");

@@ -6,13 +6,14 @@ use crate::error::{Error, Result};
 use crate::hash::{hash_name, hash_words};
 use crate::read::archive;
 use crate::read::file::no_file;
+use crate::read::list::classes::{class_folders, parse_classes};
 use crate::read::list::folder::Folder;
-use crate::read::list::folder::names::Kind;
+use crate::read::list::layout::Layout;
 use crate::read::list::open_file::read_whole;
 use crate::read::list::sample_reader::SampleReader;
-use crate::read::location::{compressed, is_in_archive};
-use crate::read::names::{CLASSES_FILE, REMEDY, SPLITS, is_compressed, is_picture, looks_like_picture};
-use crate::read::remarks::Remarks;
+use crate::read::location::is_in_archive;
+use crate::read::names::{CLASSES_FILE, REMEDY, is_picture, is_split};
+use crate::read::remarks::{Remarks, Skipped};
 use crate::read::source::settings::Storage;
 use crate::read::text::text_of;
 use crate::url::is_url;
@@ -34,14 +35,20 @@ pub struct ImageEntry {
 pub struct ImageList {
     /// Name of the split, for messages: "train", "test", ...
     pub split: String,
+    /// Where the images are, for messages: a folder, or a list, or a part of the images of one.
+    pub place: String,
+    /// The folder, or that of the list: names of images begin behind it.
+    root: PathBuf,
     /// The images in their fixed order.
     pub entries: Vec<ImageEntry>,
     /// Class names; a label is an index into this list.
     pub classes: Vec<String>,
     /// Reads the images if they are remote or in archives.
     pub stored: Option<SampleReader>,
-    /// Warnings for the user about what was left out of the list.
+    /// Warnings for the user: about what was left out of the list, and what is strange.
     pub warnings: Vec<String>,
+    /// What was left out of the list; `warnings` has it in words, too.
+    pub skipped: Option<Skipped>,
 }
 
 /// Maximum number of classes that are named by their numbers.
@@ -68,63 +75,90 @@ impl ImageList {
         ImageList::from_list(path, split, &classes, storage)
     }
 
-    /// The images of `dir/train/<class>/*.{jpg,jpeg,png}` (any case). The classes are the folders in bytewise order,
-    /// and so are the files of each class, so the list does not depend on the file system. Hidden files and folders
-    /// are skipped, symlinks followed.
+    /// The training images of `dir` ([`Layout::of`]), read as by [`ImageList::from_folder`]: `dir/train/<class>/*.jpg`, or
+    /// all images of class folders directly in `dir`.
     ///
     /// # Errors
     /// A folder that is missing, unreadable or without images, by name.
     pub fn train(dir: impl Into<Folder>) -> Result<ImageList> {
-        let dir = dir.into();
-        let folder = dir.join("train");
-        if !folder.is_dir() {
-            let names = dir.names().unwrap_or_default();
-            if let Some((name, _)) = names.iter().find(|(name, _)| name.to_str().is_some_and(is_compressed)) {
-                return Err(compressed(dir.path().join(name)));
-            }
-            let found: Vec<String> = names.iter().take(4).map(|(name, _)| name.display().to_string()).collect();
-            let found = if found.is_empty() { String::new() } else { format!(", but {}", found.join(", ")) };
-            return Err(Error::dataset(
-                dir.path(),
-                format!("there is no folder `train` in it{found}"),
-                "The layout is DIR/{train,test}/<class>/*.{jpg,jpeg,png}, with one folder per class; of an archive that holds \
-                 DIR, name ARCHIVE/DIR",
-            ));
-        }
-        ImageList::from_folder(folder, "train", None)
+        ImageList::train_of(&Layout::of(&dir.into())?)
     }
 
-    /// The images to validate on: `dir/test`, or else `dir/val` or `dir/valid`, read as by [`ImageList::train`] with
-    /// the labels of the training split's `classes`. A class may have no folder here.
+    /// The images to validate on: `dir/test`, or else `dir/val` or another name of it ([`Layout::of`]), read as by
+    /// [`ImageList::from_folder`] with the labels of the training split's `classes`. A class may have no folder here.
     ///
     /// # Errors
-    /// As [`ImageList::train`], and a class folder that is not one of `classes`.
+    /// As [`ImageList::train`], no such folder, and a class folder that is not one of `classes`.
     pub fn val(dir: impl Into<Folder>, classes: &[String]) -> Result<ImageList> {
         let dir = dir.into();
-        let Some(split) = ["test", "val", "valid"].into_iter().find(|split| dir.join(split).is_dir()) else {
-            return Err(Error::dataset(
+        let list = ImageList::val_of(&Layout::of(&dir)?, Some(classes.to_vec()))?;
+        list.ok_or_else(|| {
+            Error::dataset(
                 dir.path(),
                 "there is no folder `test`, `val` or `valid` in it",
                 "Move some images of each class from DIR/train/<class>/ to DIR/test/<class>/",
-            ));
-        };
-        let mut list = ImageList::from_folder(dir.join(split), split, Some(classes.to_vec()))?;
-        let others = SPLITS.iter().filter(|other| !["train", split].contains(*other) && dir.join(other).is_dir());
-        for other in others {
-            list.warnings.push(format!("{}: `{other}` is not read, since there is `{split}`", dir.path().display()));
-        }
-        Ok(list)
+            )
+        })
     }
 
-    /// The images of `folder/<class>/*.{jpg,jpeg,png}`, read as by [`ImageList::train`]; `classes`, if given, decide
-    /// the labels, and one of them may have no folder here. Or, if archives in it label their samples, all of these;
+    /// The training images of a folder; without splits, all of them.
+    ///
+    /// # Errors
+    /// As [`ImageList::from_folder`], and a folder that has a validation split alone.
+    pub fn train_of(layout: &Layout) -> Result<ImageList> {
+        match layout {
+            Layout::Classes(folder) => ImageList::of_classes(folder, "train", None),
+            Layout::Splits { train: Some(folder), warnings, .. } => {
+                let mut list = ImageList::of_classes(folder, "train", None)?;
+                list.warnings.extend_from_slice(warnings);
+                Ok(list)
+            }
+            Layout::Splits { train: None, val, .. } => Err(Error::dataset(
+                val.as_ref().and_then(|val| val.path().parent()).unwrap_or(Path::new("")),
+                "there is no folder `train` in it",
+                "The layout is DIR/{train,test}/<class>/*.jpg, or DIR/<class>/*.jpg without splits",
+            )),
+        }
+    }
+
+    /// The validation images of a folder; `None` if it has no validation split.
+    ///
+    /// # Errors
+    /// As [`ImageList::from_folder`].
+    pub fn val_of(layout: &Layout, classes: Option<Vec<String>>) -> Result<Option<ImageList>> {
+        let Layout::Splits { val: Some(folder), warnings, .. } = layout else { return Ok(None) };
+        let name = folder.path().file_name().unwrap_or_default().to_string_lossy();
+        let mut list = ImageList::of_classes(folder, &name, classes)?;
+        list.warnings.extend_from_slice(warnings);
+        Ok(Some(list))
+    }
+
+    /// The images below the folders `folder/<class>`, at any depth, in the order of torchvision's `ImageFolder`: the classes
+    /// are the folders in bytewise order; the images of a class are sorted by the path of their folder, then by name. So the
+    /// list does not depend on the file system. Hidden files and folders are skipped, links followed. `classes`, if given,
+    /// decide the labels, and one of them may have no folder here. Or, if archives in it label their samples, all of these;
     /// without `classes`, the class names are those of a file `classes.txt` beside the archives, or those in the
     /// archives, or numbers.
     ///
     /// # Errors
-    /// As [`ImageList::train`], a class folder that is not one of `classes`, a label that is not below their number.
+    /// A folder that is missing, unreadable or without images; one that holds splits, without `classes`; a class folder that
+    /// is not one of `classes`; a label that is not below their number.
     pub fn from_folder(folder: impl Into<Folder>, split: &str, classes: Option<Vec<String>>) -> Result<ImageList> {
         let folder = &folder.into();
+        folder.check_is_there()?;
+        if classes.is_none()
+            && !folder.is_labelled()
+            && let Layout::Splits { train: Some(train), .. } = Layout::of(folder)?
+        {
+            let remedy = format!("Name one of them: {}", train.path().display());
+            return Err(Error::dataset(folder.path(), "it holds splits, and no class folders", remedy));
+        }
+        ImageList::of_classes(folder, split, classes)
+    }
+
+    /// As [`ImageList::from_folder`], of a folder that is known to hold no splits.
+    fn of_classes(folder: &Folder, split: &str, classes: Option<Vec<String>>) -> Result<ImageList> {
+        folder.check_is_there()?;
         let labelled = folder.labelled();
         if !labelled.is_empty() {
             return ImageList::from_labelled(folder, labelled, split, classes);
@@ -168,7 +202,7 @@ impl ImageList {
         }
         let split_of = |path: &Path| {
             let first = path.strip_prefix(folder.path()).ok()?.iter().next()?.to_str()?.to_owned();
-            SPLITS.contains(&&*first).then_some(first)
+            is_split(&first).then_some(first)
         };
         let splits: BTreeSet<String> = labelled.iter().filter_map(|(path, _)| split_of(path)).collect();
         if splits.len() > 1 {
@@ -207,8 +241,7 @@ impl ImageList {
             ));
         }
         let entries = labelled.into_iter().map(|(path, class)| ImageEntry { path, class }).collect();
-        let warnings = remarks.words(folder.path().display(), archive::REMEDY);
-        ImageList { split: split.into(), entries, classes, stored: None, warnings }.found(folder)
+        ImageList::of_folder(folder, split, entries, classes, &remarks, archive::REMEDY).found(folder)
     }
 
     /// Adds the reader, unless the files are plain local ones.
@@ -234,37 +267,88 @@ impl ImageList {
     ) -> Result<ImageList> {
         let mut entries = Vec::new();
         for (class, class_name) in classes.iter().enumerate() {
-            let before = entries.len();
-            let (class_folder, left_out) = (folder.join(class_name), remarks.left_out());
-            for (name, kind) in class_folder.all_names()? {
-                let is_hidden = name.as_encoded_bytes().starts_with(b".");
-                if is_hidden && !is_hidden_picture(&name) {
-                    continue;
-                }
-                let path = class_folder.path().join(&name);
-                let shown = || format!("{class_name}/{}", name.display());
-                match kind {
-                    Ok(Kind::Folder) => class_folder.remark_nested(&name, &shown(), &mut remarks),
-                    Ok(Kind::Unusual(kind)) => remarks.leave_out(&format!("{kind}s"), shown()),
-                    _ if is_hidden => remarks.leave_out("hidden pictures", shown()),
-                    _ if is_picture(&path) => entries.push(ImageEntry { path, class: class as u32 }),
-                    _ => remarks.leave_out_file(&shown()),
-                }
-            }
-            if entries.len() == before {
-                let what = match remarks.left_out() - left_out {
-                    0 => String::new(),
-                    others => format!(", but {others} other things"),
-                };
+            let (class_folder, mut left_out) = (folder.join(class_name), Remarks::default());
+            let pictures = class_folder.pictures(&mut left_out)?;
+            if pictures.is_empty() {
+                let others = if left_out.is_empty() { String::new() } else { format!(", but {}", left_out.kinds()) };
                 return Err(Error::dataset(
                     class_folder.path(),
-                    format!("this class folder has no image (*.jpg, *.png, ...) directly in it{what}"),
+                    format!("this class folder has no image in it{others}"),
                     "Add images to it or remove the folder",
                 ));
             }
+            remarks.append(&left_out, &format!("{class_name}/"));
+            entries.extend(pictures.into_iter().map(|path| ImageEntry { path, class: class as u32 }));
         }
-        let warnings = remarks.words(folder.path().display(), REMEDY);
-        Ok(ImageList { split: split.into(), entries, classes, stored: None, warnings })
+        Ok(ImageList::of_folder(folder, split, entries, classes, &remarks, REMEDY))
+    }
+
+    fn of_folder(
+        folder: &Folder,
+        split: &str,
+        entries: Vec<ImageEntry>,
+        classes: Vec<String>,
+        remarks: &Remarks,
+        remedy: &str,
+    ) -> ImageList {
+        let (place, root) = (folder.path().display().to_string(), folder.path().to_path_buf());
+        let (warnings, skipped) = (remarks.words(&place, remedy), remarks.skipped(&place, remedy));
+        ImageList { split: split.into(), place, root, entries, classes, stored: None, warnings, skipped }
+    }
+
+    /// A list that names its images.
+    pub(in crate::read) fn of_list(
+        place: &Path,
+        split: &str,
+        entries: Vec<ImageEntry>,
+        classes: Vec<String>,
+    ) -> ImageList {
+        let root = place.parent().unwrap_or(Path::new("")).to_path_buf();
+        let place = place.display().to_string();
+        ImageList {
+            split: split.into(),
+            place,
+            root,
+            entries,
+            classes,
+            stored: None,
+            warnings: Vec::new(),
+            skipped: None,
+        }
+    }
+
+    /// Two lists, of the images to train on and to validate on: of each class of n images the first round(`fraction` * n) in
+    /// the order of a hash of (`seed`, name behind the folder or that of the list) are validation, but at least one where
+    /// there are two, and never all. Both keep the order of this one. Which image is where depends on its class's names and
+    /// the seed alone: files that are added move few others.
+    pub fn split(&self, fraction: f64, seed: u64) -> (ImageList, ImageList) {
+        let mut of_class: Vec<Vec<(u64, usize)>> = vec![Vec::new(); self.classes.len()];
+        for (at, entry) in self.entries.iter().enumerate() {
+            let name = entry.path.strip_prefix(&self.root).unwrap_or(&entry.path);
+            let name = name.iter().map(OsStr::to_string_lossy).collect::<Vec<_>>().join("/");
+            of_class[entry.class as usize].push((hash_words(&[seed, hash_name(&name)]), at));
+        }
+        let mut is_val = vec![false; self.entries.len()];
+        for images in &mut of_class {
+            images.sort_unstable();
+            let least = usize::from(images.len() > 1);
+            let count = ((fraction * images.len() as f64).round() as usize)
+                .clamp(least, images.len().saturating_sub(1).max(least));
+            images.iter().take(count).for_each(|(_, at)| is_val[*at] = true);
+        }
+        let part = |is_mine: bool, split: &str, words: &str| {
+            let chosen: Vec<u64> =
+                (0..self.entries.len() as u64).filter(|at| is_val[*at as usize] == is_mine).collect();
+            ImageList {
+                split: split.into(),
+                place: format!("{} ({words} {fraction} of each class, split seed {seed})", self.place),
+                entries: chosen.iter().map(|at| self.entries[*at as usize].clone()).collect(),
+                stored: self.stored.as_ref().map(|stored| stored.select(&chosen)),
+                ..self.clone()
+            }
+        };
+        let (train, val) = (part(false, "train", "all but"), part(true, "validation", "the share"));
+        (train, ImageList { warnings: Vec::new(), skipped: None, ..val })
     }
 
     /// The images of a list file with lines `class;path`, as upstream's `cls_train.txt`. A line is cut at its first
@@ -276,6 +360,19 @@ impl ImageList {
     /// A line without `;`, with a label that is not a number below the number of classes, or without a path (file and
     /// line number are named); an empty list; files that do not exist (the first one and their number are named).
     pub fn from_list(list_file: &Path, split: &str, classes: &[String], storage: &Storage) -> Result<ImageList> {
+        ImageList::read_list(list_file, split, Some(classes), storage)
+    }
+
+    /// As [`ImageList::from_list`], with classes that are named by their numbers.
+    ///
+    /// # Errors
+    /// As [`ImageList::from_list`], and a label above a million.
+    pub fn from_numbered_list(list_file: &Path, split: &str, storage: &Storage) -> Result<ImageList> {
+        ImageList::read_list(list_file, split, None, storage)
+    }
+
+    fn read_list(list_file: &Path, split: &str, classes: Option<&[String]>, storage: &Storage) -> Result<ImageList> {
+        let num_classes = classes.map_or(MOST_CLASSES as usize, <[String]>::len);
         let text = text_of(read_whole(list_file, storage)?, list_file)?;
         let folder = list_file.parent().unwrap_or(Path::new(""));
         let mut entries = Vec::new();
@@ -292,13 +389,13 @@ impl ImageList {
                 );
             };
             let class = match label.trim().parse::<u32>() {
-                Ok(class) if (class as usize) < classes.len() => class,
+                Ok(class) if (class as usize) < num_classes => class,
                 Ok(class) => {
                     return bad(
-                        format!("label {class} is outside the {} classes", classes.len()),
+                        format!("label {class} is outside the {num_classes} classes"),
                         &format!(
                             "Labels count from 0 to {}; correct the line or complete the class list",
-                            classes.len().saturating_sub(1)
+                            num_classes.saturating_sub(1)
                         ),
                     );
                 }
@@ -345,9 +442,10 @@ impl ImageList {
         if entries.is_empty() {
             return Err(Error::dataset(list_file, "the list is empty", "Add lines of the form `class;path`"));
         }
-        let warnings = Vec::new();
-        let list = ImageList { split: split.into(), entries, classes: classes.to_vec(), stored: None, warnings };
-        list.found_in_place(storage)
+        let largest = entries.iter().map(|entry| entry.class).max().unwrap_or_default();
+        let numbered = || (0..=largest).map(|class| class.to_string()).collect();
+        ImageList::of_list(list_file, split, entries, classes.map_or_else(numbered, <[String]>::to_vec))
+            .found_in_place(storage)
     }
 
     /// Adds the reader, if the paths are URLs.
@@ -393,10 +491,7 @@ impl ImageList {
                 format!("its label {class} is outside the {} classes", classes.len()),
                 "Labels count from 0; correct it or complete the classes",
             )),
-            None => {
-                let warnings = Vec::new();
-                ImageList { split: split.into(), entries, classes, stored: None, warnings }.found_in_place(storage)
-            }
+            None => ImageList::of_list(Path::new(""), split, entries, classes).found_in_place(storage),
         }
     }
 
@@ -436,85 +531,12 @@ pub(crate) fn fingerprint<'a>(
     hash_words(&words)
 }
 
-/// The class names of a file with one name per line, as upstream's `cls_classes.txt`.
-///
-/// # Errors
-/// An unreadable or empty file, a blank line between names (it would shift the labels), or a repeated name.
-pub fn read_classes(file: &Path, storage: &Storage) -> Result<Vec<String>> {
-    parse_classes(read_whole(file, storage)?, file)
-}
-
-fn parse_classes(text: Vec<u8>, file: &Path) -> Result<Vec<String>> {
-    let text = text_of(text, file)?;
-    let names: Vec<String> = text.trim_end().lines().map(|line| line.trim().to_owned()).collect();
-    if names.is_empty() {
-        return Err(Error::dataset(file, "there is no class in it", "Write one class name per line"));
-    }
-    let mut lines: HashMap<&str, usize> = HashMap::with_capacity(names.len());
-    for (at, name) in names.iter().enumerate() {
-        let problem = if name.is_empty() {
-            "is blank, which would shift the labels".to_owned()
-        } else if let Some(first) = lines.insert(name, at) {
-            format!("repeats the class `{name}` of line {}", first + 1)
-        } else {
-            continue;
-        };
-        return Err(Error::dataset(file, format!("line {} {problem}", at + 1), "Write one class name per line"));
-    }
-    Ok(names)
-}
-
-/// True for a hidden name of a picture, unless macOS put the file beside one.
-fn is_hidden_picture(name: &OsStr) -> bool {
-    looks_like_picture(Path::new(name)) && !name.as_encoded_bytes().starts_with(b"._")
-}
-
 fn folders(path: &Path) -> Vec<&OsStr> {
     path.parent().map(|parent| parent.iter().collect()).unwrap_or_default()
 }
 
 fn clipped(text: &str) -> String {
     if text.chars().count() <= 60 { text.into() } else { text.chars().take(57).chain("...".chars()).collect() }
-}
-
-/// The names of the folders in `folder`, sorted bytewise; anything else is left out.
-fn class_folders(folder: &Folder, remarks: &mut Remarks) -> Result<Vec<String>> {
-    let mut classes = Vec::new();
-    let mut packed = None;
-    for (name, kind) in folder.all_names()? {
-        let is_hidden = name.as_encoded_bytes().starts_with(b".");
-        match kind {
-            Ok(Kind::Folder) if is_hidden => remarks.leave_out("hidden folders", name.display()),
-            _ if is_hidden && !is_hidden_picture(&name) => {}
-            // An unreadable class folder must be an error, not a missing class.
-            Err(error) if !is_hidden => return Err(error),
-            Ok(Kind::Folder) => {
-                let name = name.into_string().map_err(|name| {
-                    let problem = "the folder's name is not UTF-8";
-                    Error::dataset(folder.join(name).path(), problem, "Rename it: the name becomes the class's name")
-                })?;
-                classes.push(name);
-            }
-            Ok(Kind::Unusual(kind)) => remarks.leave_out(&format!("{kind}s"), name.display()),
-            _ => {
-                if name.to_str().is_some_and(is_compressed) {
-                    packed.get_or_insert_with(|| name.clone());
-                }
-                remarks.leave_out_file(&name.display().to_string());
-            }
-        }
-    }
-    if let (true, Some(name)) = (classes.is_empty(), packed) {
-        return Err(compressed(folder.join(name).path()));
-    }
-    if classes.is_empty() {
-        return Err(Error::dataset(
-            folder.path(),
-            "there is no class folder in it",
-            "The layout is DIR/{train,test}/<class>/*.{jpg,jpeg,png}, with one folder per class",
-        ));
-    }
-    Ok(classes)
 }
 
 #[cfg(test)]

@@ -4,21 +4,16 @@
 
 use crate::error::{Error, Result};
 use crate::read::list::folder::Folder;
-use crate::read::list::folder::names::Kind;
 use crate::read::list::images::{ImageEntry, ImageList};
 use crate::read::list::open_file::read_whole;
 use crate::read::location::{holds_archives, is_in_archive};
-use crate::read::names::{is_picture, looks_like_picture};
-use crate::read::remarks::Remarks;
+use crate::read::names::{REMEDY, is_picture};
 use crate::read::source::settings::Storage;
 use crate::read::text::{text_in, text_of};
 use crate::url::is_url;
 use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-
-/// Advice about files that were left out.
-const REMEDY: &str = "Pictures are *.jpg, *.jpeg and *.png; a file of another name is tried if it is named itself";
 
 /// Name of a list that is read from standard input.
 const STDIN: &str = "-";
@@ -34,9 +29,9 @@ pub struct Pictures {
 
 impl Pictures {
     /// The pictures at `places`, one place after the other. A place is a file; a folder, in which all pictures at any depth
-    /// are meant, in the bytewise order of the names; a list, `*.txt` or `-` for standard input, with a path or `class;path`
+    /// are meant, in the order of torchvision's `ImageFolder`; a list, `*.txt` or `-` for standard input, with a path or `class;path`
     /// a line; a URL of any of these; or, alone, an archive. A relative path of a list is looked for beside it, then in the
-    /// current directory. Hidden files and links to folders are left out. Local files are not checked for existence.
+    /// current directory. Hidden files are left out. Local files are not checked for existence.
     ///
     /// The label of a picture is what its list or archive says, or else the name of the folder that it lies in, if that is
     /// one of `classes`.
@@ -67,7 +62,8 @@ impl Pictures {
             ImageEntry { path, class: label.unwrap_or_default() }
         });
         let (entries, classes) = (entries.collect(), classes.to_vec());
-        let list = ImageList { split: "predict".into(), entries, classes, stored: None, warnings };
+        let mut list = ImageList::of_list(Path::new(""), "predict", entries, classes);
+        list.warnings = warnings;
         let list = match opened.filter(|_| places.len() == 1) {
             Some(folder) => list.found(&folder)?,
             None => list.found_in_place(storage)?,
@@ -121,7 +117,7 @@ impl Found {
                 self.warnings.extend(folder.remarks().words(path.display(), REMEDY));
             } else {
                 let mut remarks = folder.remarks();
-                self.folder(&folder, "", &mut remarks)?;
+                folder.pictures(&mut remarks)?.into_iter().for_each(|path| self.push(path, None));
                 self.warnings.extend(remarks.words(path.display(), REMEDY));
             }
             return Ok(Some(folder));
@@ -129,26 +125,6 @@ impl Found {
             self.push(at, None);
         }
         Ok(None)
-    }
-
-    /// Adds the pictures in a folder, at any depth. `shown` is the folder's name in remarks, with a `/` at its end.
-    fn folder(&mut self, folder: &Folder, shown: &str, remarks: &mut Remarks) -> Result<()> {
-        for (name, kind) in folder.all_names()? {
-            let (path, shown) = (folder.path().join(&name), format!("{shown}{}", name.display()));
-            let is_hidden = name.as_encoded_bytes().starts_with(b".");
-            match kind? {
-                Kind::Folder if is_hidden => remarks.leave_out("hidden folders", shown),
-                _ if is_hidden && looks_like_picture(&path) => remarks.leave_out("hidden pictures", shown),
-                _ if is_hidden => {}
-                // It may lead back to where it lies.
-                Kind::Folder if path.is_symlink() => remarks.leave_out("links to folders", shown),
-                Kind::Folder => self.folder(&folder.join(&name), &format!("{shown}/"), remarks)?,
-                Kind::Unusual(kind) => remarks.leave_out(&format!("{kind}s"), shown),
-                Kind::File if is_picture(&path) => self.push(path, None),
-                Kind::File => remarks.leave_out_file(&shown),
-            }
-        }
-        Ok(())
     }
 
     /// Adds the files that the lines of a list name.

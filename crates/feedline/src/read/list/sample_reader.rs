@@ -188,6 +188,13 @@ impl SampleReader {
         self.source.get(&RangeRequest { key, range, version, until: None, stop: &stop }, bytes)
     }
 
+    /// The reader of some of its samples, which has them by the places of their numbers in `samples`.
+    pub(in crate::read) fn select(&self, samples: &[u64]) -> SampleReader {
+        let extents = samples.iter().map(|sample| self.extents.get(*sample)).collect();
+        let (source, objects) = (Arc::clone(&self.source), Arc::clone(&self.objects));
+        SampleReader::new(source, objects, extents, self.requests_in_flight)
+    }
+
     /// Files by their positions in `objects`.
     pub(in crate::read) fn new(
         source: Arc<dyn Source>,

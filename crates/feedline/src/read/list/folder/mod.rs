@@ -13,7 +13,8 @@ use crate::read::location::{
     Location, NamedArchives, Place, check_url, compressed, file_url, holds_archives, incomplete, url_of,
 };
 use crate::read::names::{
-    CLASSES_FILE, INCOMPLETE, INDEX_EXTENSION, SPLITS, is_archive, is_compressed, is_data, is_openable, split_of,
+    CLASSES_FILE, INCOMPLETE, INDEX_EXTENSION, SPLITS, is_archive, is_compressed, is_data, is_openable, is_split,
+    split_of,
 };
 use crate::read::remarks::Remarks;
 use crate::read::source::listing::Listing;
@@ -21,6 +22,7 @@ use crate::read::source::settings::Storage;
 use crate::read::source::{Object, ReadError, ReadErrorKind, Source};
 use crate::stop::Stop;
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -252,6 +254,24 @@ impl Folder {
         Folder { path: root.unwrap_or_else(|| self.path.clone()), tree: self.tree.clone() }
     }
 
+    /// Checks that it exists.
+    ///
+    /// # Errors
+    /// A folder that is not there, or a file.
+    pub(in crate::read) fn check_is_there(&self) -> Result<()> {
+        let (problem, remedy) = match &self.tree {
+            _ if self.is_dir() => return Ok(()),
+            None if self.path.is_file() => {
+                ("it is a file, and a folder is needed", "Name the folder that holds the data")
+            }
+            None => ("there is no such folder", "Check the path; it may have been moved, or not be mounted here"),
+            Some(_) => {
+                ("there is no such folder", "Check the path; to list a bucket anew: feedline index --refresh URL")
+            }
+        };
+        Err(Error::dataset(&self.path, problem, remedy))
+    }
+
     /// True if it exists.
     pub fn is_dir(&self) -> bool {
         match &self.tree {
@@ -280,7 +300,7 @@ impl Folder {
     /// Path and content of a file directly in it, or if it is a split, beside it; `None` if there is none, or for a
     /// local folder.
     pub(in crate::read) fn read_beside(&self, name: &str) -> Result<Option<(PathBuf, Vec<u8>)>> {
-        let is_split = SPLITS.iter().any(|split| self.path.ends_with(split));
+        let is_split = self.path.file_name().and_then(OsStr::to_str).is_some_and(is_split);
         let parent = self.path.parent().filter(|_| is_split);
         for folder in std::iter::once(&*self.path).chain(parent) {
             let path = folder.join(name);
@@ -338,10 +358,10 @@ impl Tree {
                 continue;
             }
             let Index { members, remarks: of_archive } = indexes.next().unwrap_or_default();
-            let is_split = |member: &Member| SPLITS.iter().any(|split| member.name.starts_with(&format!("{split}/")));
+            let is_in_split = |member: &Member| member.name.split_once('/').is_some_and(|(top, _)| is_split(top));
             let folder = match (object.key.rsplit_once('/'), split_of(&object.key)) {
                 (Some((folder, _)), _) => format!("{folder}/"),
-                (None, Some(split)) if is_found && !members.iter().any(is_split) => format!("{split}/"),
+                (None, Some(split)) if is_found && !members.iter().any(is_in_split) => format!("{split}/"),
                 _ => String::new(),
             };
             if is_copy(&source.location(&object.key), &folder, &members, &loose)? {

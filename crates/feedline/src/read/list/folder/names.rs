@@ -1,13 +1,13 @@
-//! The names in a folder: their kinds, and pictures nested deeper than samples are searched.
+//! The names in a folder, their kinds, and the pictures below it in the order of torchvision's `ImageFolder`.
 
 use crate::error::{Error, Result};
 use crate::read::file::unusual;
 use crate::read::list::folder::Folder;
-use crate::read::names::looks_like_picture;
+use crate::read::names::{is_junk, is_picture, looks_like_picture};
 use crate::read::remarks::Remarks;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The kind of a name in a folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +16,15 @@ pub(in crate::read) enum Kind {
     Folder,
     /// Not a readable file: a FIFO, a socket, a device.
     Unusual(&'static str),
+    /// A link that leads nowhere, or in a circle.
+    BrokenLink,
 }
+
+/// The kind of what operating systems leave in folders, where it is counted.
+pub(in crate::read) const JUNK: &str = "system files";
+
+/// The kind of links that would have no end, where they are counted.
+pub(in crate::read) const LINKS_UP: &str = "links to a folder that they lie in";
 
 impl Folder {
     /// The names in it that are not hidden, sorted bytewise, and their kinds, if those can be told.
@@ -54,38 +62,74 @@ impl Folder {
         Ok(names)
     }
 
-    /// Counts the content of the folder `name`, where only files are expected: each picture of any format, or else the
-    /// folder itself. Links to folders are not followed.
-    pub(in crate::read) fn remark_nested(&self, name: &OsStr, shown: &str, remarks: &mut Remarks) {
-        let (folder, mut budget) = (self.join(name), NESTED_MAX);
-        if folder.remark_pictures(shown, &mut budget, remarks) == 0 {
-            remarks.leave_out("folders", shown);
-        }
+    /// The names of the folders in it that are not hidden and no system's, sorted bytewise. Names that are not UTF-8 are
+    /// left out.
+    ///
+    /// # Errors
+    /// A folder that cannot be listed.
+    pub(in crate::read) fn folders(&self) -> Result<Vec<String>> {
+        let names = self.names()?.into_iter().filter(|(name, kind)| matches!(kind, Ok(Kind::Folder)) && !is_junk(name));
+        Ok(names.filter_map(|(name, _)| name.into_string().ok()).collect())
     }
 
-    fn remark_pictures(&self, shown: &str, budget: &mut u32, remarks: &mut Remarks) -> u64 {
-        let mut found = 0;
-        // A folder that cannot be listed is left out like any other.
-        for (name, kind) in self.names().unwrap_or_default() {
-            let Some(left) = budget.checked_sub(1) else { break };
-            *budget = left;
-            let is_link = || self.tree.is_none() && self.path.join(&name).is_symlink();
-            let shown = format!("{shown}/{}", name.display());
-            match kind {
-                Ok(Kind::Folder) if !is_link() => found += self.join(&name).remark_pictures(&shown, budget, remarks),
-                Ok(Kind::File) if looks_like_picture(Path::new(&name)) => {
-                    remarks.leave_out("pictures in folders within a class folder", shown);
-                    found += 1;
+    /// The pictures in it and in folders below, in the order of torchvision's `ImageFolder`: sorted by the path of their
+    /// folder as a text, then by name, both bytewise. Links to folders are followed. Anything else is left out.
+    ///
+    /// # Errors
+    /// A folder that cannot be listed.
+    pub(in crate::read) fn pictures(&self, remarks: &mut Remarks) -> Result<Vec<PathBuf>> {
+        let mut found: Vec<(PathBuf, OsString)> = Vec::new();
+        let mut folders = vec![PathBuf::new()];
+        while let Some(below) = folders.pop() {
+            let folder = if below.as_os_str().is_empty() { self.clone() } else { self.join(&below) };
+            let first = folders.len();
+            for (name, kind) in folder.all_names()? {
+                let (is_hidden, path) = (is_hidden(&name), below.join(&name));
+                let shown = path.display();
+                match kind {
+                    _ if is_junk(&name) => remarks.leave_out(JUNK, shown),
+                    Ok(Kind::Folder) if is_hidden => remarks.leave_out("hidden folders", shown),
+                    _ if is_hidden && looks_like_picture(&path) => remarks.leave_out("hidden pictures", shown),
+                    _ if is_hidden => remarks.leave_out("hidden files", shown),
+                    Ok(Kind::BrokenLink) => remarks.leave_out("broken links", shown),
+                    Ok(Kind::Unusual(kind)) => remarks.leave_out(&format!("{kind}s"), shown),
+                    Ok(Kind::Folder) if self.leads_up(&path)? => remarks.leave_out(LINKS_UP, shown),
+                    Ok(Kind::Folder) => folders.push(path),
+                    Err(error) if !is_picture(&path) => return Err(error),
+                    _ if is_picture(&path) => found.push((below.clone(), name)),
+                    _ => remarks.leave_out_file(&shown.to_string()),
                 }
-                _ => {}
             }
+            folders[first..].reverse(); // so that the first of what is left out is named
         }
-        found
+        let key = |(below, name): &(PathBuf, OsString)| {
+            [below.as_os_str(), name].map(|part| part.as_encoded_bytes().to_vec())
+        };
+        found.sort_by_cached_key(key);
+        Ok(found.into_iter().map(|(below, name)| self.path.join(below).join(name)).collect())
+    }
+
+    /// True if the folder at `below` is a link to one that it lies in, here or further up: to follow it would have no end.
+    ///
+    /// # Errors
+    /// A folder that cannot be looked into.
+    pub(in crate::read) fn leads_up(&self, below: &Path) -> Result<bool> {
+        let path = self.path.join(below);
+        if self.tree.is_some() || !path.is_symlink() {
+            return Ok(false);
+        }
+        let real = |path: &Path| path.canonicalize().map_err(|source| Error::io("look into", path, source));
+        let (target, mut above) = (real(&path)?, real(&self.path)?);
+        // On the way down there may be links, too.
+        for part in below.parent().into_iter().flatten() {
+            if above.starts_with(&target) {
+                return Ok(true);
+            }
+            above = real(&above.join(part))?;
+        }
+        Ok(above.starts_with(&target))
     }
 }
-
-/// Maximum number of names that are checked in folders where no sample is expected.
-const NESTED_MAX: u32 = 1 << 20;
 
 fn is_hidden(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".")
@@ -95,11 +139,19 @@ fn kind_of(entry: &fs::DirEntry) -> Result<Kind> {
     let failed = |source| Error::io("look into", entry.path(), source);
     let mut file_type = entry.file_type().map_err(failed)?;
     if file_type.is_symlink() {
-        file_type = fs::metadata(entry.path()).map_err(failed)?.file_type();
+        file_type = match fs::metadata(entry.path()) {
+            Err(error) if leads_nowhere(&error) => return Ok(Kind::BrokenLink),
+            found => found.map_err(failed)?.file_type(),
+        };
     }
     Ok(match unusual(file_type) {
         None => Kind::File,
         Some(_) if file_type.is_dir() => Kind::Folder,
         Some(kind) => Kind::Unusual(kind),
     })
+}
+
+/// True if a link has no target, or is one of links in a circle (`ELOOP`, of Linux and of macOS).
+fn leads_nowhere(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::NotFound || matches!(error.raw_os_error(), Some(40 | 62))
 }
