@@ -165,7 +165,9 @@ fn classes_that_validation_lacks_and_classes_of_very_different_size_are_named() 
     let ring: Vec<_> = fs::read_dir(train.join("ring")).unwrap().map(|entry| entry.unwrap().path()).collect();
     ring[1..].iter().for_each(|path| fs::remove_file(path).unwrap());
     let cross = fs::read_dir(train.join("cross")).unwrap().next().unwrap().unwrap().path();
-    (0..10).for_each(|n| drop(fs::copy(&cross, train.join(format!("cross/more{n}.jpg"))).unwrap()));
+    for n in 0..10 {
+        fs::copy(&cross, train.join(format!("cross/more{n}.jpg"))).unwrap();
+    }
     let settings = [("data.dir", train.display().to_string()), ("data.val_fraction", "0.2".into())];
     let (train, val) = data::open(&config(&settings).unwrap()).unwrap();
     let [advice] = &train.warnings()[..] else { panic!("{:?}", train.warnings()) };
