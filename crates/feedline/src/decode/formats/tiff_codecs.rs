@@ -82,10 +82,8 @@ impl Codec {
         let (Codec::Lzw { differs: true } | Codec::Deflate { differs: true }) = self else { return };
         match bits {
             16 => {
-                let (load, store): (fn([u8; 2]) -> u16, fn(u16) -> [u8; 2]) = match is_big_endian {
-                    true => (u16::from_be_bytes, u16::to_be_bytes),
-                    false => (u16::from_le_bytes, u16::to_le_bytes),
-                };
+                let load = |two| if is_big_endian { u16::from_be_bytes(two) } else { u16::from_le_bytes(two) };
+                let store = |value: u16| if is_big_endian { value.to_be_bytes() } else { value.to_le_bytes() };
                 let values = row.as_chunks_mut::<2>().0;
                 for at in samples..values.len() {
                     values[at] = store(load(values[at]).wrapping_add(load(values[at - samples])));
