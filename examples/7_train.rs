@@ -11,7 +11,7 @@ use feedline_recipes::classification::export;
 use feedline_recipes::classification::predict::Predictor;
 use feedline_recipes::classification::train::Run;
 use feedline_recipes::settings::SettingsBuilder;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -60,7 +60,8 @@ fn main() -> Result<()> {
 
     // The best checkpoint at work. `export::read("NAME.safetensors")` gives facts and weights of an exported network.
     let best = export::open(&dir, "7_train")?;
-    let (config, pictures) = (best.settings.clone().resolve()?, ["demo-data/classification/test/ring".into()]);
+    let pictures = [PathBuf::from("demo-data/classification/test/ring")];
+    let config = best.settings.clone().resolve()?;
     let predictor = Predictor::new(config, &best.facts, best.weights()?, &pictures)?;
     let mut rings = 0;
     predictor.run(

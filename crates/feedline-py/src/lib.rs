@@ -56,7 +56,7 @@ mod _native {
     /// What is known of the network of a checkpoint, or of a run's best one, as JSON, and the file of its weights.
     #[pyfunction]
     fn run_model(py: Python<'_>, path: std::path::PathBuf) -> PyResult<(String, std::path::PathBuf)> {
-        let open = || {
+        let open = || -> feedline::Result<_> {
             let opened = feedline_recipes::classification::export::open(&path, "load_model")?;
             opened.weights()?; // checks them
             Ok((opened.facts.to_json()?, opened.checkpoint.join("model.safetensors")))
