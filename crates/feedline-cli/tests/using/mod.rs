@@ -218,6 +218,8 @@ fn an_export_needs_no_run_and_replaces_nothing_silently() {
     assert_eq!(predicted(&alone, &words), predicted(&trained().join("checkpoints/best"), &words));
     let output = run(&["predict", text(&alone), text(&folder), "--set", "augment.std=[1.0, 1.0, 1.0]"]);
     expect(&output, 2, &["augment.std is another than the network was trained with"]);
+    let output = run(&["predict", text(&alone), text(&folder), "--set", "data.exif=apply"]);
+    expect(&output, 2, &["data.exif is another than the network was trained with"]);
     expect(&run(&["predict", text(&onnx), text(&folder)]), 7, &["mine.onnx", "--format safetensors"]);
     // A file of another program, a cut one, and one of a later version.
     let model = trained().join("checkpoints/best/model.safetensors");

@@ -66,7 +66,7 @@ class Preprocess:
         self.std: tuple[float, ...] = tuple(facts["std"])
         self.words: str = facts["preprocessing"]
         """What it does, in words."""
-        self._decode = facts["decode"]
+        self._decode, self._exif = facts["decode"], facts["exif"]
         self._steps = list(facts["steps"])
         if any(step.get("op") != "resize_center_crop" for step in self._steps):
             names = [step.get("op") for step in self._steps]
@@ -95,17 +95,26 @@ class Preprocess:
         return source.normalize(self.mean, self.std)
 
     def _of_files(self, paths: list[str]) -> torch.Tensor:
-        source = self._declared(images(paths, [0] * len(paths)).decode(self._decode))
+        source = self._declared(images(paths, [0] * len(paths), exif=self._exif).decode(self._decode))
         # One process's own pictures, whatever launcher has started it.
         workers = 0 if len(paths) == 1 else None
         loader = DataLoader(source, len(paths), num_workers=workers, num_replicas=1, rank=0, output="torch")
         batch: torch.Tensor = next(iter(loader))[0]
         return batch
 
+    def _upright(self, picture: Any) -> Any:
+        if self._exif == "ignore":
+            return picture
+        from PIL import ImageOps
+
+        return ImageOps.exif_transpose(picture)
+
     def _of_one(self, picture: Any) -> torch.Tensor:
         if isinstance(picture, (str, os.PathLike)):
             return self._of_files([os.fspath(picture)])
-        pixels = np.asarray(picture.convert("RGB") if hasattr(picture, "convert") else picture)
+        if hasattr(picture, "convert"):
+            picture = self._upright(picture).convert("RGB")
+        pixels = np.asarray(picture)
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
             raise ConfigError(
                 f"a {type(picture).__name__} of {pixels.dtype} {pixels.shape} is no picture. Give a path, a PIL image or a uint8 "

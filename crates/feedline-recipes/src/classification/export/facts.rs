@@ -7,7 +7,7 @@ use crate::classification::network::backbone::Backbone;
 use crate::run::{Meant, locate, settings_of};
 use crate::settings::{Settings, SettingsBuilder, recipe_of_run};
 use feedline::augment::ImageOp;
-use feedline::pipeline::DecodeMode;
+use feedline::pipeline::{DecodeMode, Exif};
 use feedline::read::{Storage, read_classes};
 use feedline::train::Tensors;
 use feedline::train::checkpoint::load_model;
@@ -38,6 +38,8 @@ pub struct Facts {
     pub std: [f64; 3],
     /// The part of a picture that is decoded; `fused` shrinks large JPEGs while they are decoded.
     pub decode: DecodeMode,
+    /// What becomes of the orientation that a camera notes.
+    pub exif: Exif,
     /// The operations between the decoded picture and normalisation.
     pub steps: Vec<ImageOp>,
     /// All of this in words, for people.
@@ -48,6 +50,10 @@ impl Facts {
     /// The facts of a network that was trained by `config` on these classes.
     pub fn new(config: &Config, classes: Vec<String>) -> Facts {
         let (px, [mean, std]) = (config.input_px(), [config.augment.mean, config.augment.std]);
+        let turned = match config.data.exif {
+            Exif::Ignore => "take it as it is stored, whatever its EXIF orientation says",
+            Exif::Apply => "turn it upright by its EXIF orientation",
+        };
         Facts {
             format: FORMAT,
             producer: format!("feedline {}", env!("CARGO_PKG_VERSION")),
@@ -57,10 +63,10 @@ impl Facts {
             mean,
             std,
             decode: config.data.decode,
+            exif: config.data.exif,
             steps: eval_ops(config),
             preprocessing: format!(
-                "Decode the picture as RGB; orientation tags and colour profiles are not applied. Resize its shorter side to \
-                 {px} px, bilinear with antialiasing as Pillow's, and keep the aspect ratio. Cut {px} x {px} px from the \
+                "Decode the picture as RGB; {turned}, and colour profiles are not applied. Resize its shorter side to {px} px, bilinear with antialiasing as Pillow's, and keep the aspect ratio. Cut {px} x {px} px from the \
                  centre. Divide by 255, subtract the mean {mean:?} and divide by the standard deviation {std:?} of R, G and \
                  B. The input `image` is float32 (B, 3, {px}, {px}); the output `logits` is float32 (B, classes), and its \
                  softmax are the probabilities."
@@ -110,11 +116,12 @@ impl Facts {
     /// None that is known of.
     pub fn settings(&self) -> Result<SettingsBuilder<Config>> {
         let numbers = |values: [f64; 3]| Value::Array(values.map(Value::Float).to_vec());
-        let decode = Value::try_from(self.decode);
-        let decode = decode.map_err(|e| Error::config(format!("data.decode is no TOML: {e}"), "Please report this"))?;
+        let unwritten = |e: toml::ser::Error| Error::config(format!("a fact is no TOML: {e}"), "Please report this");
+        let (decode, exif) = (Value::try_from(self.decode), Value::try_from(self.exif));
         SettingsBuilder::defaults()
             .set("data.dir", ".")? // settings name data; this one is never opened
-            .set("data.decode", decode)?
+            .set("data.decode", decode.map_err(unwritten)?)?
+            .set("data.exif", exif.map_err(unwritten)?)?
             .set("model.backbone", self.backbone.name())?
             .set("model.input_px", i64::from(self.input_px))?
             .set("augment.mean", numbers(self.mean))?
@@ -133,6 +140,7 @@ impl Facts {
             ("augment.mean", now.mean != self.mean),
             ("augment.std", now.std != self.std),
             ("data.decode", now.decode != self.decode),
+            ("data.exif", now.exif != self.exif),
             ("the steps from a picture to the network", now.steps != self.steps),
         ];
         match changed.into_iter().find(|(_, is_other)| *is_other) {
