@@ -186,7 +186,7 @@ def _network(backbone: str, num_classes: int) -> nn.Module:
 
 
 def _not_ours(path: Path) -> StateError:
-    problem = f"{path}: it says nothing of its classes and its input, since feedline did not export it. Give a file of `feedline export`"
+    problem = f"{path}: it says nothing of its classes and its input, since feedline did not export it. Give one of `feedline export`"
     return StateError(problem, path=os.fspath(path))
 
 
