@@ -186,8 +186,8 @@ def _network(backbone: str, num_classes: int) -> nn.Module:
 
 
 def _not_ours(path: Path) -> StateError:
-    problem = f"{path}: it says nothing of its classes and its input, since feedline did not export it. Give one of `feedline export`"
-    return StateError(problem, path=os.fspath(path))
+    problem = "it says nothing of its classes and its input, since feedline did not export it"
+    return StateError(f"{path}: {problem}. Give one of `feedline export`", path=os.fspath(path))
 
 
 def _damaged(path: Path, problem: object) -> StateError:
