@@ -1,10 +1,11 @@
 //! A plan as a small JSON value, for a ledger; the plan can be rebuilt from it without the data set.
 
+use super::weighted::{MOST_DESCRIBED, MOST_RUNS};
 use super::{MixOrigin, Permutation, Plan, Sampling, Tail};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// The parameters of a plan that has no weights or lengths per sample.
+/// The parameters of a plan that has no lengths per sample.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PlanSpec {
@@ -19,6 +20,9 @@ struct PlanSpec {
     /// Sizes of the sources, and their weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mixture: Option<(Vec<u64>, MixOrigin)>,
+    /// Weights of the samples, each with the number of samples that have it in a row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    weights: Option<Vec<(u64, f64)>>,
 }
 
 impl Plan {
@@ -35,22 +39,33 @@ impl Plan {
     /// The plan as a value of JSON.
     ///
     /// # Errors
-    /// A plan with a weight or a length for each sample: that is data, not a description.
+    /// A plan with a length for each sample, or with weights that change from sample to sample too often: that is data, not a
+    /// description.
     pub fn describe(&self) -> Result<serde_json::Value> {
-        let (merged_epochs, mixture) = match &self.sampling {
-            Sampling::Passes { merged } if self.buckets.is_none() => (*merged, None),
-            Sampling::Mixed(mixture) if self.buckets.is_none() => {
-                (1, Some((mixture.sizes().to_vec(), mixture.now().clone())))
-            }
-            _ => {
+        let (merged_epochs, mixture, weights) = match &self.sampling {
+            _ if self.buckets.is_some() => {
                 return Err(Error::Unsupported {
-                    what: "a ledger of a plan with a weight or a length for each sample".into(),
+                    what: "a ledger of a plan with a length for each sample".into(),
                     remedy: "Train it without a ledger".into(),
+                });
+            }
+            Sampling::Passes { merged } => (*merged, None, None),
+            Sampling::Mixed(mixture) => (1, Some((mixture.sizes().to_vec(), mixture.now().clone())), None),
+            Sampling::Weighted(table) if table.runs.is_some() => (1, None, table.runs.clone()),
+            Sampling::Weighted(_) => {
+                return Err(Error::Unsupported {
+                    what: format!(
+                        "a ledger of a plan with weights for more than {MOST_DESCRIBED} samples, or whose weights change more than \
+                         {MOST_RUNS} times from sample to sample"
+                    ),
+                    remedy: "Sort the samples so that those of one weight follow each other, by class for example"
+                        .into(),
                 });
             }
         };
         let &Plan { len, num_replicas, seed, permutation, tail, epoch_length, .. } = self;
-        let described = PlanSpec { len, num_replicas, seed, permutation, tail, merged_epochs, epoch_length, mixture };
+        let described =
+            PlanSpec { len, num_replicas, seed, permutation, tail, merged_epochs, epoch_length, mixture, weights };
         serde_json::to_value(described)
             .map_err(|e| Error::config(format!("the plan is not JSON: {e}"), "Please report this"))
     }
@@ -74,7 +89,15 @@ impl Plan {
                 let sources: Vec<(u64, f64)> = sizes.into_iter().zip(mix.weights.iter().copied()).collect();
                 plan.with_mixture(&sources)?.with_mix(&mix)
             }
-            None => plan.with_merged_epochs(described.merged_epochs),
+            None => match described.weights {
+                Some(runs) => {
+                    // One more than there are samples is enough for `with_weights` to say so.
+                    let most = described.len.min(MOST_DESCRIBED) as usize + 1;
+                    let each = |(count, weight): (u64, f64)| (0..count).map(move |_| weight);
+                    plan.with_weights(&runs.into_iter().flat_map(each).take(most).collect::<Vec<_>>())
+                }
+                None => plan.with_merged_epochs(described.merged_epochs),
+            },
         }?;
         // Must come last: the limit of torch's order depends on the sizes of the sources.
         plan.with_permutation(described.permutation)
@@ -94,6 +117,7 @@ mod tests {
             plan(10).with_epoch_length(7).unwrap(),
             plan(10).with_merged_epochs(3).unwrap(),
             plan(10).with_permutation(Permutation::Feistel).unwrap().with_mixture(&mixture).unwrap(),
+            plan(5).with_weights(&[0.1, 0.1, 1.0 / 3.0, 0.0, 0.1]).unwrap().with_epoch_length(8).unwrap(),
         ];
         for plan in plans {
             let text = plan.describe().unwrap().to_string();
@@ -101,8 +125,17 @@ mod tests {
             assert_eq!(again, plan);
             assert_eq!(again.fingerprint(), plan.fingerprint());
         }
-        let weighted = plan(2).with_weights(&[1.0, 2.0]).unwrap();
-        assert!(weighted.describe().unwrap_err().to_string().contains("a weight or a length for each sample"));
+        let refused = |plan: Plan| plan.describe().unwrap_err().to_string();
+        let weights: Vec<f64> = (0..=MOST_RUNS).map(|at| 1.0 + (at % 2) as f64).collect();
+        let error = refused(plan(weights.len() as u64).with_weights(&weights).unwrap());
+        assert!(
+            error.contains("weights change more than 65536 times") && error.contains("Sort the samples"),
+            "{error}"
+        );
+        assert!(refused(plan(4).with_buckets([1, 2, 3, 4].into(), 2, 1).unwrap()).contains("a length for each sample"));
+        let more = serde_json::json!({"len": 2, "num_replicas": 1, "seed": 0, "permutation": "torch", "tail": "drop",
+            "merged_epochs": 1, "weights": [[9_000_000_000_000_000_u64, 1.0]]});
+        assert!(Plan::from_description(&more).unwrap_err().to_string().contains("3 weights for 2 samples"));
         assert!(Plan::from_description(&serde_json::json!({"len": 3})).is_err());
     }
 }

@@ -14,6 +14,32 @@ pub(super) struct AliasTable {
     /// The index that a column's other tickets belong to.
     other: Box<[u32]>,
     pub(super) hash: u64,
+    /// The weights as they follow each other, each with the number of indices that have it in a row; `None` if there are more than
+    /// [`MOST_RUNS`], or more than [`MOST_DESCRIBED`] indices: then they are data and no description.
+    pub(super) runs: Option<Vec<(u64, f64)>>,
+}
+
+/// The changes of weight that a description holds: about a megabyte of JSON.
+pub(super) const MOST_RUNS: usize = 1 << 16;
+
+/// The indices whose weights a description holds, so that one that is damaged takes no memory without end.
+pub(super) const MOST_DESCRIBED: u64 = 1 << 24;
+
+/// Weights that follow each other, as numbers of indices that have the same one.
+fn runs(weights: &[f64]) -> Option<Vec<(u64, f64)>> {
+    if weights.len() as u64 > MOST_DESCRIBED {
+        return None;
+    }
+    let mut runs: Vec<(u64, f64)> = Vec::new();
+    for &weight in weights {
+        let count = runs.len();
+        match runs.last_mut() {
+            Some((indices, last)) if last.to_bits() == weight.to_bits() => *indices += 1,
+            _ if count == MOST_RUNS => return None,
+            _ => runs.push((1, weight)),
+        }
+    }
+    Some(runs)
 }
 
 /// The sum of the weights, after checking that one can draw by them.
@@ -70,7 +96,7 @@ impl AliasTable {
             }
         }
         let hash = weights.iter().fold(n as u64, |hash, weight| hash_words(&[hash, weight.to_bits()]));
-        Ok(AliasTable { own, other, hash })
+        Ok(AliasTable { own, other, hash, runs: runs(weights) })
     }
 
     /// The index drawn at `place` of the run seeded `seed`.
