@@ -127,4 +127,8 @@ def test_a_saved_run_goes_on_as_the_one_that_was_never_stopped(feedline_ok, demo
     assert found["verify"] == saved["verify"] and found["ledger"] == saved["ledger"], "each sample once, in the same order"
     assert_close(found["losses"], saved["losses"])
     assert_close(found["summary"], saved["summary"])
+    for name in ("config.toml", "checkpoint.toml"):
+        # A later version has more settings; none of the old is gone or stands elsewhere.
+        old = saved["files"][name]
+        found["files"][name] = [key for key in found["files"][name] if key in old]
     assert found["files"] == saved["files"]
