@@ -54,6 +54,10 @@ pub trait Settings: Sections + Clone + Serialize + DeserializeOwned {
     /// share of a step, and section `storage`.
     const MUTABLE_KEYS: &'static [&'static str] = &[];
 
+    /// Settings under a name: files that hold only what differs from the defaults. The comments at their beginning say what they
+    /// are and what is left out of them.
+    const PRESETS: &'static [(&'static str, &'static str)] = &[];
+
     /// Checks that every value of the recipe's own keys is in its range and none contradicts another.
     ///
     /// # Errors
@@ -369,6 +373,26 @@ impl<C: Settings> SettingsBuilder<C> {
                 Ok(self)
             }
         }
+    }
+
+    /// Overlays the preset of this name, and gives what it says of itself, a line each.
+    ///
+    /// # Errors
+    /// A name that is none.
+    pub fn preset(self, name: &str) -> Result<(SettingsBuilder<C>, Vec<String>)> {
+        let Some((_, text)) = C::PRESETS.iter().find(|(known, _)| *known == name) else {
+            let names: Vec<&str> = C::PRESETS.iter().map(|(name, _)| *name).collect();
+            return Err(Error::config(
+                format!("the recipe {} has no preset {name:?}", C::RECIPE),
+                if names.is_empty() {
+                    "It has none: leave --preset out".into()
+                } else {
+                    format!("Choose one of {}", names.join(", "))
+                },
+            ));
+        };
+        let words = text.lines().map_while(|line| line.strip_prefix("# ")).map(str::to_owned).collect();
+        Ok((self.table(text.to_string())?, words))
     }
 
     /// Overlays the text of a file.

@@ -63,10 +63,13 @@ pub struct Args {
     /// cpu, or gpu in a build with the feature wgpu
     #[arg(long)]
     device: Option<String>,
-    /// sgd or adam
+    /// Settings under a name, below --config and all flags; of images fine-tune, from-scratch, timm-a3 or torchvision-v2
+    #[arg(long, value_name = "NAME")]
+    preset: Option<String>,
+    /// sgd, adam, adamw or lamb
     #[arg(long)]
     optimizer: Option<String>,
-    /// Learning rate for a batch of 64; fitted to the batch size
+    /// Learning rate for a batch of 64, fitted to the batch size, unless train.lr_scheduler is set
     #[arg(long, value_name = "LR")]
     init_lr: Option<f64>,
     /// Print the settings and their defaults, and do nothing
@@ -118,6 +121,11 @@ pub fn run_recipe<R: Trainable>(args: &Args, group: &Arc<dyn Group>, resumed: Op
     if group.rank() == 0 {
         feedline::say!("run folder   {}", run.dir().display());
         feedline::say!("{}", R::describe(run.setup()).trim_end());
+        if let Some(name) = &args.preset {
+            feedline::say!("preset       {name}");
+            let (_, words) = SettingsBuilder::<R::Config>::defaults().preset(name)?;
+            words.iter().for_each(|line| feedline::say!("             {line}"));
+        }
         run.notes().iter().for_each(|note| feedline::say!("note         {note}"));
     }
 
@@ -207,7 +215,10 @@ pub fn resumed(args: &Args, group: &dyn Group) -> Result<Option<PathBuf>> {
 }
 
 /// The settings that the flags say, on top of `builder`.
-fn settings<C: Settings>(args: &Args, builder: SettingsBuilder<C>) -> Result<SettingsBuilder<C>> {
+fn settings<C: Settings>(args: &Args, mut builder: SettingsBuilder<C>) -> Result<SettingsBuilder<C>> {
+    if let Some(name) = &args.preset {
+        (builder, _) = builder.preset(name)?;
+    }
     let mut builder = args.data.settings(builder)?;
     for (flag, text) in [
         ("--backbone", &args.backbone),

@@ -8,7 +8,7 @@ use crate::settings::{Settings, at_least_0, in_range, positive};
 use feedline::augment::{Augmentation, ImageOp, output_size_px};
 use feedline::pipeline::{DecodeMode, Exif};
 use feedline::train::consistency::BatchSplit;
-use feedline::train::schedule::{LrDecay, OptimizerKind};
+use feedline::train::schedule::{LrDecay, LrScheduler, OptimizerKind};
 use feedline::{Error, Result};
 use serde::de::IntoDeserializer;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -43,6 +43,120 @@ crate::settings! {
             momentum: f64,
             weight_decay: f64,
             lr_decay: LrDecay,
+            nesterov: bool,
+            beta2: f64,
+            lr_scheduler: Scheduler,
+            lr_base_size: u64,
+            warmup_epochs: u64,
+            warmup_steps: u64,
+            warmup_start_factor: f64,
+            lr_power: f64,
+            lr_step_size: u64,
+            lr_milestones: Vec<u64>,
+            lr_gamma: f64,
+            pct_start: f64,
+            div_factor: f64,
+            loss: LossKind,
+            label_smoothing: f64,
+            focal_gamma: f64,
+            focal_alpha: f64,
+            class_weights: ClassWeights,
+            sampler: Sampler,
+            layer_decay: f64,
+            ema_decay: f64,
+            accumulate: u64,
+            clip_grad_norm: f64,
+            clip_grad_value: f64,
+            patience: u64,
+        }
+    }
+}
+
+/// The loss that a network is trained by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LossKind {
+    /// Cross entropy over all classes.
+    Ce,
+    /// Binary cross entropy of each class for itself.
+    Bce,
+    /// Binary cross entropy in which what is known well counts less.
+    Focal,
+}
+
+/// Key `lr_scheduler`: empty is none, and then `lr_decay` holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Scheduler(pub Option<LrScheduler>);
+
+impl TryFrom<String> for Scheduler {
+    type Error = serde::de::value::Error;
+
+    fn try_from(name: String) -> Result<Scheduler, Self::Error> {
+        if name.is_empty() {
+            return Ok(Scheduler(None));
+        }
+        LrScheduler::deserialize(name.into_deserializer()).map(|scheduler| Scheduler(Some(scheduler)))
+    }
+}
+
+impl From<Scheduler> for String {
+    fn from(Scheduler(scheduler): Scheduler) -> String {
+        scheduler.map(|scheduler| setting_name(&scheduler)).unwrap_or_default()
+    }
+}
+
+/// The order of training samples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sampler {
+    /// Each sample once an epoch, shuffled.
+    Shuffle,
+    /// As many draws as there are samples, with replacement: each class as often as the others.
+    Balanced,
+}
+
+/// Key `class_weights`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "WeightsKey", into = "WeightsKey")]
+pub enum ClassWeights {
+    /// 1 for all.
+    None,
+    /// By the number of training samples.
+    Balanced,
+    /// One for each class.
+    List(Vec<f64>),
+}
+
+/// The key as it is written.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected \"none\", \"balanced\", or a list of numbers, one for each class")]
+enum WeightsKey {
+    Name(String),
+    List(Vec<f64>),
+}
+
+impl TryFrom<WeightsKey> for ClassWeights {
+    type Error = String;
+
+    fn try_from(key: WeightsKey) -> Result<ClassWeights, String> {
+        match key {
+            WeightsKey::Name(name) if name == "none" => Ok(ClassWeights::None),
+            WeightsKey::Name(name) if name == "balanced" => Ok(ClassWeights::Balanced),
+            WeightsKey::Name(name) => {
+                Err(format!("{name:?} is no way to weigh classes: none, balanced, or a list of numbers"))
+            }
+            WeightsKey::List(weights) => Ok(ClassWeights::List(weights)),
+        }
+    }
+}
+
+impl From<ClassWeights> for WeightsKey {
+    fn from(weights: ClassWeights) -> WeightsKey {
+        match weights {
+            ClassWeights::None => WeightsKey::Name("none".into()),
+            ClassWeights::Balanced => WeightsKey::Name("balanced".into()),
+            ClassWeights::List(weights) => WeightsKey::List(weights),
         }
     }
 }
@@ -155,6 +269,105 @@ impl Config {
     }
 }
 
+impl TrainConfig {
+    /// Checks the keys of learning rates, losses and steps, and that none is set that nothing looks at.
+    fn check_recipe(&self) -> Result<()> {
+        let share = 0.0..1.0;
+        in_range([
+            (share.contains(&self.beta2), "train.beta2", "at least 0 and below 1"),
+            (
+                self.warmup_start_factor > 0.0 && self.warmup_start_factor <= 1.0,
+                "train.warmup_start_factor",
+                "above 0 and at most 1",
+            ),
+            (positive(self.lr_power), "train.lr_power", "above 0"),
+            (self.lr_step_size > 0, "train.lr_step_size", "at least 1"),
+            (
+                self.lr_milestones.is_sorted_by(|one, next| one < next),
+                "train.lr_milestones",
+                "epochs in rising order, none twice",
+            ),
+            (self.lr_gamma > 0.0 && self.lr_gamma <= 1.0, "train.lr_gamma", "above 0 and at most 1"),
+            (self.pct_start > 0.0 && self.pct_start < 1.0, "train.pct_start", "above 0 and below 1"),
+            (self.div_factor >= 1.0 && self.div_factor.is_finite(), "train.div_factor", "at least 1"),
+            (share.contains(&self.label_smoothing), "train.label_smoothing", "at least 0 and below 1"),
+            (at_least_0(self.focal_gamma), "train.focal_gamma", "at least 0"),
+            (
+                (0.0..=1.0).contains(&self.focal_alpha) || self.focal_alpha == -1.0,
+                "train.focal_alpha",
+                "0 to 1, or -1 for no weight",
+            ),
+            (
+                !matches!(&self.class_weights, ClassWeights::List(weights) if weights.is_empty() || !weights.iter().all(|weight| positive(*weight))),
+                "train.class_weights",
+                "none, balanced, or numbers above 0, one for each class",
+            ),
+            (self.layer_decay > 0.0 && self.layer_decay <= 1.0, "train.layer_decay", "above 0 and at most 1 (off)"),
+            (share.contains(&self.ema_decay), "train.ema_decay", "at least 0 (off) and below 1"),
+            ((1..=1 << 20).contains(&self.accumulate), "train.accumulate", "1 to 1,048,576"),
+            (at_least_0(self.clip_grad_norm), "train.clip_grad_norm", "at least 0 (off)"),
+            (at_least_0(self.clip_grad_value), "train.clip_grad_value", "at least 0 (off)"),
+        ])?;
+        let scheduler = self.lr_scheduler.0;
+        let by = |these: &[LrScheduler]| scheduler.is_some_and(|scheduler| these.contains(&scheduler));
+        let (adam, focal) = (self.optimizer != OptimizerKind::Sgd, self.loss == LossKind::Focal);
+        let warms_up = scheduler.is_some() && !by(&[LrScheduler::OneCycle]);
+        use LrScheduler::{Cosine, MultiStep, OneCycle, Poly, Step};
+        // Key, whether it has its default, whether something looks at it, what does.
+        let keys = [
+            ("nesterov", self.nesterov, !adam, "the optimizer sgd"),
+            ("beta2", self.beta2 == 0.999, adam, "the optimizers adam, adamw and lamb"),
+            ("lr_decay", self.lr_decay == LrDecay::Cos, scheduler.is_none(), "no lr_scheduler"),
+            (
+                "min_lr_ratio",
+                self.min_lr_ratio == 0.01,
+                scheduler.is_none() || by(&[Cosine, Poly]),
+                "lr_decay, and cosine and poly",
+            ),
+            ("lr_base_size", self.lr_base_size == 0, scheduler.is_some(), "an lr_scheduler"),
+            ("warmup_epochs", self.warmup_epochs == 0, warms_up, "an lr_scheduler other than onecycle"),
+            ("warmup_steps", self.warmup_steps == 0, warms_up, "an lr_scheduler other than onecycle"),
+            ("warmup_start_factor", self.warmup_start_factor == 0.01, warms_up, "an lr_scheduler other than onecycle"),
+            ("lr_power", self.lr_power == 0.9, by(&[Poly]), "the lr_scheduler poly"),
+            ("lr_step_size", self.lr_step_size == 30, by(&[Step]), "the lr_scheduler step"),
+            ("lr_milestones", self.lr_milestones.is_empty(), by(&[MultiStep]), "the lr_scheduler multistep"),
+            ("lr_gamma", self.lr_gamma == 0.1, by(&[Step, MultiStep]), "the lr_schedulers step and multistep"),
+            ("pct_start", self.pct_start == 0.3, by(&[OneCycle]), "the lr_scheduler onecycle"),
+            ("div_factor", self.div_factor == 25.0, by(&[OneCycle]), "the lr_scheduler onecycle"),
+            ("focal_gamma", self.focal_gamma == 2.0, focal, "the loss focal"),
+            ("focal_alpha", self.focal_alpha == 0.25, focal, "the loss focal"),
+            ("class_weights", self.class_weights == ClassWeights::None, self.loss == LossKind::Ce, "the loss ce"),
+        ];
+        if let Some((key, _, _, who)) = keys.iter().find(|(_, is_default, is_used, _)| !is_default && !is_used) {
+            return Err(Error::config(
+                format!("train.{key} is set, and nothing looks at it: it belongs to {who}"),
+                format!("Leave train.{key} out, or choose {who}"),
+            ));
+        }
+        let problem = if by(&[MultiStep]) && self.lr_milestones.is_empty() {
+            Some(("train.lr_scheduler is multistep, and train.lr_milestones is empty", "Set the epochs: [30, 60, 80]"))
+        } else if self.warmup_epochs > 0 && self.warmup_steps > 0 {
+            Some(("both train.warmup_epochs and train.warmup_steps are set", "Set one of them to 0"))
+        } else if self.clip_grad_norm > 0.0 && self.clip_grad_value > 0.0 {
+            Some(("both train.clip_grad_norm and train.clip_grad_value are set", "Set one of them to 0"))
+        } else {
+            None
+        };
+        if let Some((problem, remedy)) = problem {
+            return Err(Error::config(problem, remedy));
+        }
+        let batches = [("train.batch_size", self.batch_size), ("train.freeze_batch_size", self.freeze_batch_size)];
+        let batches = batches.into_iter().take(if self.freeze_train { 2 } else { 1 });
+        match batches.into_iter().find(|(_, batch_size)| !batch_size.is_multiple_of(self.accumulate)) {
+            Some((key, batch_size)) => Err(Error::config(
+                format!("{key} is {batch_size}, no multiple of train.accumulate, which is {}", self.accumulate),
+                format!("{key} is the batch of a whole step, which is cut into so many parts: choose a multiple"),
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Settings for Config {
     const RECIPE: &'static str = "classification";
 
@@ -167,6 +380,13 @@ impl Settings for Config {
     const SPLIT_KEYS: &'static [&'static str] = &["val_fraction", "split_seed"];
 
     const MUTABLE_KEYS: &'static [&'static str] = &["data.decoded_cache_bytes"];
+
+    const PRESETS: &'static [(&'static str, &'static str)] = &[
+        ("fine-tune", include_str!("presets/fine-tune.toml")),
+        ("from-scratch", include_str!("presets/from-scratch.toml")),
+        ("timm-a3", include_str!("presets/timm-a3.toml")),
+        ("torchvision-v2", include_str!("presets/torchvision-v2.toml")),
+    ];
 
     fn paths(&mut self) -> Vec<&mut PathBuf> {
         let DataConfig { dir, train_list, val_list, classes, .. } = &mut self.data;
@@ -187,10 +407,16 @@ impl Settings for Config {
             (self.augment.mean.iter().all(|m| m.is_finite()), "augment.mean", "numbers"),
             ((1..=1 << 20).contains(&train.freeze_batch_size), "train.freeze_batch_size", "1 to 1,048,576"),
             (positive(train.init_lr), "train.init_lr", "above 0"),
-            (train.min_lr_ratio > 0.0 && train.min_lr_ratio <= 1.0, "train.min_lr_ratio", "above 0 and at most 1"),
+            (
+                (0.0..=1.0).contains(&train.min_lr_ratio)
+                    && (train.min_lr_ratio > 0.0 || train.lr_scheduler.0.is_some()),
+                "train.min_lr_ratio",
+                "at most 1, and above 0, with train.lr_scheduler at least 0",
+            ),
             ((0.0..1.0).contains(&train.momentum), "train.momentum", "at least 0 and below 1"),
             (at_least_0(train.weight_decay), "train.weight_decay", "at least 0"),
         ])?;
+        train.check_recipe()?;
         if let TrainOps::List(ops) = &self.augment.ops {
             ops.iter().try_for_each(ImageOp::validate)?;
         }
@@ -285,6 +511,56 @@ mod tests {
                 assert!(error.contains(part), "{text:?} gives {error:?}, without {part:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_key_of_training_that_nothing_looks_at_is_refused_and_so_are_two_that_contradict_each_other() {
+        let with = |train: &str| resolved(&format!("[data]\ndir = \"d\"\n[train]\n{train}"));
+        for (train, part) in [
+            ("warmup_epochs = 2", "train.warmup_epochs is set, and nothing looks at it: it belongs to an lr_scheduler"),
+            ("lr_scheduler = \"onecycle\"\nwarmup_steps = 2", "train.warmup_steps is set"),
+            ("lr_scheduler = \"cosine\"\nlr_gamma = 0.5", "it belongs to the lr_schedulers step and multistep"),
+            ("lr_scheduler = \"cosine\"\nlr_decay = \"step\"", "train.lr_decay is set"),
+            ("lr_scheduler = \"step\"\nmin_lr_ratio = 0.1", "train.min_lr_ratio is set"),
+            ("lr_scheduler = \"linear\"", "unknown variant `linear`, expected one of `cosine`"),
+            ("lr_scheduler = \"multistep\"", "train.lr_milestones is empty"),
+            ("lr_scheduler = \"multistep\"\nlr_milestones = [5, 5]", "train.lr_milestones"),
+            ("lr_scheduler = \"poly\"\nwarmup_epochs = 1\nwarmup_steps = 1", "both train.warmup_epochs and"),
+            ("lr_base_size = 256", "train.lr_base_size is set"),
+            ("min_lr_ratio = 0", "train.min_lr_ratio"),
+            ("beta2 = 0.99", "it belongs to the optimizers adam, adamw and lamb"),
+            ("optimizer = \"adamw\"\nnesterov = false", "it belongs to the optimizer sgd"),
+            ("loss = \"bce\"\nclass_weights = \"balanced\"", "train.class_weights is set"),
+            ("focal_gamma = 1", "train.focal_gamma is set"),
+            ("class_weights = \"equal\"", "\"equal\" is no way to weigh classes"),
+            ("class_weights = 3", "expected \"none\", \"balanced\", or a list"),
+            ("class_weights = [1, 0]", "train.class_weights is out of range"),
+            ("label_smoothing = 1", "train.label_smoothing"),
+            ("ema_decay = 1", "train.ema_decay"),
+            ("accumulate = 5", "train.batch_size is 32, no multiple of train.accumulate, which is 5"),
+            ("clip_grad_norm = 1\nclip_grad_value = 1", "both train.clip_grad_norm and"),
+        ] {
+            let error = with(train).unwrap_err().to_string();
+            assert!(error.contains(part), "{train:?} gives {error:?}, without {part:?}");
+        }
+        let config = with("lr_scheduler = \"multistep\"\nlr_milestones = [3, 8]\nclass_weights = [1, 2.5]").unwrap();
+        assert_eq!(config.train.class_weights, ClassWeights::List(vec![1.0, 2.5]));
+        assert_eq!(Config::from_toml(&config.to_toml().unwrap()).unwrap(), config);
+    }
+
+    #[test]
+    fn presets_lie_above_the_defaults_and_below_everything_else() {
+        for (name, _) in Config::PRESETS {
+            let (builder, words) = SettingsBuilder::<Config>::defaults().preset(name).unwrap();
+            assert!(words.len() >= 2 && words[1].starts_with("left out: "), "{name}: {words:?}");
+            let preset = builder.assign("data.dir=d").unwrap();
+            let config = preset.clone().resolve().unwrap();
+            assert_eq!(config.train.lr_scheduler, Scheduler(Some(LrScheduler::Cosine)), "{name}");
+            let own = preset.assign("train.epochs=7").unwrap().resolve().unwrap();
+            assert_eq!((own.train.epochs, own.train.init_lr), (7, config.train.init_lr), "{name}");
+        }
+        let error = SettingsBuilder::<Config>::defaults().preset("a3").unwrap_err().to_string();
+        assert!(error.contains("no preset \"a3\"") && error.contains("timm-a3, torchvision-v2"), "{error}");
     }
 
     #[test]

@@ -60,7 +60,7 @@ impl Predictor {
         facts.check(&config)?;
         let Pictures { list, labels } = Pictures::at(places, &facts.classes, config.storage())?;
         let data = Arc::new(images(list, facts.steps.clone(), &config, None)?);
-        let mut task = ClassificationTask::new(task_options(&config, facts.classes.len()))?;
+        let mut task = ClassificationTask::new(task_options(&config, &vec![0; facts.classes.len()]))?;
         load_weights(&mut task, weights)?;
         let plan = Plan::unshuffled(data.len(), 1)?.with_tail(Tail::Exact);
         Ok(Predictor { config, classes: facts.classes.clone(), task, data, labels, plan })

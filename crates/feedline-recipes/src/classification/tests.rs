@@ -54,6 +54,8 @@ fn options(backbone: Backbone) -> TaskOptions {
         device: DeviceKind::Cpu,
         seed: 11,
         sync_bn: false,
+        loss: Default::default(),
+        step: Default::default(),
     }
 }
 

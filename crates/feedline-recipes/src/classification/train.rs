@@ -1,8 +1,8 @@
 //! The recipe as far as its network goes: phases and learning rates of a run, its files, its figures and the words about
 //! it. The order of events belongs to `run`.
 
-use super::config::{Config, TrainOps};
-use super::data::{self, CLASSES};
+use super::config::{ClassWeights, Config, LossKind, Sampler, TrainOps};
+use super::data::{self, CLASSES, class_samples};
 use super::evaluate;
 use super::metrics::Shown;
 use super::network::backbone::Backbone;
@@ -17,7 +17,7 @@ use feedline::event::Sink;
 use feedline::pipeline::Images;
 use feedline::pipeline::Pipeline;
 use feedline::read::{Storage, read_classes};
-use feedline::train::schedule::{EpochLr, LrLimits, fit_lr, step_advice};
+use feedline::train::schedule::{EpochLr, LrLimits, LrScheduler, OptimizerKind, StepLr, fit_lr, step_advice};
 use feedline::train::{FitOptions, Phase};
 use feedline::{Error, Result};
 use serde::Serialize;
@@ -62,10 +62,15 @@ impl Trainable for Classification {
     /// Both at once: they share a folder and a cache.
     fn open_splits(config: &Config) -> Result<SplitsOf<Classification>> {
         let (train, val) = data::open(config)?;
-        match train.classes() {
-            [only] => Err(Error::config(
+        let empty = train.classes().iter().zip(class_samples(&train)).find(|(_, samples)| *samples == 0);
+        match (train.classes(), empty) {
+            ([only], _) => Err(Error::config(
                 format!("there is one class only, `{only}`, in {}, so there is nothing to tell apart", train.place()),
                 format!("Add another class; if the folders in `{only}` are the classes, name it: --data .../{only}"),
+            )),
+            (_, Some((class, _))) if config.train.class_weights == ClassWeights::Balanced => Err(Error::config(
+                format!("train.class_weights is balanced, and the class {class} has no training sample to weigh it by"),
+                "Add samples, leave the class out, or give a list of weights",
             )),
             _ => Ok((train, val)),
         }
@@ -76,7 +81,7 @@ impl Trainable for Classification {
     }
 
     fn task(config: &Config, data: &Images) -> Result<ClassificationTask> {
-        ClassificationTask::new(task_options(config, data.classes().len()))
+        ClassificationTask::new(task_options(config, &class_samples(data)))
     }
 
     fn import(config: &Config, task: &mut ClassificationTask, train: &Images) -> Result<Option<String>> {
@@ -88,8 +93,8 @@ impl Trainable for Classification {
         Ok(Some(weights::load_into(task, weights, wanted)?.to_string()))
     }
 
-    fn fit_options(config: &Config, _epoch_len: u64) -> Result<FitOptions> {
-        fit_options(config)
+    fn fit_options(config: &Config, epoch_len: u64) -> Result<FitOptions> {
+        fit_options(config, epoch_len)
     }
 
     fn sample_list(data: &Images) -> String {
@@ -111,7 +116,7 @@ impl Trainable for Classification {
              \x20            training: {}\n\
              \x20            validation: {}\n\
              model        {} at {px}x{px} px, {} on {}, augmentation {}\n\
-             training     {} epochs of batch {}{}{}, {}, learning rate up to {} (init_lr {} fitted to the batch), {} data workers\n",
+             training     {} epochs of batch {}{}{}, {}, learning rate up to {} ({}), {} data workers\n{}",
             train.len(),
             val.len(),
             train.classes().len(),
@@ -130,8 +135,16 @@ impl Trainable for Classification {
             if config.train.sync_bn && group.world_size() > 1 { " with synchronised norms" } else { "" },
             setting_name(&config.train.optimizer),
             fitted_lr(config, config.train.batch_size).0,
-            config.train.init_lr,
+            match config.train.lr_scheduler.0 {
+                None => format!("init_lr {} fitted to the batch", config.train.init_lr),
+                Some(scheduler) if config.train.lr_base_size > 0 => {
+                    let (scheduler, size) = (setting_name(&scheduler), config.train.lr_base_size);
+                    format!("{scheduler}, init_lr {} is for a batch of {size}", config.train.init_lr)
+                }
+                Some(scheduler) => format!("{}, init_lr as it is", setting_name(&scheduler)),
+            },
             config.loader().num_workers(),
+            recipe_words(config, task),
             px = config.input_px()
         )
     }
@@ -190,24 +203,87 @@ impl Trainable for Classification {
     }
 }
 
-/// Learning rates (highest, lowest) fitted to a batch size.
+/// A line with all that makes a step another than by default; nothing if nothing does.
+fn recipe_words(config: &Config, task: &ClassificationTask) -> String {
+    let train = &config.train;
+    let mut words = Vec::new();
+    if !train.nesterov {
+        words.push("plain momentum".to_string());
+    }
+    match (train.warmup_epochs, train.warmup_steps) {
+        (0, 0) => {}
+        (0, steps) => words.push(format!("warm-up of {steps} steps")),
+        (epochs, _) => words.push(format!("warm-up of {epochs} epochs")),
+    }
+    match train.loss {
+        LossKind::Ce => {}
+        LossKind::Bce => words.push("binary cross entropy".into()),
+        LossKind::Focal => words.push(format!("focal loss (gamma {}, alpha {})", train.focal_gamma, train.focal_alpha)),
+    }
+    let weights: Vec<String> = task.options().loss.class_weights.iter().map(|weight| format!("{weight:.3}")).collect();
+    if !weights.is_empty() {
+        let more = if weights.len() > 8 { ", ..." } else { "" };
+        words.push(format!("class weights {}{more}", weights[..weights.len().min(8)].join(" ")));
+    }
+    for (name, value) in [
+        ("label smoothing", train.label_smoothing),
+        ("gradients cut to the length", train.clip_grad_norm),
+        ("gradients cut to the size", train.clip_grad_value),
+    ] {
+        if value > 0.0 {
+            words.push(format!("{name} {value}"));
+        }
+    }
+    if train.sampler == Sampler::Balanced {
+        words.push("samples drawn so that classes come equally often".into());
+    }
+    if train.layer_decay < 1.0 {
+        words.push(format!("rates that decay by {} from layer to layer", train.layer_decay));
+    }
+    if train.accumulate > 1 {
+        words.push(format!("each step in {} parts, which norm layers see one at a time", train.accumulate));
+    }
+    if train.ema_decay > 0.0 {
+        words.push(format!("averages of the weights (decay {}), which are validated and saved", train.ema_decay));
+    }
+    if train.patience > 0 {
+        words.push(format!("patience of {} epochs", train.patience));
+    }
+    if words.is_empty() { String::new() } else { format!("recipe       {}\n", words.join(", ")) }
+}
+
+/// Learning rates (highest, lowest): fitted to a batch size, or with an `lr_scheduler` as they are, or as timm scales them from a
+/// batch size of their own.
 pub fn fitted_lr(config: &Config, batch_size: u64) -> (f64, f64) {
     let train = &config.train;
+    if train.lr_scheduler.0.is_some() {
+        let scale = match (train.lr_base_size, train.optimizer) {
+            (0, _) => 1.0,
+            (size, OptimizerKind::Sgd) => batch_size as f64 / size as f64,
+            (size, _) => (batch_size as f64 / size as f64).sqrt(),
+        };
+        return (train.init_lr * scale, train.init_lr * scale * train.min_lr_ratio);
+    }
     let limits = LrLimits::of(train.optimizer);
     fit_lr(batch_size as u32, train.init_lr, train.init_lr * train.min_lr_ratio, limits)
 }
 
-/// The phases with their learning rates fitted to their batch sizes.
-fn fit_options(config: &Config) -> Result<FitOptions> {
+/// The phases with their learning rates.
+fn fit_options(config: &Config, epoch_len: u64) -> Result<FitOptions> {
     let train = &config.train;
+    let frozen_epochs = if train.freeze_train { train.freeze_epochs.min(train.epochs) } else { 0 };
     let phase = |first_epoch, frozen, batch_size: u64| -> Result<Phase> {
-        let (init_lr, min_lr) = fitted_lr(config, batch_size);
-        // As upstream: one schedule over all epochs, so that the warm-up is not repeated when the backbone thaws.
-        let schedule = EpochLr::new(train.lr_decay, init_lr, min_lr, train.epochs as u32)?;
-        let lr = Box::new(move |epoch, _| schedule.at(epoch as u32));
+        let lr = match train.lr_scheduler.0 {
+            Some(scheduler) => step_lr(config, scheduler, frozen_epochs, batch_size, epoch_len)?,
+            None => {
+                let (init_lr, min_lr) = fitted_lr(config, batch_size);
+                // As upstream: one schedule over all epochs, so that the warm-up is not repeated when the backbone thaws.
+                let schedule = EpochLr::new(train.lr_decay, init_lr, min_lr, train.epochs as u32)?;
+                Box::new(move |epoch, _| schedule.at(epoch as u32))
+            }
+        };
         Ok(Phase { first_epoch, frozen, batch_size, lr, momentum: None })
     };
-    let frozen_epochs = if train.freeze_train { train.freeze_epochs.min(train.epochs) } else { 0 };
     let mut phases = Vec::new();
     if frozen_epochs > 0 {
         phases.push(phase(0, true, train.freeze_batch_size)?);
@@ -215,7 +291,41 @@ fn fit_options(config: &Config) -> Result<FitOptions> {
     if frozen_epochs < train.epochs {
         phases.push(phase(frozen_epochs, false, train.batch_size)?);
     }
-    Ok(config.fit_options(phases))
+    Ok(FitOptions { patience: train.patience, ..config.fit_options(phases) })
+}
+
+/// The rate of each step of the phase with this batch size, by a schedule over the steps of all phases.
+fn step_lr(
+    config: &Config,
+    scheduler: LrScheduler,
+    frozen_epochs: u64,
+    batch_size: u64,
+    epoch_len: u64,
+) -> Result<Box<dyn Fn(u64, u64) -> f64>> {
+    let train = &config.train;
+    let (frozen_steps, steps) = (epoch_len / train.freeze_batch_size, epoch_len / train.batch_size);
+    // Steps of all epochs before this one.
+    let before = move |epoch: u64| {
+        let frozen = epoch.min(frozen_epochs);
+        frozen.saturating_mul(frozen_steps).saturating_add((epoch - frozen).saturating_mul(steps))
+    };
+    let (lr, min_lr) = fitted_lr(config, batch_size);
+    let schedule = StepLr {
+        scheduler,
+        lr,
+        min_lr,
+        power: train.lr_power,
+        pct_start: train.pct_start,
+        div_factor: train.div_factor,
+        step_size: train.lr_step_size,
+        milestones: train.lr_milestones.clone(),
+        gamma: train.lr_gamma,
+        warmup_steps: if train.warmup_epochs > 0 { before(train.warmup_epochs) } else { train.warmup_steps },
+        warmup_start_factor: train.warmup_start_factor,
+        total_steps: before(train.epochs),
+    };
+    schedule.check()?;
+    Ok(Box::new(move |epoch, position| schedule.at(epoch, before(epoch) + position / batch_size)))
 }
 
 /// More epochs than these are no advice.
@@ -226,6 +336,17 @@ const MOST_EPOCHS_ADVISED: u64 = 1000;
 /// number of epochs makes up for it, those weights are the advice.
 fn advice(config: &Config, num_train: u64) -> Option<String> {
     let train = &config.train;
+    let steps = (num_train / train.batch_size).saturating_mul(train.epochs);
+    // The averages of a run that is shorter are made of its first steps.
+    let window = 1.0 / (1.0 - train.ema_decay);
+    if train.ema_decay > 0.0 && 3.0 * window > steps as f64 {
+        return Some(format!(
+            "train.ema_decay {} averages over about the last {window:.0} steps, and the run has {steps}: {:.4} would be a third of \
+             them",
+            train.ema_decay,
+            (1.0 - 3.0 / steps.max(4) as f64).max(0.0)
+        ));
+    }
     if config.model.backbone == Backbone::Small || !config.model.pretrained.as_os_str().is_empty() {
         return None;
     }

@@ -3,6 +3,8 @@
 
 pub mod device;
 
+pub mod ema;
+
 mod loss_scale;
 
 pub mod optimizer;

@@ -1,7 +1,9 @@
 //! The numbers of a network: named tensors kept as flat f32 vectors, so that optimiser, checkpoints and a sum over ranks
 //! need no tensor framework. Owns their initial values and the way into and out of a saved state; knows no network.
 
+use super::ema::Ema;
 use feedline::plan::rng::SampleRng;
+use feedline::train::checkpoint::RAW;
 use feedline::train::group::Group;
 use feedline::train::{TaskState, Tensors};
 use feedline::{Array, DType, Error, Result};
@@ -42,6 +44,8 @@ pub struct Spec {
     init: Init,
     /// True if it belongs to the part that `Task::set_frozen` freezes.
     pub in_backbone: bool,
+    /// Its learning rate as a share of the step's: 1 unless rates decay by layer.
+    pub lr_scale: f64,
     /// Its place in `Parameters::parameters`, or in `Parameters::buffers` if it is a statistic.
     pub range: Range<usize>,
 }
@@ -72,6 +76,8 @@ pub struct Parameters {
     pub parameters: Vec<f32>,
     /// All running statistics.
     pub buffers: Vec<f32>,
+    /// Their averages over the steps, if they are kept: then these are what is evaluated.
+    pub ema: Option<Ema>,
 }
 
 impl Parameters {
@@ -80,7 +86,7 @@ impl Parameters {
         let store = if role == Role::Statistic { &mut self.buffers } else { &mut self.parameters };
         let range = store.len()..store.len() + shape.iter().product::<usize>();
         store.resize(range.end, 0.0);
-        self.specs.push(Spec { name, shape, role, init, in_backbone, range });
+        self.specs.push(Spec { name, shape, role, init, in_backbone, lr_scale: 1.0, range });
     }
 
     /// Initial values: each tensor's are drawn from a stream of its own, which `seed` and its name decide.
@@ -114,10 +120,63 @@ impl Parameters {
         &mut store[spec.range.clone()]
     }
 
-    /// A copy of every tensor by name.
+    /// The averages, if any step went into them.
+    fn averages(&self) -> Option<&Ema> {
+        self.ema.as_ref().filter(|ema| ema.steps > 0)
+    }
+
+    /// The values of one tensor for an evaluation: the averages, if any step went into them.
+    pub fn evaluated(&self, spec: &Spec) -> &[f32] {
+        match self.averages() {
+            None => self.values(spec),
+            Some(ema) if spec.is_buffer() => &ema.buffers[spec.range.clone()],
+            Some(ema) => &ema.parameters[spec.range.clone()],
+        }
+    }
+
+    /// Takes the numbers after a step into the averages, if they are kept.
+    pub fn average(&mut self) {
+        let Parameters { parameters, buffers, ema, .. } = self;
+        if let Some(ema) = ema {
+            ema.update(parameters, buffers);
+        }
+    }
+
+    /// A copy of every tensor by name, as it is evaluated.
     pub fn tensors(&self) -> Tensors {
-        let array = |spec: &Spec| Array::from_slice(spec.shape.clone(), self.values(spec));
+        let array = |spec: &Spec| Array::from_slice(spec.shape.clone(), self.evaluated(spec));
         self.specs.iter().map(|spec| (spec.name.clone(), array(spec))).collect()
+    }
+
+    /// What a resume needs beside [`Parameters::tensors`] if averages are evaluated: the numbers that they are averages of, by
+    /// `raw/` and the tensor's name, and the number of steps in the averages.
+    pub fn raw_tensors(&self) -> Option<(Tensors, u64)> {
+        let ema = self.averages()?;
+        let array = |spec: &Spec| Array::from_slice(spec.shape.clone(), self.values(spec));
+        Some((self.specs.iter().map(|spec| (format!("{RAW}{}", spec.name), array(spec))).collect(), ema.steps))
+    }
+
+    /// Takes over what [`Parameters::tensors`] and [`Parameters::raw_tensors`] gave; without averages `steps` is 0 and `beside`
+    /// not looked at. `network` names this one in an error, after which nothing was changed.
+    ///
+    /// # Errors
+    /// A tensor that is missing, unknown or does not fit, by name.
+    pub fn load_averaged(&mut self, saved: &Tensors, beside: &Tensors, steps: u64, network: &str) -> Result<()> {
+        let Some(decay) = self.ema.as_ref().map(Ema::decay) else { return self.load(saved, network) };
+        let mut ema = Ema::new(decay);
+        if steps == 0 {
+            self.load(saved, network)?;
+        } else {
+            self.specs.iter().try_for_each(|spec| check_tensor(beside, &format!("{RAW}{}", spec.name), &spec.shape))?;
+            self.load(saved, network)?;
+            ema.update(&self.parameters, &self.buffers);
+            ema.steps = steps;
+            for spec in self.specs.clone() {
+                self.values_mut(&spec).copy_from_slice(beside[&format!("{RAW}{}", spec.name)].as_slice());
+            }
+        }
+        self.ema = Some(ema);
+        Ok(())
     }
 
     /// Takes over every tensor of `saved`; `network` names this one in an error, after which nothing was changed.
@@ -142,25 +201,27 @@ impl Parameters {
         if group.world_size() == 1 {
             return Ok(());
         }
+        let [mut none, mut no_more] = [Vec::new(), Vec::new()];
+        let Parameters { parameters, buffers, ema, .. } = self;
+        let (averages, more) = match ema {
+            Some(ema) => (&mut ema.parameters, &mut ema.buffers),
+            None => (&mut none, &mut no_more),
+        };
+        let all = [parameters, buffers, averages, more];
+        let len: usize = all.iter().map(|values| values.len()).sum();
         let mut bytes = Vec::new();
         if group.rank() == 0 {
-            bytes.extend(self.parameters.iter().chain(&self.buffers).flat_map(|value| value.to_le_bytes()));
+            bytes.extend(all.iter().flat_map(|values| values.iter()).flat_map(|value| value.to_le_bytes()));
         }
         group.broadcast(&mut bytes)?;
-        let (parameters, buffers) = (&mut self.parameters, &mut self.buffers);
         let values = bytes.chunks_exact(4).map(|value| f32::from_le_bytes([value[0], value[1], value[2], value[3]]));
-        if values.len() != parameters.len() + buffers.len() {
+        if values.len() != len {
             return Err(Error::group(
-                format!(
-                    "rank 0 has {} numbers, rank {} {}",
-                    values.len(),
-                    group.rank(),
-                    parameters.len() + buffers.len()
-                ),
+                format!("rank 0 has {} numbers, rank {} {len}", values.len(), group.rank()),
                 "Start every rank with the same model",
             ));
         }
-        parameters.iter_mut().chain(buffers).zip(values).for_each(|(place, value)| *place = value);
+        all.into_iter().flatten().zip(values).for_each(|(place, value)| *place = value);
         Ok(())
     }
 }

@@ -9,6 +9,9 @@ use feedline::train::group::Group;
 use feedline::train::{Tally, TaskState, nothing_to_freeze};
 use feedline::{Batch, Error, Result};
 
+/// The small value of a state with averages: the steps in them.
+const EMA_STEPS: &str = "ema_steps";
+
 /// The optimiser of a network, its gradient, and what else a step needs.
 #[derive(Debug)]
 pub struct Stepper {
@@ -17,6 +20,8 @@ pub struct Stepper {
     loss_scale: Option<LossScale>,
     /// Gradients longer than this are cut to it; 0 is never.
     clip_norm: f64,
+    /// Values of the gradient are cut to this size either way; 0 is never.
+    clip_value: f64,
     is_frozen: bool,
     /// One value per parameter; those of a frozen backbone are stale.
     gradient: Vec<f32>,
@@ -30,7 +35,8 @@ impl Stepper {
     /// For a network with these parameters, at its first step.
     pub fn new(optimizer: Optimizer, parameters: &Parameters, network: &'static str, lr_key: &'static str) -> Stepper {
         let gradient = vec![0.0; parameters.parameters.len()];
-        Stepper { optimizer, loss_scale: None, clip_norm: 0.0, is_frozen: false, gradient, network, lr_key }
+        let (clip_norm, clip_value) = (0.0, 0.0);
+        Stepper { optimizer, loss_scale: None, clip_norm, clip_value, is_frozen: false, gradient, network, lr_key }
     }
 
     /// With the loss scaled if passes in this number type need it.
@@ -41,6 +47,11 @@ impl Stepper {
     /// With gradients over all parameters cut to this length; 0 is never.
     pub fn with_clip_norm(self, clip_norm: f64) -> Stepper {
         Stepper { clip_norm, ..self }
+    }
+
+    /// With each value of a gradient cut to this size either way, as by torch's `clip_grad_value_`; 0 is never.
+    pub fn with_clip_value(self, clip_value: f64) -> Stepper {
+        Stepper { clip_value, ..self }
     }
 
     /// Freezes the backbone of `parameters`, or thaws it.
@@ -72,15 +83,50 @@ impl Stepper {
     /// # Errors
     /// A loss that is not finite, or a rank that cannot be reached.
     pub fn share(&self, tally: &mut Tally, batch: &Batch, group: &dyn Group) -> Result<Option<f64>> {
+        self.weighted_share(tally, None, batch, group)
+    }
+
+    /// As [`Stepper::share`], where this rank's samples have the sum `weight` of weights: their mean is by weight, and the tally's
+    /// loss is that mean.
+    ///
+    /// # Errors
+    /// As [`Stepper::share`].
+    pub fn weighted_share(
+        &self,
+        tally: &mut Tally,
+        weight: Option<f64>,
+        batch: &Batch,
+        group: &dyn Group,
+    ) -> Result<Option<f64>> {
+        // The weight travels with the other sums.
+        tally.metric_sums.extend(weight);
         tally.all_reduce(group)?;
+        let weight = weight.and_then(|_| tally.metric_sums.pop());
         if tally.samples == 0 {
             return Ok(None);
         }
+        if let Some(weight) = weight {
+            tally.loss_sum *= tally.samples as f64 / weight;
+        }
+        self.check_loss(tally, batch)?;
+        Ok(Some(self.share_of(weight.unwrap_or(tally.samples as f64))))
+    }
+
+    /// What each sample's slope is to be multiplied by where the weights of all ranks' samples sum to `weight`.
+    pub fn share_of(&self, weight: f64) -> f64 {
+        self.factor() / weight
+    }
+
+    /// Checks a tally of all ranks.
+    ///
+    /// # Errors
+    /// A loss that is not finite.
+    pub fn check_loss(&self, tally: &Tally, batch: &Batch) -> Result<()> {
         if !tally.loss_sum.is_finite() {
             let problem = format!("the loss of epoch {} step {} is {}", batch.epoch, batch.step, tally.loss());
             return Err(Error::train(problem, self.advice()));
         }
-        Ok(Some(self.factor() / tally.samples as f64))
+        Ok(())
     }
 
     /// The gradient, to be filled by a backward pass; a rank without samples fills it with 0.
@@ -129,6 +175,10 @@ impl Stepper {
             if factor != 1.0 || clip != 1.0 {
                 self.gradient.iter_mut().for_each(|value| *value = (f64::from(*value) * clip / factor) as f32);
             }
+            if self.clip_value > 0.0 {
+                let most = self.clip_value as f32;
+                self.gradient.iter_mut().for_each(|value| *value = value.clamp(-most, most));
+            }
             let Parameters { specs, parameters, .. } = parameters;
             self.optimizer.step(specs, parameters, &self.gradient, lr, is_frozen);
         }
@@ -143,7 +193,12 @@ impl Stepper {
         if let Some(scale) = &self.loss_scale {
             scalars.insert("loss_scale".into(), serde_json::json!(scale));
         }
-        TaskState { model: parameters.tensors(), optimizer: self.optimizer.tensors(&parameters.specs), scalars }
+        let mut optimizer = self.optimizer.tensors(&parameters.specs);
+        if let Some((raw, steps)) = parameters.raw_tensors() {
+            optimizer.extend(raw);
+            scalars.insert(EMA_STEPS.into(), serde_json::json!(steps));
+        }
+        TaskState { model: parameters.tensors(), optimizer, scalars }
     }
 
     /// Takes over what [`Stepper::state`] gave.
@@ -155,7 +210,8 @@ impl Stepper {
         let loss_scale = self.loss_scale.map(|_| scalar(state, "loss_scale")).transpose()?;
         let mut optimizer = self.optimizer.clone();
         optimizer.load(&parameters.specs, &state.optimizer, steps)?;
-        parameters.load(&state.model, self.network)?;
+        let averaged = if state.scalars.contains_key(EMA_STEPS) { scalar(state, EMA_STEPS)? } else { 0 };
+        parameters.load_averaged(&state.model, &state.optimizer, averaged, self.network)?;
         (self.optimizer, self.loss_scale) = (optimizer, loss_scale);
         Ok(())
     }

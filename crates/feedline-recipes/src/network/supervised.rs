@@ -5,7 +5,7 @@ use super::parameters::Parameters;
 use super::step::Stepper;
 use feedline::train::group::Group;
 use feedline::train::{Tally, Task, TaskState};
-use feedline::{Batch, Element, Error, Result};
+use feedline::{Array, Batch, BatchField, Element, Error, Result};
 use std::ops::Range;
 
 /// A network with one row of outputs for each sample.
@@ -69,6 +69,21 @@ pub trait SampleLoss {
 
     /// The loss of a sample. Adds its metrics to `metrics`, and appends the derivative of the loss by each output to `slope`.
     fn of_sample(&self, outputs: &[f32], label: Self::Label, metrics: &mut [f64], slope: &mut Vec<f64>) -> f64;
+
+    /// The same for a sample that is learned from, times [`SampleLoss::weight`]; by default the loss by which is evaluated.
+    fn of_train_sample(&self, outputs: &[f32], label: Self::Label, metrics: &mut [f64], slope: &mut Vec<f64>) -> f64 {
+        self.of_sample(outputs, label, metrics, slope)
+    }
+
+    /// True if samples have weights in training: the loss of a step is then the mean by weight.
+    fn is_weighted(&self) -> bool {
+        false
+    }
+
+    /// The weight of a sample with this label in training, above 0.
+    fn weight(&self, _label: Self::Label) -> f64 {
+        1.0
+    }
 }
 
 /// A network in training by a loss.
@@ -77,12 +92,20 @@ pub struct Supervised<N, L> {
     network: N,
     loss: L,
     stepper: Stepper,
+    /// A step's share of this rank is computed in so many parts.
+    accumulate: usize,
 }
 
 impl<N: SupervisedNetwork, L: SampleLoss> Supervised<N, L> {
     /// A task at its first step; `stepper` is for the network's parameters.
     pub fn from_parts(network: N, loss: L, stepper: Stepper) -> Supervised<N, L> {
-        Supervised { network, loss, stepper }
+        Supervised { network, loss, stepper, accumulate: 1 }
+    }
+
+    /// With this rank's share of each step computed in `parts` parts one after the other, whose gradients are added: the step is
+    /// that of the whole batch, but for rounding, and for norm layers, which see a part at a time. Less memory is needed.
+    pub fn with_accumulation(self, parts: usize) -> Supervised<N, L> {
+        Supervised { accumulate: parts.max(1), ..self }
     }
 
     /// The network.
@@ -120,17 +143,89 @@ impl<N: SupervisedNetwork, L: SampleLoss> Supervised<N, L> {
     }
 
     /// The sums over the samples, and the derivative of each sample's loss by its outputs, row-major.
-    fn tally(&self, outputs: &[f32], labels: &[L::Label]) -> (Tally, Vec<f64>) {
+    fn tally(&self, outputs: &[f32], labels: &[L::Label], of: OfSample<L>) -> (Tally, Vec<f64>) {
         let metric_sums = vec![0.0; L::METRICS.len()];
         let mut tally = Tally { samples: labels.len() as u64, loss_sum: 0.0, metric_sums };
         let mut slope = Vec::with_capacity(outputs.len());
         // Without a sample there is no row.
         let row = (outputs.len() / labels.len().max(1)).max(1);
         for (outputs, label) in outputs.chunks_exact(row).zip(labels) {
-            tally.loss_sum += self.loss.of_sample(outputs, *label, &mut tally.metric_sums, &mut slope);
+            tally.loss_sum += of(&self.loss, outputs, *label, &mut tally.metric_sums, &mut slope);
         }
         (tally, slope)
     }
+
+    /// The sum of the samples' weights, if they have any.
+    fn weight(&self, labels: &[L::Label]) -> Option<f64> {
+        self.loss.is_weighted().then(|| labels.iter().map(|label| self.loss.weight(*label)).sum())
+    }
+
+    /// A step in several parts. How the samples of all ranks weigh is known before the first pass, so that each part's gradient
+    /// has its share.
+    fn accumulated_step(&mut self, batch: &Batch, lr: f64, group: &dyn Group) -> Result<Tally> {
+        let labels = self.labels(batch)?;
+        let count = labels.len();
+        let mut tally = Tally { metric_sums: vec![0.0; L::METRICS.len()], ..Tally::default() };
+        let mut weights = [count as f64, self.weight(labels).unwrap_or(count as f64)];
+        group.all_reduce_f64(&mut weights)?;
+        let [samples, weight] = weights;
+        if samples == 0.0 {
+            return Ok(tally);
+        }
+        let share = self.stepper.share_of(weight);
+        let mut sum = vec![0.0; self.stepper.gradient().len()];
+        for part in 0..self.accumulate {
+            let range = part * count / self.accumulate..(part + 1) * count / self.accumulate;
+            if range.is_empty() && (count > 0 || part > 0) {
+                continue;
+            }
+            let (samples, labels) = (part_of(batch, range.clone())?, &labels[range]);
+            let TrainPass { outputs, backward } =
+                self.network.train_pass(&samples, labels.len(), self.stepper.is_frozen(), group)?;
+            let (more, slope) = self.tally(&outputs, labels, L::of_train_sample);
+            let slope: Vec<f32> = slope.into_iter().map(|value| (value * share) as f32).collect();
+            let statistics = backward(&slope, self.stepper.gradient_mut())?;
+            sum.iter_mut().zip(self.stepper.gradient()).for_each(|(sum, value)| *sum += value);
+            for (range, values) in statistics {
+                self.network.parameters_mut().buffers[range].copy_from_slice(&values);
+            }
+            tally.add(&more);
+        }
+        self.stepper.gradient_mut().copy_from_slice(&sum);
+        tally.all_reduce(group)?;
+        tally.loss_sum *= samples / weight;
+        self.stepper.check_loss(&tally, batch)?;
+        self.stepper.step(self.network.parameters_mut(), lr, batch, group)?;
+        Ok(tally)
+    }
+}
+
+/// [`SampleLoss::of_sample`] or [`SampleLoss::of_train_sample`].
+type OfSample<L> = fn(&L, &[f32], <L as SampleLoss>::Label, &mut [f64], &mut Vec<f64>) -> f64;
+
+/// Some of a batch's samples.
+fn part_of(batch: &Batch, range: Range<usize>) -> Result<Batch> {
+    let part = |(name, field): &(String, BatchField)| {
+        let BatchField::Stack(array) = field else {
+            return Err(Error::train(
+                format!("field {name:?} of the batch is not stacked, so no part of the batch can be taken"),
+                "Train without accumulation",
+            ));
+        };
+        let row = array.as_bytes().len() / batch.len().max(1);
+        let mut shape = array.shape().to_vec();
+        shape.iter_mut().take(1).for_each(|len| *len = range.len());
+        let mut rows = Array::try_zeros(array.dtype(), shape)?;
+        rows.as_bytes_mut().copy_from_slice(&array.as_bytes()[range.start * row..range.end * row]);
+        Ok((name.clone(), BatchField::Stack(rows)))
+    };
+    Ok(Batch {
+        indices: batch.indices[range.clone()].to_vec(),
+        valid: range.len(),
+        fields: batch.fields.iter().map(part).collect::<Result<_>>()?,
+        replaced: Vec::new(),
+        ..*batch
+    })
 }
 
 impl<N: SupervisedNetwork, L: SampleLoss> Task for Supervised<N, L> {
@@ -147,11 +242,23 @@ impl<N: SupervisedNetwork, L: SampleLoss> Task for Supervised<N, L> {
     }
 
     fn train_step(&mut self, batch: &Batch, lr: f64, group: &dyn Group) -> Result<Tally> {
+        if self.accumulate > 1 {
+            let before = self.network.parameters().buffers.clone();
+            let tally = self.accumulated_step(batch, lr, group);
+            let parameters = self.network.parameters_mut();
+            match &tally {
+                Ok(tally) if tally.samples > 0 => parameters.average(),
+                Ok(_) => {}
+                Err(_) => parameters.buffers = before,
+            }
+            return tally;
+        }
         let labels = self.labels(batch)?;
         let TrainPass { outputs, backward } =
             self.network.train_pass(batch, labels.len(), self.stepper.is_frozen(), group)?;
-        let (mut tally, slope) = self.tally(&outputs, labels);
-        let Some(share) = self.stepper.share(&mut tally, batch, group)? else { return Ok(tally) };
+        let (mut tally, slope) = self.tally(&outputs, labels, L::of_train_sample);
+        let weight = self.weight(labels);
+        let Some(share) = self.stepper.weighted_share(&mut tally, weight, batch, group)? else { return Ok(tally) };
         let slope: Vec<f32> = slope.into_iter().map(|value| (value * share) as f32).collect();
         let statistics = backward(&slope, self.stepper.gradient_mut())?;
         let parameters = self.network.parameters_mut();
@@ -159,6 +266,7 @@ impl<N: SupervisedNetwork, L: SampleLoss> Task for Supervised<N, L> {
         for (range, values) in statistics {
             parameters.buffers[range].copy_from_slice(&values);
         }
+        parameters.average();
         Ok(tally)
     }
 
@@ -168,7 +276,7 @@ impl<N: SupervisedNetwork, L: SampleLoss> Task for Supervised<N, L> {
 
     fn eval_step(&mut self, batch: &Batch) -> Result<Tally> {
         let labels = self.labels(batch)?;
-        Ok(self.tally(&self.network.outputs(batch, labels.len())?, labels).0)
+        Ok(self.tally(&self.network.outputs(batch, labels.len())?, labels, L::of_sample).0)
     }
 
     fn state(&self) -> Result<TaskState> {

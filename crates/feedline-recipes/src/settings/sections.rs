@@ -163,6 +163,7 @@ macro_rules! settings {
                     epochs,
                     phases,
                     batch_split,
+                    patience: 0,
                     save_period,
                     checkpoint_steps,
                     checkpoint_seconds,

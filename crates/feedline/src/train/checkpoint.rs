@@ -19,7 +19,7 @@
 mod format;
 mod progress;
 
-pub use format::{MODEL, broadcast, load, load_model, load_settings, read_tensors};
+pub use format::{MODEL, RAW, broadcast, load, load_model, load_raw_model, load_settings, read_tensors};
 pub use progress::Progress;
 
 use super::TaskState;

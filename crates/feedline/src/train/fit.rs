@@ -50,6 +50,8 @@ pub struct FitOptions {
     pub phases: Vec<Phase>,
     /// Handling of a global batch size that is not a multiple of the number of ranks.
     pub batch_split: BatchSplit,
+    /// Ends the run after so many epochs of its last phase without a best epoch; 0 never does.
+    pub patience: u64,
     /// Keeps the checkpoint of every `save_period`-th epoch; 0 keeps none.
     pub save_period: u64,
     /// Maximum steps between checkpoints; 0 is no limit.
@@ -111,6 +113,9 @@ pub fn fit(
             continue;
         }
         task.set_frozen(phase.frozen)?;
+        if context.is_out_of_patience(options, progress)? {
+            break;
+        }
         let (mut train, mut val) = context.loaders(splits, &val_plan, share, options.epochs)?;
         match &progress.cursor {
             Some(cursor) => train.load_state_dict(cursor)?,
@@ -211,6 +216,9 @@ pub fn fit(
             if stopping && epoch < options.epochs {
                 return Ok(Outcome::Interrupted);
             }
+            if context.is_out_of_patience(options, progress)? {
+                break;
+            }
         }
     }
     Ok(Outcome::Finished)
@@ -280,6 +288,24 @@ impl FitContext<'_> {
         let mut votes = answers.map(|yes| f64::from(u8::from(yes)));
         self.group.all_reduce_f64(&mut votes)?;
         Ok(votes.map(|votes| votes > 0.0))
+    }
+
+    /// True, with a word about it, if the run ends before its last epoch because none was the best for so long. The history, which
+    /// all ranks have, decides: so a run that is resumed ends at the same epoch.
+    fn is_out_of_patience(&self, options: &FitOptions, progress: &Progress) -> Result<bool> {
+        let (done, best) = (progress.epoch, best_epoch(&progress.history));
+        let last_phase = options.phases.last().map_or(0, |phase| phase.first_epoch);
+        let waited = done.saturating_sub(best.max(last_phase));
+        if options.patience == 0 || waited < options.patience || done >= options.epochs {
+            return Ok(false);
+        }
+        let message = format!(
+            "the run ends after epoch {done} of {}: {waited} epochs without a better validation loss than that of epoch \
+             {best}, and its patience is {}",
+            options.epochs, options.patience
+        );
+        self.sink.emit(&Event::Warning { message })?;
+        Ok(true)
     }
 
     /// Tells every loader the number of bad samples on the other ranks, and rank 0 which they were. Collective.

@@ -1,5 +1,6 @@
 //! Learning rates as pure functions of the epoch or step, so that a resumed run needs no schedule state. Formulas of
-//! bubbliiiing/classification-pytorch (`cos`, `step`, batch-adapted rates), TorchSSC (poly) and OpenPCDet (one-cycle).
+//! bubbliiiing/classification-pytorch (`cos`, `step`, batch-adapted rates), TorchSSC (poly), OpenPCDet (one-cycle), and torch's
+//! and timm's schedulers by step.
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -21,8 +22,12 @@ pub enum LrDecay {
 pub enum OptimizerKind {
     /// Gradient descent with Nesterov momentum.
     Sgd,
-    /// Adam.
+    /// Adam; weight decay is added to the gradient.
     Adam,
+    /// Adam with decoupled weight decay (Loshchilov and Hutter, 2019).
+    AdamW,
+    /// Adam whose rate follows the length of each tensor (You et al., 2019), for large batches.
+    Lamb,
 }
 
 /// The learning rate of each epoch of a run. Epochs count from 0.
@@ -110,7 +115,9 @@ impl LrLimits {
     pub fn of(optimizer: OptimizerKind) -> LrLimits {
         match optimizer {
             OptimizerKind::Sgd => LrLimits { nominal_batch_size: 64, max: 1e-1, min: 5e-4 },
-            OptimizerKind::Adam => LrLimits { nominal_batch_size: 64, max: 1e-3, min: 1e-4 },
+            OptimizerKind::Adam | OptimizerKind::AdamW | OptimizerKind::Lamb => {
+                LrLimits { nominal_batch_size: 64, max: 1e-3, min: 1e-4 }
+            }
         }
     }
 }
@@ -140,7 +147,7 @@ pub struct StepAdvice {
 pub fn step_advice(num_train: u64, batch_size: u64, epochs: u64, optimizer: OptimizerKind) -> Option<StepAdvice> {
     let wanted_step = match optimizer {
         OptimizerKind::Sgd => 30_000,
-        OptimizerKind::Adam => 10_000,
+        OptimizerKind::Adam | OptimizerKind::AdamW | OptimizerKind::Lamb => 10_000,
     };
     let epoch_step = num_train.checked_div(batch_size).filter(|&step| step > 0)?;
     let total_step = epoch_step.saturating_mul(epochs);
@@ -184,6 +191,106 @@ impl OneCycle {
             let left = self.total_steps.saturating_sub(peak).max(1);
             let part = ((step - peak) as f64 / left as f64).min(1.0);
             (half_cosine(self.lr_max, low / 1e4, part), half_cosine(middle, ends, part))
+        }
+    }
+}
+
+/// A scheduler of torch's or timm's: the curve of the learning rate, beside [`LrDecay`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LrScheduler {
+    /// Half a cosine down to the minimum: torch's `CosineAnnealingLR` in its closed form.
+    Cosine,
+    /// By a power of the share of the run that is left, down to the minimum: timm's `PolyLRScheduler`, and with a minimum of 0
+    /// torch's `PolynomialLR`.
+    Poly,
+    /// torch's `OneCycleLR` with cosines and a momentum that stays: up from `lr / div_factor`, and down to a ten-thousandth of that.
+    OneCycle,
+    /// torch's `StepLR`: times gamma every so many epochs.
+    Step,
+    /// torch's `MultiStepLR`: times gamma at each of some epochs.
+    MultiStep,
+    /// No decay.
+    Constant,
+}
+
+/// The learning rate of every step of a run by a [`LrScheduler`], after a linear warm-up: torch's `LinearLR`, joined to `cosine` and
+/// `poly` as by `SequentialLR`, which begin when it ends, and to `step` and `multistep` as by `ChainedScheduler`, whose epochs are
+/// those of the run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepLr {
+    pub scheduler: LrScheduler,
+    /// The highest rate.
+    pub lr: f64,
+    /// The rate at the end of `cosine` and `poly`.
+    pub min_lr: f64,
+    /// Of `poly`.
+    pub power: f64,
+    /// Share of the steps before the peak of `onecycle`, above 0 and below 1.
+    pub pct_start: f64,
+    /// Of `onecycle`, above 0.
+    pub div_factor: f64,
+    /// Of `step`: epochs between two changes.
+    pub step_size: u64,
+    /// Of `multistep`: epochs that are done when the rate changes.
+    pub milestones: Vec<u64>,
+    /// Of `step` and `multistep`.
+    pub gamma: f64,
+    /// Steps in which the rate rises to `lr`; `onecycle` has a rise of its own and takes 0.
+    pub warmup_steps: u64,
+    /// The first step of the warm-up has this share of the rate.
+    pub warmup_start_factor: f64,
+    /// Steps of the whole run.
+    pub total_steps: u64,
+}
+
+impl StepLr {
+    /// Checks that the warm-up leaves steps to train in.
+    ///
+    /// # Errors
+    /// A warm-up as long as the run.
+    pub fn check(&self) -> Result<()> {
+        if self.warmup_steps > 0 && self.warmup_steps >= self.total_steps {
+            return Err(Error::config(
+                format!("a warm-up of {} steps, and the run has {}", self.warmup_steps, self.total_steps),
+                "Lower warmup_epochs or warmup_steps, or train for more epochs",
+            ));
+        }
+        Ok(())
+    }
+
+    /// The rate of a step, counted from 0 over the whole run, which is in this epoch, from 0. Steps past the end stay at the end.
+    pub fn at(&self, epoch: u64, step: u64) -> f64 {
+        let warmup = match self.warmup_steps {
+            steps if step < steps => {
+                let start = self.warmup_start_factor;
+                start + (1.0 - start) * step as f64 / steps as f64
+            }
+            _ => 1.0,
+        };
+        let left = self.total_steps.saturating_sub(self.warmup_steps).max(1) as f64;
+        let part = (step.saturating_sub(self.warmup_steps) as f64 / left).min(1.0);
+        let decayed = match self.scheduler {
+            LrScheduler::Cosine => half_cosine(self.lr, self.min_lr, part),
+            LrScheduler::Poly => self.min_lr + (self.lr - self.min_lr) * (1.0 - part).powf(self.power),
+            LrScheduler::OneCycle => return self.one_cycle(step),
+            LrScheduler::Step => self.lr * self.gamma.powf((epoch / self.step_size.max(1)) as f64),
+            LrScheduler::MultiStep => {
+                self.lr * self.gamma.powf(self.milestones.iter().filter(|at| **at <= epoch).count() as f64)
+            }
+            LrScheduler::Constant => self.lr,
+        };
+        warmup * decayed
+    }
+
+    /// torch's phases end at fractions of a step, and the last step has the lowest rate.
+    fn one_cycle(&self, step: u64) -> f64 {
+        let (low, last) = (self.lr / self.div_factor, self.total_steps.saturating_sub(1) as f64);
+        let (peak, step) = (self.pct_start * self.total_steps as f64 - 1.0, (step as f64).min(last));
+        if step <= peak {
+            half_cosine(low, self.lr, if peak > 0.0 { step / peak } else { 1.0 })
+        } else {
+            half_cosine(self.lr, low / 1e4, (step - peak) / (last - peak))
         }
     }
 }
@@ -319,6 +426,43 @@ mod tests {
 
     fn one_cycle(total_steps: u64) -> OneCycle {
         OneCycle { lr_max: 3e-3, div_factor: 10.0, pct_start: 0.4, moms: (0.95, 0.85), total_steps }
+    }
+
+    /// The rates themselves are compared with torch's in tests/test_recipe_parity.py.
+    #[test]
+    fn rates_by_step_are_finite_at_every_length_and_stay_at_the_end() {
+        use LrScheduler::{Constant, Cosine, MultiStep, OneCycle, Poly, Step};
+        for scheduler in [Cosine, Poly, OneCycle, Step, MultiStep, Constant] {
+            for (total_steps, warmup_steps) in [(0, 0), (1, 0), (2, 1), (3, 2), (20, 5)] {
+                let schedule = StepLr {
+                    scheduler,
+                    lr: 0.1,
+                    min_lr: 0.0,
+                    power: 0.9,
+                    pct_start: 0.3,
+                    div_factor: 25.0,
+                    step_size: 1,
+                    milestones: vec![1, 3],
+                    gamma: 0.5,
+                    warmup_steps: if scheduler == OneCycle { 0 } else { warmup_steps },
+                    warmup_start_factor: 0.01,
+                    total_steps,
+                };
+                schedule.check().unwrap();
+                let rates: Vec<f64> = (0..30).map(|step| schedule.at(0, step)).collect();
+                assert!(rates.iter().all(|rate| (0.0..=0.1).contains(rate)), "{schedule:?}: {rates:?}");
+                assert!(rates[20..].iter().all(|rate| rate == &rates[20]), "{schedule:?}: {rates:?}");
+                assert_eq!(
+                    schedule.at(3, 29),
+                    rates[29]
+                        * [1.0, 0.125, 0.25]
+                            [[Step, MultiStep].iter().position(|s| *s == scheduler).map_or(0, |at| at + 1)]
+                );
+                let all = StepLr { warmup_steps: total_steps.max(1), ..schedule };
+                let error = all.check().unwrap_err().to_string();
+                assert!(error.contains("a warm-up of") && error.contains("Lower warmup_epochs"), "{error}");
+            }
+        }
     }
 
     #[test]

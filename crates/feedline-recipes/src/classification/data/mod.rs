@@ -4,7 +4,7 @@
 
 pub mod bench;
 
-use super::config::{Config, DataConfig};
+use super::config::{Config, DataConfig, Sampler};
 use crate::recipe::Split;
 use crate::settings::Settings;
 use feedline::augment::normalize::Normalize;
@@ -58,7 +58,22 @@ pub fn eval_ops(config: &Config) -> Vec<ImageOp> {
 /// # Errors
 /// No samples, or no ranks.
 pub fn plan(config: &Config, train: &Images, ranks: u64) -> Result<Plan> {
-    Ok(Plan::new(train.len(), ranks)?.with_seed(config.seed).with_tail(Tail::Drop))
+    let plan = Plan::new(train.len(), ranks)?.with_seed(config.seed).with_tail(Tail::Drop);
+    match config.train.sampler {
+        Sampler::Shuffle => Ok(plan),
+        Sampler::Balanced => {
+            let samples = class_samples(train);
+            let weights = (0..train.len()).map(|index| 1.0 / samples[train.label(index) as usize] as f64);
+            plan.with_weights(&weights.collect::<Vec<_>>())
+        }
+    }
+}
+
+/// Number of samples of each class.
+pub fn class_samples(data: &Images) -> Vec<u64> {
+    let mut samples = vec![0; data.classes().len()];
+    (0..data.len()).for_each(|index| samples[data.label(index) as usize] += 1);
+    samples
 }
 
 /// The cache of decoded pictures that `config` asks for.

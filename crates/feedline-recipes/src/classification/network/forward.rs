@@ -123,7 +123,11 @@ impl<'a> Forward<'a> {
 
     /// The values of `spec` as a tensor that takes part in the gradient if this pass trains it.
     fn tensor<const D: usize>(&mut self, spec: &Spec) -> Tensor<D> {
-        let values = self.model.store.values(spec).to_vec();
+        let values = match self.pass {
+            Pass::Evaluate => self.model.store.evaluated(spec),
+            Pass::Train { .. } => self.model.store.values(spec),
+        };
+        let values = values.to_vec();
         let length = values.len();
         let flat = Tensor::<1>::from_data(TensorData::new(values, [length]), &self.device);
         let trained = match self.pass {

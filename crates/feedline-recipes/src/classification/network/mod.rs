@@ -9,6 +9,9 @@ mod forward;
 mod layers;
 
 #[cfg(feature = "burn")]
+pub mod loss;
+
+#[cfg(feature = "burn")]
 mod mobilenetv2;
 
 #[cfg(feature = "burn")]

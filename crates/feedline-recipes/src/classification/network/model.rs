@@ -90,4 +90,54 @@ impl Model {
         backbone.build(&mut declared, ());
         Model { backbone, classes, store: declared.store }
     }
+
+    /// Rates that decay from block to block, as timm's `param_groups_layer_decay`: the head has the whole rate, each block of layers
+    /// `decay` times that of the next one. A block is what torchvision's names say: `layer1.0` of a resnet, behind a stem, or
+    /// `features.3`.
+    pub(crate) fn decay_rates(&mut self, decay: f64) {
+        let block = |name: &str| match name.split('.').collect::<Vec<_>>()[..] {
+            ["conv1" | "bn1", ..] => "stem".to_string(),
+            [first, at, ..] if first == "features" || first.starts_with("layer") => format!("{first}.{at}"),
+            _ => "head".into(),
+        };
+        let mut blocks: Vec<String> = self.store.specs.iter().map(|spec| block(&spec.name)).collect();
+        let of_spec = blocks.clone();
+        blocks.dedup();
+        for (spec, name) in self.store.specs.iter_mut().zip(of_spec) {
+            let above = blocks.iter().rev().position(|block| *block == name).unwrap_or(0);
+            spec.lr_scale = decay.powi(above as i32);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values of timm 1.0.31: `param_groups_layer_decay(timm.create_model("resnet18"), layer_decay=0.5)`.
+    #[test]
+    fn rates_decay_from_block_to_block_as_in_timm() {
+        let mut model = Model::new(Backbone::Resnet18, 2, 0);
+        let scale = |model: &Model, name: &str| {
+            model.store.specs.iter().find(|spec| spec.name == name).map(|spec| spec.lr_scale)
+        };
+        assert!(model.store.specs.iter().all(|spec| spec.lr_scale == 1.0));
+        model.decay_rates(0.5);
+        for (name, expect) in [
+            ("conv1.weight", 0.001953125),
+            ("bn1.bias", 0.001953125),
+            ("layer1.0.conv1.weight", 0.00390625),
+            ("layer1.1.bn2.weight", 0.0078125),
+            ("layer2.0.downsample.0.weight", 0.015625),
+            ("layer4.1.conv2.weight", 0.5),
+            ("fc.weight", 1.0),
+            ("fc.bias", 1.0),
+        ] {
+            assert_eq!(scale(&model, name), Some(expect), "{name}");
+        }
+        let mut model = Model::new(Backbone::Small, 2, 0);
+        model.decay_rates(0.5);
+        assert_eq!(scale(&model, "features.0.1.weight"), Some(0.03125));
+        assert_eq!(scale(&model, "classifier.weight"), Some(1.0));
+    }
 }

@@ -1,16 +1,18 @@
-//! The classification task: a backbone, cross entropy and an optimiser. Owns the passes through the network; what a step is
+//! The classification task: a backbone, a loss and an optimiser. Owns the passes through the network; what a step is
 //! belongs to [`Supervised`], epochs, learning rates and files to the loop.
 
 use super::backbone::Backbone;
 use super::forward::{BatchStatistics, Dropout, Forward, Half, Pass};
+use super::loss::{ClassLoss, LossOptions};
 use super::model::Model;
 use super::synced::Synced;
-use crate::classification::config::Config;
+use crate::classification::config::{ClassWeights, Config};
 use crate::network::device::{self, DeviceKind, Precision};
-use crate::network::optimizer::{Optimizer, check_settings};
+use crate::network::ema::Ema;
+use crate::network::optimizer::{BETA2, Optimizer, check_settings};
 use crate::network::parameters::Parameters;
 use crate::network::step::Stepper;
-use crate::network::supervised::{CrossEntropy, Supervised, SupervisedNetwork, TrainPass};
+use crate::network::supervised::{Supervised, SupervisedNetwork, TrainPass};
 use burn::tensor::Device;
 use feedline::train::group::Group;
 use feedline::train::schedule::OptimizerKind;
@@ -41,13 +43,73 @@ pub struct TaskOptions {
     pub seed: u64,
     /// Norm layers use the statistics of the batch over all ranks; without it, those of their own rank's share.
     pub sync_bn: bool,
+    /// The loss in training.
+    #[serde(default)]
+    pub loss: LossOptions,
+    /// Further settings of a step.
+    #[serde(default)]
+    pub step: StepOptions,
 }
 
-/// Gives the settings of the task of `config`.
-pub fn task_options(config: &Config, num_classes: usize) -> TaskOptions {
+/// Settings of a step that are off by default.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StepOptions {
+    /// SGD's momentum is Nesterov's.
+    pub nesterov: bool,
+    /// The decay rate of Adam's second moment; in [0, 1).
+    pub beta2: f64,
+    /// A step is computed in so many parts, one after the other.
+    pub accumulate: u64,
+    /// Gradients longer than this are cut to it, as by torch's `clip_grad_norm_`; 0 is never.
+    pub clip_grad_norm: f64,
+    /// Values of a gradient are cut to this size, as by torch's `clip_grad_value_`; 0 is never.
+    pub clip_grad_value: f64,
+    /// The rate of a block of layers as a share of that of the block above it; 1 is the same rate for all.
+    pub layer_decay: f64,
+    /// What each step keeps of the averages of all numbers, which are evaluated then; 0 is no averages.
+    pub ema_decay: f64,
+}
+
+impl Default for StepOptions {
+    fn default() -> StepOptions {
+        let (clip_grad_norm, clip_grad_value, ema_decay) = (0.0, 0.0, 0.0);
+        let (nesterov, beta2, accumulate, layer_decay) = (true, BETA2, 1, 1.0);
+        StepOptions { nesterov, beta2, accumulate, clip_grad_norm, clip_grad_value, layer_decay, ema_decay }
+    }
+}
+
+/// Gives the settings of the task of `config`, whose training split has so many samples of each class.
+pub fn task_options(config: &Config, class_samples: &[u64]) -> TaskOptions {
+    let train = &config.train;
+    let class_weights = match &train.class_weights {
+        ClassWeights::None => Vec::new(),
+        ClassWeights::List(weights) => weights.clone(),
+        // n / (K * n_c), as sklearn's `class_weight="balanced"`. A class without samples has no part in any loss.
+        ClassWeights::Balanced => {
+            let all = class_samples.iter().sum::<u64>() as f64 / class_samples.len().max(1) as f64;
+            class_samples.iter().map(|samples| if *samples == 0 { 0.0 } else { all / *samples as f64 }).collect()
+        }
+    };
     TaskOptions {
+        loss: LossOptions {
+            loss: train.loss,
+            label_smoothing: train.label_smoothing,
+            focal_gamma: train.focal_gamma,
+            focal_alpha: train.focal_alpha,
+            class_weights,
+        },
+        step: StepOptions {
+            nesterov: train.nesterov,
+            beta2: train.beta2,
+            accumulate: train.accumulate,
+            clip_grad_norm: train.clip_grad_norm,
+            clip_grad_value: train.clip_grad_value,
+            layer_decay: train.layer_decay,
+            ema_decay: train.ema_decay,
+        },
         backbone: config.model.backbone,
-        num_classes,
+        num_classes: class_samples.len(),
         optimizer: config.train.optimizer,
         momentum: config.train.momentum,
         weight_decay: config.train.weight_decay,
@@ -58,12 +120,12 @@ pub fn task_options(config: &Config, num_classes: usize) -> TaskOptions {
     }
 }
 
-/// An image classifier in training, by cross entropy. Parameters and the optimiser live in main memory; the device computes the
+/// An image classifier in training. Parameters and the optimiser live in main memory; the device computes the
 /// passes.
 ///
 /// On the CPU a step is a pure function of state, batch and learning rate, bit for bit, on one machine with one thread
 /// count. Nothing of the kind is promised for a GPU.
-pub type ClassificationTask = Supervised<Classifier, CrossEntropy>;
+pub type ClassificationTask = Supervised<Classifier, ClassLoss>;
 
 /// The network of a [`ClassificationTask`] on its device.
 #[derive(Debug)]
@@ -86,12 +148,19 @@ impl ClassificationTask {
         check_settings(options.momentum, options.weight_decay)?;
         let device = options.device.open()?;
         device::check_precision(&device, options.precision)?;
-        let model = Model::new(options.backbone, classes, options.seed);
+        let mut model = Model::new(options.backbone, classes, options.seed);
+        model.decay_rates(options.step.layer_decay);
         let parameters = model.store.parameters.len();
         let optimizer = Optimizer::new(options.optimizer, options.momentum, options.weight_decay, parameters);
+        let step = &options.step;
+        let optimizer = optimizer.with_beta2(step.beta2).with_nesterov(step.nesterov);
         let stepper = Stepper::new(optimizer, &model.store, options.backbone.name(), "init_lr");
         let stepper = stepper.with_precision(options.precision);
-        Ok(Supervised::from_parts(Classifier { options, device, model }, CrossEntropy { classes }, stepper))
+        let stepper = stepper.with_clip_norm(step.clip_grad_norm).with_clip_value(step.clip_grad_value);
+        model.store.ema = (step.ema_decay > 0.0).then(|| Ema::new(step.ema_decay));
+        let (loss, parts) = (ClassLoss::new(options.loss.clone(), classes)?, step.accumulate as usize);
+        let task = Supervised::from_parts(Classifier { options, device, model }, loss, stepper);
+        Ok(task.with_accumulation(parts))
     }
 
     /// The settings that it was made from.

@@ -1,14 +1,16 @@
 //! Runs that go on from what is left of a run folder.
 
-use crate::classification::config::Config;
+use crate::classification::OptimizerKind;
+use crate::classification::config::{ClassWeights, Config, Sampler, Scheduler};
 use crate::classification::demo::{DemoOptions, write_demo_data};
 use crate::classification::recipe::Classification;
 use crate::run::Run;
 use crate::settings::{CONFIG, Settings, SettingsBuilder};
 use feedline::event::{Event, Sink, Warnings};
-use feedline::train::checkpoint::Checkpoints;
+use feedline::train::checkpoint::{Checkpoints, load_model, load_raw_model};
 use feedline::train::group::SingleRank;
 use feedline::train::proof::verify;
+use feedline::train::schedule::LrScheduler;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -48,6 +50,10 @@ fn config(data: &Path) -> Config {
 
 /// A run of four epochs that was never stopped, and one that was stopped in its third.
 fn runs(dir: &Path) -> (PathBuf, PathBuf) {
+    runs_with(dir, config)
+}
+
+fn runs_with(dir: &Path, config: impl Fn(&Path) -> Config) -> (PathBuf, PathBuf) {
     let (data, whole, half) = (dir.join("data"), dir.join("whole"), dir.join("half"));
     write_demo_data(&data, &DemoOptions { train: 30, test: 12, seed: 1 }, |_, _| ()).unwrap();
     let mut run = Run::<Classification>::create(config(&data), &whole, Arc::new(SingleRank)).unwrap();
@@ -70,6 +76,46 @@ fn names(dir: &Path) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
+}
+
+/// With averages, parts, a schedule and a warm-up by step, weights by class, and a patience that runs out.
+#[test]
+fn a_run_with_every_setting_of_a_step_goes_on_bit_for_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = |data: &Path| {
+        let mut config = config(data);
+        let train = &mut config.train;
+        (train.optimizer, train.init_lr) = (OptimizerKind::AdamW, 2.0);
+        train.lr_scheduler = Scheduler(Some(LrScheduler::Poly));
+        (train.warmup_steps, train.ema_decay, train.accumulate, train.clip_grad_norm) = (4, 0.5, 2, 1.0);
+        (train.class_weights, train.label_smoothing, train.patience) = (ClassWeights::Balanced, 0.1, 1);
+        (train.sampler, train.layer_decay) = (Sampler::Balanced, 0.8);
+        train.epochs = 9;
+        config.check().unwrap();
+        config
+    };
+    let (whole, half) = runs_with(dir.path(), config);
+    let mut run = resume(&half).unwrap();
+    run.train(Arc::new(Warnings), &|| false).unwrap().unwrap();
+    assert_eq!(names(&half.join("checkpoints")), names(&whole.join("checkpoints")));
+    for name in ["model.safetensors", "optimizer.safetensors"] {
+        let bytes = |dir: &Path| fs::read(dir.join("checkpoints/last").join(name)).unwrap();
+        assert!(bytes(&half) == bytes(&whole), "{name}");
+    }
+    let text = |dir: &Path| fs::read_to_string(dir.join("epoch_val_loss.txt")).unwrap();
+    assert_eq!(text(&half), text(&whole));
+    let proof = verify(&half).unwrap();
+    assert!(proof.proved && proof.epochs.iter().all(|epoch| epoch.wanted_twice), "{proof:?}");
+    let losses: Vec<f64> = text(&whole).lines().map(|line| line.parse().unwrap()).collect();
+    assert!((3..9).contains(&losses.len()) && losses[losses.len() - 1] > losses[losses.len() - 2], "{losses:?}");
+    // What is saved as the model is what was evaluated; the weights themselves lie beside it.
+    let last = whole.join("checkpoints/last");
+    let (model, raw) = (load_model(&last).unwrap(), load_raw_model(&last).unwrap());
+    assert!(model.keys().eq(raw.keys()) && model["classifier.weight"] != raw["classifier.weight"]);
+    // A run that ran out of patience ends at once when it goes on.
+    let mut again = resume(&whole).unwrap();
+    again.train(Arc::new(Warnings), &|| false).unwrap().unwrap();
+    assert_eq!(text(&whole).lines().count(), losses.len());
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! Guarantees of a step: repeatable, resumable, frozen as configured, unharmed by bad input.
 
 use super::{batch_of, options, toy_batch};
+use crate::classification::config::LossKind;
+use crate::classification::network::loss::LossOptions;
+use crate::classification::network::task::StepOptions;
 use crate::classification::{Backbone, ClassificationTask, OptimizerKind, Precision, TaskOptions};
 use crate::recipe::load_weights;
 use feedline::train::group::{Group, SingleRank};
@@ -63,11 +66,19 @@ fn learns_a_toy_problem_with_every_optimizer_and_precision() {
     }
 }
 
+/// All that a step can have beside its defaults.
+fn everything() -> StepOptions {
+    StepOptions { accumulate: 2, clip_grad_norm: 0.5, ema_decay: 0.7, beta2: 0.99, ..StepOptions::default() }
+}
+
 #[test]
 fn goes_on_bit_for_bit_after_a_resume() {
-    for optimizer in [OptimizerKind::Sgd, OptimizerKind::Adam] {
+    use OptimizerKind::{Adam, AdamW, Lamb, Sgd};
+    for (optimizer, step) in
+        [(Sgd, StepOptions::default()), (Adam, StepOptions::default()), (AdamW, everything()), (Lamb, everything())]
+    {
         for precision in [Precision::F32, Precision::Bf16, Precision::F16] {
-            let make = || task(|o| (o.optimizer, o.precision) = (optimizer, precision));
+            let make = || task(|o| (o.optimizer, o.precision, o.step) = (optimizer, precision, step.clone()));
             let mut unbroken = make();
             train(&mut unbroken, 0..3);
             let state = saved(&unbroken);
@@ -78,8 +89,71 @@ fn goes_on_bit_for_bit_after_a_resume() {
             resumed.load_state(state).unwrap();
             assert_eq!(train(&mut resumed, 3..6), losses);
             same(&resumed.state().unwrap(), &unbroken.state().unwrap());
+            assert_eq!(resumed.eval_step(&toy_batch(9)).unwrap(), unbroken.eval_step(&toy_batch(9)).unwrap());
         }
     }
+}
+
+/// Evaluated and saved as the model are the averages; the numbers themselves go on training as if there were none.
+#[test]
+fn averages_are_what_is_evaluated_and_change_no_step() {
+    let decay = 0.7;
+    let (mut plain, mut averaged) = (task(|_| ()), task(|o| o.step.ema_decay = decay));
+    let mut expect: Vec<f32> = Vec::new();
+    for step in 0..4 {
+        assert_eq!(train(&mut plain, step..step + 1), train(&mut averaged, step..step + 1));
+        let now = plain.state().unwrap().model["classifier.weight"].as_slice::<f32>().to_vec();
+        if step == 0 {
+            expect.clone_from(&now);
+        }
+        expect.iter_mut().zip(now).for_each(|(average, now)| *average += (1.0 - decay as f32) * (now - *average));
+    }
+    let (raw, state) = (plain.state().unwrap(), averaged.state().unwrap());
+    for (found, expect) in state.model["classifier.weight"].as_slice::<f32>().iter().zip(&expect) {
+        assert!((found - expect).abs() < 1e-6, "{found} {expect}");
+    }
+    assert_eq!(state.scalars["ema_steps"], 4);
+    assert!(raw.model.iter().all(|(name, tensor)| state.optimizer[&format!("raw/{name}")] == *tensor));
+    let mut loaded = task(|o| o.seed = 5);
+    load_weights(&mut loaded, state.model.clone()).unwrap();
+    assert_eq!(loaded.eval_step(&toy_batch(9)).unwrap(), averaged.eval_step(&toy_batch(9)).unwrap());
+    assert_ne!(plain.eval_step(&toy_batch(9)).unwrap(), averaged.eval_step(&toy_batch(9)).unwrap());
+    let mut broken = state.clone();
+    broken.optimizer.remove("raw/classifier.bias");
+    let error = averaged.load_state(broken).unwrap_err().to_string();
+    assert!(error.contains("no tensor raw/classifier.bias"), "{error}");
+    same(&averaged.state().unwrap(), &state);
+}
+
+/// Norms see a part at a time, so they are frozen here; the loss is the weighted mean over the whole batch.
+#[test]
+fn a_step_in_parts_is_the_step_of_the_whole_batch() {
+    let run = |accumulate| {
+        let class_weights = vec![0.2, 1.0, 3.0, 0.5, 2.0];
+        let loss = LossOptions { class_weights, label_smoothing: 0.1, ..LossOptions::default() };
+        let mut task = task(|o| (o.loss, o.step.accumulate) = (loss, accumulate));
+        task.set_frozen(true).unwrap();
+        (train(&mut task, 0..5), task.state().unwrap().model["classifier.weight"].as_slice::<f32>().to_vec())
+    };
+    let (losses, weights) = run(1);
+    for parts in [2, 3, 8, 20] {
+        let (found, found_weights) = run(parts);
+        for (found, expect) in found.iter().zip(&losses) {
+            assert!((found - expect).abs() < 1e-5 * expect, "{parts}: {found} {expect}");
+        }
+        assert!(found_weights.iter().zip(&weights).all(|(found, expect)| (found - expect).abs() < 1e-5), "{parts}");
+    }
+    // A loss that is not finite leaves everything as it was, running statistics too.
+    let mut task = task(|o| o.step = everything());
+    train(&mut task, 0..1);
+    let before = task.state().unwrap();
+    let mut batch = toy_batch(1);
+    if let (_, BatchField::Stack(images)) = &mut batch.fields[0] {
+        *images.as_mut_slice::<f32>().last_mut().unwrap() = f32::NAN;
+    }
+    let error = task.train_step(&batch, 0.01, &SingleRank).unwrap_err().to_string();
+    assert!(error.contains("loss of epoch 0 step 1"), "{error}");
+    same(&before, &task.state().unwrap());
 }
 
 #[test]
@@ -360,6 +434,28 @@ fn with_synchronised_norms_any_number_of_ranks_takes_the_same_steps() {
                 (together(&options(false), ranks, 2).0[1] - losses[1]).abs() > 2.0 * tolerance * losses[1],
                 "{backbone:?}: norms of their own must show, or this test sees nothing"
             );
+        }
+    }
+}
+
+#[test]
+fn weights_clipping_and_averages_are_those_of_the_batch_on_any_number_of_ranks() {
+    for accumulate in [1, 2] {
+        let class_weights = vec![0.2, 1.0, 3.0, 0.5, 2.0];
+        let loss = LossOptions { loss: LossKind::Ce, class_weights, label_smoothing: 0.1, ..LossOptions::default() };
+        let step = StepOptions { clip_grad_norm: 0.3, ema_decay: 0.7, ..StepOptions::default() };
+        let options = TaskOptions { sync_bn: true, loss, step, ..options(Backbone::Small) };
+        let (losses, state) = together(&options, 1, 4);
+        // Of two parts the norms of two ranks see others than those of one: the ranks must be equal, which `together` checks.
+        let of_parts = StepOptions { accumulate, ..options.step.clone() };
+        let (found, found_state) = together(&TaskOptions { step: of_parts, ..options }, 2, 4);
+        if accumulate == 1 {
+            for (found, expect) in found.iter().zip(&losses) {
+                assert!((found - expect).abs() < 1e-4 * expect, "{found} {expect}");
+            }
+            let pairs = found_state.model["classifier.weight"].as_slice::<f32>().iter();
+            let off = pairs.zip(state.model["classifier.weight"].as_slice::<f32>()).map(|(a, b)| (a - b).abs());
+            assert!(off.fold(0.0, f32::max) < 1e-4);
         }
     }
 }

@@ -16,6 +16,8 @@ use std::path::Path;
 const VERSION: u32 = 1;
 pub const MODEL: &str = "model.safetensors";
 pub(super) const OPTIMIZER: &str = "optimizer.safetensors";
+/// In the optimiser's file, before the name of a tensor whose average is in the model's file.
+pub const RAW: &str = "raw/";
 /// TOML and not JSON: it keeps every bit of a float and knows NaN.
 pub(super) const PROGRESS: &str = "checkpoint.toml";
 
@@ -209,7 +211,7 @@ fn parse_tensors(path: &Path, bytes: &[u8]) -> Result<Tensors> {
         .collect()
 }
 
-/// Reads the model's tensors of the checkpoint `dir`. If the other files are missing, the model file alone is enough.
+/// Reads the model's tensors of the checkpoint `dir`: of a run with averages (`train.ema_decay`) these. If the other files are missing, the model file alone is enough.
 ///
 /// # Errors
 /// As [`read_tensors`], and bytes that do not match their checksum.
@@ -220,6 +222,18 @@ pub fn load_model(dir: &Path) -> Result<Tensors> {
         Err(error) => return Err(error),
     };
     load_tensors(dir, MODEL, &files)
+}
+
+/// Reads the numbers that were trained, where [`load_model`] gives their averages; without averages the two are the same.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_raw_model(dir: &Path) -> Result<Tensors> {
+    let stored = read_progress(dir)?;
+    let beside = load_tensors(dir, OPTIMIZER, &stored.files)?;
+    let raw: Tensors =
+        beside.into_iter().filter_map(|(name, array)| Some((name.strip_prefix(RAW)?.to_owned(), array))).collect();
+    if raw.is_empty() { load_tensors(dir, MODEL, &stored.files) } else { Ok(raw) }
 }
 
 /// Text of the settings of the checkpoint `dir`; `None` if an older version made it, or only its model is there.

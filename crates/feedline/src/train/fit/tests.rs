@@ -135,6 +135,7 @@ fn options(batch_sizes: [u64; 2]) -> FitOptions {
         epochs: 4,
         phases: vec![phase(0, true, batch_sizes[0]), phase(2, false, batch_sizes[1])],
         batch_split: BatchSplit::Exact,
+        patience: 0,
         save_period: 2,
         checkpoint_steps: 3,
         checkpoint_seconds: 0.0,
@@ -215,6 +216,40 @@ fn run_ranks(
             .collect();
         ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
     })
+}
+
+#[test]
+fn a_run_out_of_patience_ends_and_does_so_again_wherever_it_was_stopped() {
+    // From the fourth epoch on the rate is too high; the two frozen epochs do not count.
+    let options = |patience| {
+        let phase = |first_epoch, frozen| Phase {
+            first_epoch,
+            frozen,
+            batch_size: 5,
+            lr: Box::new(|epoch, _| if epoch < 3 { 0.05 } else { 3.0 }),
+            momentum: None,
+        };
+        FitOptions { epochs: 12, patience, phases: vec![phase(0, true), phase(2, false)], ..options([1, 1]) }
+    };
+    for (patience, epochs) in [(0, 12), (1, 4), (3, 6)] {
+        let dir = tempfile::tempdir().unwrap();
+        let heard = Arc::new(Steps::default());
+        let (outcome, _, whole) = run_rank(dir.path(), &SingleRank, &options(patience), u64::MAX, &heard).unwrap();
+        let losses: Vec<f64> = whole.history.iter().map(|record| record.val_loss).collect();
+        assert_eq!((outcome, losses.len()), (Outcome::Finished, epochs), "{losses:?}");
+        let dir = tempfile::tempdir().unwrap();
+        let steps = Arc::new(Steps::default());
+        let stopped = loop {
+            let (outcome, _, progress) = run_rank(dir.path(), &SingleRank, &options(patience), 5, &steps).unwrap();
+            if outcome == Outcome::Finished {
+                break progress;
+            }
+        };
+        assert_eq!(stopped.history.iter().map(|record| record.val_loss).collect::<Vec<_>>(), losses);
+        // Once more changes nothing.
+        let (outcome, _, again) = run_rank(dir.path(), &SingleRank, &options(patience), u64::MAX, &steps).unwrap();
+        assert_eq!((outcome, again.history.len()), (Outcome::Finished, epochs));
+    }
 }
 
 #[test]
