@@ -4,9 +4,8 @@
 
 pub mod bench;
 
-use super::config::{Config, DataConfig, Sampler};
+use super::config::{ClassWeights, Config, DataConfig, Sampler};
 use crate::recipe::Split;
-use crate::settings::Settings;
 use feedline::augment::normalize::Normalize;
 use feedline::augment::{Augmentation, ImageOp};
 use feedline::decode::{DecodedCache, Limits};
@@ -198,7 +197,7 @@ pub fn open(config: &Config) -> Result<(Arc<Images>, Arc<Images>)> {
     }
     let (mut train, val) = place.splits(config)?;
     let mut val = val.ok_or_else(|| no_validation(&train))?;
-    train.warnings.extend(imbalance(&train, config)?);
+    train.warnings.extend(imbalance(&train, config));
     val.warnings.extend(classes_without(&val));
     let cache = cache(config);
     let val_cache = cache.as_ref().map(DecodedCache::sibling);
@@ -318,19 +317,14 @@ fn classes_without(val: &ImageList) -> Option<String> {
 }
 
 /// Advice where the largest class has many times the pictures of the smallest.
-fn imbalance(train: &ImageList, config: &Config) -> Result<Option<String>> {
-    let is_weighted = |(key, value): &(String, String)| key == "train.class_weights" && value.contains("balanced");
+fn imbalance(train: &ImageList, config: &Config) -> Option<String> {
+    let is_weighted = config.train.class_weights != ClassWeights::None || config.train.sampler == Sampler::Balanced;
     let counts: Vec<(u64, &String)> =
         counts(train).into_iter().zip(&train.classes).filter(|(count, _)| *count > 0).collect();
-    let (Some((most, largest)), Some((least, smallest))) = (counts.iter().max(), counts.iter().min()) else {
-        return Ok(None);
-    };
-    if most / least < IMBALANCE || config.keys()?.iter().any(is_weighted) {
-        return Ok(None);
-    }
-    Ok(Some(format!(
+    let ((most, largest), (least, smallest)) = (counts.iter().max()?, counts.iter().min()?);
+    (most / least >= IMBALANCE && !is_weighted).then(|| format!(
         "{}: class `{largest}` has {most} pictures and `{smallest}` {least}: a network may neglect the small classes; \
          --set train.class_weights=balanced weighs all alike",
         train.place
-    )))
+    ))
 }
