@@ -71,8 +71,9 @@ fn a_report_tells_what_eval_and_verify_tell_and_says_what_is_left_out() {
 
     // The matrix is that of `eval`, cell for cell, and its classes have their names, letter for letter.
     let best = out.join("checkpoints/best");
-    expect(&run(&["eval", text(&best)]), 0, &[]);
-    let csv = fs::read_to_string(out.join("eval/confusion_matrix.csv")).unwrap();
+    let evaluated = dir.path().join("eval");
+    expect(&run(&["eval", text(&best), "--out", text(&evaluated)]), 0, &[]);
+    let csv = fs::read_to_string(evaluated.join("confusion_matrix.csv")).unwrap();
     let matrix = document.descendants().find(|node| node.attribute("class") == Some("matrix")).unwrap();
     let rows = matrix.descendants().filter(|node| node.has_tag_name("tr")).skip(1);
     let rows: Vec<Vec<String>> = rows.map(|row| row.children().filter(Node::is_element).map(words).collect()).collect();

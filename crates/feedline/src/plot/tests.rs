@@ -178,15 +178,15 @@ fn heat_maps_of_few_and_many_classes_are_drawn() {
 fn a_legend_gives_way_to_the_curves_and_counts_what_it_leaves_out() {
     let falling = [(1.0, 5.0), (2.0, 1.0), (3.0, 0.5)];
     let rising = falling.map(|(x, y)| (x, 5.5 - y));
-    // The box of the legend is the only thing in that corner: the grid ends at it.
-    let white_corner = |points: &[(f64, f64)], top: bool| {
+    // The left edge of the box, 32 px high, right of which stands nothing but the box.
+    let is_at = |points: &[(f64, f64)], y: u32| {
         let series = [Series { name: "a curve", colour: colour(0), dashed: false, points }];
         let chart = line_chart("", "", "", &series);
-        keep(if top { "falling.png" } else { "rising.png" }, &chart);
-        let (x, y) = (872 - 12, if top { 48 + 12 } else { 540 - 62 - 14 });
-        (0..8).all(|step| pixel(&chart, x - step, y) == WHITE)
+        (y..y + 32).all(|y| pixel(&chart, 900 - 28 - 10 - 113, y) == GRID)
     };
-    assert!(white_corner(&falling, true) && !white_corner(&falling, false));
+    let (top, bottom) = (48 + 10, 540 - 62 - 10 - 32);
+    assert!(is_at(&falling, top) && !is_at(&falling, bottom));
+    assert!(is_at(&rising, bottom) && !is_at(&rising, top));
     let many: Vec<_> = (0..40).map(|at| format!("run {at}")).collect();
     let series: Vec<_> = many
         .iter()
