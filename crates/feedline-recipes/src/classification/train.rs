@@ -332,7 +332,7 @@ fn step_lr(
 const MOST_EPOCHS_ADVISED: u64 = 1000;
 
 /// Upstream's advice on the number of steps, if the run is shorter than it should be. It is meant for its large
-/// backbones; the small one is done earlier, and so is one with trained weights. Where the data are so few that no sensible
+/// backbones; the small one is done earlier. Trained weights have advice of their own. Where the data are so few that no sensible
 /// number of epochs makes up for it, those weights are the advice.
 fn advice(config: &Config, num_train: u64) -> Option<String> {
     let train = &config.train;
@@ -347,7 +347,12 @@ fn advice(config: &Config, num_train: u64) -> Option<String> {
             (1.0 - 3.0 / steps.max(4) as f64).max(0.0)
         ));
     }
-    if config.model.backbone == Backbone::Small || !config.model.pretrained.as_os_str().is_empty() {
+    if !config.model.pretrained.as_os_str().is_empty() {
+        let is_plain = train.lr_scheduler.0.is_none() && !train.freeze_train;
+        let words = "these rates are meant for new weights; --preset fine-tune has those usual for trained ones";
+        return is_plain.then(|| words.into());
+    }
+    if config.model.backbone == Backbone::Small {
         return None;
     }
     let advice = step_advice(num_train, train.batch_size, train.epochs, train.optimizer)?;
