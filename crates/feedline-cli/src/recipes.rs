@@ -44,6 +44,10 @@ pub(crate) struct Entry {
 #[cfg(feature = "train")]
 type TrainFn = fn(&train::Args, &Arc<dyn Group>, Option<PathBuf>) -> Result<Done>;
 
+/// Gives the settings of the run in a folder, key by key.
+#[cfg(feature = "train")]
+type KeysFn = fn(&Path) -> Result<Vec<(String, String)>>;
+
 /// The commands of a recipe with a network.
 #[cfg(feature = "train")]
 #[derive(Clone, Copy)]
@@ -51,8 +55,7 @@ struct Training {
     train: TrainFn,
     eval: fn(&eval::Args, &Path, &Path) -> Result<Done>,
     report: fn(&report::Args) -> Result<Done>,
-    /// The settings of the run in a folder, key by key.
-    keys: fn(&Path) -> Result<Vec<(String, String)>>,
+    keys: KeysFn,
     best: Best,
 }
 

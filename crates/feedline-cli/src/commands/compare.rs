@@ -283,9 +283,10 @@ fn charts(runs: &[ComparedRun]) -> Canvas {
 /// A curve for each run; dashed ones stand beside others of the same colour, which have the names.
 fn curves<'a>(names: &'a [String], points: &'a [Vec<(f64, f64)>], dashed: bool) -> Vec<Series<'a>> {
     let curves = names.iter().zip(points).enumerate();
-    let curve = |(at, (name, points)): (usize, (&'a String, &'a Vec<(f64, f64)>))| {
-        let name = if dashed { "" } else { name.as_str() };
-        Series { name, colour: colour(at), dashed, points }
-    };
-    curves.map(curve).collect()
+    curves
+        .map(|(at, (name, points))| {
+            let name = if dashed { "" } else { name.as_str() };
+            Series { name, colour: colour(at), dashed, points }
+        })
+        .collect()
 }

@@ -31,7 +31,7 @@ enum Line {
         #[serde(default)]
         metric_names: Vec<String>,
     },
-    EpochEnd(EpochRecord),
+    EpochEnd(Box<EpochRecord>),
     Resumed {
         epoch: u64,
     },
@@ -67,7 +67,7 @@ impl History {
                 Ok(Line::EpochStart { metric_names }) => history.metric_names = metric_names,
                 Ok(Line::EpochEnd(record)) => {
                     epochs.retain(|done| done.epoch < record.epoch);
-                    epochs.push(record);
+                    epochs.push(*record);
                 }
                 Ok(Line::Resumed { epoch }) => epochs.retain(|done| done.epoch < epoch),
                 Err(e) => {

@@ -133,7 +133,7 @@ fn a_share_of_each_class_is_held_out_of_folders_archives_and_lists_alike() {
     fs::write(&classes, train.classes().join("\n")).unwrap();
     let lists = [("data.train_list", list.display().to_string()), ("data.classes", classes.display().to_string())];
     let share = ("data.val_fraction", "0.25".to_string());
-    let (train, val) = data::open(&config(&[&lists[..], &[share.clone()]].concat()).unwrap()).unwrap();
+    let (train, val) = data::open(&config(&[&lists[..], std::slice::from_ref(&share)].concat()).unwrap()).unwrap();
     assert_eq!([train.sample_list(), val.sample_list()], names);
 
     // A network is evaluated on the same share, whose classes must be its own.
