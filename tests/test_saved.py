@@ -120,6 +120,8 @@ def test_a_saved_run_goes_on_as_the_one_that_was_never_stopped(feedline_ok, demo
     run, data, saved = tmp_path / "run", demo[1][recipe], SAVED["runs"][recipe]
     samples = (run / "samples.txt").read_bytes()
     evaluated, figures = runs.evaluate(feedline_ok, recipe, run, data, tmp_path / "eval")
+    # A later version says more of an evaluation.
+    evaluated["keys"] = [key for key in evaluated["keys"] if key in saved["eval"]["keys"]]
     assert evaluated == saved["eval"]
     assert_close(figures, saved["figures"])
     found = json.loads(json.dumps(runs.go_on(feedline_ok, recipe, run, data)))
