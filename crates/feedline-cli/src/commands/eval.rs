@@ -5,7 +5,7 @@ use crate::exit::Done;
 use clap::Args as ClapArgs;
 use feedline::event::Warnings;
 use feedline::pipeline::{Pipeline, tell};
-use feedline::read::{is_url, read_text};
+use feedline::read::{is_url, looks_like_picture, read_text};
 use feedline::train::checkpoint::load_model;
 use feedline::{Error, Result};
 use feedline_recipes::recipe::{EvalOptions, EvalReport, Trainable, load_weights};
@@ -162,22 +162,14 @@ pub fn bar(len: u64, things: &str) -> ProgressBar {
 /// The checkpoint's folder and the folder of its run, of what `eval` is asked for.
 ///
 /// # Errors
-/// A path that is neither a checkpoint nor a run; pictures, which have no labels to measure by.
+/// A path that is neither a checkpoint nor a run, such as a picture.
 pub fn located(args: &Args) -> Result<(PathBuf, PathBuf)> {
-    let is_picture = |path: &Path| {
-        let extension = path.extension().and_then(|end| end.to_str()).unwrap_or_default().to_lowercase();
-        matches!(extension.as_str(), "jpg" | "jpeg" | "png" | "webp" | "bmp" | "gif" | "tif" | "tiff") && !path.is_dir()
-    };
-    for path in std::iter::once(&args.checkpoint).chain(&args.data.data) {
-        if is_picture(path) {
-            return Err(Error::config(
-                format!(
-                    "{} is a picture, and eval measures a checkpoint on a whole data set with labels",
-                    path.display()
-                ),
-                "What a network makes of pictures says: feedline predict RUN PICTURE...",
-            ));
-        }
+    let path = &args.checkpoint;
+    if looks_like_picture(path) && !path.is_dir() {
+        return Err(Error::config(
+            format!("{} is a picture, and eval measures a checkpoint on a whole data set with labels", path.display()),
+            "What a network makes of pictures says: feedline predict RUN PICTURE...",
+        ));
     }
-    locate(&args.checkpoint, Meant::Last)
+    locate(path, Meant::Last)
 }

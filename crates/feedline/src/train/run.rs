@@ -37,7 +37,7 @@ const CHECKPOINT: &[u8] = b"{\"event\":\"checkpoint\"";
 const EARLIER: &str = "earlier-start-";
 
 /// Files that a run writes before its first checkpoint, except those of TensorBoard.
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     "checkpoints",
     "classes.txt",
     "config.toml",
@@ -48,6 +48,7 @@ const FILES: [&str; 10] = [
     "ledger.jsonl",
     "quarantine.jsonl",
     "samples.txt",
+    "val_samples.txt",
 ];
 
 /// The folder of one training run, locked against other processes; as a [`Sink`] it records events.

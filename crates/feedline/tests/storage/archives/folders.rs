@@ -245,15 +245,15 @@ fn what_cannot_be_packed_is_refused_and_nothing_is_lost() {
     let error = pack(dir.path(), Path::new("s3://bucket/x"), 1 << 30, 3).unwrap_err().to_string();
     assert!(error.contains("no folder of this machine"), "{error}");
     // A picture of a list may have any name.
-    fs::rename(dir.path().join("train/a/4.jpg"), dir.path().join("train/a/4.JFIF")).unwrap();
+    fs::rename(dir.path().join("train/a/4.jpg"), dir.path().join("train/a/4.photo")).unwrap();
     let file = dir.path().join("list.txt");
-    fs::write(&file, "0;train/a/4.JFIF\n").unwrap();
+    fs::write(&file, "0;train/a/4.photo\n").unwrap();
     let list = ImageList::from_list(&file, "x", &["a".into()], &Storage::default()).unwrap();
     let options = PackOptions { shard_bytes: 1, threads: 1, progress: &|_, _| () };
     pack_list(&list, &out.path().join("3"), options).unwrap();
     assert_eq!(names(&out.path().join("3")), ["00000000.jpg"]);
     // A failed pack leaves nothing half done.
-    fs::remove_file(dir.path().join("train/a/4.JFIF")).unwrap();
+    fs::remove_file(dir.path().join("train/a/4.photo")).unwrap();
     fs::create_dir(out.path().join("4")).unwrap();
     pack_list(&list, &out.path().join("4"), options).unwrap_err();
     assert!(
