@@ -29,7 +29,9 @@ use clap::Args;
 use feedline::read::{is_in_archive, is_url};
 use feedline::{Error, Result};
 use feedline_recipes::settings::{Settings, SettingsBuilder};
-use std::io::{BufWriter, Read, Write};
+#[cfg(feature = "train")]
+use std::io::Read;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 /// The flags that stand for a setting, and its key. A recipe has the flags whose keys it has.
