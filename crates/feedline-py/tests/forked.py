@@ -66,8 +66,10 @@ class Forks:
         return ended
 
     def close(self):
-        self.server.stdin.close()
+        # Not by closing its input, which worker processes that a loader keeps have open too.
+        self.server.terminate()
         self.server.wait()
+        self.server.stdin.close()
 
 
 def become(order, variables):

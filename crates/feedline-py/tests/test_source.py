@@ -131,7 +131,7 @@ def test_a_parquet_column_of_arrays_is_a_folder_of_them():
     rows = (np.arange(12, dtype=np.float32) + np.arange(7, dtype=np.float32)[:, None]).reshape(7, 3, 4)
     assert equal(batches(feedline.arrays(path)), batches(feedline.arrays(rows)))
     assert equal(batches(feedline.arrays(path.parent)), batches(feedline.arrays(rows)))
-    with pytest.raises(feedline.DatasetError, match="there is no class folder"):
+    with pytest.raises(feedline.DatasetError, match="no class folder"):
         len(feedline.images(path))
 
 

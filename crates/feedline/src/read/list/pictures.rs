@@ -33,8 +33,8 @@ impl Pictures {
     /// a line; a URL of any of these; or, alone, an archive. A relative path of a list is looked for beside it, then in the
     /// current directory. Hidden files are left out. Local files are not checked for existence.
     ///
-    /// The label of a picture is what its list or archive says, or else the name of the folder that it lies in, if that is
-    /// one of `classes`.
+    /// The label of a picture is what its list or archive says, or else the name of the nearest folder that it lies in, up to
+    /// the place, that is one of `classes`; of a file that is named itself, of the folder that it lies in.
     ///
     /// # Errors
     /// A place that cannot be listed or read, a line with a label that is not below the number of classes, no picture at
@@ -56,9 +56,10 @@ impl Pictures {
             return Err(Error::dataset(place, format!("there is no picture{}", said(&warnings)), REMEDY));
         }
         let numbers: HashMap<&str, u32> = classes.iter().map(String::as_str).zip(0..).collect();
-        let entries = entries.into_iter().zip(&mut labels).map(|(path, label)| {
-            let folder = path.parent().and_then(Path::file_name).and_then(|name| name.to_str());
-            *label = label.or_else(|| numbers.get(folder?).copied());
+        let class_of = |folder: &Path| numbers.get(folder.file_name()?.to_str()?).copied();
+        let entries = entries.into_iter().zip(&mut labels).map(|((path, depth), label)| {
+            let mut folders = path.ancestors().skip(1).take(depth);
+            *label = label.or_else(|| folders.find_map(class_of));
             ImageEntry { path, class: label.unwrap_or_default() }
         });
         let (entries, classes) = (entries.collect(), classes.to_vec());
@@ -79,7 +80,8 @@ fn said(warnings: &[String]) -> String {
 
 #[derive(Default)]
 struct Found {
-    entries: Vec<PathBuf>,
+    /// Each with the number of folders above it that may name its class.
+    entries: Vec<(PathBuf, usize)>,
     labels: Vec<Option<u32>>,
     warnings: Vec<String>,
     classes: usize,
@@ -87,7 +89,7 @@ struct Found {
 
 impl Found {
     fn push(&mut self, path: PathBuf, label: Option<u32>) {
-        self.entries.push(path);
+        self.entries.push((path, 1));
         self.labels.push(label);
     }
 
@@ -117,7 +119,11 @@ impl Found {
                 self.warnings.extend(folder.remarks().words(path.display(), REMEDY));
             } else {
                 let mut remarks = folder.remarks();
-                folder.pictures(&mut remarks)?.into_iter().for_each(|path| self.push(path, None));
+                for found in folder.pictures(&mut remarks)? {
+                    let depth = found.strip_prefix(&path).map_or(1, |below| below.components().count());
+                    self.entries.push((found, depth));
+                    self.labels.push(None);
+                }
                 self.warnings.extend(remarks.words(path.display(), REMEDY));
             }
             return Ok(Some(folder));
@@ -149,5 +155,52 @@ impl Found {
             self.push(if is_here { here } else { beside }, label);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pictures_come_place_by_place_with_the_class_of_the_nearest_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("cat"); // of the place itself, not above it
+        for name in ["b.jpg", "dog/deep/c.webp", "dog/a.jpg", "dog/notes.md", "else/cat/d.png", "else/e.png"] {
+            let path = root.join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        std::fs::write(dir.path().join("list.txt"), "cat/b.jpg\n1;cat/else/e.png\n").unwrap();
+        let classes = ["cat", "dog"].map(String::from);
+        let found = |places: &[&str]| -> (Vec<(String, Option<u32>)>, Vec<String>) {
+            let places: Vec<PathBuf> = places.iter().map(|place| dir.path().join(place)).collect();
+            let Pictures { list, labels } = Pictures::at(&places, &classes, &Storage::default()).unwrap();
+            let name = |path: &Path| path.strip_prefix(dir.path()).unwrap().display().to_string();
+            (list.entries.iter().map(|entry| name(&entry.path)).zip(labels).collect(), list.warnings)
+        };
+        let (cat, dog) = (Some(0), Some(1));
+        let of = |rows: &[(&str, Option<u32>)]| -> Vec<(String, Option<u32>)> {
+            rows.iter().map(|(name, label)| ((*name).to_owned(), *label)).collect()
+        };
+        let (rows, warnings) = found(&["cat"]);
+        let all = [
+            ("cat/b.jpg", cat),
+            ("cat/dog/a.jpg", dog),
+            ("cat/dog/deep/c.webp", dog),
+            ("cat/else/e.png", cat),
+            ("cat/else/cat/d.png", cat),
+        ];
+        assert_eq!(rows, of(&all));
+        assert!(matches!(&warnings[..], [one] if one.contains("1 *.md (dog/notes.md)")), "{warnings:?}");
+        let (rows, _) = found(&["cat/else", "cat/dog/deep/c.webp", "list.txt"]);
+        let rest = [
+            ("cat/else/e.png", None),
+            ("cat/else/cat/d.png", cat),
+            ("cat/dog/deep/c.webp", None),
+            ("cat/b.jpg", cat),
+            ("cat/else/e.png", dog),
+        ];
+        assert_eq!(rows, of(&rest));
     }
 }
