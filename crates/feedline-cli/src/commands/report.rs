@@ -89,7 +89,7 @@ pub fn run_recipe<R: Trainable>(args: &Args) -> Result<Done> {
     Ok(Done::Ok)
 }
 
-/// What was trained on what, and the pictures of a batch, from the data as it is now.
+/// Describes data, network and training, and draws a batch, from the data as it is now.
 fn of_data<R: Trainable>(
     run: &Path,
     config: &R::Config,

@@ -31,7 +31,7 @@ pub fn run(args: Args) -> Result<Done> {
     Ok(if proof.proved { Done::Ok } else { Done::NotProved })
 }
 
-/// What the proof says, a line for each kind of epoch and problem; the last line is the verdict.
+/// Describes the proof: a line for each kind of epoch and problem; the last line is the verdict.
 pub fn words(proof: &Proof) -> String {
     let mut text = String::new();
     let lines: Vec<String> = proof.epochs.iter().map(|epoch| line(epoch, proof)).collect();

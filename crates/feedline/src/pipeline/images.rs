@@ -66,7 +66,7 @@ pub struct ImagesOptions {
     pub limits: Limits,
     /// The part of a picture that is decoded.
     pub decode: DecodeMode,
-    /// What becomes of the EXIF orientation. With [`Exif::Ignore`] the first picture that asks for a turn is told, once.
+    /// What becomes of the EXIF orientation. With [`Exif::Ignore`] one picture that asks for a turn is told: the first that a worker meets.
     pub exif: Exif,
     /// Caches decoded pictures; changes speed only.
     pub cache: Option<DecodedCache>,

@@ -27,7 +27,7 @@ const NAMED_CLASSES: usize = 200;
 /// Share of the time lost waiting for data from which on it is worth a word.
 const WORTH_A_WORD: f64 = 0.05;
 
-/// What a report tells of a run. What could not be had is `None`, and `notes` say why.
+/// The contents of a report. A part that could not be made is `None`, and `notes` say why.
 pub struct Report {
     pub name: String,
     pub recipe: &'static str,
@@ -37,16 +37,16 @@ pub struct Report {
     pub best: Best,
     pub epochs_planned: u64,
     pub num_workers: usize,
-    /// What was trained on what: a word and a line each.
+    /// The data, the network and the training: a word and a line each.
     pub about: Vec<(String, String)>,
     pub classes: Vec<String>,
     pub evaluation: Option<Evaluated>,
     pub batch: Option<BatchPictures>,
-    /// What `feedline verify` says, and whether it is proved; or why it cannot say anything.
+    /// The words of `feedline verify`, and whether the run is proved; or why nothing can be checked.
     pub proof: std::result::Result<(String, bool), String>,
     /// Key, value, default.
     pub settings: Vec<(String, String, String)>,
-    /// What is left out, and why; what to beware of.
+    /// The parts that are left out, each with the reason, and warnings.
     pub notes: Vec<String>,
     /// Versions: a word and a line each.
     pub versions: Vec<(String, String)>,
@@ -58,7 +58,7 @@ pub struct Evaluated {
     pub checkpoint: String,
     /// Samples of the validation split.
     pub samples: u64,
-    /// What `feedline eval` prints of it.
+    /// The words that `feedline eval` prints.
     pub text: String,
     pub confusion: Option<Confusion>,
 }
@@ -120,7 +120,7 @@ impl Report {
         self.history.metric_names.first().map_or("metric", String::as_str)
     }
 
-    /// How the run went, in sentences.
+    /// Describes the end of the run in sentences.
     fn verdict(&self) -> Vec<String> {
         let epochs = &self.history.epochs;
         let Some(last) = epochs.last() else { return vec!["No epoch of the run is over yet.".into()] };
